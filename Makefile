@@ -1,0 +1,70 @@
+# Every target works on a machine that has git, GNU make and Python 3.11 to 3.13. `make` alone prints this help.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help report test lint format lab open bench lock clean clean-runs
+
+PYTHON ?= python3
+STUDY ?= demo
+DATA ?=
+FORCE ?=
+RUN ?=
+VENV := .venv/.installed
+BIN := .venv/bin
+# `if` on the stripped value: FORCE=0 and FORCE= are no.
+FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
+
+help:  ## print this help
+	@echo "pneumolib: from parameter files to pages. Targets:"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
+	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  RUN=<study>/<run>"
+
+report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1)
+	@$(BIN)/pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force)
+
+test: $(VENV)  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)  ## check style of code and notebooks, and that notebooks hold no outputs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/nbstripout --verify --extra-keys "$(NBSTRIPOUT_KEYS)" notebooks/*.ipynb
+
+format: $(VENV)  ## put code and notebooks into shape, strip outputs
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/nbstripout --extra-keys "$(NBSTRIPOUT_KEYS)" notebooks/*.ipynb
+
+lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
+	@$(BIN)/jupyter lab
+
+open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RUN=kermany/03_baseline_cnn)
+	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
+	@$(BIN)/pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)")
+
+bench: $(VENV)  ## measure speed, as ratios in one run
+	@$(BIN)/python benchmarks/input_pipeline.py
+
+lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
+		--upgrade --output-file requirements.lock
+	@$(BIN)/python tools/environment.py
+
+clean:  ## delete .venv, caches, drawn images and pages; results in runs/ are kept
+	rm -rf .venv .cache build data/demo reports/*/ reports/index.html
+	rm -rf .pytest_cache .ruff_cache *.egg-info $$(find pneumolib tests benchmarks -name __pycache__)
+
+clean-runs:  ## delete every result in runs/, hours of training among them
+	rm -rf runs
+
+NBSTRIPOUT_KEYS := metadata.papermill metadata.widgets metadata.kaggle metadata.colab cell.metadata.papermill
+
+# The stamp is written last, so that an install that was cut short is done again.
+$(VENV): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, %s is %d.%d. Name one: make PYTHON=python3.12 ..." % ("$(PYTHON)", *v))'
+	@echo "Installing the locked packages into .venv (a few minutes, once)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pneumolib)" > /dev/null
+	@touch $(VENV)
