@@ -1,0 +1,15 @@
+"""From files to batches: which images there are, who trains, what a network sees of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "synthetic": ["draw_dataset", "draw_radiograph"],
+        "manifest": ["Manifest", "ManifestError", "read_manifest"],
+        "split": ["SplitError", "split_manifest"],
+        "images": ["ImageSet", "load_image", "read_images"],
+        "augment": ["augment_batch"],
+        "pipeline": ["eval_dataset", "steps_per_epoch", "train_dataset"],
+    },
+)

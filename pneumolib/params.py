@@ -1,0 +1,267 @@
+"""What was asked? One parameter file becomes one frozen, checked object; nothing of ours is imported here.
+
+A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
+`NN_<notebook>[-<variant>].yaml` adds what one run needs. Units stand in the names: `size_px`, `rotation_deg`.
+Types are strict: a number in quotes is refused, because PyYAML reads `1e-4` as text where `1.0e-4` was meant.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ParamsError(ValueError):
+    """A parameter file that cannot be used; the message names file, key, what was received and what is allowed."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataParams(_Section):
+    """Where the radiographs come from. Paths are relative to the project's root unless absolute."""
+
+    source: Literal["synthetic", "kaggle_folder"] = "kaggle_folder"
+    root: Annotated[str, Field(min_length=1)] = "data/chest_xray"
+    val_folder: Literal["join", "leave_out"] = "join"  # the archive's 16-image val folder is too small to validate on
+    n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
+    drawing_seed: Annotated[int, Field(ge=0)] = 1
+
+
+class SplitParams(_Section):
+    """How validation is cut from the training pool: whole groups (patients), class ratio kept."""
+
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    seed: Annotated[int, Field(ge=0)] = 1
+    ratio_tolerance_points: Annotated[float, Field(gt=0, le=50)] = 2.0
+
+
+class ImageParams(_Section):
+    """What a network sees of one file: a square uint8 image, `size_px` high and wide."""
+
+    size_px: Annotated[int, Field(ge=16, le=1024)] = 180
+    channels: Literal[1, 3] = 1
+
+
+class AugmentParams(_Section):
+    """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f]."""
+
+    flip: bool = False
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    zoom_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
+    contrast_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
+    brightness_fraction: Fraction = 0.0
+
+
+class ModelParams(_Section):
+    """The network. `batchnorm_momentum`: see `learning.models.separable_cnn` for why it is not Keras's 0.99."""
+
+    name: Literal["separable_cnn"] = "separable_cnn"
+    batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+class TrainingParams(_Section):
+    """How the network is fitted. Early stopping and the kept weights follow validation AUROC."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # adamw only
+    schedule: Literal["constant", "cosine"] = "cosine"
+    class_weights: Literal["balanced", "none"] = "balanced"
+    patience_epochs: Annotated[int, Field(ge=1)] = 10
+
+    @model_validator(mode="after")
+    def _decay_needs_adamw(self):
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay {self.weight_decay} needs optimizer: adamw, received {self.optimizer}")
+        return self
+
+
+class EvaluationParams(_Section):
+    """How scores become calls and intervals. The threshold is chosen on validation and frozen."""
+
+    threshold_rule: Literal["sensitivity", "youden", "fixed"] = "sensitivity"
+    target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    resamples: Annotated[int, Field(ge=20, le=100_000)] = 2000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class RunParams(_Section):
+    """Everything that decides one run."""
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] = "demo"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    data: DataParams = DataParams()
+    split: SplitParams = SplitParams()
+    image: ImageParams = ImageParams()
+    augment: AugmentParams = AugmentParams()
+    model: ModelParams = ModelParams()
+    training: TrainingParams = TrainingParams()
+    evaluation: EvaluationParams = EvaluationParams()
+
+
+def project_root() -> Path:
+    """The folder that `params/`, `data/`, `runs/` and `reports/` lie in.
+
+    `PNEUMOLIB_ROOT` when set; else the nearest folder from here upwards that holds `notebooks/` and `params/`, so
+    that a notebook finds it from `notebooks/` as from the root; else the working directory.
+    """
+    if named := os.environ.get("PNEUMOLIB_ROOT"):
+        return Path(named).resolve()
+    here = Path.cwd()
+    found = (p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir())
+    return next(found, here)
+
+
+def in_root(path: str | Path) -> Path:
+    """`path`, taken from the project's root when relative."""
+    return Path(os.path.normpath(project_root() / path))
+
+
+def notebook_of(run: str) -> str:
+    """The notebook's name that a run's name starts with: `05_fine_tuning-vgg19` runs `05_fine_tuning`."""
+    match = re.fullmatch(r"(\d\d_[A-Za-z0-9_]+)(?:-[\w.-]+)?", run)
+    if not match:
+        raise ParamsError(f"{run}: a run is named NN_<notebook>[-<variant>], such as 03_baseline_cnn-wide")
+    return match[1]
+
+
+def load_run(path: Path, data_root: str | None = None) -> tuple[RunParams, set[str]]:
+    """Read `params/<study>/<run>.yaml` over its `study.yaml`.
+
+    Args:
+        path: the run's file; `study.yaml` must lie beside it.
+        data_root: replaces `data.root` (`make report DATA=...`).
+    Returns:
+        the checked parameters, and the top-level keys that the run's own file set.
+    Raises:
+        ParamsError: a file that is missing or not YAML, a key set in both files, or whatever `check` refuses.
+    """
+    shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
+    if twice := sorted(shared.keys() & own.keys()):
+        raise ParamsError(
+            f"{path}: {twice[0]}: set in study.yaml already, which decides it for all runs; delete one of the two"
+        )
+    origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys(own, str(path))
+    values = {"study": path.parent.name} | shared | own
+    if values["study"] != path.parent.name:
+        raise ParamsError(
+            f"{origin['study']}: study: received {values['study']!r}, but its folder says {path.parent.name!r}"
+        )
+    if data_root is not None:
+        if not isinstance(values.setdefault("data", {}), dict):
+            check(values, origin)
+        values["data"] = {**values["data"], "root": data_root}
+    return check(values, origin), set(own)
+
+
+def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cell") -> RunParams:
+    """Turn plain dicts into `RunParams`, or raise one `ParamsError` with a line for each fault.
+
+    Args:
+        values: top-level keys to values, as YAML or a notebook's parameters cell gives them.
+        origin: where they came from, for the message: one name, or one for each top-level key.
+    """
+    try:
+        return RunParams.model_validate(values)
+    except ValidationError as fault:
+        where = origin if isinstance(origin, dict) else dict.fromkeys(values, origin)
+        lines = [_explain(error, where) for error in fault.errors()]
+        raise ParamsError("\n".join(lines)) from None
+
+
+def _explain(error: dict, origin: dict[str, str]) -> str:
+    """One line: file: key: what was wrong, received, allowed."""
+    location = [str(part) for part in error["loc"]]
+    place = origin.get(location[0] if location else "", "parameters")
+    key, received = ".".join(location), error["input"]
+    if error["type"] == "extra_forbidden":
+        allowed = list(_section_at(location[:-1]).model_fields)
+        near = difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5) or _homes_of(location[-1])
+        hint = (
+            f" Did you mean {'.'.join([*location[:-1], near[0]]) if near[0] in allowed else near[0]}?" if near else ""
+        )
+        return f"{place}: {key}: unknown key (received {received!r}).{hint} Allowed here: {', '.join(allowed)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(received, BaseModel | dict) and error["type"] == "value_error":
+        return f"{place}: {key}: {message}"
+    hint = ""
+    if isinstance(received, str) and error["type"] in ("float_type", "int_type") and _is_number(received):
+        hint = f" It is a number read as text: take the quotes away, or write {_yaml_number(received)}."
+    return f"{place}: {key}: {message} (received {received!r}).{hint}"
+
+
+def _section_at(location: list[str]) -> type[BaseModel]:
+    return RunParams.model_fields[location[0]].annotation if location else RunParams
+
+
+def _homes_of(key: str) -> list[str]:
+    """Full names, such as `image.size_px`, of a key that stands in the wrong section or is nearly right there."""
+    full = {
+        f"{section}.{name}": name
+        for section, field in RunParams.model_fields.items()
+        if get_origin(field.annotation) is None
+        and isinstance(field.annotation, type)
+        and issubclass(field.annotation, BaseModel)
+        for name in field.annotation.model_fields
+    }
+    near = difflib.get_close_matches(key, full.values(), n=1, cutoff=0.7)
+    return [name for name, last in full.items() if near and last == near[0]]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _yaml_number(text: str) -> str:
+    """`1e-4` as YAML 1.1 wants it: `1.0e-4`."""
+    mantissa, e, exponent = text.strip().lower().partition("e")
+    if not e:
+        return mantissa
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys and says nothing; this one refuses."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if (key := self.construct_object(key_node)) in seen:
+                raise ParamsError(f"line {key_node.start_mark.line + 1}: {key}: set twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ParamsError(
+            f"{path}: no such file. " + (f"Beside it: {', '.join(beside)}" if beside else "Its folder is missing")
+        )
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, ParamsError) as fault:
+        raise ParamsError(f"{path}: {fault}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected `key: value` lines, received {type(values).__name__}")
+    return values
