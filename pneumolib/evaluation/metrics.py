@@ -1,0 +1,93 @@
+"""How good is it? Metrics from labels and scores in NumPy, for one weighting or for thousands at once.
+
+Contract: labels int (n,), 1 = pneumonia; scores float (n,), larger = more like pneumonia; weights (..., n), one set of
+non-negative weights a row; results (...,). A weight is how often an image counts: one row of ones gives the plain
+value, multinomial counts give a bootstrap resample. A value that cannot be computed is NaN, never 0 or 1.
+"""
+
+import numpy as np
+import pandas as pd
+
+METRICS = ["auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy"]
+PREDICTION_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "logit", "probability"]
+
+
+class EvaluationError(ValueError):
+    """Predictions that cannot be evaluated; the message names the column or rows."""
+
+
+def check_predictions(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of one split, or `EvaluationError` when columns, labels, probabilities or ids are not usable."""
+    if missing := [c for c in PREDICTION_COLUMNS if c not in predictions]:
+        raise EvaluationError(f"predictions lack the column(s) {', '.join(missing)}; found {', '.join(predictions)}")
+    rows = predictions[predictions.split == split]
+    if rows.empty:
+        found = ", ".join(sorted(predictions.split.unique())) or "none"
+        raise EvaluationError(f"predictions hold no rows of split {split!r}; splits found: {found}")
+    if not rows.label.isin([0, 1]).all():
+        raise EvaluationError(f"label: received {sorted(set(rows.label) - {0, 1})}, allowed 0 (normal), 1 (pneumonia)")
+    bad = rows[~(np.isfinite(rows.logit) & rows.probability.between(0, 1))]
+    if len(bad):
+        raise EvaluationError(f"{len(bad)} {split} row(s) without a usable probability, such as {bad.image_id.iloc[0]}")
+    if rows.image_id.duplicated().any():
+        twice = rows.image_id[rows.image_id.duplicated()].iloc[0]
+        raise EvaluationError(f"{twice} stands more than once in split {split!r}; every image counts exactly once")
+    if rows.group_id.isna().any():
+        raise EvaluationError(f"group_id is missing in {rows.group_id.isna().sum()} {split} row(s)")
+    return rows
+
+
+def compute_metrics(
+    labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Every metric of `METRICS`; a score at or above the threshold is called pneumonia.
+
+    AUROC counts ties as one half; AUPRC is the average precision (step-wise sum, no interpolation). Both agree with
+    scikit-learn's `roc_auc_score` and `average_precision_score` under `sample_weight`.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=float)
+    positive, negative = weights * (labels == 1), weights * (labels == 0)
+    called = (scores >= threshold).astype(float)
+    tp, fp = positive @ called, negative @ called
+    fn, tn = positive.sum(-1) - tp, negative.sum(-1) - fp
+    return _ranking_metrics(scores, positive, negative) | {
+        "sensitivity": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "ppv": _ratio(tp, tp + fp),
+        "npv": _ratio(tn, tn + fn),
+        "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
+    }
+
+
+def _ranking_metrics(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> dict[str, np.ndarray]:
+    """AUROC and AUPRC from the weight of each class at each distinct score, highest score first."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    pos = np.add.reduceat(positive[..., order], starts, axis=-1)
+    neg = np.add.reduceat(negative[..., order], starts, axis=-1)
+    tp, fp = np.cumsum(pos, axis=-1), np.cumsum(neg, axis=-1)
+    n_pos, n_neg = tp[..., -1], fp[..., -1]
+    ranked_above = ((tp - pos / 2) * neg).sum(-1)  # for each negative, the positives above it, ties by half
+    average_precision = (pos * _ratio(tp, tp + fp, empty=0)).sum(-1)
+    both = (n_pos > 0) & (n_neg > 0)
+    return {
+        "auroc": np.where(both, _ratio(ranked_above, n_pos * n_neg), np.nan),
+        "auprc": np.where(both, _ratio(average_precision, n_pos), np.nan),
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    whole = np.asarray(whole, dtype=float)
+    return np.divide(part, whole, out=np.full(whole.shape, empty, dtype=float), where=whole > 0)
+
+
+def confusion_counts(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:
+    """`tp, fp, tn, fn` as plain counts."""
+    sick, called = np.asarray(labels) == 1, np.asarray(scores) >= threshold
+    return {
+        "tp": int((sick & called).sum()),
+        "fp": int((~sick & called).sum()),
+        "tn": int((~sick & ~called).sum()),
+        "fn": int((sick & ~called).sum()),
+    }

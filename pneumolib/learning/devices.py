@@ -1,0 +1,39 @@
+"""Where does it run? The one place of `learning/` that knows the backend."""
+
+import os
+
+
+def start(seed: int) -> dict:
+    """Make the runtime ready: backend, seed, deterministic operations. Call it before anything else of `learning`.
+
+    Runs are identical to the bit on the same machine with the same number of threads; the number of threads changes
+    the order of sums, so it is part of what is returned and ends up in `result.json`.
+
+    Args:
+        seed: for Python, NumPy and Keras: weights and dropout.
+    Returns:
+        `backend, device, cores, precision`, for `result.json`.
+    """
+    # Information about CPU instruction sets would fill the page; warnings and errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"KERAS_BACKEND is {keras.backend.backend()!r}; this version runs on the TensorFlow backend only. Set "
+            f"KERAS_BACKEND=tensorflow before Python starts"
+        )
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in tf.config.list_physical_devices("GPU")]  # fmt: skip
+    facts = {
+        "backend": f"tensorflow {tf.__version__}, keras {keras.__version__}",
+        "device": f"{len(gpus)} x {gpus[0]}" if gpus else "CPU",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "precision": keras.config.floatx(),
+    }
+    print(f"Running on {facts['device']} ({facts['cores']} cores), {facts['backend']}, seed {seed}")
+    return facts
