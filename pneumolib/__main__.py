@@ -1,0 +1,106 @@
+"""The command line: `pneumolib report|run|open`. The Makefile's targets are thin covers of these."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from pneumolib.params import ParamsError, in_root
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and run one command; returns the exit code: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(argv)
+    # Imported here, so that `--help` is instant. Errors of these types carry a message for people.
+    from pneumolib.data.manifest import ManifestError
+
+    try:
+        return options.command(options)
+    except (ParamsError, ManifestError) as fault:
+        print(f"Stopped before any run:\n{fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished runs are kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pneumolib", description="Runs studies: parameter files to pages.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    report = commands.add_parser("report", help="run what is due of a study, in order, and write its pages")
+    report.add_argument("study", help="a study's name, or its folder params/<study>")
+    report.set_defaults(command=_report)
+    run = commands.add_parser("run", help="run one parameter file, due or not")
+    run.add_argument("file", type=Path, help="params/<study>/<run>.yaml")
+    run.set_defaults(command=_run)
+    opener = commands.add_parser("open", help="open a copy of a run's notebook in JupyterLab, its parameters injected")
+    opener.add_argument("run", help="<study>/<run>, such as kermany/03_baseline_cnn")
+    opener.add_argument("--no-browser", action="store_true", help="write the copy and print its path, open nothing")
+    opener.set_defaults(command=_open)
+    for command in (report, run, opener):
+        command.add_argument("--data", metavar="DIR", help="read the radiographs from DIR instead of data.root")
+    report.add_argument("--force", action="store_true", help="run everything, up to date or not")
+    return parser
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pneumolib.reporting.study import plan
+
+    steps = plan(_study_dir(options.study), options.data, options.force)
+    due = [step for step in steps if step.reasons]
+    for step in steps:
+        print(f"{step.run}: {'due, ' + '; '.join(step.reasons) if step.reasons else 'up to date'}", flush=True)
+    return _execute(due, len(steps), steps)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pneumolib.reporting.study import plan
+
+    steps = plan(options.file.resolve().parent, options.data)
+    chosen = [step for step in steps if step.run == options.file.stem]
+    if not chosen:
+        raise ParamsError(f"{options.file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
+    for late in (s for s in steps if s.run in chosen[0].upstream and s.reasons):
+        raise ParamsError(
+            f"{chosen[0].run} builds on {late.run}, which is due: {late.reasons[0]}. Run that first, or make report"
+        )
+    return _execute(chosen, 1, steps)
+
+
+def _execute(due: list, total: int, steps: list) -> int:
+    """Run what is due, then say where the index is and what came out."""
+    from pneumolib.reporting import pages
+
+    began = time.monotonic()
+    if due:
+        from pneumolib.reporting.run import RunError, execute
+
+        for step in due:
+            position = f"[{steps.index(step) + 1}/{total}]" if total > 1 else ""
+            try:
+                execute(step, position)
+            except RunError as fault:
+                print(f"\n{fault}", file=sys.stderr)
+                return 1
+    refreshed = pages.refresh(steps)
+    done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
+    print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
+    print(f"Index: {pages.index_path(steps[0].study)}")
+    print(f"Result: {pages.study_headline(steps[0].study)}")
+    return 0
+
+
+def _open(options: argparse.Namespace) -> int:
+    from pneumolib.reporting.interactive import open_copy
+
+    study, _, run = options.run.partition("/")
+    path = in_root(f"params/{study}/{run}.yaml")
+    return open_copy(path, options.data, browse=not options.no_browser)
+
+
+def _study_dir(study: str) -> Path:
+    return Path(study).resolve() if "/" in study else in_root(f"params/{study}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""From results to pages: one parameter file through papermill to HTML, `result.json`, figures, index pages."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["plots", "words"],
+    submod_attrs={
+        "session": ["Session", "start"],
+        "results": ["Result", "leaderboard", "read_results"],
+    },
+)

@@ -1,0 +1,156 @@
+"""Which runs of a study are due, in which order, and why. Asking takes less than two seconds: no TensorFlow here."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pneumolib.data.manifest import Manifest, read_manifest
+from pneumolib.params import DataParams, ParamsError, RunParams, in_root, load_run, notebook_of, project_root
+from pneumolib.reporting.inputs import declared_parameters, differences, gather, notebook_path
+from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result
+
+# Notebooks that train and leave predictions.csv; a comparison is built on all of them.
+TRAINING = ("03_baseline_cnn",)
+COMPARISON = "06_comparison"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a study and whether it is due.
+
+    Attributes:
+        path: its parameter file.
+        params: checked parameters.
+        inputs: what it would be made from now.
+        upstream: runs whose results it builds on.
+        reasons: why it is due, in words; empty when it is up to date.
+    """
+
+    path: Path
+    params: RunParams
+    inputs: dict[str, Any]
+    upstream: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def study(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def run(self) -> str:
+        return self.path.stem
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished run lies."""
+        return run_folder(self.study, self.run)
+
+    @property
+    def page(self) -> Path:
+        return in_root(f"reports/{self.study}/{self.run}.html")
+
+
+def run_folder(study: str, run: str) -> Path:
+    return in_root(f"runs/{study}/{run}")
+
+
+def set_aside_folder(study: str, run: str) -> Path:
+    """Where an out-of-date result waits until the new one has succeeded."""
+    return in_root(f"runs/{study}/.previous/{run}")
+
+
+def run_files(study_dir: Path) -> list[Path]:
+    """The run files of a study, in the order of their numbers. Raises ParamsError when there are none."""
+    if not study_dir.is_dir():
+        found = sorted(p.parent.name for p in in_root("params").glob("*/study.yaml"))
+        raise ParamsError(f"{study_dir}: no such study. Studies found: {', '.join(found) or 'none'}")
+    files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
+    if not files:
+        raise ParamsError(f"{study_dir}: holds no NN_<notebook>.yaml")
+    return files
+
+
+def plan(study_dir: Path, data_root: str | None = None, force: bool = False) -> list[Step]:
+    """Every run of a study with the reasons why it is due.
+
+    All parameter files are checked before any data is touched; then the data is listed (drawn, for a synthetic
+    source), and each run is compared with what its last result was made from.
+
+    Args:
+        study_dir: `params/<study>`.
+        data_root: replaces `data.root`.
+        force: every run is due.
+    Raises:
+        ParamsError: one line for each fault in any of the files.
+        ManifestError: data that cannot be used.
+    """
+    loaded = _load_all(run_files(study_dir), data_root)
+    manifests: dict[DataParams, Manifest] = {}
+    steps: list[Step] = []
+    for path, params in loaded.items():
+        if params.data not in manifests:
+            manifests[params.data] = read_manifest(params.data)
+        steps.append(_compare(path, params, manifests[params.data].fingerprint, steps, force))
+    return steps
+
+
+def _load_all(files: list[Path], data_root: str | None) -> dict[Path, RunParams]:
+    loaded, faults = {}, []
+    for path in files:
+        shown = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
+        try:
+            params, own = load_run(shown, data_root)
+            declared = declared_parameters(notebook_path(path.stem))
+            if unused := sorted(own - declared.keys()):
+                raise ParamsError(
+                    f"{shown}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
+                    f"effect. It uses: {', '.join(declared)}"
+                )
+            loaded[path] = params
+        except ParamsError as fault:
+            faults += str(fault).splitlines()
+    if faults:
+        raise ParamsError("\n".join(dict.fromkeys(faults)))
+    return loaded
+
+
+def upstream_of(run: str, runs: list[str]) -> list[str]:
+    """The runs among `runs` that `run` builds on."""
+    return [other for other in runs if notebook_of(other) in TRAINING] if notebook_of(run) == COMPARISON else []
+
+
+def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
+    """One run against its last result, given the runs before it."""
+    upstream = upstream_of(path.stem, [step.run for step in before])
+    inputs = gather(path.stem, params, fingerprint, upstream_digests(path.parent.name, upstream))
+    reasons = [f"{step.run} runs again" for step in before if step.run in upstream and step.reasons]
+    step = Step(path, params, inputs, upstream, ["FORCE=1"] if force else reasons)
+    if force or reasons:
+        return step
+    restore_previous(step)
+    try:
+        reasons = differences(read_result(step.folder).inputs, inputs)
+    except ResultError as fault:
+        there = (step.folder / RESULT_FILE).exists()
+        reasons = [str(fault).splitlines()[0] if there else "has not finished yet"]
+    return Step(path, params, inputs, upstream, reasons)
+
+
+def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
+    """Run to hash of its `result.json`; `none` where it has not finished."""
+    files = {run: run_folder(study, run) / RESULT_FILE for run in runs}
+    return {r: hashlib.sha256(f.read_bytes()).hexdigest()[:16] if f.is_file() else "none" for r, f in files.items()}
+
+
+def restore_previous(step: Step) -> None:
+    """Bring back a result that was set aside, when a change that failed has been taken back: it is whole and right."""
+    previous = set_aside_folder(step.study, step.run)
+    if not step.folder.exists() and (previous / RESULT_FILE).is_file():
+        try:
+            fits = not differences(read_result(previous).inputs, step.inputs)
+        except ResultError:
+            return  # not readable: it stays aside, and the run is done again
+        if fits:
+            shutil.move(previous, step.folder)

@@ -1,0 +1,103 @@
+"""Sentences and tables for pages, made from results. No number on a page is typed by hand."""
+
+from html import escape
+
+import pandas as pd
+from IPython.display import HTML, Markdown
+
+from pneumolib.data.manifest import Manifest
+from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.reporting.results import Result, in_words, metrics_of
+
+METRIC_NAMES = {
+    "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity",
+    "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy",
+}  # fmt: skip
+
+
+def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
+    """How many images and patients there are, where they went, and what was left out."""
+    parts = split.groupby("split").agg(
+        images=("image_id", "size"), groups=("group_id", "nunique"), share=("label", "mean")
+    )
+    lines = [
+        f"- **{part.Index}**: {part.images} images of {part.groups} groups, {part.share:.1%} pneumonia"
+        for part in parts.loc[["train", "val", "test"]].itertuples()
+    ]
+    per_group = manifest.table.groupby("kind").group_id.value_counts().groupby("kind").mean()
+    sizes = ", ".join(f"{kind} {mean:.1f}" for kind, mean in per_group.items())
+    aspect = (manifest.table.width_px / manifest.table.height_px).groupby(manifest.table.label).median()
+    n_same = int(manifest.table.sha256.duplicated().sum())
+    lines += [
+        f"- Images per group (the archive's stand-in for a patient): {sizes}.",
+        f"- The median aspect ratio is {aspect[0]:.2f} for normal and {aspect[1]:.2f} for pneumonia.",
+        f"- {n_same} files repeat the bytes of another; {len(manifest.problems)} files were left out as unusable.",
+    ]
+    return Markdown("\n".join(lines))
+
+
+def metric_words(table: pd.DataFrame) -> pd.DataFrame:
+    """`evaluation.metric_table` for reading: a row a metric, `Value (interval)`."""
+    entries = metrics_of(table)
+    names = pd.Index([METRIC_NAMES[name] for name in entries], name="Metric")
+    return pd.DataFrame({"Value (interval)": map(in_words, entries.values())}, index=names)
+
+
+def threshold_summary(threshold: Threshold) -> Markdown:
+    """The frozen threshold and what it gave on validation."""
+    return Markdown(
+        f"Threshold: **{threshold.value:.3f}** ({threshold.rule}). On validation it gives a sensitivity of "
+        f"{threshold.sensitivity:.3f} and a specificity of {threshold.specificity:.3f}."
+    )
+
+
+def folded(table: pd.DataFrame, title: str) -> HTML:
+    """A long table that opens on demand."""
+    rows = table.to_html(index=False, border=0)
+    return HTML(f"<details><summary>{escape(title)}</summary>{rows}</details>")
+
+
+def result_summary(result: Result) -> Markdown:
+    """What a training run found, read from its `result.json`."""
+    validation, test = (result.metric("auroc", part) for part in ("validation", "test"))
+    drop = "" if None in (validation.value, test.value) else (
+        f" From validation to test the AUROC changes by {test.value - validation.value:+.3f}."
+    )  # fmt: skip
+    t = result.threshold
+    lines = [
+        f"The test AUROC is **{in_words(test)}**; on validation it is {in_words(validation)}.{drop}",
+        f"The threshold, {t.value:.3f} ({t.rule}), was frozen on validation, where it gave a sensitivity of "
+        f"{t.sensitivity:.3f} and a specificity of {t.specificity:.3f}. On test it gives "
+        f"{in_words(result.metric('sensitivity'))} and {in_words(result.metric('specificity'))}.",
+        "Brackets hold intervals from a bootstrap of groups within each class.",
+    ]
+    if result.synthetic:
+        lines.append("**The images are synthetic**, drawn by a program: these figures test the software, not medicine.")
+    return Markdown("\n\n".join(lines))
+
+
+def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
+    """`results.leaderboard` for reading, intervals folded into one column a metric."""
+    table = pd.DataFrame({"Run": board.run, "AUROC (validation)": board.validation_auroc.map("{:.3f}".format)})
+    for name in (n for n in METRIC_NAMES if n in board):
+        columns = zip(board[name], board[f"{name}_low"], board[f"{name}_high"], strict=True)
+        table[METRIC_NAMES[name]] = [
+            "not computable" if pd.isna(v) else f"{v:.3f}" + ("" if pd.isna(low) else f" ({low:.3f}-{high:.3f})")
+            for v, low, high in columns
+        ]
+    table["Threshold"] = board.threshold.map("{:.3f}".format)
+    table = table.assign(Parameters=board.parameters, Epochs=board.epochs, Minutes=board.minutes.map("{:.1f}".format))
+    return table.set_index("Run")
+
+
+def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:
+    """Which run validation would choose, and what it then reaches on test."""
+    if board.empty:
+        return Markdown(f"No training run of study `{study}` has finished yet: `make report STUDY={study}` runs them.")
+    best = board.iloc[0]
+    more = f"the best of {len(board)} runs by" if len(board) > 1 else "the only run; its"
+    return Markdown(
+        f"**{best.run}** is {more} validation AUROC ({best.validation_auroc:.3f}). On test it reaches an AUROC of "
+        f"{best.auroc:.3f}, a sensitivity of {best.sensitivity:.3f} and a specificity of {best.specificity:.3f} at the "
+        f"frozen threshold. The order of the table is that of validation; test plays no part in it."
+    )
