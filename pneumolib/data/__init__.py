@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "synthetic": ["draw_dataset", "draw_radiograph"],
+        "drawing": ["draw_radiograph"],
+        "synthetic": ["draw_dataset"],
         "manifest": ["Manifest", "ManifestError", "read_manifest"],
         "split": ["SplitError", "split_manifest"],
         "images": ["ImageSet", "load_image", "read_images"],

@@ -90,7 +90,10 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
         # Imported here: drawing needs scientific packages that the up-to-date check would wait for.
         from pneumolib.data.synthetic import draw_dataset
 
-        draw_dataset(root, params.n_images, params.drawing_seed)
+        try:
+            draw_dataset(root, params.n_images, params.drawing_seed)
+        except FileExistsError as fault:
+            raise ManifestError(f"data.root: {fault}. Name another folder for the drawn images") from None
     splits = ["train", "val", "test"] if params.val_folder == "join" else ["train", "test"]
     listing, strangers = _list_files(root, splits)
     cache = _Cache(root, cache_dir or in_root(".cache/manifest"))

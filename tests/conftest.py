@@ -1,0 +1,119 @@
+"""Fixtures that several test files share. TensorFlow is imported by the tests that need it, never here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED = REPO.parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real radiographs; no part of the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("the real radiographs of ../shared/data are not on this machine")
+    return SHARED
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A small folder in the archive's layout; its images encode the label: normal is dark, pneumonia bright."""
+    root = tmp_path / "archive"
+    rng = np.random.default_rng(0)
+    for split, patients in (("train", range(1, 25)), ("val", range(25, 27)), ("test", range(27, 33))):
+        for n in patients:
+            for name, level in (
+                (f"NORMAL/IM-{n:04d}-0001", 40),
+                (f"PNEUMONIA/person{n}_bacteria_{2 * n}", 200),
+                (f"PNEUMONIA/person{n}_bacteria_{2 * n + 1}", 200),
+                (f"PNEUMONIA/person{n}_virus_{n}", 200),
+            ):
+                save_image(root / split / f"{name}.jpeg", level + rng.integers(-20, 20, (40, 48)))
+    return root
+
+
+def save_image(path: Path, pixels, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
+    return path
+
+
+TINY_STUDY = """\
+data: {source: synthetic, root: data/tiny, n_images: 24}
+split: {validation_fraction: 0.3, ratio_tolerance_points: 25.0}
+image: {size_px: 32, channels: 1}
+"""
+TINY_BASELINE = """\
+training: {epochs: 1, batch_size: 4}
+evaluation: {resamples: 50}
+"""
+
+
+class Project:
+    """A project of its own in a temporary folder: the repository's notebooks and one tiny study."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        shutil.copytree(REPO / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+        self.write("params/tiny/study.yaml", TINY_STUDY)
+        self.write("params/tiny/01_exploration.yaml", "")
+        self.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
+        self.write("params/tiny/06_comparison.yaml", "")
+
+    def write(self, path: str, text: str) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def result(self, run: str) -> dict:
+        return json.loads((self.root / f"runs/tiny/{run}/result.json").read_text(encoding="utf-8"))
+
+    def edit_notebook(self, name: str, change) -> None:
+        """Apply `change` to a notebook's JSON and save it."""
+        file = self.root / f"notebooks/{name}.ipynb"
+        notebook = json.loads(file.read_text(encoding="utf-8"))
+        change(notebook)
+        file.write_text(json.dumps(notebook), encoding="utf-8")
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "pneumolib", *words]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PNEUMOLIB_ROOT": str(self.root)}
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """The command line in a process of its own; returns what it printed and checks the exit code."""
+        done = subprocess.run(
+            self.command(*words), cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def both_modes():
+    """Runs an op eagerly and inside `Dataset.map`, and checks that both give the same arrays."""
+    import tensorflow as tf
+
+    def run(function, *tensors):
+        eager = function(*tensors)
+        dataset = tf.data.Dataset.from_tensors(tensors).map(function)
+        mapped = next(iter(dataset))
+        tf.nest.map_structure(lambda a, b: np.testing.assert_array_equal(a, b), eager, mapped)
+        return eager
+
+    return run

@@ -1,0 +1,160 @@
+"""Metrics, intervals, threshold: against numbers worked out by hand and against scikit-learn."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import logit
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from pneumolib.evaluation.intervals import group_weights, metric_table
+from pneumolib.evaluation.metrics import METRICS, EvaluationError, check_predictions, compute_metrics, confusion_counts
+from pneumolib.evaluation.thresholds import Threshold, choose_threshold
+from pneumolib.params import EvaluationParams
+
+PARAMS = EvaluationParams(resamples=400)
+
+
+def frame(labels, probabilities, split="test", groups=None) -> pd.DataFrame:
+    n = len(labels)
+    ids = [f"{split}{i:04d}" for i in range(n)]
+    columns = {
+        "image_id": ids,
+        "split": split,
+        "label": labels,
+        "kind": "x",
+        "group_id": groups if groups is not None else ids,
+    }
+    return pd.DataFrame(columns | {"logit": logit(probabilities), "probability": probabilities})
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(0)
+    parts = []
+    for split, n in (("val", 150), ("test", 200)):
+        labels = (np.arange(n) % 3 > 0).astype(int)
+        scores = np.clip(rng.normal(0.35 + 0.3 * labels, 0.2), 0.01, 0.99).round(2)
+        parts.append(frame(labels, scores, split, [f"g{label}-{i // 4}" for i, label in enumerate(labels)]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_by_hand_on_four_rows_with_ties():
+    """Scores 0.8+, 0.5+, 0.5-, 0.2-: of four pairs three are ordered and one is tied."""
+    got = compute_metrics([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.2], threshold=0.5)
+    want = {
+        "auroc": 3.5 / 4,
+        "auprc": 0.5 * 1 + 0.5 * (2 / 3),  # precision 1 at recall 0.5, 2/3 at recall 1
+        "sensitivity": 1.0,
+        "specificity": 0.5,
+        "ppv": 2 / 3,
+        "npv": 1.0,
+        "accuracy": 0.75,
+    }
+    assert {name: float(value) for name, value in got.items()} == pytest.approx(want)
+    assert confusion_counts([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.2], 0.5) == {"tp": 2, "fp": 1, "tn": 1, "fn": 0}
+
+
+def test_weights_agree_with_scikit_learn():
+    rng = np.random.default_rng(1)
+    labels, scores = rng.integers(0, 2, 80), rng.integers(0, 12, 80) / 12
+    weights = rng.multinomial(80, np.full(80, 1 / 80), size=20)
+    got = compute_metrics(labels, scores, 0.5, weights)
+    for row, weight in enumerate(weights):
+        assert got["auroc"][row] == pytest.approx(roc_auc_score(labels, scores, sample_weight=weight))
+        assert got["auprc"][row] == pytest.approx(average_precision_score(labels, scores, sample_weight=weight))
+        copies = np.repeat(np.arange(80), weight)
+        again = compute_metrics(labels[copies], scores[copies], 0.5)
+        assert [float(got[m][row]) for m in METRICS] == pytest.approx([float(again[m]) for m in METRICS], nan_ok=True)
+
+
+def test_what_cannot_be_computed_is_nan_not_a_number():
+    only_sick = compute_metrics([1, 1, 1], [0.2, 0.6, 0.9], 0.5)
+    assert np.isnan(only_sick["auroc"])
+    assert np.isnan(only_sick["specificity"])
+    nobody_called = compute_metrics([0, 1], [0.1, 0.2], 0.5)
+    assert np.isnan(nobody_called["ppv"])
+    assert float(compute_metrics([0, 1, 0, 1], [0.5] * 4, 0.5)["auroc"]) == 0.5
+
+
+def test_groups_are_drawn_whole_and_within_their_class():
+    labels = np.array([1, 1, 1, 0, 0, 0, 0])
+    groups = np.array(["a", "a", "b", "c", "c", "d", "e"])
+    weights = group_weights(labels, groups, 500, seed=0)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    np.testing.assert_array_equal(weights[:, 3], weights[:, 4])
+    np.testing.assert_array_equal(weights[:, [0, 2]].sum(axis=1), 2)  # two groups of pneumonia, drawn twice
+    np.testing.assert_array_equal(weights[:, [3, 5, 6]].sum(axis=1), 3)
+    assert group_weights(labels, np.where(labels == 1, "a", groups), 10, 0) is None
+
+
+def test_intervals_hold_the_value_and_widen_with_grouping(predictions):
+    grouped = metric_table(predictions, "test", 0.5, PARAMS, seed=1).set_index("metric")
+    assert list(grouped.index) == METRICS
+    assert (grouped.low <= grouped.value).all()
+    assert (grouped.value <= grouped.high).all()
+    pd.testing.assert_frame_equal(
+        grouped, metric_table(predictions.sample(frac=1, random_state=1), "test", 0.5, PARAMS, 1).set_index("metric")
+    )
+    # Every patient's images the same: twenty times the images say no more than one each.
+    copies = pd.concat(
+        [predictions.assign(image_id=predictions.image_id + f"_{i}", group_id=predictions.image_id) for i in range(20)]
+    )
+    alone = predictions.assign(group_id=predictions.image_id)
+    width = [(t.high - t.low).to_numpy() for t in (metric_table(p, "test", 0.5, PARAMS, 1) for p in (copies, alone))]
+    np.testing.assert_allclose(width[0], width[1], atol=0.005)
+
+
+def test_a_class_with_one_group_has_no_interval(predictions):
+    lone = predictions.assign(group_id=np.where(predictions.label == 1, "one", predictions.group_id))
+    table = metric_table(lone, "test", 0.5, PARAMS, seed=1)
+    assert table.value.notna().all()
+    assert table.low.isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.drop(columns="group_id"), r"lack the column\(s\) group_id"),
+        (lambda p: p.assign(probability=np.nan), r"without a usable probability, such as test0000"),
+        (lambda p: p.assign(probability=2.0), r"without a usable probability"),
+        (lambda p: p.assign(label=2), r"label: received \[2\]"),
+        (lambda p: pd.concat([p, p]), r"test0000 stands more than once"),
+        (lambda p: p[p.split == "val"], r"no rows of split 'test'; splits found: val"),
+        (lambda p: p.assign(group_id=None), r"group_id is missing"),
+    ],
+)
+def test_unusable_predictions_are_refused_in_words(predictions, change, message):
+    with pytest.raises(EvaluationError, match=message):
+        check_predictions(change(predictions), "test")
+
+
+def test_threshold_is_chosen_on_validation_alone(predictions):
+    chosen = choose_threshold(predictions, PARAMS)
+    changed = predictions.assign(probability=predictions.probability.where(predictions.split == "val", 0.5))
+    assert choose_threshold(changed, PARAMS) == chosen
+    assert chosen.chosen_on == "validation"
+    assert chosen.sensitivity >= 0.95
+    val = predictions[predictions.split == "val"]
+    higher = val.probability[val.probability >= chosen.value].min() + 0.005
+    assert compute_metrics(val.label, val.probability, higher)["sensitivity"] < 0.95
+
+
+def test_threshold_by_hand():
+    val = frame([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.8], "val")
+    youden = choose_threshold(val, EvaluationParams(threshold_rule="youden"))
+    assert youden == Threshold(0.5, "largest sensitivity + specificity (Youden)", 1.0, 1.0)
+    half = choose_threshold(val, EvaluationParams(target_sensitivity=0.5))
+    assert (half.value, half.sensitivity, half.specificity) == (pytest.approx(0.7), 0.5, 1.0)
+    fixed = choose_threshold(val, EvaluationParams(threshold_rule="fixed", fixed_threshold=0.2))
+    assert (fixed.value, fixed.specificity) == (0.2, 0.5)
+
+
+def test_evaluation_needs_no_tensorflow():
+    program = (
+        "import sys, pneumolib as pn; pn.evaluation.metric_table, pn.evaluation.choose_threshold;"
+        "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'jax')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

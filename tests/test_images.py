@@ -1,0 +1,137 @@
+"""One function from file to pixels, and a cache that is whole or not there."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import save_image
+from pneumolib.data import images as module
+from pneumolib.data.images import load_image, read_images
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.split import split_manifest
+from pneumolib.params import DataParams, ImageParams, SplitParams
+
+GREY, RGB = ImageParams(size_px=32, channels=1), ImageParams(size_px=32, channels=3)
+
+
+@pytest.fixture
+def prepared(archive, tmp_path):
+    manifest = read_manifest(DataParams(root=str(archive)), cache_dir=tmp_path / "manifest")
+    return manifest, split_manifest(manifest.table, SplitParams(validation_fraction=0.25))
+
+
+@pytest.mark.parametrize("params", [GREY, RGB])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P", "1"])
+def test_every_mode_gives_uint8_of_the_asked_shape(tmp_path, params, mode):
+    grey = Image.fromarray(np.full((50, 70), 200, np.uint8))
+    file = tmp_path / ("x.jpeg" if mode in ("L", "RGB", "CMYK") else "x.png")
+    grey.convert("RGB").convert(mode).save(file)
+    pixels = load_image(file, params)
+    assert pixels.shape == (32, 32, params.channels)
+    assert pixels.dtype == np.uint8
+    assert abs(int(pixels.mean()) - 200) <= 4
+
+
+def test_16_bit_grey_is_scaled_not_cut(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    pixels = load_image(tmp_path / "x.png", GREY)
+    assert 100 < pixels.mean() < 150
+    assert pixels.min() < 10
+
+
+def test_bytes_and_path_agree(archive):
+    file = next((archive / "train/NORMAL").iterdir())
+    np.testing.assert_array_equal(load_image(file, GREY), load_image(file.read_bytes(), GREY))
+
+
+def test_resizing_is_antialiased(tmp_path):
+    """A pattern finer than the output must average to grey, in files small and large (which decode at reduced size)."""
+    for side in (128, 1024):
+        stripes = np.tile([0, 255], (side, side // 2))
+        pixels = load_image(save_image(tmp_path / f"{side}.png", stripes), GREY)
+        assert pixels.std() < 12
+        assert abs(pixels.mean() - 127) < 4
+
+
+def test_pixels_and_table_go_together(prepared, tmp_path):
+    manifest, split = prepared
+    for part in ("train", "val", "test"):
+        images = read_images(manifest, split, part, GREY, tmp_path / "pixels")
+        assert set(images.table.image_id) == set(split.image_id[split.split == part])
+        bright = images.pixels.mean(axis=(1, 2, 3)) > 120
+        np.testing.assert_array_equal(bright, images.table.label == 1)
+        chosen = images.table.image_id.iloc[-1]
+        path = manifest.table.set_index("image_id").path[chosen]
+        np.testing.assert_array_equal(images.pixels_of(chosen), load_image(manifest.root / path, GREY))
+    with pytest.raises(KeyError, match="nobody: not among the"):
+        images.pixels_of("nobody")
+
+
+def test_second_call_decodes_nothing(prepared, tmp_path, monkeypatch):
+    first = read_images(*prepared, "val", GREY, tmp_path / "pixels")
+    monkeypatch.setattr(module, "load_image", lambda *_: pytest.fail("decoded again"))
+    again = read_images(*prepared, "val", GREY, tmp_path / "pixels")
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+
+
+def test_cache_depends_on_content_and_parameters(prepared, tmp_path):
+    manifest, split = prepared
+    read_images(manifest, split, "val", GREY, tmp_path / "pixels")
+    read_images(manifest, split, "val", RGB, tmp_path / "pixels")
+    file = manifest.root / manifest.table.set_index("image_id").path[split.image_id[split.split == "val"].iloc[0]]
+    save_image(file, np.full((40, 48), 77))
+    changed = read_manifest(DataParams(root=str(manifest.root)), cache_dir=tmp_path / "manifest")
+    images = read_images(changed, split, "val", GREY, tmp_path / "pixels")
+    assert images.pixels[0].mean() == 77
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 3
+
+
+def test_a_build_that_fails_leaves_nothing(prepared, tmp_path, monkeypatch):
+    def break_down(path, params, count=[]):  # noqa: B006 - the list counts the calls
+        count.append(path)
+        if len(count) > 3:
+            raise OSError("disk gone")
+        return load_image(path, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load_image", break_down)
+        with pytest.raises(OSError, match="disk gone"):
+            read_images(*prepared, "train", GREY, tmp_path / "pixels")
+    assert not list((tmp_path / "pixels").glob("*.npy"))
+    assert not list((tmp_path / "pixels").glob("*.tmp"))
+    assert len(read_images(*prepared, "train", GREY, tmp_path / "pixels")) > 0
+
+
+def test_two_processes_build_one_cache(prepared, tmp_path):
+    manifest, split = prepared
+    split.to_pickle(tmp_path / "split.pkl")
+    program = textwrap.dedent("""
+        import sys, pandas as pd, pathlib
+        from pneumolib.data import images, manifest
+        from pneumolib.params import DataParams, ImageParams
+        root, folder = map(pathlib.Path, sys.argv[1:])
+        decoded = []
+        load = images.load_image
+        images.load_image = lambda *a: decoded.append(1) or load(*a)
+        found = images.read_images(manifest.read_manifest(DataParams(root=str(root)), folder / "manifest"),
+            pd.read_pickle(folder / "split.pkl"), "train", ImageParams(size_px=32), folder / "both")
+        print(len(decoded), int(found.pixels.sum()))
+    """)
+    command = [sys.executable, "-c", program, str(manifest.root), str(tmp_path)]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0].split() for process in pair]
+    alone = read_images(manifest, split, "train", GREY, tmp_path / "alone")
+    assert [sums for _, sums in said] == [str(int(alone.pixels.sum()))] * 2
+    assert sorted(int(n) for n, _ in said) == [0, len(alone)]
+
+
+def test_an_image_the_manifest_does_not_hold(prepared, tmp_path):
+    manifest, split = prepared
+    foreign = split.assign(image_id=split.image_id + "x")
+    with pytest.raises(KeyError, match="not in the manifest"):
+        read_images(manifest, foreign, "val", GREY, tmp_path)

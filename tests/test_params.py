@@ -1,0 +1,123 @@
+"""Parameter files: what is wrong is said once, with file, key, what was received and what is near."""
+
+import pytest
+from pydantic import ValidationError
+
+from pneumolib.params import ParamsError, check, load_run, notebook_of, project_root
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Writes `study.yaml` and one run file; returns the run file's path."""
+
+    def write(run: str, shared: str = "image: {size_px: 64}\n"):
+        (tmp_path / "study.yaml").write_text(shared, encoding="utf-8")
+        path = tmp_path / "03_baseline_cnn.yaml"
+        path.write_text(run, encoding="utf-8")
+        return path
+
+    return write
+
+
+def fault(path) -> str:
+    with pytest.raises(ParamsError) as caught:
+        load_run(path)
+    return str(caught.value)
+
+
+def test_study_and_run_become_one_frozen_object(study):
+    params, own = load_run(study("seed: 3\ntraining: {learning_rate: 1.0e-4}\n"))
+    assert (params.image.size_px, params.seed, params.training.learning_rate) == (64, 3, 1e-4)
+    assert own == {"seed", "training"}
+    with pytest.raises(ValidationError):
+        params.seed = 4
+
+
+def test_unknown_key_names_file_key_value_and_nearest(study):
+    message = fault(study("training: {learning_rat: 0.01}\n"))
+    assert "03_baseline_cnn.yaml: training.learning_rat: unknown key (received 0.01)" in message
+    assert "Did you mean training.learning_rate?" in message
+    assert "batch_size" in message  # all that is allowed there
+
+
+def test_unknown_section_and_key_in_the_wrong_section(study):
+    assert "Did you mean augment?" in fault(study("augmant: {flip: true}\n"))
+    assert "Did you mean training.learning_rate?" in fault(study("model: {learning_rate: 0.1}\n"))
+    assert "Did you mean image.size_px?" in fault(study("size_px: 10\n", shared=""))
+
+
+def test_fault_in_study_yaml_names_study_yaml(study):
+    assert "study.yaml: image.size_px" in fault(study("", shared="image: {size_px: big}\n"))
+
+
+def test_number_read_as_text_says_how_to_write_it(study):
+    message = fault(study("training: {learning_rate: 1e-4}\n"))
+    assert "received '1e-4'" in message
+    assert "1.0e-4" in message
+    assert "take the quotes away" in fault(study('training: {epochs: "5"}\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("training: {epochs: 0}", "training.epochs"),
+        ("training: {epochs: 2.5}", "training.epochs"),
+        ("training: {epochs: true}", "training.epochs"),
+        ("training: {learning_rate: .nan}", "training.learning_rate"),
+        ("training: {learning_rate: .inf}", "training.learning_rate"),
+        ("training: {optimizer: adma}", "training.optimizer"),
+        ("augment: {gamma_factor: 0.5}", "augment.gamma_factor"),
+        ("augment: {flip: 'yes'}", "augment.flip"),
+        ("training: 5", "training"),
+        ("seed: -1", "seed"),
+    ],
+)
+def test_impossible_values_are_refused(study, text, key):
+    message = fault(study(text + "\n"))
+    assert f"03_baseline_cnn.yaml: {key}:" in message
+    assert "received" in message
+
+
+def test_all_faults_at_once(study):
+    message = fault(study("training: {epochs: 0, batch_size: 0}\naugment: {flip: 3}\n"))
+    assert len(message.splitlines()) == 3
+
+
+def test_values_that_exclude_each_other(study):
+    message = fault(study("training: {optimizer: adam, weight_decay: 0.1}\n"))
+    assert "weight_decay 0.1 needs optimizer: adamw" in message
+    assert "03_baseline_cnn.yaml: training" in message
+
+
+def test_a_key_in_both_files_or_twice_in_one_is_refused(study):
+    assert "image: set in study.yaml already" in fault(study("image: {size_px: 32}\n"))
+    assert "line 2: seed: set twice" in fault(study("seed: 1\nseed: 2\n"))
+
+
+def test_files_that_are_missing_or_no_yaml(study, tmp_path):
+    assert "no such file" in fault(tmp_path / "99_none.yaml")
+    assert "03_baseline_cnn.yaml" in fault(study("a: [1\n"))
+    assert "expected `key: value` lines, received list" in fault(study("- 1\n"))
+
+
+def test_data_root_is_replaced(study):
+    assert load_run(study(""), data_root="elsewhere")[0].data.root == "elsewhere"
+
+
+def test_a_parameters_cell_is_checked_like_a_file():
+    with pytest.raises(ParamsError, match=r"parameters cell: seed: .*received 'x'"):
+        check({"seed": "x"})
+
+
+def test_run_names():
+    assert notebook_of("05_fine_tuning-vgg19") == "05_fine_tuning"
+    with pytest.raises(ParamsError, match="NN_<notebook>"):
+        notebook_of("baseline")
+
+
+def test_root_is_found_from_the_notebooks_folder(tmp_path, monkeypatch):
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert project_root() == tmp_path

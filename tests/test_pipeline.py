@@ -1,0 +1,133 @@
+"""Files to batches: labels stay with their pixels, order and augmentation are functions of (seed, epoch, image)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from pneumolib.data.augment import BRIGHTNESS, FLIP, N_DRAWS, augment_batch
+from pneumolib.data.images import ImageSet, read_images
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from pneumolib.data.split import split_manifest
+from pneumolib.params import AugmentParams, DataParams, ImageParams, SplitParams
+
+NONE = AugmentParams()
+STRONG = AugmentParams(
+    flip=True, rotation_deg=15.0, shift_fraction=0.1, zoom_fraction=0.2, gamma_factor=1.5, contrast_factor=1.5,
+    brightness_fraction=0.1,
+)  # fmt: skip
+EACH_OP = [
+    AugmentParams(**{name: value}) for name, value in STRONG.model_dump().items() if value != getattr(NONE, name)
+]
+
+
+@pytest.fixture
+def coded():
+    """37 images whose first pixel is their own number, and whose label is its last bit."""
+    pixels = np.arange(37, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    names = [f"image{n:02d}" for n in range(37)]
+    table = pd.DataFrame(
+        {"image_id": names, "split": "train", "label": np.arange(37) % 2, "kind": "x", "group_id": names}
+    )
+    return ImageSet(table, pixels)
+
+
+def numbers(dataset) -> np.ndarray:
+    return np.concatenate([x.numpy()[:, 0, 0, 0] for x, *_ in dataset])
+
+
+def test_label_in_the_pixels_survives_cache_shuffle_augmentation_and_batch(archive, tmp_path):
+    manifest = read_manifest(DataParams(root=str(archive)), cache_dir=tmp_path / "m")
+    split = split_manifest(manifest.table, SplitParams(validation_fraction=0.25))
+    images = read_images(manifest, split, "train", ImageParams(size_px=32), tmp_path / "p")
+    mild = AugmentParams(flip=True, rotation_deg=5.0, shift_fraction=0.05, gamma_factor=1.2, contrast_factor=1.1)
+    seen = 0
+    for pixels, labels, weights in train_dataset(images, mild, 8, seed=3, epochs=2, weights={0: 2.0, 1: 0.5}):
+        bright = pixels.numpy()[:, 8:24, 8:24].mean(axis=(1, 2, 3)) > 120
+        np.testing.assert_array_equal(bright, labels.numpy()[:, 0] == 1)
+        np.testing.assert_array_equal(weights.numpy()[:, 0], np.where(bright, 0.5, 2.0))
+        assert (pixels.dtype, labels.dtype, pixels.shape[1:]) == (tf.uint8, tf.float32, (32, 32, 1))
+        seen += len(pixels)
+    assert seen == 2 * 8 * (len(images) // 8)
+
+
+def test_batches_are_full_and_an_epoch_holds_no_image_twice(coded):
+    batches = list(train_dataset(coded, NONE, 8, seed=1, epochs=1))
+    assert [len(x) for x, *_ in batches] == [8] * 4
+    assert steps_per_epoch(coded, 8) == 4
+    assert len(set(numbers(batches))) == 32
+    for x, y, w in batches:
+        np.testing.assert_array_equal(x.numpy()[:, 0, 0, 0] % 2, y.numpy()[:, 0])
+        assert (w.numpy() == 1).all()
+
+
+def test_order_depends_on_seed_and_epoch_alone(coded):
+    two_epochs = numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2))
+    np.testing.assert_array_equal(two_epochs, numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2)))
+    np.testing.assert_array_equal(
+        two_epochs[32:], numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2, start_epoch=1))
+    )
+    assert (two_epochs[:32] != two_epochs[32:]).any()
+    assert (two_epochs[:32] != numbers(train_dataset(coded, NONE, 8, seed=2, epochs=1))).any()
+
+
+def test_what_augmentation_does_to_an_image_does_not_depend_on_its_batch(coded):
+    def by_number(batch_size):
+        bright = AugmentParams(brightness_fraction=0.3, flip=True)
+        plain = numbers(train_dataset(coded, NONE, batch_size, seed=5, epochs=1))
+        changed = np.concatenate([x.numpy() for x, *_ in train_dataset(coded, bright, batch_size, seed=5, epochs=1)])
+        return dict(zip(plain, changed, strict=True))
+
+    small, large = by_number(4), by_number(12)
+    for number in small.keys() & large.keys():
+        np.testing.assert_array_equal(small[number], large[number])
+    assert len(small.keys() & large.keys()) >= 30
+
+
+def test_a_batch_larger_than_the_data_is_refused(coded):
+    with pytest.raises(ValueError, match=r"training\.batch_size 64 is larger than the training split \(37 images\)"):
+        train_dataset(coded, NONE, 64, seed=1, epochs=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 37, 64])
+def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
+    batches = [x.numpy() for x in eval_dataset(coded, batch_size)]
+    assert {len(x) for x in batches} == {batch_size}
+    everything = np.concatenate(batches)[:, 0, 0, 0]
+    np.testing.assert_array_equal(everything[:37], np.arange(37))
+    assert not everything[37:].any()
+
+
+@pytest.mark.parametrize("params", [*EACH_OP, STRONG], ids=lambda p: "+".join(p.model_fields_set))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_op_eager_and_inside_map(both_modes, params, channels):
+    images = tf.random.stateless_uniform([5, 24, 20, channels], [1, 2], 0, 256, tf.int32)
+    images = tf.cast(images, tf.uint8)
+    draws = tf.random.stateless_uniform([5, N_DRAWS], [3, 4])
+    changed = both_modes(lambda x, d: augment_batch(x, d, params), images, draws)
+    assert changed.dtype == tf.uint8
+    assert changed.shape == images.shape
+    assert (changed.numpy() != images.numpy()).any()
+
+
+def test_middle_draws_change_nothing():
+    """At 0.5 every symmetric draw is zero, and the flip is off."""
+    images = tf.cast(tf.reshape(tf.range(2 * 16 * 16), [2, 16, 16, 1]) % 251, tf.uint8)
+    same = augment_batch(images, tf.fill([2, N_DRAWS], 0.5), STRONG)
+    np.testing.assert_array_equal(same, images)
+
+
+def test_flip_mirrors_left_and_right():
+    images = tf.cast(tf.reshape(tf.range(16 * 12), [1, 16, 12, 1]), tf.uint8)
+    draws = np.full((1, N_DRAWS), 0.5, np.float32)
+    draws[0, FLIP] = 0.1
+    np.testing.assert_array_equal(augment_batch(images, draws, AugmentParams(flip=True)), images[:, :, ::-1])
+
+
+def test_brightness_moves_grey_values_by_the_stated_fraction():
+    images = tf.fill([2, 4, 4, 1], tf.constant(100, tf.uint8))
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, BRIGHTNESS] = 0, 0.99999
+    changed = augment_batch(images, draws, AugmentParams(brightness_fraction=0.2)).numpy()[:, 0, 0, 0]
+    np.testing.assert_array_equal(changed, [100 - 51, 100 + 51])
