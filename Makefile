@@ -19,7 +19,7 @@ help:  ## print this help
 	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  RUN=<study>/<run>"
 
 report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1)
-	@$(BIN)/pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force)
+	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force)
 
 test: $(VENV)  ## run the tests
 	@$(BIN)/python -m pytest
@@ -39,7 +39,7 @@ lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
 
 open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RUN=kermany/03_baseline_cnn)
 	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
-	@$(BIN)/pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)")
 
 bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/input_pipeline.py
@@ -59,12 +59,14 @@ clean-runs:  ## delete every result in runs/, hours of training among them
 
 NBSTRIPOUT_KEYS := metadata.papermill metadata.widgets metadata.kaggle metadata.colab cell.metadata.papermill
 
-# The stamp is written last, so that an install that was cut short is done again.
-$(VENV): requirements.lock pyproject.toml
+# The stamp is a copy of the lock, written last: an install that was cut short is done again, and a lock that was only
+# touched installs nothing.
+$(VENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, %s is %d.%d. Name one: make PYTHON=python3.12 ..." % ("$(PYTHON)", *v))'
-	@echo "Installing the locked packages into .venv (a few minutes, once)"
-	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pneumolib)" > /dev/null
-	@touch $(VENV)
+	@cmp -s $< $@ && touch $@ || { \
+		echo "Installing the locked packages into .venv (a few minutes, once)" && \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+		$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pneumolib)" >/dev/null && \
+		cp $< $@; }
