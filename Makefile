@@ -66,7 +66,7 @@ $(VENV): requirements.lock
 	@cmp -s $< $@ && touch $@ || { \
 		echo "Installing the locked packages into .venv (a few minutes, once)" && \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 		$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pneumolib)" >/dev/null && \
 		cp $< $@; }

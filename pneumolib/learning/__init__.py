@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "devices": ["start"],
         "models": ["build_model", "summary_table"],
-        "training": ["class_weights", "fit", "initial_logit", "predict", "weights_hash"],
+        "training": ["class_weights", "fit", "initial_logit", "predict", "training_facts"],
     },
 )

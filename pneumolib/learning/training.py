@@ -157,3 +157,14 @@ def weights_hash(model: keras.Model) -> str:
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
+
+
+def training_facts(model: keras.Model, history: pd.DataFrame) -> dict:
+    """What `result.json` keeps of a training besides its metrics."""
+    return {
+        "parameters": model.count_params(),
+        "epochs": len(history),
+        "best_epoch": int(history.epoch[history.val_auroc.idxmax()]),
+        "training_seconds": round(float(history.seconds.sum()), 1),
+        "weights_sha256": weights_hash(model),
+    }

@@ -159,9 +159,11 @@ def _used_by_notebook(tree: ast.AST) -> set[str]:
         if a.name == "pneumolib"
     }
     found = imported_modules(tree)
+    # `pn.data` inside `pn.data.read_manifest` is no use of the whole room: only the longest chain counts.
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         words = []
-        while isinstance(node, ast.Attribute):
+        while isinstance(node, ast.Attribute) and (words or id(node) not in inner):
             words.insert(0, node.attr)
             node = node.value
         if words and isinstance(node, ast.Name) and node.id in aliases:

@@ -168,12 +168,14 @@ def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity"
 
 
 def _forest_panel(ax: Axes, board: pd.DataFrame, metric: str) -> None:
+    if board.empty:
+        ax.text(0.5, 0.5, "no finished run", transform=ax.transAxes, ha="center", color=NEUTRAL)
+        ax.set(xlabel=metric, yticks=[])
+        return
     places = np.arange(len(board))
     value, low, high = (board[f"{metric}{end}"].astype(float) for end in ("", "_low", "_high"))
     ax.errorbar(value, places, xerr=[value - low, high - value], fmt="o", color=NORMAL, capsize=3)
     ax.set(yticks=places, yticklabels=board.run, xlim=(0, 1.02), ylim=(len(board) - 0.5, -0.5), xlabel=metric)
-    if board.empty:
-        ax.text(0.5, 0.5, "no finished run", transform=ax.transAxes, ha="center", color=NEUTRAL)
 
 
 def _by_class(values: pd.Series, form: str) -> str:

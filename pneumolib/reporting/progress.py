@@ -35,7 +35,8 @@ class Progress:
             return
         headings = [line.lstrip("# ") for c in cells[:index] if c.cell_type == "markdown"
                     for line in c.source.splitlines() if line.startswith("#")]  # fmt: skip
-        self.say(f"cell {index + 1}/{len(cells)}  {headings[-1] if headings else ''}")
+        number, total = cell_number(cells, index), cell_number(cells, len(cells) - 1)
+        self.say(f"cell {number}/{total}  {headings[-1] if headings else ''}")
 
     def say(self, text: str) -> None:
         """One line of our own."""
@@ -66,6 +67,12 @@ class Progress:
     def _show(self, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def cell_number(cells: list, index: int) -> int:
+    """The place of a cell, from 1, in the notebook as its author knows it: without the cells that papermill put in."""
+    put_in = {"injected-parameters", "papermill-error-cell-tag"}
+    return sum(not put_in & set(cell.metadata.get("tags", [])) for cell in cells[: index + 1])
 
 
 def _last_state(text: str) -> str:

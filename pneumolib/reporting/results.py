@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import in_root
 
 RESULT_FILE = "result.json"
@@ -43,6 +44,8 @@ class ThresholdResult(_Part):
 
 
 class DataResult(_Part):
+    """Which images a run saw; runs are compared only where both fingerprints agree."""
+
     fingerprint: str
     images: int
     groups: int
@@ -51,6 +54,8 @@ class DataResult(_Part):
 
 
 class Provenance(_Part):
+    """Where a result comes from; `seconds` is the notebook's wall time."""
+
     commit: str | None
     dirty: bool | None
     started: datetime
@@ -142,18 +147,17 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
     if len(kinds) > 1:
         pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
         raise ResultError(f"runs of different data or splits cannot be ranked: {pairs}. Run `make report` again")
-    names = list(trained[0].metrics["test"]) if trained else ["auroc"]
-    columns = [c for n in names for c in (n, f"{n}_low", f"{n}_high")]
-    rows = [_leaderboard_row(r, names) for r in trained]
+    columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
+    rows = [_leaderboard_row(r) for r in trained]
     table = pd.DataFrame(
         rows, columns=["run", "validation_auroc", *columns, "threshold", "parameters", "epochs", "minutes"]
     )
     return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
 
 
-def _leaderboard_row(result: Result, names: list[str]) -> dict[str, Any]:
+def _leaderboard_row(result: Result) -> dict[str, Any]:
     row = {"run": result.run, "validation_auroc": result.metrics["validation"]["auroc"].value}
-    for name in names:
+    for name in METRICS:
         entry = result.metrics["test"][name]
         row |= {name: entry.value, f"{name}_low": entry.low, f"{name}_high": entry.high}
     return row | {

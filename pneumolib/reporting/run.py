@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 from pneumolib.params import project_root
 from pneumolib.reporting import pages
 from pneumolib.reporting.inputs import declared_parameters, notebook_path
-from pneumolib.reporting.progress import Progress
+from pneumolib.reporting.progress import Progress, cell_number
 from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.reporting.study import Step, set_aside_folder, upstream_digests
@@ -163,8 +163,9 @@ def _failed_folder(step: Step) -> Path:
 def describe_failure(executed: Path, fault: Exception) -> str:
     """One line: which cell failed with what; the fault itself where no cell shows an error (a dead kernel, say)."""
     with contextlib.suppress(FileNotFoundError):
-        for number, cell in enumerate(nbformat.read(executed, as_version=4).cells, start=1):
+        cells = nbformat.read(executed, as_version=4).cells
+        for index, cell in enumerate(cells):
             for output in cell.get("outputs", []):
                 if output.output_type == "error":
-                    return f"cell {number}: {output.ename}: {output.evalue}"
+                    return f"cell {cell_number(cells, index)}: {output.ename}: {output.evalue}"
     return f"{type(fault).__name__}: {fault}"

@@ -53,6 +53,7 @@ class Step:
 
 
 def run_folder(study: str, run: str) -> Path:
+    """Where a finished run lies; what is there is whole."""
     return in_root(f"runs/{study}/{run}")
 
 

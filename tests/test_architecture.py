@@ -1,0 +1,65 @@
+"""The arrows of the design: a room imports only from those above it, and evaluation knows no network."""
+
+import ast
+
+import pytest
+
+from conftest import REPO
+from pneumolib.reporting.inputs import imported_modules
+
+PACKAGE = REPO / "pneumolib"
+ROOMS = ["params", "data", "learning", "evaluation", "reporting", "__main__"]
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def all_imports(path) -> set[str]:
+    """Top-level names of every import, inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_arrow_runs_back(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    reached = {room_of(m) for m in imported_modules(ast.parse(path.read_text(encoding="utf-8")))}
+    assert {room for room in reached if ROOMS.index(room) > ROOMS.index(own)} == set()
+    assert own != "params" or reached == set()
+    assert own != "evaluation" or "learning" not in reached
+
+
+def test_where_tensorflow_and_keras_may_be_imported():
+    users = {
+        name: {str(p.relative_to(PACKAGE)) for p in MODULES if name in all_imports(p)}
+        for name in ("tensorflow", "keras")
+    }
+    assert users["tensorflow"] == {"data/augment.py", "data/pipeline.py", "learning/devices.py"}
+    assert {p.split("/")[0] for p in users["keras"]} == {"learning"}
+
+
+def test_every_public_name_has_a_docstring():
+    missing = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = [tree, *(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef))]
+        nodes = [n for n in nodes if not getattr(n, "name", "public").startswith("_")]
+        missing += [f"{path.name}: {getattr(n, 'name', 'module')}" for n in nodes if not ast.get_docstring(n)]
+    assert missing == []
+
+
+def test_functions_and_modules_stay_short():
+    long = []
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 300:
+            long.append(path.name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and len(node.body) and node.end_lineno - node.body[0].lineno > 35:
+                long.append(f"{path.name}: {node.name}")
+    assert long == []

@@ -1,0 +1,111 @@
+"""What the repository promises of itself: pins in step, notebooks clean, no host and no path of a machine."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from conftest import REPO
+from pneumolib.params import check, load_run
+from pneumolib.reporting.inputs import declared_parameters, flatten
+
+sys.path.insert(0, str(REPO / "tools"))
+from environment import environment_yml, locked
+
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+LOCK = (REPO / "requirements.lock").read_text(encoding="utf-8")
+PYPROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def tracked_files() -> list:
+    done = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [REPO / line for line in done.stdout.splitlines() if (REPO / line).is_file()]
+
+
+def test_every_requirement_is_locked_within_its_bounds():
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    pins = {}
+    for pin in locked(LOCK):
+        pins.setdefault(canonicalize_name(pin.name), []).append(next(iter(pin.specifier)).version)
+    for line in project["dependencies"] + extras["cpu"] + extras["dev"]:
+        requirement = Requirement(line)
+        versions = pins[canonicalize_name(requirement.name)]
+        assert all(version in requirement.specifier for version in versions), line
+    assert {"gpu", "tpu", "dev"} <= extras.keys()
+
+
+def test_the_lock_holds_hashes_and_no_address():
+    assert "://" not in LOCK
+    assert "--index" not in LOCK
+    assert "--find-links" not in LOCK
+    entries = re.split(r"^(?=[\w.-]+==)", LOCK, flags=re.MULTILINE)[1:]
+    assert len(entries) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_environment_yml_is_in_step():
+    text = (REPO / "environment.yml").read_text(encoding="utf-8")
+    assert text == environment_yml(LOCK, PYPROJECT), "run `make lock`, or tools/environment.py alone"
+    conda = yaml.safe_load(text)
+    pins = {str(Requirement(line)) for line in conda["dependencies"][-1]["pip"] if not line.startswith("-")}
+    assert pins == {str(pin) for pin in locked(LOCK)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_clean_and_short(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert sum("parameters" in c.metadata.get("tags", []) for c in notebook.cells) == 1
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs, "outputs in git: run `make format`"
+            assert cell.execution_count is None
+            tree = ast.parse(cell.source)
+            assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+            lines = [x for x in cell.source.splitlines() if x.strip() and not x.strip().startswith("#")]
+            # The parameters cell names each of the nine sections, and papermill wants one name for each.
+            assert len(lines) <= (10 if "parameters" in cell.metadata.get("tags", []) else 8)
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    assert words > 60
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_carries_the_demos_values(path):
+    """As it is, in JupyterLab, it shows what `make report` shows."""
+    cell = declared_parameters(path)
+    params, _ = load_run(REPO / f"params/demo/{path.stem}.yaml")
+    assert flatten(check(cell).model_dump(include=set(cell))) == flatten(params.model_dump(include=set(cell)))
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "params").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_parameter_file_is_valid_and_explained(path):
+    assert path.read_text(encoding="utf-8").startswith("#")
+    if path.name != "study.yaml":
+        load_run(path)
+
+
+def test_no_registry_host_and_no_path_of_a_machine():
+    hosts = re.compile(r"pypi\.o" + r"rg|pythonhosted\.o" + r"rg|registry\.npmjs|deb\.debian|anaconda\.o" + "rg")
+    paths = re.compile(r"(?<![\w.])/(work|farm|root|home/\w+)/")
+    for file in tracked_files():
+        if file.suffix not in (".png", ".jpeg"):
+            text = file.read_text(encoding="utf-8")
+            assert not hosts.search(text), file
+            assert not paths.search(text), file
+
+
+def test_make_alone_prints_help():
+    done = subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True)
+    for target in ("report", "test", "lint", "format", "lab", "open", "bench", "clean"):
+        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE), target

@@ -1,0 +1,310 @@
+"""A tiny study end to end, in processes of its own: 24 images, 32 px, one epoch. Tests share one finished study."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+from conftest import TINY_BASELINE, Project
+from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
+from pneumolib.learning.training import HISTORY_COLUMNS
+
+RUNS = ["01_exploration", "03_baseline_cnn", "06_comparison"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Project:
+    """The tiny study after its first `report`; tests leave it finished."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.said = project.run("report", "tiny")
+    return project
+
+
+@pytest.fixture
+def stamps(study):
+    """Says which runs were executed since: their results are new files."""
+    times = {run: (study.root / f"runs/tiny/{run}/result.json").stat().st_mtime_ns for run in RUNS}
+
+    def changed() -> list[str]:
+        return [r for r in RUNS if (study.root / f"runs/tiny/{r}/result.json").stat().st_mtime_ns != times[r]]
+
+    return changed
+
+
+def page(study: Project, name: str) -> str:
+    return (study.root / f"reports/tiny/{name}.html").read_text(encoding="utf-8")
+
+
+def set_cell(study: Project, code: str) -> None:
+    """Put `code` in the place of the last cell but one of the exploration; '' takes it away again."""
+
+    def change(notebook):
+        notebook["cells"] = [c for c in notebook["cells"] if c["id"] != "inserted"]
+        if code:
+            cell = {
+                "cell_type": "code",
+                "id": "inserted",
+                "metadata": {},
+                "source": code,
+                "outputs": [],
+                "execution_count": None,
+            }
+            notebook["cells"].insert(4, cell)
+
+    study.edit_notebook("01_exploration", change)
+
+
+def start_and_wait_for(study: Project, word: str) -> subprocess.Popen:
+    """`report` in the background, up to the moment when its output shows `word`."""
+    process = subprocess.Popen(
+        study.command("report", "tiny"), cwd=study.root, env=study.environment() | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if word in line:
+            return process
+    pytest.fail(f"{word!r} was never printed")
+
+
+def test_every_artefact_is_there(study):
+    for run in RUNS:
+        folder = study.root / "runs/tiny" / run
+        assert {"executed.ipynb", "result.json", "run.log"} <= {f.name for f in folder.iterdir()}
+        assert page(study, run).count("<html") == 1
+    folder = study.root / "runs/tiny/03_baseline_cnn"
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert list(predictions.columns) == PREDICTION_COLUMNS
+    split = pd.read_csv(folder / "split.csv")
+    expected = split[split.split != "train"].image_id
+    assert sorted(predictions.image_id) == sorted(expected)
+    history = pd.read_csv(folder / "history.csv")
+    assert list(history.columns) == HISTORY_COLUMNS
+    assert len(history) == 1
+    assert (folder / "model.keras").stat().st_size > 10_000
+    assert len(pd.read_csv(study.root / "runs/tiny/06_comparison/leaderboard.csv")) == 1
+    assert not [f for f in (study.root / "runs/tiny").iterdir() if f.name.startswith(".work")]
+
+
+def test_result_json_says_what_where_and_from_what(study):
+    result = study.result("03_baseline_cnn")
+    assert result["synthetic"] is True
+    assert set(result["metrics"]["test"]) == set(METRICS)
+    assert result["threshold"]["chosen_on"] == "validation"
+    assert result["parameters"]["training"]["epochs"] == 1
+    provenance = result["provenance"]
+    assert provenance["device"]["cores"] >= 1
+    assert {"keras", "numpy", "papermill"} <= provenance["versions"].keys()
+    assert provenance["commit"] is None  # the temporary folder is no checkout
+    assert len(result["data"]["fingerprint"]) == 16
+    assert result["data"]["images"] == 24
+    assert len(result["facts"]["weights_sha256"]) == 64
+    assert {"parameters", "notebook", "library", "data", "packages", "upstream"} == result["inputs"].keys()
+
+
+def test_terminal_and_log_show_progress_without_control_codes(study):
+    assert "[2/3] 03_baseline_cnn  cell" in study.said
+    assert "epoch 1/1" in study.said
+    assert "validation AUROC" in study.said
+    assert "Index: reports/tiny/index.html\nResult: 03_baseline_cnn: test AUROC" in study.said
+    log = (study.root / "runs/tiny/03_baseline_cnn/run.log").read_text(encoding="utf-8")
+    assert "epoch 1/1" in log
+    assert "\x1b" not in log
+    assert "\r" not in log
+
+
+def test_pages_are_offline_and_say_synthetic(study):
+    for name in [*RUNS, "index"]:
+        text = page(study, name)
+        assert "Synthetic." in text
+        assert "not a medical device" in text
+        for attribute in ('src="http', 'href="http', "src='http", "@import", "url(http"):
+            assert attribute not in text
+        assert len(text) < 3_000_000
+    assert '<img alt="' in page(study, "03_baseline_cnn")
+    assert "Figure without a description" not in page(study, "03_baseline_cnn")
+    assert 'href="tiny/index.html"' in (study.root / "reports/index.html").read_text(encoding="utf-8")
+
+
+def test_nothing_changed_reruns_nothing_and_needs_no_tensorflow(study, stamps):
+    program = (
+        "import sys; from pneumolib.__main__ import main; code = main(['report', 'tiny']);"
+        "heavy = [m for m in ('tensorflow', 'keras', 'papermill', 'matplotlib') if m in sys.modules];"
+        "sys.exit(code or (str(heavy) if heavy else 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=study.root,
+        env=study.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to run" in done.stdout
+    assert stamps() == []
+
+
+def test_touched_files_and_other_outputs_rerun_nothing(study, stamps):
+    def run_by_hand(notebook):
+        notebook["cells"][2]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "by hand"}]
+        notebook["cells"][2]["execution_count"] = 3
+
+    for run in RUNS:
+        study.edit_notebook(run, run_by_hand)
+        os.utime(study.root / f"params/tiny/{run}.yaml")
+    for image in (study.root / "data/tiny").glob("*/*/*.jpeg"):
+        os.utime(image)
+    assert "Nothing to run" in study.run("report", "tiny")
+    assert stamps() == []
+
+
+def test_a_page_that_is_gone_is_written_again_without_a_run(study, stamps):
+    (study.root / "reports/tiny/01_exploration.html").unlink()
+    assert "1 page(s) written anew" in study.run("report", "tiny")
+    assert "What is in the folder" in page(study, "01_exploration")
+    assert stamps() == []
+
+
+def test_failure_then_repair_then_only_what_is_needed(study, stamps):
+    set_cell(study, "raise ValueError('drawn <by> hand')")
+    said = study.run("report", "tiny", code=1)
+    assert "tiny/01_exploration failed: cell 5: ValueError: drawn <by> hand" in said
+    assert not (study.root / "runs/tiny/01_exploration").exists()
+    text = page(study, "01_exploration")
+    assert text.index("This run failed") < text.index("What is in the folder")
+    assert "ValueError: drawn &lt;by&gt; hand" in text
+    assert "failed" in page(study, "index")
+    set_cell(study, "answer = 42")
+    said = study.run("report", "tiny")
+    assert "01_exploration: due, has not finished yet" in said
+    assert stamps() == ["01_exploration"]
+    assert "This run failed" not in page(study, "01_exploration")
+    assert not (study.root / "runs/tiny/.failed/01_exploration").exists()
+    set_cell(study, "")
+    assert "notebook: cell 5 changed" in study.run("report", "tiny")
+
+
+def test_a_change_taken_back_costs_no_run(study, stamps):
+    set_cell(study, "raise ValueError('a slip')")
+    study.run("report", "tiny", code=1)
+    set_cell(study, "")
+    assert "Nothing to run" in study.run("report", "tiny")
+    assert stamps() == []
+    assert "This run failed" not in page(study, "01_exploration")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
+    set_cell(study, "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(120)")
+    process = start_and_wait_for(study, "kernel")
+    if how == signal.SIGKILL:
+        again = study.run("report", "tiny", code=1)
+        assert "another process is at work on it" in again
+    os.kill(process.pid, how)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
+    assert not (study.root / "runs/tiny/01_exploration").exists()
+    assert "This run has not finished" in page(study, "01_exploration")
+    assert "unfinished" in page(study, "index")
+    set_cell(study, "")
+    assert "Nothing to run" in study.run("report", "tiny")  # the earlier result is brought back
+    assert "This run has not finished" not in page(study, "01_exploration")
+
+
+def test_a_kernel_that_dies_is_a_failure(study):
+    set_cell(study, "import os\nos._exit(9)")
+    said = study.run("report", "tiny", code=1)
+    assert "tiny/01_exploration failed: DeadKernelError" in said
+    assert "This run failed" in page(study, "01_exploration")
+    set_cell(study, "")
+    study.run("report", "tiny")
+
+
+def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
+    study.write("params/tiny/06_comparison.yaml", "model: {name: separable_cnn}\n")
+    study.write("params/tiny/03_baseline_cnn.yaml", "training: {epoch: 1}\n")
+    said = study.run("report", "tiny", code=2)
+    assert "06_comparison.yaml: model: notebook 06_comparison does not use it" in said
+    assert "03_baseline_cnn.yaml: training.epoch: unknown key" in said
+    study.write("params/tiny/06_comparison.yaml", "")
+    study.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
+    assert "no such study. Studies found: tiny" in study.run("report", "none", code=2)
+    assert stamps() == []
+
+
+def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study, stamps):
+    before = study.result("03_baseline_cnn")
+    study.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE.replace("batch_size: 4", "batch_size: 5"))
+    said = study.run("report", "tiny")
+    assert "03_baseline_cnn: due, parameter training.batch_size: 4 -> 5" in said
+    assert "06_comparison: due, 03_baseline_cnn runs again" in said
+    assert "01_exploration: up to date" in said
+    assert stamps() == ["03_baseline_cnn", "06_comparison"]
+    # Back again: another process, the same weights to the bit.
+    study.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
+    study.run("run", "params/tiny/03_baseline_cnn.yaml")
+    after = study.result("03_baseline_cnn")
+    assert after["facts"]["weights_sha256"] == before["facts"]["weights_sha256"]
+    assert after["metrics"] == before["metrics"]
+    said = study.run("report", "tiny")
+    assert "06_comparison: due, 03_baseline_cnn has other results" in said
+    assert "03_baseline_cnn: up to date" in said
+
+
+def test_force_runs_everything_asked_for(study, stamps):
+    study.write("params/small/study.yaml", (study.root / "params/tiny/study.yaml").read_text(encoding="utf-8"))
+    study.write("params/small/01_exploration.yaml", "")
+    assert "1 run(s)" in study.run("report", "small")
+    assert "Nothing to run" in study.run("report", "small")
+    assert "01_exploration: due, FORCE=1" in study.run("report", "small", "--force")
+    assert stamps() == []  # another study's runs are left alone
+
+
+def execute(path, cwd) -> None:
+    """As JupyterLab does: a kernel in `cwd`, the cells from top to bottom."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(cwd)}}, timeout=400).execute()
+
+
+@pytest.mark.parametrize("folder", ["notebooks", "."])
+def test_light_notebooks_run_unchanged_by_hand(study, stamps, folder, monkeypatch):
+    for variable in ("PNEUMOLIB_ROOT", "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in ("01_exploration", "06_comparison"):
+        execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
+        assert (study.root / f"runs/interactive/{name}/result.json").is_file()
+    assert stamps() == []
+
+
+def test_the_baseline_runs_unchanged_by_hand(study, stamps, monkeypatch):
+    """The demo's full training, from `notebooks/`: the longest test, and the promise to whoever opens JupyterLab."""
+    monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
+    execute(study.root / "notebooks/03_baseline_cnn.ipynb", study.root / "notebooks")
+    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+    # Hard enough that a network gets neither 0.5 nor 1.0.
+    assert 0.6 < result["metrics"]["test"]["auroc"]["value"] < 0.995
+    assert stamps() == []
+
+
+def test_open_gives_a_copy_with_the_runs_parameters(study, stamps, monkeypatch):
+    monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
+    said = study.run("open", "tiny/03_baseline_cnn", "--no-browser")
+    assert "runs/interactive/tiny-03_baseline_cnn.ipynb" in said
+    copy = study.root / "runs/interactive/tiny-03_baseline_cnn.ipynb"
+    execute(copy, copy.parent)
+    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+    assert (result["study"], result["parameters"]["image"]["size_px"]) == ("tiny", 32)
+    assert stamps() == []
+    assert "tiny-03_baseline_cnn-2.ipynb" in study.run("open", "tiny/03_baseline_cnn", "--no-browser")
+    assert "no such file" in study.run("open", "tiny/99_none", "--no-browser", code=2)
+
+
+def test_the_whole_first_report_took_less_than_a_minute(study):
+    """Wall time of the notebooks themselves, as their results tell it, on whatever machine this is."""
+    assert sum(study.result(run)["provenance"]["seconds"] for run in RUNS) < 60
