@@ -44,13 +44,6 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    def pixels_of(self, image_id: str) -> np.ndarray:
-        """One image, uint8 (height, width, channels). Raises KeyError for an unknown id."""
-        positions = np.flatnonzero(self.table.image_id == image_id)
-        if len(positions) != 1:
-            raise KeyError(f"{image_id}: not among the {len(self)} images, such as {self.table.image_id.iloc[0]}")
-        return self.pixels[positions[0]]
-
 
 def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
     """Decode one file to uint8 (size_px, size_px, channels), stretched to a square with antialiasing.

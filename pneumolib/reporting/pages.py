@@ -120,7 +120,7 @@ def write_index(study: str) -> None:
         css=_css(),
         synthetic=any(r.synthetic for r in results),
         lead=f"{len(rows)} runs, {sum(row['state'] == 'done' for row in rows)} finished.",
-        columns=["Run", "State", "Test AUROC (95% interval)", "Seconds", "Device", "Commit", "Data"],
+        columns=["Run", "State", "Test AUROC (interval)", "Seconds", "Device", "Commit", "Data"],
         rows=rows,
         note="Intervals resample groups (patients), not images. Thresholds are chosen on validation and frozen.",
     )

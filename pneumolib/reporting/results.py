@@ -129,9 +129,10 @@ def read_result(folder: Path) -> Result:
 
 
 def read_results(study: str) -> list[Result]:
-    """All finished runs of a study, by name; of `runs/interactive` for the study `interactive`."""
+    """All finished runs of a study, by name; without those whose parameter file is gone from `params/<study>`."""
+    named = {file.stem for file in in_root(f"params/{study}").glob("*.yaml")}
     folders = sorted(file.parent for file in in_root(f"runs/{study}").glob(f"*/{RESULT_FILE}"))
-    return [read_result(folder) for folder in folders if not folder.name.startswith(".")]
+    return [read_result(f) for f in folders if f.name in named]
 
 
 def leaderboard(results: list[Result]) -> pd.DataFrame:

@@ -1,0 +1,132 @@
+"""Results, tables and plots on their own, without running a notebook."""
+
+import json
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+
+from pneumolib.evaluation.metrics import METRICS
+from pneumolib.reporting import plots, words
+from pneumolib.reporting.progress import Progress
+from pneumolib.reporting.results import (
+    DataResult,
+    MetricResult,
+    Provenance,
+    Result,
+    ResultError,
+    ThresholdResult,
+    in_words,
+    leaderboard,
+    metrics_of,
+    read_result,
+    read_results,
+    write_result,
+)
+
+
+def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
+    now = datetime.now(UTC)
+    metrics = {name: MetricResult(value=auroc, low=auroc - 0.1, high=auroc + 0.05) for name in METRICS}
+    values = {
+        "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
+        "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
+        "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9),
+        "metrics": {"validation": metrics, "test": metrics},
+        "provenance": Provenance(commit=None, dirty=None, started=now, finished=now, seconds=1, python="3", platform="p",
+                                 versions={}, device={}),
+    }  # fmt: skip
+    return Result(**(values | changes))
+
+
+def test_a_result_survives_the_disk(tmp_path):
+    one = result()
+    write_result(one, tmp_path)
+    assert read_result(tmp_path) == one
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "threshold",
+            {"value": 0.4, "rule": "r", "sensitivity": 1, "specificity": 1, "chosen_on": "test"},
+            "chosen_on",
+        ),
+        ("metrics", {"test": {"auroc": {"value": 1.2, "low": None, "high": None}}}, "less than or equal to 1"),
+        ("surprise", 1, "surprise"),
+    ],
+)
+def test_what_a_result_cannot_say(tmp_path, key, value, said):
+    """Above all: a threshold chosen on test."""
+    file = write_result(result(), tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(ResultError, match=said):
+        read_result(tmp_path)
+
+
+def test_missing_and_broken_results(tmp_path):
+    with pytest.raises(ResultError, match="has not finished"):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(ResultError, match=r"result\.json"):
+        read_result(tmp_path)
+
+
+def test_results_of_runs_that_are_no_more_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    for run in ("03_baseline_cnn", "03_baseline_cnn-old"):
+        (tmp_path / "runs/x" / run).mkdir(parents=True)
+        write_result(result(run), tmp_path / "runs/x" / run)
+    (tmp_path / "params/x").mkdir(parents=True)
+    (tmp_path / "params/x/03_baseline_cnn.yaml").write_text("")
+    assert [r.run for r in read_results("x")] == ["03_baseline_cnn"]
+
+
+def test_leaderboard_is_ordered_by_validation():
+    low, high = result("a", 0.7), result("b", 0.9)
+    best_on_test = low.model_copy(update={"metrics": {"validation": low.metrics["test"], "test": high.metrics["test"]}})
+    board = leaderboard([best_on_test, high])
+    assert board.run.tolist() == ["b", "a"]
+    assert words.leaderboard_words(board).loc["b", "AUROC"] == "0.900 (0.800-0.950)"
+    assert "b** is the best of 2 runs" in words.comparison_summary(board, "x").data
+
+
+def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():
+    for other in (result("b", split="s2"), result("b", synthetic=True)):
+        with pytest.raises(ResultError, match="different data or splits"):
+            leaderboard([result("a"), other])
+
+
+def test_an_empty_study_has_an_empty_board():
+    board = leaderboard([])
+    assert board.empty
+    assert words.leaderboard_words(board).empty
+    assert "make report STUDY=x" in words.comparison_summary(board, "x").data
+    assert "no finished training run" in plots.forest(board).alt
+
+
+def test_what_cannot_be_computed_says_so():
+    table = pd.DataFrame([{"metric": "auroc", "value": 0.8, "low": float("nan"), "high": float("nan")},
+                          {"metric": "ppv", "value": float("nan"), "low": float("nan"), "high": float("nan")}])  # fmt: skip
+    entries = metrics_of(table)
+    assert in_words(entries["auroc"]) == "0.800 (interval not computable)"
+    assert in_words(entries["ppv"]) == "not computable"
+
+
+def test_a_plot_shows_itself_with_alt_text():
+    counts = {"tp": 5, "fp": 1, "tn": 7, "fn": 0}
+    data, metadata = plots.confusion_matrix(counts)._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert "5 true and 1 false calls" in metadata["image/png"]["alt"]
+
+
+def test_progress_keeps_the_last_state_of_a_line(tmp_path, capsys):
+    log = tmp_path / "run.log"
+    with Progress("[1/2]", "demo", log) as progress:
+        progress.say("cell 1/2  Start")
+        for piece in ("read", "ing:  50%\rreading: 100%", "\n\x1b[31mred\x1b[0m\nunfinished"):
+            progress.write(piece)
+    lines = [line.split(" s  ")[1] for line in log.read_text().splitlines()]
+    assert lines == ["[1/2] demo  cell 1/2  Start", "    reading: 100%", "    red", "    unfinished"]
+    assert "reading: 100%" in capsys.readouterr().out
