@@ -15,7 +15,7 @@ FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
 
 help:  ## print this help
 	@echo "pneumolib: from parameter files to pages. Targets:"
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  RUN=<study>/<run>"
 
 report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1)

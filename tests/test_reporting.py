@@ -88,8 +88,8 @@ def test_leaderboard_is_ordered_by_validation():
     best_on_test = low.model_copy(update={"metrics": {"validation": low.metrics["test"], "test": high.metrics["test"]}})
     board = leaderboard([best_on_test, high])
     assert board.run.tolist() == ["b", "a"]
-    assert words.leaderboard_words(board).loc["b", "AUROC"] == "0.900 (0.800-0.950)"
-    assert "b** is the best of 2 runs" in words.comparison_summary(board, "x").data
+    assert words.leaderboard_words(board).set_index("Run").loc["b", "AUROC"] == "0.900 (0.800-0.950)"
+    assert "b** is the best of 2 runs on validation" in words.comparison_summary(board, "x").data
 
 
 def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():
@@ -101,7 +101,7 @@ def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():
 def test_an_empty_study_has_an_empty_board():
     board = leaderboard([])
     assert board.empty
-    assert words.leaderboard_words(board).empty
+    assert words.show(words.leaderboard_words(board), empty="no run").data == "<p>no run</p>"
     assert "make report STUDY=x" in words.comparison_summary(board, "x").data
     assert "no finished training run" in plots.forest(board).alt
 

@@ -8,7 +8,11 @@ value, multinomial counts give a bootstrap resample. A value that cannot be comp
 import numpy as np
 import pandas as pd
 
-METRICS = ["auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy"]
+METRIC_NAMES = {
+    "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity",
+    "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy",
+}  # fmt: skip
+METRICS = list(METRIC_NAMES)
 PREDICTION_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "logit", "probability"]
 
 

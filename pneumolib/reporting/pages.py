@@ -72,7 +72,7 @@ def _render_notebook(step: Step, executed: Path, context: dict) -> str:
 
     notebook = nbformat.read(executed, as_version=4) if executed.is_file() else nbformat.v4.new_notebook()
     for cell in notebook.cells:
-        cell.outputs = [output for output in cell.get("outputs", []) if not _is_finished_bar(output)]
+        cell.outputs = [output for output in cell.get("outputs", []) if not _is_progress_bar(output)]
     exporter = HTMLExporter(
         template_name="page",
         extra_template_basedirs=[str(TEMPLATES)],
@@ -86,10 +86,12 @@ def _render_notebook(step: Step, executed: Path, context: dict) -> str:
     return exporter.from_notebook_node(notebook, resources={"page": page})[0]
 
 
-def _is_finished_bar(output: dict) -> bool:
-    """A progress bar that has come to its end: of use while it ran, and it stands in the log."""
-    lines = output.text.strip().splitlines() if output.output_type == "stream" and output.name == "stderr" else []
-    return bool(lines) and all("100%|" in line.rsplit("\r", 1)[-1] for line in lines)
+def _is_progress_bar(output: dict) -> bool:
+    """States of a progress bar: of use while it ran, and its end stands in the log."""
+    if output.output_type != "stream" or output.name != "stderr":
+        return False
+    states = [state for state in re.split(r"[\r\n]+", output.text) if state.strip()]
+    return all(re.match(r".*\d+%\|.*\| \d+/\d+ \[", state) for state in states)
 
 
 def _made_of(result: Result) -> dict[str, str]:

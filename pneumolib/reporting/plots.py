@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from pneumolib.evaluation.metrics import METRIC_NAMES
+
 NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
 COLOURS = {0: NORMAL, 1: PNEUMONIA}
 NAMES = {0: "normal", 1: "pneumonia"}
@@ -170,12 +172,14 @@ def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity"
 def _forest_panel(ax: Axes, board: pd.DataFrame, metric: str) -> None:
     if board.empty:
         ax.text(0.5, 0.5, "no finished run", transform=ax.transAxes, ha="center", color=NEUTRAL)
-        ax.set(xlabel=metric, yticks=[])
+        ax.set(xlabel=METRIC_NAMES[metric], yticks=[])
         return
     places = np.arange(len(board))
     value, low, high = (board[f"{metric}{end}"].astype(float) for end in ("", "_low", "_high"))
     ax.errorbar(value, places, xerr=[value - low, high - value], fmt="o", color=NORMAL, capsize=3)
-    ax.set(yticks=places, yticklabels=board.run, xlim=(0, 1.02), ylim=(len(board) - 0.5, -0.5), xlabel=metric)
+    left = max(0.0, np.nanmin([*low, *value]) - 0.05)
+    ax.set(yticks=places, yticklabels=board.run, xlim=(left, 1.01), ylim=(len(board) - 0.5, -0.5))
+    ax.set_xlabel(f"{METRIC_NAMES[metric]} on test")
 
 
 def _by_class(values: pd.Series, form: str) -> str:

@@ -6,13 +6,9 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 
 from pneumolib.data.manifest import Manifest
+from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.reporting.results import Result, in_words, metrics_of
-
-METRIC_NAMES = {
-    "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity",
-    "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy",
-}  # fmt: skip
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
@@ -36,11 +32,21 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
     return Markdown("\n".join(lines))
 
 
+def exploration_summary(result: Result) -> Markdown:
+    """What the exploration found, read from its `result.json`."""
+    data, gap = result.data, result.checks["median_brightness_gap"]
+    return Markdown(
+        f"{data.images} images of {data.groups} groups are usable, {data.left_out} files are not, and "
+        f"{result.checks['duplicate_files']} files repeat the bytes of another. In training, the median pneumonia image is "
+        f"{abs(gap):.1f} grey values (of 255) {'brighter' if gap > 0 else 'darker'} than the median normal one."
+    )
+
+
 def metric_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`evaluation.metric_table` for reading: a row a metric, `Value (interval)`."""
+    """`evaluation.metric_table` for reading: `Metric`, `Value (interval)`."""
     entries = metrics_of(table)
-    names = pd.Index([METRIC_NAMES[name] for name in entries], name="Metric")
-    return pd.DataFrame({"Value (interval)": map(in_words, entries.values())}, index=names)
+    names = [METRIC_NAMES[name] for name in entries]
+    return pd.DataFrame({"Metric": names, "Value (interval)": map(in_words, entries.values())})
 
 
 def threshold_summary(threshold: Threshold) -> Markdown:
@@ -51,10 +57,14 @@ def threshold_summary(threshold: Threshold) -> Markdown:
     )
 
 
+def show(table: pd.DataFrame, empty: str = "nothing to show") -> HTML:
+    """A table without pandas's row numbers, or the words for an empty one."""
+    return HTML(table.to_html(index=False, border=0) if len(table) else f"<p>{escape(empty)}</p>")
+
+
 def folded(table: pd.DataFrame, title: str) -> HTML:
     """A long table that opens on demand."""
-    rows = table.to_html(index=False, border=0)
-    return HTML(f"<details><summary>{escape(title)}</summary>{rows}</details>")
+    return HTML(f"<details><summary>{escape(title)}</summary>{show(table).data}</details>")
 
 
 def result_summary(result: Result) -> Markdown:
@@ -86,8 +96,7 @@ def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
             for v, low, high in columns
         ]
     table["Threshold"] = board.threshold.map("{:.3f}".format)
-    table = table.assign(Parameters=board.parameters, Epochs=board.epochs, Minutes=board.minutes.map("{:.1f}".format))
-    return table.set_index("Run")
+    return table.assign(Parameters=board.parameters, Epochs=board.epochs, Minutes=board.minutes.map("{:.1f}".format))
 
 
 def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:
@@ -95,9 +104,13 @@ def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:
     if board.empty:
         return Markdown(f"No training run of study `{study}` has finished yet: `make report STUDY={study}` runs them.")
     best = board.iloc[0]
-    more = f"the best of {len(board)} runs by" if len(board) > 1 else "the only run; its"
+    place = (
+        f"is the best of {len(board)} runs on validation, with an AUROC of"
+        if len(board) > 1
+        else "is the only run; its validation AUROC is"
+    )
     return Markdown(
-        f"**{best.run}** is {more} validation AUROC ({best.validation_auroc:.3f}). On test it reaches an AUROC of "
+        f"**{best.run}** {place} {best.validation_auroc:.3f}. On test it reaches an AUROC of "
         f"{best.auroc:.3f}, a sensitivity of {best.sensitivity:.3f} and a specificity of {best.specificity:.3f} at the "
         f"frozen threshold. The order of the table is that of validation; test plays no part in it."
     )
