@@ -51,9 +51,9 @@ def _disease(rng: np.random.Generator, kind: str) -> SimpleNamespace:
     """Focal opacities, even haze and interstitial texture; normal lungs carry mild look-alikes."""
     u = rng.uniform
     count, density, haze, texture = {
-        "bacteria": (1 + (u() < 0.4), (0.48, 0.98), u(0, 0.2), u(0, 0.4)),
-        "virus": (int(u() < 0.3), (0.1, 0.35), u(0.15, 0.5), u(0.25, 0.9)),
-    }.get(kind, (int(u() < 0.25), (0.08, 0.32), u(0, 0.15), u(0, 0.3)))
+        "bacteria": (1 + (u() < 0.4), (0.6, 1.0), u(0.05, 0.3), u(0, 0.4)),
+        "virus": (int(u() < 0.3), (0.15, 0.4), u(0.25, 0.6), u(0.4, 1.0)),
+    }.get(kind, (int(u() < 0.25), (0.08, 0.25), u(0, 0.12), u(0, 0.25)))
     focal = [
         SimpleNamespace(side=1 if u() < 0.5 else -1, rho=u(0.4, 0.85), eta=u(0.2, 0.95), radius=u(0.17, 0.37),
                         density=u(*density), lobar=kind == "bacteria" and u() < 0.4) for _ in range(count)
@@ -186,7 +186,7 @@ def draw_radiograph(kind: str, number: int = 1, image: int = 0, seed: int = 1, s
     """Draw one image of one patient.
 
     `kind` is one of KINDS ("IM" and "NORMAL2-IM" are normal), `number` the patient's within the kind, `image`
-    counts from 0 within the patient, `shift` moves the exposure from train's (0) to test's (1). Returns uint8
+    counts from 0 within the patient, `shift` moves the exposure, 0 none to 1 far. Returns uint8
     (h, w), 220 to 520 px wide, 0 black to 255 white. Raises ValueError on another kind or a number below 0.
     """
     if kind not in KINDS:

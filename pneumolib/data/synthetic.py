@@ -22,6 +22,7 @@ from pneumolib.data import drawing
 from pneumolib.data.drawing import KINDS, draw_radiograph
 from pneumolib.data.progress import bar
 
+TEST_SHIFT = 0.5  # how far the exposure of test images moves; see `draw_radiograph`
 MIN_IMAGES = 24
 RECIPE = "synthetic.json"
 DRAWN_BY = "pneumolib.data.synthetic"
@@ -83,7 +84,7 @@ def _save(file: SimpleNamespace, folder: Path, seed: int) -> None:
     if file.source:
         shutil.copyfile(folder / file.source, target)
         return
-    values = draw_radiograph(file.kind, file.number, file.image, seed, shift=float(file.split == "test"))
+    values = draw_radiograph(file.kind, file.number, file.image, seed, shift=TEST_SHIFT * (file.split == "test"))
     image = Image.fromarray(values).convert("RGB" if file.rgb else "L")
     image.save(target, "JPEG", quality=95 if file.split == "train" and not file.sick else 75)
 
