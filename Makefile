@@ -64,7 +64,7 @@ NBSTRIPOUT_KEYS := metadata.papermill metadata.widgets metadata.kaggle metadata.
 $(VENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, %s is %d.%d. Name one: make PYTHON=python3.12 ..." % ("$(PYTHON)", *v))'
 	@cmp -s $< $@ && touch $@ || { \
-		echo "Installing the locked packages into .venv (a few minutes, once)" && \
+		rm -f $@ && echo "Installing the locked packages into .venv (a few minutes, once)" && \
 		$(PYTHON) -m venv .venv && \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . && \

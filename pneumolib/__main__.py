@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Stopped before any run:\n{fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished runs are kept; the same command goes on from there.", file=sys.stderr)
+        print("\nInterrupted. Finished runs are kept; `make report` goes on from there.", file=sys.stderr)
         return 130
 
 
@@ -75,10 +75,12 @@ def _execute(due: list, total: int, steps: list) -> int:
     if due:
         from pneumolib.reporting.run import RunError, execute
 
-        for step in due:
+        # Results that were brought back by `plan` get their pages before a failure can end this.
+        pages.refresh(steps, waiting=[step.run for step in due])
+        for number, step in enumerate(due):
             position = f"[{steps.index(step) + 1}/{total}]" if total > 1 else ""
             try:
-                execute(step, position)
+                execute(step, position, waiting=[late.run for late in due[number + 1 :]])
             except RunError as fault:
                 print(f"\n{fault}", file=sys.stderr)
                 return 1

@@ -47,7 +47,7 @@ class SplitParams(_Section):
 class ImageParams(_Section):
     """What a network sees of one file: a square uint8 image, `size_px` high and wide."""
 
-    size_px: Annotated[int, Field(ge=16, le=1024)] = 180
+    size_px: Annotated[int, Field(ge=32, le=1024)] = 180  # five poolings of the baseline need 32
     channels: Literal[1, 3] = 1
 
 
@@ -95,7 +95,7 @@ class EvaluationParams(_Section):
     threshold_rule: Literal["sensitivity", "youden", "fixed"] = "sensitivity"
     target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
     fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    resamples: Annotated[int, Field(ge=20, le=100_000)] = 2000
+    resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
 
@@ -200,7 +200,7 @@ def _explain(error: dict, origin: dict[str, str]) -> str:
         return f"{place}: {key}: {message}"
     hint = ""
     if isinstance(received, str) and error["type"] in ("float_type", "int_type") and _is_number(received):
-        hint = f" It is a number read as text: take the quotes away, or write {_yaml_number(received)}."
+        hint = f" It is a number read as text: take the quotes away, or write {_yaml_number(received, error['type'])}."
     return f"{place}: {key}: {message} (received {received!r}).{hint}"
 
 
@@ -230,8 +230,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _yaml_number(text: str) -> str:
-    """`1e-4` as YAML 1.1 wants it: `1.0e-4`."""
+def _yaml_number(text: str, wanted: str) -> str:
+    """`1e-4` as YAML 1.1 wants it: `1.0e-4`; a whole number without exponent where one is wanted."""
+    if wanted == "int_type":
+        return f"{float(text):.0f}"
     mantissa, e, exponent = text.strip().lower().partition("e")
     if not e:
         return mantissa
@@ -244,9 +246,11 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
-            if (key := self.construct_object(key_node)) in seen:
-                raise ParamsError(f"line {key_node.start_mark.line + 1}: {key}: set twice")
-            seen.add(key)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ParamsError(f"line {key_node.start_mark.line + 1}: a key must be a plain word")
+            if key_node.value in seen:
+                raise ParamsError(f"line {key_node.start_mark.line + 1}: {key_node.value}: set twice")
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
@@ -258,7 +262,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, ParamsError) as fault:
+    except (yaml.YAMLError, UnicodeDecodeError, ParamsError) as fault:
         raise ParamsError(f"{path}: {fault}") from None
     if values is None:
         return {}

@@ -34,6 +34,15 @@ def test_no_arrow_runs_back(path):
     assert own != "evaluation" or "learning" not in reached
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_are_spelt_out(path):
+    """Full module paths only: what the arrows and the up-to-date check read are these."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"line {node.lineno}: a relative import"
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert "pneumolib" not in names, f"line {node.lineno}: a bare `import pneumolib`"
+
+
 def test_where_tensorflow_and_keras_may_be_imported():
     users = {
         name: {str(p.relative_to(PACKAGE)) for p in MODULES if name in all_imports(p)}

@@ -35,10 +35,11 @@ def test_the_reach_of_each_notebook(project, monkeypatch):
     reach = {}
     for name in ("01_exploration", "03_baseline_cnn", "06_comparison"):
         cells = inputs.read_cells(project.root / f"notebooks/{name}.ipynb")
-        reach[name] = set(inputs.library_digests("\n".join(c["source"] for c in cells if c["type"] == "code")))
+        reach[name] = set(inputs.library_digests(inputs.python_code(cells)))
     assert "pneumolib.learning.training" in reach["03_baseline_cnn"]
     assert not any(".learning." in module for module in reach["01_exploration"] | reach["06_comparison"])
     assert "pneumolib.data.pipeline" not in reach["01_exploration"]
+    assert not any("synthetic" in m or "drawing" in m for modules in reach.values() for m in modules)
     for modules in reach.values():
         assert {"pneumolib.params", "pneumolib.data.manifest", "pneumolib.reporting.session"} <= modules
         # How runs are executed and pages are written changes no result.
@@ -57,7 +58,7 @@ def test_code_counts_comments_docstrings_and_layout_do_not(library):
 
 def test_changes_behind_imports_count(library):
     before = inputs.library_digests(BASELINE)
-    library("params.py", "size_px: Annotated[int, Field(ge=16", "size_px: Annotated[int, Field(ge=8")
+    library("params.py", "size_px: Annotated[int, Field(ge=32", "size_px: Annotated[int, Field(ge=8")
     after = inputs.library_digests(BASELINE)
     assert [m for m in after if after[m] != before[m]] == ["pneumolib.params"]
 
@@ -112,6 +113,23 @@ def test_differences_name_what_changed():
     ]
     assert inputs.differences(old, old | {"notebook": ["a", "b", "c"]}) == ["notebook: cell 3 changed"]
     assert inputs.differences({}, new) == ["no record of what it was made from"]
+
+
+def test_magics_and_slips_do_not_stop_the_check(project):
+    cells = [{"type": "code", "tags": [], "source": "%matplotlib inline\n!ls\nimport pneumolib as pn\npn.learning.fit"}]
+    assert "pneumolib.learning.training" in inputs.library_digests(inputs.python_code(cells))
+    assert "pneumolib.learning.training" in inputs.library_digests("def broken(:")
+
+
+@pytest.mark.parametrize("line", ["seed = 1 + n", "a, b = 1, 2", "seed += 1", "print(1)", "seed ="])
+def test_a_parameters_cell_holds_plain_values(project, line):
+    def change(notebook):
+        cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+        cell["source"] = [line]
+
+    project.edit_notebook("06_comparison", change)
+    with pytest.raises(ParamsError, match=r"06_comparison\.ipynb: the parameters cell may hold"):
+        inputs.declared_parameters(project.root / "notebooks/06_comparison.ipynb")
 
 
 def test_exactly_one_parameters_cell(project):

@@ -10,7 +10,8 @@ from pneumolib.params import ParamsError, check, load_run, notebook_of, project_
 def study(tmp_path):
     """Writes `study.yaml` and one run file; returns the run file's path."""
 
-    def write(run: str, shared: str = "image: {size_px: 64}\n"):
+    def write(run: str, shared: str | None = None):
+        shared = ("" if run.startswith("image:") else "image: {size_px: 64}\n") if shared is None else shared
         (tmp_path / "study.yaml").write_text(shared, encoding="utf-8")
         path = tmp_path / "03_baseline_cnn.yaml"
         path.write_text(run, encoding="utf-8")
@@ -55,6 +56,7 @@ def test_number_read_as_text_says_how_to_write_it(study):
     assert "received '1e-4'" in message
     assert "1.0e-4" in message
     assert "take the quotes away" in fault(study('training: {epochs: "5"}\n'))
+    assert "or write 1000." in fault(study("training: {epochs: 1e3}\n"))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,7 @@ def test_number_read_as_text_says_how_to_write_it(study):
         ("augment: {flip: 'yes'}", "augment.flip"),
         ("training: 5", "training"),
         ("seed: -1", "seed"),
+        ("image: {size_px: 20}", "image.size_px"),
     ],
 )
 def test_impossible_values_are_refused(study, text, key):
@@ -90,7 +93,7 @@ def test_values_that_exclude_each_other(study):
 
 
 def test_a_key_in_both_files_or_twice_in_one_is_refused(study):
-    assert "image: set in study.yaml already" in fault(study("image: {size_px: 32}\n"))
+    assert "image: set in study.yaml already" in fault(study("image: {size_px: 32}\n", shared="image: {size_px: 64}\n"))
     assert "line 2: seed: set twice" in fault(study("seed: 1\nseed: 2\n"))
 
 
@@ -98,6 +101,10 @@ def test_files_that_are_missing_or_no_yaml(study, tmp_path):
     assert "no such file" in fault(tmp_path / "99_none.yaml")
     assert "03_baseline_cnn.yaml" in fault(study("a: [1\n"))
     assert "expected `key: value` lines, received list" in fault(study("- 1\n"))
+    assert "a key must be a plain word" in fault(study("[1]: 2\n"))
+    path = study("")
+    path.write_bytes(b"seed: \xff")
+    assert "03_baseline_cnn.yaml" in fault(path)
 
 
 def test_data_root_is_replaced(study):

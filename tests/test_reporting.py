@@ -94,7 +94,7 @@ def test_leaderboard_is_ordered_by_validation():
 
 def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():
     for other in (result("b", split="s2"), result("b", synthetic=True)):
-        with pytest.raises(ResultError, match="different data or splits"):
+        with pytest.raises(ResultError, match="different data, splits"):
             leaderboard([result("a"), other])
 
 

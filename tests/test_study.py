@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pandas as pd
@@ -22,7 +23,9 @@ RUNS = ["01_exploration", "03_baseline_cnn", "06_comparison"]
 def study(tmp_path_factory) -> Project:
     """The tiny study after its first `report`; tests leave it finished."""
     project = Project(tmp_path_factory.mktemp("project"))
+    began = time.monotonic()
     project.said = project.run("report", "tiny")
+    project.took = time.monotonic() - began
     return project
 
 
@@ -42,7 +45,7 @@ def page(study: Project, name: str) -> str:
 
 
 def set_cell(study: Project, code: str) -> None:
-    """Put `code` in the place of the last cell but one of the exploration; '' takes it away again."""
+    """Make `code` the fifth cell of the exploration; '' takes it away again."""
 
     def change(notebook):
         notebook["cells"] = [c for c in notebook["cells"] if c["id"] != "inserted"]
@@ -60,16 +63,29 @@ def set_cell(study: Project, code: str) -> None:
     study.edit_notebook("01_exploration", change)
 
 
-def start_and_wait_for(study: Project, word: str) -> subprocess.Popen:
-    """`report` in the background, up to the moment when its output shows `word`."""
+def start_and_wait_for(study: Project, word: str) -> tuple[subprocess.Popen, str]:
+    """`report` in the background, up to the moment when its output shows `word`, and that line."""
     process = subprocess.Popen(
         study.command("report", "tiny"), cwd=study.root, env=study.environment() | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        # Where the tests run in the background, Ctrl-C is ignored, and children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stdout:
         if word in line:
-            return process
+            return process, line
     pytest.fail(f"{word!r} was never printed")
+
+
+def assert_gone(pid: int) -> None:
+    """The kernel ends with the process that started it."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"kernel {pid} is still there")
 
 
 def test_every_artefact_is_there(study):
@@ -202,15 +218,20 @@ def test_a_change_taken_back_costs_no_run(study, stamps):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
     set_cell(study, "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(120)")
-    process = start_and_wait_for(study, "kernel")
+    process, line = start_and_wait_for(study, "kernel")
     if how == signal.SIGKILL:
-        again = study.run("report", "tiny", code=1)
-        assert "another process is at work on it" in again
+        assert "another process is at work on it" in study.run("report", "tiny", code=1)
+        set_cell(study, "")  # taken back while the run is at work: its earlier result is not put in its way
+        assert "another process is at work on it" in study.run("report", "tiny", code=1)
+        assert not (study.root / "runs/tiny/01_exploration").exists()
     os.kill(process.pid, how)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
     assert not (study.root / "runs/tiny/01_exploration").exists()
-    assert "This run has not finished" in page(study, "01_exploration")
+    assert_gone(int(line.split()[-1]))
+    text = page(study, "01_exploration")
+    assert "This run has not finished" in text
+    assert "Synthetic." in text
     assert "unfinished" in page(study, "index")
     set_cell(study, "")
     assert "Nothing to run" in study.run("report", "tiny")  # the earlier result is brought back
@@ -224,6 +245,38 @@ def test_a_kernel_that_dies_is_a_failure(study):
     assert "This run failed" in page(study, "01_exploration")
     set_cell(study, "")
     study.run("report", "tiny")
+
+
+def test_what_is_due_but_not_reached_is_marked(study, stamps):
+    """A change for all runs, and the first fails: the others' figures are those of the old parameters."""
+    text = (study.root / "params/tiny/study.yaml").read_text(encoding="utf-8")
+    study.write(
+        "params/tiny/study.yaml",
+        text.replace("seed: 1", "seed: 2").replace("n_images: 24", "n_images: 24, val_folder: leave_out"),
+    )
+    set_cell(study, "1 / 0")
+    study.run("report", "tiny", code=1)
+    assert page(study, "index").count("out of date") == 2
+    study.write("params/tiny/study.yaml", text)
+    set_cell(study, "")
+    assert "Nothing to run" in study.run("report", "tiny")
+    assert "out of date" not in page(study, "index")
+    assert stamps() == []
+
+
+def test_an_unreadable_result_or_a_lost_file_is_a_reason(study):
+    file = study.root / "runs/tiny/06_comparison/result.json"
+    file.write_text("{", encoding="utf-8")
+    assert "06_comparison: due, " in study.run("report", "tiny")
+    (study.root / "runs/tiny/06_comparison/leaderboard.csv").unlink()
+    assert "06_comparison: due, leaderboard.csv is gone" in study.run("report", "tiny")
+
+
+def test_the_command_works_from_the_notebooks_folder(study):
+    done = subprocess.run(
+        study.command("report", "tiny"), cwd=study.root / "notebooks", capture_output=True, text=True, check=False
+    )
+    assert "Nothing to run" in done.stdout, done.stderr
 
 
 def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
@@ -306,5 +359,5 @@ def test_open_gives_a_copy_with_the_runs_parameters(study, stamps, monkeypatch):
 
 
 def test_the_whole_first_report_took_less_than_a_minute(study):
-    """Wall time of the notebooks themselves, as their results tell it, on whatever machine this is."""
-    assert sum(study.result(run)["provenance"]["seconds"] for run in RUNS) < 60
+    """24 images, 32 px, one epoch: three kernels, three pages."""
+    assert study.took < 60

@@ -105,6 +105,8 @@ def _cache_key(files: pd.DataFrame, params: ImageParams) -> str:
 
 def _build(cache: Path, paths: list[Path], params: ImageParams) -> None:
     """Decode into a file beside the cache, a thread a core, and rename it when whole."""
+    for left in cache.parent.glob(f"{cache.stem}.*.tmp"):
+        left.unlink()  # by a build that was killed; the caller holds the lock
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
     shape = (len(paths), params.size_px, params.size_px, params.channels)
     pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)

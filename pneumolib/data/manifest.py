@@ -87,7 +87,7 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     """
     root = in_root(params.root)
     if params.source == "synthetic":
-        # Imported here: drawing needs scientific packages that the up-to-date check would wait for.
+        # Imported here: drawing needs packages that studies of real images need not wait for.
         from pneumolib.data.synthetic import draw_dataset
 
         try:
@@ -206,7 +206,9 @@ def _describe_all(root: Path, listing: list[dict], cache: "_Cache") -> list[dict
     known = [cache.get(item["path"]) for item in listing]
     todo = [item for item, hit in zip(listing, known, strict=True) if hit is None]
     # Reading, hashing and decoding all release the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    # The filter is set around the pool: setting it inside threads would race.
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         facts = pool.map(lambda item: describe_file(root / item["path"]), todo)
         fresh = dict(zip((item["path"] for item in todo), bar(facts, len(todo), "reading images"), strict=True))
     for path, fact in fresh.items():
@@ -225,12 +227,10 @@ def describe_file(path: Path) -> dict:
     if not raw:
         return {"reason": "empty file (0 bytes)"}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(raw)) as image:
-                fact = {"width_px": image.width, "height_px": image.height, "mode": image.mode}
-                image.draft(image.mode, (1, 1))  # an eighth of the pixels is enough to find the end of the file
-                image.load()
+        with Image.open(io.BytesIO(raw)) as image:
+            fact = {"width_px": image.width, "height_px": image.height, "mode": image.mode}
+            image.draft(image.mode, (1, 1))  # an eighth of the pixels is enough to find the end of the file
+            image.load()
     except Image.UnidentifiedImageError:
         return {"reason": f"not an image: begins with {raw[:8]!r}"}
     except Image.DecompressionBombWarning as fault:

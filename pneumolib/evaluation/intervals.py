@@ -11,7 +11,7 @@ import pandas as pd
 from pneumolib.evaluation.metrics import METRICS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
-_BLOCK = 250  # resamples at once: bounds memory to block x images
+_BLOCK = 250  # resamples at once: the sorted and summed copies of the weights stay small
 
 
 def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> np.ndarray | None:

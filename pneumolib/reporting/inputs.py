@@ -9,13 +9,19 @@ import ast
 import functools
 import hashlib
 import json
+import platform
 from pathlib import Path
 from typing import Any
+
+from IPython.core.inputtransformer2 import TransformerManager
 
 from pneumolib.params import ParamsError, RunParams, in_root, notebook_of
 from pneumolib.reporting.session import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
+DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
+# How the demo's images are drawn does not concern a run beyond the images, and the data's fingerprint covers those.
+LEFT_OUT = ("pneumolib.data.manifest", "pneumolib.data.synthetic")
 
 
 def notebook_path(run: str) -> Path:
@@ -40,11 +46,19 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     cells = [c for c in read_cells(notebook) if "parameters" in c["tags"]]
     if len(cells) != 1:
         raise ParamsError(f"{notebook}: needs exactly one cell tagged `parameters`, found {len(cells)}")
-    return {
-        statement.targets[0].id: ast.literal_eval(statement.value)
-        for statement in ast.parse(cells[0]["source"]).body
-        if isinstance(statement, ast.Assign)
-    }
+    try:
+        return dict(_plain_assignment(statement) for statement in ast.parse(cells[0]["source"]).body)
+    except (SyntaxError, ValueError) as fault:
+        raise ParamsError(
+            f"{notebook}: the parameters cell may hold lines of the form `name = value` with plain values only: {fault}"
+        ) from None
+
+
+def _plain_assignment(statement: ast.stmt) -> tuple[str, Any]:
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    if not isinstance(target, ast.Name) or isinstance(statement, ast.AugAssign):
+        raise ValueError(f"line {statement.lineno} is no such line")
+    return target.id, ast.literal_eval(statement.value)
 
 
 def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, str]) -> dict[str, Any]:
@@ -62,9 +76,10 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
     return {
         "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k != "data.root"},
         "notebook": [_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
-        "library": library_digests("\n".join(c["source"] for c in cells if c["type"] == "code")),
+        "library": library_digests(python_code(cells)),
         "data": fingerprint,
-        "packages": package_versions(),
+        "packages": {"python": platform.python_version()}
+        | {name: v for name, v in package_versions().items() if name not in DECIDE_NO_NUMBER},
         "upstream": upstream,
     }
 
@@ -104,16 +119,25 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def python_code(cells: list[dict]) -> str:
+    """The code cells as one text, magics and shell lines turned into the calls that IPython makes of them."""
+    return "\n".join(TransformerManager().transform_cell(c["source"]) for c in cells if c["type"] == "code")
+
+
 def library_digests(code: str) -> dict[str, str]:
     """Module to digest for every module of the library that `code` reaches, directly or through other modules."""
-    todo, seen = _used_by_notebook(ast.parse(code)), {}
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # all counts; the run will fail with a page that says where
+        tree = ast.parse("import pneumolib.data, pneumolib.learning, pneumolib.evaluation, pneumolib.reporting")
+    todo, seen = _used_by_notebook(tree), {}
     while todo:
         module = todo.pop()
         if module not in seen:
             source = _module_file(module).read_text(encoding="utf-8")
             digest, imports = _read_module(source)
             seen[module] = digest
-            todo |= imports - seen.keys()
+            todo |= imports - seen.keys() - ({LEFT_OUT[1]} if module == LEFT_OUT[0] else set())
     return dict(sorted(seen.items()))
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 
 import jinja2
 
-from pneumolib.params import in_root, project_root
+from pneumolib.params import RunParams, in_root, load_run, project_root
 from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, in_words, read_result, read_results
 from pneumolib.reporting.study import Step, run_files, run_folder
 
@@ -29,22 +30,29 @@ def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
     log = (failed / "run.log").read_text(encoding="utf-8").splitlines()
     context = {"failure": headline, "last_lines": "\n".join(log[-15:]), "key": "failed",
-               "synthetic": step.params.data.source == "synthetic"}  # fmt: skip
+               "synthetic": _is_synthetic(step.params)}  # fmt: skip
     _write(step.page, _render_notebook(step, failed / "executed.ipynb", context))
 
 
 def write_unfinished_page(step: Step, started: datetime) -> None:
     """What stands in the page's place while the run is at work, and after it was killed."""
-    words = {"study": step.study, "run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC"}
+    words = {"study": step.study, "run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC",
+             "synthetic": _is_synthetic(step.params)}  # fmt: skip
     _write(step.page, _template("unfinished.html.j2").render(**words, css=_css()))
 
 
-def refresh(steps: list[Step]) -> int:
+def _is_synthetic(params: RunParams) -> bool:
+    """Whether the images are drawn: by the parameters, or by the mark that a drawing carries wherever it is copied."""
+    return params.data.source == "synthetic" or (in_root(params.data.root) / "synthetic.json").is_file()
+
+
+def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
     """Write pages that are missing or older than their result or the template, and the indexes; count the pages."""
-    late = [s for s in steps if (s.folder / RESULT_FILE).is_file() and _key_on_page(s.page) != page_key(s)]
+    finished = [s for s in steps if s.run not in waiting and (s.folder / RESULT_FILE).is_file()]
+    late = [s for s in finished if _key_on_page(s.page) != page_key(s)]
     for step in late:
         write_run_page(step)
-    write_index(steps[0].study)
+    write_index(steps[0].study, waiting)
     return len(late)
 
 
@@ -111,16 +119,21 @@ def _made_of(result: Result) -> dict[str, str]:
     }
 
 
-def write_index(study: str) -> None:
-    """`reports/<study>/index.html` and `reports/index.html`, failures first; unchanged files are left alone."""
-    rows = [_run_row(study, path.stem) for path in run_files(in_root(f"params/{study}"))]
+def write_index(study: str, waiting: Sequence[str] = ()) -> None:
+    """`reports/<study>/index.html` and `reports/index.html`, failures first; unchanged files are left alone.
+
+    Args:
+        study: its name.
+        waiting: runs that are due and have not been reached; a result of theirs is out of date.
+    """
+    files = run_files(in_root(f"params/{study}"))
+    rows = [_run_row(study, path.stem, path.stem in waiting) for path in files]
     rows.sort(key=lambda row: row["state"] == "done")
-    results = read_results(study)
     page = _template("index.html.j2").render(
         title=study,
         up="../index.html",
         css=_css(),
-        synthetic=any(r.synthetic for r in results),
+        synthetic=_is_synthetic(load_run(files[0])[0]) or any(r.synthetic for r in _readable_results(study)),
         lead=f"{len(rows)} runs, {sum(row['state'] == 'done' for row in rows)} finished.",
         columns=["Run", "State", "Test AUROC (interval)", "Seconds", "Device", "Commit", "Data"],
         rows=rows,
@@ -130,8 +143,16 @@ def write_index(study: str) -> None:
     _write_root_index()
 
 
-def _run_row(study: str, run: str) -> dict:
-    """One line of a study's index. Nothing but a whole `result.json` counts as done."""
+def _readable_results(study: str) -> list[Result]:
+    """The study's results, or none when one of them cannot be read: `_run_row` says which, `make report` redoes it."""
+    try:
+        return read_results(study)
+    except ResultError:
+        return []
+
+
+def _run_row(study: str, run: str, out_of_date: bool) -> dict:
+    """One line of a study's index. Nothing but a whole `result.json` that is up to date counts as done."""
     row = {"name": run, "link": f"{run}.html" if in_root(f"reports/{study}/{run}.html").is_file() else None}
     try:
         result = read_result(run_folder(study, run))
@@ -144,14 +165,15 @@ def _run_row(study: str, run: str) -> dict:
     commit = (p.commit or "none")[:8] + (" +" if p.dirty else "")
     auroc = in_words(result.metric("auroc")) if result.metrics else ""
     cells = [auroc, f"{p.seconds:.0f}", p.device.get("device", ""), commit, result.data.fingerprint]
-    return row | {"state": "done", "state_words": "done", "message": "", "cells": cells}
+    state, words = ("due", "out of date") if out_of_date else ("done", "done")
+    return row | {"state": state, "state_words": words, "message": "", "cells": cells}
 
 
 def _write_root_index() -> None:
     studies = sorted(p.parent.name for p in in_root("reports").glob("*/index.html"))
     rows = []
     for study in studies:
-        results = read_results(study)
+        results = _readable_results(study)
         kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
         row = {"name": study, "link": f"{study}/index.html", "message": ""}
         rows.append(row | {"state": "done" if results else "unfinished", "state_words": f"{len(results)} finished",
@@ -165,7 +187,7 @@ def _write_root_index() -> None:
 
 def study_headline(study: str) -> str:
     """The headline result of each training run, one line: test AUROC with its interval."""
-    trained = [r for r in read_results(study) if r.metrics.get("test")]
+    trained = [r for r in _readable_results(study) if r.metrics.get("test")]
     return "; ".join(f"{r.run}: test AUROC {in_words(r.metric('auroc'))}" + (", synthetic" if r.synthetic else "")
                      for r in trained) or "no training run has finished"  # fmt: skip
 

@@ -5,7 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)
 
 
 class Progress:
@@ -47,7 +50,7 @@ class Progress:
 
     def write(self, text: str) -> int:
         """Text that a cell printed, in pieces of any size."""
-        *lines, self.pending = (self.pending + _CONTROL.sub("", text)).split("\n")
+        *lines, self.pending = (self.pending + text).split("\n")
         for line in lines:
             self._line(line)
         if self.live and self.pending:
@@ -76,5 +79,5 @@ def cell_number(cells: list, index: int) -> int:
 
 
 def _last_state(text: str) -> str:
-    """What a terminal shows of a line that carriage returns rewrote."""
-    return text.rstrip("\r").rsplit("\r", 1)[-1]
+    """What a terminal shows of a line that carriage returns rewrote, without control codes."""
+    return _CONTROL.sub("", text).rstrip("\r").rsplit("\r", 1)[-1]

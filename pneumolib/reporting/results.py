@@ -83,6 +83,7 @@ class Result(_Part):
     checks: dict[str, Any] = {}
     provenance: Provenance
     inputs: dict[str, Any] = {}
+    artefacts: list[str] = []
 
     def metric(self, name: str, part: str = "test") -> MetricResult | None:
         """One metric of `test` or `validation`, None where the run has none."""
@@ -141,13 +142,18 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
     Columns: `run, validation_auroc`, then for each test metric `<metric>, <metric>_low, <metric>_high`, then
     `threshold, parameters, epochs, minutes`. Empty, with these columns, when there is no training run.
     Raises:
-        ResultError: runs of different data or splits, whose figures must not stand in one table.
+        ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
     """
     trained = [r for r in results if r.metrics.get("test")]
-    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic) for r in trained}
+    kinds = {
+        (r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(r.parameters.get("evaluation")))
+        for r in trained
+    }
     if len(kinds) > 1:
         pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
-        raise ResultError(f"runs of different data or splits cannot be ranked: {pairs}. Run `make report` again")
+        raise ResultError(
+            f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
+        )
     columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
     rows = [_leaderboard_row(r) for r in trained]
     table = pd.DataFrame(

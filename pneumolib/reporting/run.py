@@ -8,13 +8,15 @@ run at work says so, so that a killed run never leaves the page of a finished on
 import contextlib
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 import papermill
 import traitlets
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
@@ -23,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from pneumolib.params import project_root
 from pneumolib.reporting import pages
-from pneumolib.reporting.inputs import declared_parameters, notebook_path
+from pneumolib.reporting.inputs import declared_parameters, gather, notebook_path
 from pneumolib.reporting.progress import Progress, cell_number
 from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
@@ -36,45 +38,45 @@ class RunError(RuntimeError):
     """A run that did not finish; the message says which cell, what it said, and where page and log are."""
 
 
-def execute(step: Step, position: str = "") -> None:
+def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None:
     """Execute one run, put its folder and page in place, and write the index pages.
 
     Args:
         step: from `study.plan`.
         position: such as `[2/3]`, shown in front of each line.
+        waiting: runs of the study that are due after this one; the index shows them as out of date.
     Raises:
         RunError: the notebook failed, wrote no result, or another process is at this run.
     """
-    lock = FileLock(step.folder.parent / f".{step.run}.lock")
-    lock_folder = step.folder.parent
-    lock_folder.mkdir(parents=True, exist_ok=True)
     try:
-        with lock.acquire(timeout=0):
-            _execute_locked(step, position)
+        with step.lock().acquire(timeout=0):
+            _execute_locked(step, position, waiting)
     except Timeout:
         raise RunError(f"{step.study}/{step.run}: another process is at work on it; wait for it, or end it") from None
 
 
-def _execute_locked(step: Step, position: str) -> None:
+def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
     work = step.folder.parent / f".work-{step.run}"
+    pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
     _set_aside(step)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    pages.write_unfinished_page(step, datetime.now(UTC))
-    pages.write_index(step.study)
+    for old in (work, _failed_folder(step)):
+        shutil.rmtree(old, ignore_errors=True)
+    work.mkdir(parents=True)
+    pages.write_index(step.study, waiting)
+    # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
+    inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
     with Progress(position, step.run, work / "run.log") as progress:
         progress.say(f"because: {'; '.join(step.reasons) or 'asked for'}")
         try:
             _run_notebook(step, work, progress)
-            _seal(step, work)
+            _seal(inputs, work)
         # What a notebook can fail with: a cell's exception, a kernel that died or never came, no usable result.
         except (PapermillExecutionError, DeadKernelError, NoSuchKernel, RuntimeError, ResultError) as fault:
-            _fail(step, work, fault, progress)
+            _fail(step, work, fault, progress, waiting)
     os.replace(work, step.folder)
     shutil.rmtree(set_aside_folder(step.study, step.run), ignore_errors=True)
-    shutil.rmtree(_failed_folder(step), ignore_errors=True)
     pages.write_run_page(step)
-    pages.write_index(step.study)
+    pages.write_index(step.study, waiting)
 
 
 def _set_aside(step: Step) -> None:
@@ -89,19 +91,20 @@ def _set_aside(step: Step) -> None:
 def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
     notebook = notebook_path(step.run)
     os.environ |= {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}
-    papermill_engines.register("pneumolib", _engine(progress))
-    papermill.execute_notebook(
-        notebook,
-        work / "executed.ipynb",
-        parameters=injected_parameters(step),
-        engine_name="pneumolib",
-        kernel_name=KERNEL,
-        cwd=project_root(),
-        progress_bar=False,
-        stdout_file=progress,
-        stderr_file=progress,
-        start_timeout=120,
-    )
+    with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
+        papermill_engines.register("pneumolib", _engine(progress, sockets))
+        papermill.execute_notebook(
+            notebook,
+            work / "executed.ipynb",
+            parameters=injected_parameters(step),
+            engine_name="pneumolib",
+            kernel_name=KERNEL,
+            cwd=project_root(),
+            progress_bar=False,
+            stdout_file=progress,
+            stderr_file=progress,
+            start_timeout=120,
+        )
 
 
 def injected_parameters(step: Step) -> dict:
@@ -109,8 +112,14 @@ def injected_parameters(step: Step) -> dict:
     return step.params.model_dump(include=set(declared_parameters(notebook_path(step.run))))
 
 
-def _engine(progress: Progress) -> type[NBClientEngine]:
-    """papermill's own engine, which also tells `progress` about each cell."""
+def _engine(progress: Progress, sockets: str) -> type[NBClientEngine]:
+    """papermill's own engine, which also tells `progress` about each cell and talks to the kernel in `sockets`."""
+
+    class IpcManager(AsyncKernelManager):
+        """Sockets in a folder of this run's own: ports race between kernels, and any user of the machine can listen."""
+
+        transport = traitlets.CaselessStrEnum(["tcp", "ipc"], default_value="ipc", config=True)
+        ip = traitlets.Unicode(f"{sockets}/kernel", config=True)
 
     class Engine(NBClientEngine):
         @classmethod
@@ -122,26 +131,19 @@ def _engine(progress: Progress) -> type[NBClientEngine]:
                 return cell_start(cell, cell_index, **more)
 
             nb_man.cell_start = report_and_start
-            return super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=_IpcManager, **options)
+            return super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=IpcManager, **options)
 
     return Engine
 
 
-class _IpcManager(AsyncKernelManager):
-    """Talks to the kernel over sockets in the file system: ports race between kernels, and any user can listen."""
-
-    transport = traitlets.CaselessStrEnum(["tcp", "ipc"], default_value="ipc", config=True)
-
-
-def _seal(step: Step, work: Path) -> None:
-    """Add what the run was made from to the result that the notebook wrote."""
+def _seal(inputs: dict, work: Path) -> None:
+    """Add to the notebook's result what the run was made from and which files belong to it."""
     result = read_result(work)
-    upstream = upstream_digests(step.study, step.upstream)
-    inputs = step.inputs | {"data": result.data.fingerprint, "upstream": upstream}
-    write_result(result.model_copy(update={"inputs": inputs}), work)
+    update = {"inputs": inputs | {"data": result.data.fingerprint}, "artefacts": sorted(f.name for f in work.iterdir())}
+    write_result(result.model_copy(update=update), work)
 
 
-def _fail(step: Step, work: Path, fault: Exception, progress: Progress) -> None:
+def _fail(step: Step, work: Path, fault: Exception, progress: Progress, waiting: Sequence[str]) -> None:
     """Keep what there is under `.failed`, write the page with the error on top, and raise `RunError`."""
     progress.flush()
     (work / RESULT_FILE).unlink(missing_ok=True)
@@ -151,7 +153,7 @@ def _fail(step: Step, work: Path, fault: Exception, progress: Progress) -> None:
     os.replace(work, failed)
     headline = describe_failure(failed / "executed.ipynb", fault)
     pages.write_failed_page(step, failed, headline)
-    pages.write_index(step.study)
+    pages.write_index(step.study, waiting)
     shown = [os.path.relpath(p, project_root()) for p in (step.page, failed / "run.log")]
     raise RunError(f"{step.study}/{step.run} failed: {headline}\n  page: {shown[0]}\n  log:  {shown[1]}") from fault
 

@@ -48,6 +48,7 @@ class Session:
         folder: where this execution writes.
         interactive: opened by a person, not run by `pneumolib`.
         started: UTC.
+        commit, dirty: of the project when it started; None where there is no checkout.
     """
 
     notebook: str
@@ -56,6 +57,8 @@ class Session:
     folder: Path
     interactive: bool
     started: datetime
+    commit: str | None
+    dirty: bool | None
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""
@@ -94,7 +97,7 @@ class Session:
             metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
             facts=facts or {},
             checks=checks or {},
-            provenance=_provenance(self.started, device or {}),
+            provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
         )
         write_result(result, self.folder)
         if self.interactive:
@@ -115,7 +118,9 @@ def start(notebook: str, **values: Any) -> Session:
     run = os.environ.get(RUN_VARIABLE)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
-    session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC))
+    commit = _git("rev-parse", "HEAD")
+    dirty = None if commit is None else bool(_git("status", "--porcelain"))
+    session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), commit, dirty)
     print(f"Study {params.study}, run {session.run}" + (" (opened by hand)" if session.interactive else ""))
     return session
 
@@ -135,15 +140,14 @@ def _describe_data(manifest: Manifest, split: pd.DataFrame | None) -> DataResult
     )
 
 
-def _provenance(started: datetime, device: dict) -> Provenance:
-    commit = _git("rev-parse", "HEAD")
+def _provenance(session: Session, device: dict) -> Provenance:
     finished = datetime.now(UTC)
     return Provenance(
-        commit=commit,
-        dirty=None if commit is None else bool(_git("status", "--porcelain")),
-        started=started,
+        commit=session.commit,
+        dirty=session.dirty,
+        started=session.started,
         finished=finished,
-        seconds=round((finished - started).total_seconds(), 1),
+        seconds=round((finished - session.started).total_seconds(), 1),
         python=sys.version.split()[0],
         platform=platform.platform(),
         versions=package_versions(),

@@ -1,10 +1,12 @@
 """Which runs of a study are due, in which order, and why. Asking takes less than two seconds: no TensorFlow here."""
 
 import hashlib
-import shutil
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import Manifest, read_manifest
 from pneumolib.params import DataParams, ParamsError, RunParams, in_root, load_run, notebook_of, project_root
@@ -46,6 +48,11 @@ class Step:
     def folder(self) -> Path:
         """Where the finished run lies."""
         return run_folder(self.study, self.run)
+
+    def lock(self) -> FileLock:
+        """Held by the one process that may write this run's folders."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder.parent / f".{self.run}.lock")
 
     @property
     def page(self) -> Path:
@@ -100,18 +107,17 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False) -> 
 def _load_all(files: list[Path], data_root: str | None) -> dict[Path, RunParams]:
     loaded, faults = {}, []
     for path in files:
-        shown = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
         try:
-            params, own = load_run(shown, data_root)
+            params, own = load_run(path, data_root)
             declared = declared_parameters(notebook_path(path.stem))
             if unused := sorted(own - declared.keys()):
                 raise ParamsError(
-                    f"{shown}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
+                    f"{path}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
                     f"effect. It uses: {', '.join(declared)}"
                 )
             loaded[path] = params
         except ParamsError as fault:
-            faults += str(fault).splitlines()
+            faults += str(fault).replace(f"{project_root()}{os.sep}", "").splitlines()
     if faults:
         raise ParamsError("\n".join(dict.fromkeys(faults)))
     return loaded
@@ -132,7 +138,9 @@ def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step]
         return step
     restore_previous(step)
     try:
-        reasons = differences(read_result(step.folder).inputs, inputs)
+        result = read_result(step.folder)
+        gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
+        reasons = differences(result.inputs, inputs) + gone
     except ResultError as fault:
         there = (step.folder / RESULT_FILE).exists()
         reasons = [str(fault).splitlines()[0] if there else "has not finished yet"]
@@ -148,10 +156,11 @@ def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
 def restore_previous(step: Step) -> None:
     """Bring back a result that was set aside, when a change that failed has been taken back: it is whole and right."""
     previous = set_aside_folder(step.study, step.run)
-    if not step.folder.exists() and (previous / RESULT_FILE).is_file():
-        try:
-            fits = not differences(read_result(previous).inputs, step.inputs)
-        except ResultError:
-            return  # not readable: it stays aside, and the run is done again
-        if fits:
-            shutil.move(previous, step.folder)
+    if step.folder.exists() or not (previous / RESULT_FILE).is_file():
+        return
+    try:
+        with step.lock().acquire(timeout=0):
+            if not differences(read_result(previous).inputs, step.inputs) and not step.folder.exists():
+                os.replace(previous, step.folder)
+    except (ResultError, Timeout):
+        return  # not readable, or a process is at work on this run and will put its own result there
