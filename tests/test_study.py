@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from conftest import TINY_BASELINE, Project
+from conftest import REPO, TINY_BASELINE, Project
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
 from pneumolib.learning.training import HISTORY_COLUMNS
+from pneumolib.reporting.study import plan
 
 RUNS = ["01_exploration", "03_baseline_cnn", "06_comparison"]
 
@@ -23,6 +25,7 @@ RUNS = ["01_exploration", "03_baseline_cnn", "06_comparison"]
 def study(tmp_path_factory) -> Project:
     """The tiny study after its first `report`; tests leave it finished."""
     project = Project(tmp_path_factory.mktemp("project"))
+    project.good = ""  # what `set_cell` puts in for the notebook that the finished study was made with
     began = time.monotonic()
     project.said = project.run("report", "tiny")
     project.took = time.monotonic() - began
@@ -196,20 +199,19 @@ def test_failure_then_repair_then_only_what_is_needed(study, stamps):
     assert text.index("This run failed") < text.index("What is in the folder")
     assert "ValueError: drawn &lt;by&gt; hand" in text
     assert "failed" in page(study, "index")
-    set_cell(study, "answer = 42")
+    study.good = "answer = 42"
+    set_cell(study, study.good)
     said = study.run("report", "tiny")
     assert "01_exploration: due, has not finished yet" in said
     assert stamps() == ["01_exploration"]
     assert "This run failed" not in page(study, "01_exploration")
     assert not (study.root / "runs/tiny/.failed/01_exploration").exists()
-    set_cell(study, "")
-    assert "notebook: cell 5 changed" in study.run("report", "tiny")
 
 
 def test_a_change_taken_back_costs_no_run(study, stamps):
     set_cell(study, "raise ValueError('a slip')")
     study.run("report", "tiny", code=1)
-    set_cell(study, "")
+    set_cell(study, study.good)
     assert "Nothing to run" in study.run("report", "tiny")
     assert stamps() == []
     assert "This run failed" not in page(study, "01_exploration")
@@ -221,7 +223,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
     process, line = start_and_wait_for(study, "kernel")
     if how == signal.SIGKILL:
         assert "another process is at work on it" in study.run("report", "tiny", code=1)
-        set_cell(study, "")  # taken back while the run is at work: its earlier result is not put in its way
+        set_cell(study, study.good)  # taken back while the run is at work: its earlier result is not put in its way
         assert "another process is at work on it" in study.run("report", "tiny", code=1)
         assert not (study.root / "runs/tiny/01_exploration").exists()
     os.kill(process.pid, how)
@@ -233,7 +235,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
     assert "This run has not finished" in text
     assert "Synthetic." in text
     assert "unfinished" in page(study, "index")
-    set_cell(study, "")
+    set_cell(study, study.good)
     assert "Nothing to run" in study.run("report", "tiny")  # the earlier result is brought back
     assert "This run has not finished" not in page(study, "01_exploration")
 
@@ -243,7 +245,7 @@ def test_a_kernel_that_dies_is_a_failure(study):
     said = study.run("report", "tiny", code=1)
     assert "tiny/01_exploration failed: DeadKernelError" in said
     assert "This run failed" in page(study, "01_exploration")
-    set_cell(study, "")
+    set_cell(study, study.good)
     study.run("report", "tiny")
 
 
@@ -258,18 +260,23 @@ def test_what_is_due_but_not_reached_is_marked(study, stamps):
     study.run("report", "tiny", code=1)
     assert page(study, "index").count("out of date") == 2
     study.write("params/tiny/study.yaml", text)
-    set_cell(study, "")
+    set_cell(study, study.good)
     assert "Nothing to run" in study.run("report", "tiny")
     assert "out of date" not in page(study, "index")
     assert stamps() == []
 
 
-def test_an_unreadable_result_or_a_lost_file_is_a_reason(study):
+def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):
     file = study.root / "runs/tiny/06_comparison/result.json"
     file.write_text("{", encoding="utf-8")
     assert "06_comparison: due, " in study.run("report", "tiny")
-    (study.root / "runs/tiny/06_comparison/leaderboard.csv").unlink()
-    assert "06_comparison: due, leaderboard.csv is gone" in study.run("report", "tiny")
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(study.root))
+    lost = study.root / "runs/tiny/03_baseline_cnn/model.keras"
+    lost.rename(lost.with_suffix(".away"))
+    reasons = {step.run: step.reasons for step in plan(study.root / "params/tiny")}
+    lost.with_suffix(".away").rename(lost)
+    assert reasons == {"01_exploration": [], "03_baseline_cnn": ["model.keras is gone"],
+                       "06_comparison": ["03_baseline_cnn runs again"]}  # fmt: skip
 
 
 def test_the_command_works_from_the_notebooks_folder(study):
@@ -299,24 +306,34 @@ def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study, stamps):
     assert "06_comparison: due, 03_baseline_cnn runs again" in said
     assert "01_exploration: up to date" in said
     assert stamps() == ["03_baseline_cnn", "06_comparison"]
-    # Back again: another process, the same weights to the bit.
-    study.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
-    study.run("run", "params/tiny/03_baseline_cnn.yaml")
     after = study.result("03_baseline_cnn")
-    assert after["facts"]["weights_sha256"] == before["facts"]["weights_sha256"]
-    assert after["metrics"] == before["metrics"]
-    said = study.run("report", "tiny")
-    assert "06_comparison: due, 03_baseline_cnn has other results" in said
-    assert "03_baseline_cnn: up to date" in said
+    assert after["inputs"]["parameters"]["training.batch_size"] == 5
+    assert after["facts"]["weights_sha256"] != before["facts"]["weights_sha256"]
+
+
+def test_one_run_alone_and_what_builds_on_it(study):
+    study.write("params/tiny/06_comparison.yaml", "# another comment\n")
+    said = study.run("run", "params/tiny/06_comparison.yaml")
+    assert "06_comparison  because: asked for" in said
+    assert "no such file. Runs of the study: 01_exploration" in study.run("run", "params/tiny/99_x.yaml", code=2)
 
 
 def test_force_runs_everything_asked_for(study, stamps):
     study.write("params/small/study.yaml", (study.root / "params/tiny/study.yaml").read_text(encoding="utf-8"))
     study.write("params/small/01_exploration.yaml", "")
     assert "1 run(s)" in study.run("report", "small")
-    assert "Nothing to run" in study.run("report", "small")
     assert "01_exploration: due, FORCE=1" in study.run("report", "small", "--force")
     assert stamps() == []  # another study's runs are left alone
+
+
+@pytest.fixture
+def pristine(study, monkeypatch):
+    """The repository's notebooks as they are, in a shell of a person who has set nothing."""
+    shutil.copytree(
+        REPO / "notebooks", study.root / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*")
+    )
+    for variable in ("PNEUMOLIB_ROOT", "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def execute(path, cwd) -> None:
@@ -325,19 +342,19 @@ def execute(path, cwd) -> None:
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(cwd)}}, timeout=400).execute()
 
 
-@pytest.mark.parametrize("folder", ["notebooks", "."])
-def test_light_notebooks_run_unchanged_by_hand(study, stamps, folder, monkeypatch):
-    for variable in ("PNEUMOLIB_ROOT", "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"):
-        monkeypatch.delenv(variable, raising=False)
-    for name in ("01_exploration", "06_comparison"):
-        execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
-        assert (study.root / f"runs/interactive/{name}/result.json").is_file()
+@pytest.mark.parametrize(
+    ("name", "folder"), [("01_exploration", "notebooks"), ("06_comparison", "notebooks"), ("06_comparison", ".")]
+)
+def test_light_notebooks_run_unchanged_by_hand(study, stamps, pristine, name, folder):
+    file = study.root / f"runs/interactive/{name}/result.json"
+    file.unlink(missing_ok=True)
+    execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
+    assert file.is_file()
     assert stamps() == []
 
 
-def test_the_baseline_runs_unchanged_by_hand(study, stamps, monkeypatch):
+def test_the_baseline_runs_unchanged_by_hand(study, stamps, pristine):
     """The demo's full training, from `notebooks/`: the longest test, and the promise to whoever opens JupyterLab."""
-    monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
     execute(study.root / "notebooks/03_baseline_cnn.ipynb", study.root / "notebooks")
     result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
     # Hard enough that a network gets neither 0.5 nor 1.0.
@@ -345,8 +362,7 @@ def test_the_baseline_runs_unchanged_by_hand(study, stamps, monkeypatch):
     assert stamps() == []
 
 
-def test_open_gives_a_copy_with_the_runs_parameters(study, stamps, monkeypatch):
-    monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
+def test_open_gives_a_copy_with_the_runs_parameters(study, stamps, pristine):
     said = study.run("open", "tiny/03_baseline_cnn", "--no-browser")
     assert "runs/interactive/tiny-03_baseline_cnn.ipynb" in said
     copy = study.root / "runs/interactive/tiny-03_baseline_cnn.ipynb"
