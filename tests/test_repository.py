@@ -109,3 +109,18 @@ def test_make_alone_prints_help():
     done = subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True)
     for target in ("report", "test", "lint", "format", "lab", "open", "bench", "clean"):
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE), target
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["report"], 'report "demo"  '),
+        (["report", "STUDY=s", "DATA=/a b", "FORCE=1"], 'report "s" --data "/a b" --force'),
+        (["report", "FORCE=0"], 'report "demo"  '),
+        (["open", "RUN=s/03_x", "DATA=d"], 'open "s/03_x" --data "d"'),
+    ],
+)
+def test_make_hands_its_variables_on(words, command):
+    done = subprocess.run(["make", "-n", *words], cwd=REPO, capture_output=True, text=True, check=True)
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert f".venv/bin/python -m pneumolib {command}".rstrip() in lines
