@@ -70,21 +70,22 @@ def _run(options: argparse.Namespace) -> int:
 def _execute(due: list, total: int, steps: list) -> int:
     """Run what is due, then say where the index is and what came out."""
     from pneumolib.reporting import pages
+    from pneumolib.reporting.study import still_due
 
     began = time.monotonic()
     if due:
         from pneumolib.reporting.run import RunError, execute
 
         # Results that were brought back by `plan` get their pages before a failure can end this.
-        pages.refresh(steps, waiting=[step.run for step in due])
+        pages.refresh(steps, waiting=still_due(steps, []))
         for number, step in enumerate(due):
             position = f"[{steps.index(step) + 1}/{total}]" if total > 1 else ""
             try:
-                execute(step, position, waiting=[late.run for late in due[number + 1 :]])
+                execute(step, position, waiting=still_due(steps, due[: number + 1]))
             except RunError as fault:
                 print(f"\n{fault}", file=sys.stderr)
                 return 1
-    refreshed = pages.refresh(steps)
+    refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
     print(f"Index: {pages.index_path(steps[0].study)}")

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from conftest import REPO
-from pneumolib.params import ParamsError
+from pneumolib.params import ParamsError, RunParams
 from pneumolib.reporting import inputs
+from pneumolib.reporting.study import Step, still_due
 
 BASELINE = """
 import pneumolib as pn
@@ -140,3 +142,21 @@ def test_exactly_one_parameters_cell(project):
     project.edit_notebook("06_comparison", untag)
     with pytest.raises(ParamsError, match="exactly one cell tagged `parameters`, found 0"):
         inputs.declared_parameters(project.root / "notebooks/06_comparison.ipynb")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"nbformat": 4}'])
+def test_a_notebook_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "03_broken.ipynb").write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"03_broken\.ipynb: not a notebook"):
+        inputs.read_cells(tmp_path / "03_broken.ipynb")
+
+
+def test_what_is_still_due():
+    def step(name, upstream=(), reasons=()):
+        return Step(Path(f"params/x/{name}.yaml"), RunParams(), {}, list(upstream), list(reasons))
+
+    explore, train = step("01_exploration", reasons=["FORCE=1"]), step("03_baseline_cnn", reasons=["parameter"])
+    compare = step("06_comparison", upstream=["03_baseline_cnn"])
+    assert still_due([explore, train, compare], []) == ["01_exploration", "03_baseline_cnn"]
+    assert still_due([explore, train, compare], [train]) == ["01_exploration", "06_comparison"]
+    assert still_due([explore, train, compare], [explore, train, compare]) == []

@@ -34,11 +34,21 @@ def notebook_path(run: str) -> Path:
 
 
 def read_cells(notebook: Path) -> list[dict]:
-    """Cells as `{"type", "tags", "source"}`; outputs and metadata other than tags are not looked at."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [
-        {"type": c["cell_type"], "tags": c["metadata"].get("tags", []), "source": "".join(c["source"])} for c in cells
-    ]
+    """Cells as `{"type", "tags", "source"}`; outputs and metadata other than tags are not looked at.
+
+    Raises ParamsError for a file that is no notebook.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        return [
+            {"type": c["cell_type"], "tags": c["metadata"].get("tags", []), "source": "".join(c["source"])}
+            for c in cells
+        ]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as fault:
+        raise ParamsError(
+            f"{notebook}: not a notebook ({type(fault).__name__}: {fault}); open and save it in JupyterLab, or take it "
+            f"back from git"
+        ) from None
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:

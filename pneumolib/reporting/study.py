@@ -147,6 +147,12 @@ def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step]
     return Step(path, params, inputs, upstream, reasons)
 
 
+def still_due(steps: list[Step], executed: list[Step]) -> list[str]:
+    """Runs that are out of date once `executed` are done: due and not among them, or built on one and not run since."""
+    done = [step.run for step in executed]
+    return [s.run for s in steps if s.run not in done and (s.reasons or set(s.upstream) & set(done))]
+
+
 def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
     """Run to hash of its `result.json`; `none` where it has not finished."""
     files = {run: run_folder(study, run) / RESULT_FILE for run in runs}
