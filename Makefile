@@ -1,13 +1,16 @@
 # Every target works on a machine that has git, GNU make and Python 3.11 to 3.13. `make` alone prints this help.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help report test lint format lab open bench lock clean clean-runs
+.PHONY: help report data test lint format lab open bench lock clean clean-runs
 
 PYTHON ?= python3
 STUDY ?= demo
 DATA ?=
 FORCE ?=
 RUN ?=
+FROM ?=
+ADDRESS ?=
+TO ?=
 VENV := .venv/.installed
 BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
@@ -17,9 +20,13 @@ help:  ## print this help
 	@echo "pneumolib: from parameter files to pages. Targets:"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  RUN=<study>/<run>"
+	@echo "make data: FROM=tfrecord|kaggle|<file.zip>  ADDRESS=<of the TFRecord files, or owner/name>  TO=data/chest_xray"
 
 report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1)
 	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force)
+
+data: $(VENV)  ## fetch the real radiographs into data/chest_xray (FROM=..., ADDRESS=..., TO=...)
+	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$(FROM)") $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(TO),--to "$(TO)")
 
 test: $(VENV)  ## run the tests
 	@$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The command line: `pneumolib report|run|open`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib report|run|open|data`. The Makefile's targets are thin covers of these."""
 
 import argparse
 import sys
@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     opener.add_argument("run", help="<study>/<run>, such as kermany/03_baseline_cnn")
     opener.add_argument("--no-browser", action="store_true", help="write the copy and print its path, open nothing")
     opener.set_defaults(command=_open)
+    data = commands.add_parser("data", help="fetch the real radiographs into one folder")
+    data.add_argument("--from", dest="source", default="tfrecord", help="tfrecord (default), kaggle, or a zip archive")
+    data.add_argument("--address", help="of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name")
+    data.add_argument("--to", default="data/chest_xray", metavar="DIR", help="where to put them (%(default)s)")
+    data.set_defaults(command=_data)
     for command in (report, run, opener):
         command.add_argument("--data", metavar="DIR", help="read the radiographs from DIR instead of data.root")
     report.add_argument("--force", action="store_true", help="run everything, up to date or not")
@@ -99,6 +104,20 @@ def _open(options: argparse.Namespace) -> int:
     study, _, run = options.run.partition("/")
     path = in_root(f"params/{study}/{run}.yaml")
     return open_copy(path, options.data, browse=not options.no_browser)
+
+
+def _data(options: argparse.Namespace) -> int:
+    from pneumolib.data.download import DownloadError, download
+
+    try:
+        download(options.source, options.address, options.to)
+    except DownloadError as fault:
+        print(f"\n{fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was fetched is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _study_dir(study: str) -> Path:

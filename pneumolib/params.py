@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
@@ -27,28 +26,45 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class DataParams(_Section):
-    """Where the radiographs come from. Paths are relative to the project's root unless absolute."""
+    """Where the radiographs come from: `data.sources`. Paths are relative to the project's root unless absolute.
 
-    source: Literal["synthetic", "kaggle_folder"] = "kaggle_folder"
+    `root` is a folder, for `csv` and `npz` a file; for `tfrecord` it may be a bucket (`gs://...`).
+    """
+
+    source: Literal["synthetic", "kaggle_folder", "tfrecord", "csv", "npz"] = "kaggle_folder"
     root: Annotated[str, Field(min_length=1)] = "data/chest_xray"
-    val_folder: Literal["join", "leave_out"] = "join"  # the archive's 16-image val folder is too small to validate on
+    val_folder: Literal["join", "leave_out"] = "join"  # the archive's 16 val images are too few to validate on
     n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
     drawing_seed: Annotated[int, Field(ge=0)] = 1
 
 
 class SplitParams(_Section):
-    """How validation is cut from the training pool: whole groups (patients), class ratio kept."""
+    """How validation is cut from the training pool: whole groups (patients), class ratio kept.
 
+    `as_published` takes the source's own val split instead, and refuses it when a patient stands on both sides.
+    """
+
+    validation: Literal["cut", "as_published"] = "cut"
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     seed: Annotated[int, Field(ge=0)] = 1
     ratio_tolerance_points: Annotated[float, Field(gt=0, le=50)] = 2.0
 
 
 class ImageParams(_Section):
-    """What a network sees of one file: a square uint8 image, `size_px` high and wide."""
+    """What a network sees of one file: a square uint8 image, `size_px` high and wide.
+
+    In this order: `reencode_quality` saves every file anew as JPEG of one quality; `crop_border` cuts that fraction of
+    width and height off each side; `fit` makes a square; after the resize `equalize` spreads the grey values.
+    """
 
     size_px: Annotated[int, Field(ge=32, le=1024)] = 180  # five poolings of the baseline need 32
     channels: Literal[1, 3] = 1
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    reencode_quality: Annotated[int, Field(ge=1, le=95)] | None = None  # Pillow advises against more than 95
+    crop_border: Annotated[float, Field(ge=0, le=0.4)] = 0.0
+    equalize: Literal["none", "hist", "clahe"] = "none"
+    clahe_clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of a tile's pixels; higher is stronger
+    clahe_tiles: Annotated[int, Field(ge=2, le=32)] = 8  # along each side
 
 
 class AugmentParams(_Section):
@@ -89,6 +105,25 @@ class TrainingParams(_Section):
         return self
 
 
+class EqualisationParams(_Section):
+    """What the page on equalisation tries: CLAHE settings on one image, and a short training of each kind."""
+
+    clip_limits: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=6)] = [
+        0.003, 0.01, 0.03,
+    ]  # fmt: skip
+    tiles: Annotated[list[Annotated[int, Field(ge=2, le=32)]], Field(min_length=1, max_length=6)] = [4, 8, 16]
+
+
+class AuditParams(_Section):
+    """How the audit asks for shortcuts, and the cures whose effect it measures."""
+
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    border_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.125  # of each side, what the border-only classifier sees
+    cure_images: Annotated[int, Field(ge=24)] = 1000  # at most so many files are prepared anew for each cure
+    cure_quality: Annotated[int, Field(ge=1, le=95)] = 75
+    cure_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
+
+
 class EvaluationParams(_Section):
     """How scores become calls and intervals. The threshold is chosen on validation and frozen."""
 
@@ -110,6 +145,8 @@ class RunParams(_Section):
     augment: AugmentParams = AugmentParams()
     model: ModelParams = ModelParams()
     training: TrainingParams = TrainingParams()
+    equalisation: EqualisationParams = EqualisationParams()
+    audit: AuditParams = AuditParams()
     evaluation: EvaluationParams = EvaluationParams()
 
 
@@ -137,35 +174,6 @@ def notebook_of(run: str) -> str:
     if not match:
         raise ParamsError(f"{run}: a run is named NN_<notebook>[-<variant>], such as 03_baseline_cnn-wide")
     return match[1]
-
-
-def load_run(path: Path, data_root: str | None = None) -> tuple[RunParams, set[str]]:
-    """Read `params/<study>/<run>.yaml` over its `study.yaml`.
-
-    Args:
-        path: the run's file; `study.yaml` must lie beside it.
-        data_root: replaces `data.root` (`make report DATA=...`).
-    Returns:
-        the checked parameters, and the top-level keys that the run's own file set.
-    Raises:
-        ParamsError: a file that is missing or not YAML, a key set in both files, or whatever `check` refuses.
-    """
-    shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
-    if twice := sorted(shared.keys() & own.keys()):
-        raise ParamsError(
-            f"{path}: {twice[0]}: set in study.yaml already, which decides it for all runs; delete one of the two"
-        )
-    origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys(own, str(path))
-    values = {"study": path.parent.name} | shared | own
-    if values["study"] != path.parent.name:
-        raise ParamsError(
-            f"{origin['study']}: study: received {values['study']!r}, but its folder says {path.parent.name!r}"
-        )
-    if data_root is not None:
-        if not isinstance(values.setdefault("data", {}), dict):
-            check(values, origin)
-        values["data"] = {**values["data"], "root": data_root}
-    return check(values, origin), set(own)
 
 
 def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cell") -> RunParams:
@@ -238,34 +246,3 @@ def _yaml_number(text: str, wanted: str) -> str:
     if not e:
         return mantissa
     return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys and says nothing; this one refuses."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise ParamsError(f"line {key_node.start_mark.line + 1}: a key must be a plain word")
-            if key_node.value in seen:
-                raise ParamsError(f"line {key_node.start_mark.line + 1}: {key_node.value}: set twice")
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ParamsError(
-            f"{path}: no such file. " + (f"Beside it: {', '.join(beside)}" if beside else "Its folder is missing")
-        )
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError, ParamsError) as fault:
-        raise ParamsError(f"{path}: {fault}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected `key: value` lines, received {type(values).__name__}")
-    return values

@@ -56,6 +56,33 @@ training: {epochs: 1, batch_size: 4}
 evaluation: {resamples: 50}
 """
 
+TINY_AUDIT = """\
+audit: {folds: 2}
+evaluation: {resamples: 50}
+"""
+
+
+def _cells(*sources: str) -> list[dict]:
+    code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    return [code | {"id": str(number), "source": source} for number, source in enumerate(sources)]
+
+
+# A notebook of seconds, for tests of how runs are executed: they need one that trains nothing and takes part in all else.
+QUICK = {
+    "nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    "cells": [
+        {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# A quick page"},
+        {"cell_type": "code", "id": "values", "metadata": {"tags": ["parameters"]}, "outputs": [], "execution_count": None,
+         "source": 'study = "demo"\ndata = {"root": "data/tiny"}\nsplit = {"seed": 1}\nimage = {"size_px": 32}'},
+        *_cells(
+            'import pneumolib as pn\nrun = pn.start("01_quick", study=study, data=data, split=split, image=image)',
+            "manifest = pn.data.read_manifest(run.params.data)",
+            "split_table = pn.data.split_manifest(manifest.table, run.params.split)",
+            'result = run.finish(manifest, split_table)',
+        ),
+    ],
+}  # fmt: skip
+
 
 class Project:
     """A project of its own in a temporary folder: the repository's notebooks and one tiny study."""
@@ -64,7 +91,8 @@ class Project:
         self.root = root
         shutil.copytree(REPO / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".*"))
         self.write("params/tiny/study.yaml", TINY_STUDY)
-        self.write("params/tiny/01_exploration.yaml", "")
+        self.write("notebooks/01_quick.ipynb", json.dumps(QUICK))
+        self.write("params/tiny/01_quick.yaml", "")
         self.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
         self.write("params/tiny/06_comparison.yaml", "")
 

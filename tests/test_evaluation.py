@@ -9,6 +9,7 @@ import pytest
 from scipy.special import logit
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from pneumolib.evaluation.comparison import compare_auroc
 from pneumolib.evaluation.intervals import group_weights, metric_table
 from pneumolib.evaluation.metrics import METRICS, EvaluationError, check_predictions, compute_metrics, confusion_counts
 from pneumolib.evaluation.thresholds import Threshold, choose_threshold
@@ -158,3 +159,35 @@ def test_evaluation_needs_no_tensorflow():
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'jax')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_models_are_compared_on_the_same_resamples(predictions):
+    """A model whose scores are the other's, moved a little, differs by little and surely; a worse one by much."""
+    noise = np.random.default_rng(3).normal(0, 0.35, len(predictions))
+    worse = predictions.assign(probability=(predictions.probability + noise).clip(0.01, 0.99))
+    same = predictions.assign(probability=predictions.probability**2)
+    models = {"plain": predictions, "same": same.sample(frac=1, random_state=0), "worse": worse}
+    table = compare_auroc(models, "test", "plain", PARAMS, seed=1).set_index("name")
+    rows = predictions[predictions.split == "test"]
+    assert table.auroc["plain"] == pytest.approx(roc_auc_score(rows.label, rows.probability))
+    assert table.loc["same", ["difference", "difference_low", "difference_high"]].abs().max() < 1e-12
+    assert table.difference["worse"] == pytest.approx(table.auroc["worse"] - table.auroc["plain"])
+    assert table.difference_high["worse"] < 0
+    # Paired, the difference is surer than either value.
+    assert (
+        table.difference_high["worse"] - table.difference_low["worse"]
+        < table.auroc_high["worse"] - table.auroc_low["worse"]
+    )
+    assert np.isnan(table.difference["plain"])
+    alone = metric_table(predictions, "test", 0.5, PARAMS, seed=1).set_index("metric").loc["auroc"]
+    assert (table.auroc_low["plain"], table.auroc_high["plain"]) == pytest.approx((alone.low, alone.high))
+
+
+def test_models_of_other_images_are_not_compared(predictions):
+    other = predictions[predictions.image_id != "test0003"]
+    with pytest.raises(EvaluationError, match="b and a were scored on other images"):
+        compare_auroc({"a": predictions, "b": other}, "test", "a", PARAMS, seed=1)
+    one = predictions.assign(group_id="g" + predictions.label.astype(str))
+    table = compare_auroc({"a": one, "b": one}, "test", "a", PARAMS, seed=1)
+    assert table.difference[1] == 0
+    assert table[["auroc_low", "difference_low"]].isna().all(axis=None)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from conftest import save_image
 from pneumolib.data import images as module
-from pneumolib.data.images import load_image, read_images
+from pneumolib.data.decoding import decode
+from pneumolib.data.images import as_jpeg, equalize, load_image, prepare, read_images
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
 from pneumolib.params import DataParams, ImageParams, SplitParams
@@ -133,3 +134,97 @@ def test_an_image_the_manifest_does_not_hold(prepared, tmp_path):
     foreign = split.assign(image_id=split.image_id + "x")
     with pytest.raises(KeyError, match="not in the manifest"):
         read_images(manifest, foreign, "val", GREY, tmp_path)
+
+
+# --- cures and equalisation
+
+
+def framed(width=80, height=48, frame=8):
+    """A bright picture in a black frame: what is cut off and what is added can be told by eye and by number."""
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[frame:-frame, frame:-frame] = 200
+    return pixels
+
+
+def test_stretch_pad_and_crop(tmp_path):
+    file = save_image(tmp_path / "x.png", np.tile(np.linspace(0, 255, 80), (40, 1)))  # dark on the left, 2 to 1
+    seen = {fit: load_image(file, GREY.model_copy(update={"fit": fit}))[..., 0] for fit in ("stretch", "pad", "crop")}
+    assert (seen["stretch"][:, 0] < 10).all()
+    assert (seen["stretch"][:, -1] > 245).all()
+    assert (seen["pad"][:7] == 0).all()
+    assert (seen["pad"][-7:] == 0).all()
+    np.testing.assert_allclose(seen["pad"][16], seen["stretch"][16], atol=3)
+    # The middle half of the width is left, and nothing of the height is lost.
+    assert abs(int(seen["crop"][16, 0]) - 64) < 6
+    assert abs(int(seen["crop"][16, -1]) - 191) < 6
+    upright = save_image(tmp_path / "y.png", np.tile(np.linspace(0, 255, 80), (40, 1)).T)
+    turned = load_image(upright, GREY.model_copy(update={"fit": "crop"}))[..., 0]
+    np.testing.assert_array_equal(turned, seen["crop"].T)
+
+
+@pytest.mark.parametrize("size", [(81, 48), (80, 49), (41, 97)])
+def test_a_cropped_square_is_cut_and_not_resampled(size):
+    pixels = np.random.default_rng(0).integers(0, 255, size[::-1]).astype(np.uint8)
+    square = np.asarray(prepare(Image.fromarray(pixels), ImageParams(fit="crop")))
+    assert square.shape == (min(size), min(size))
+    left, top = (size[0] - min(size)) // 2, (size[1] - min(size)) // 2
+    np.testing.assert_array_equal(square, pixels[top : top + min(size), left : left + min(size)])
+
+
+def test_the_border_is_cut_off(tmp_path):
+    file = save_image(tmp_path / "x.png", framed(80, 80, 8))
+    assert load_image(file, GREY).min() == 0
+    assert load_image(file, GREY.model_copy(update={"crop_border": 0.1})).min() == 200
+
+
+def test_saved_anew_all_files_carry_one_table(tmp_path):
+    scene = np.random.default_rng(0).normal(128, 30, (96, 96)).clip(0, 255)
+    files = [save_image(tmp_path / f"{q}.jpeg", scene, quality=q) for q in (95, 60)]
+    own = [decode(file.read_bytes()) for file in files]
+    anew = [decode(as_jpeg(decoded.image, 30)) for decoded in own]
+    assert own[0].quantisation_sum < own[1].quantisation_sum < anew[0].quantisation_sum == anew[1].quantisation_sum
+    cured = load_image(files[0], ImageParams(size_px=96, reencode_quality=30))
+    np.testing.assert_array_equal(cured[..., 0], np.asarray(anew[0].image))  # at 96 px nothing is resized
+
+
+def test_equalisation_makes_the_cumulative_curve_straight():
+    rng = np.random.default_rng(0)
+    flat = rng.normal(90, 12, (64, 64, 1)).clip(0, 255).astype(np.uint8)
+    spread = equalize(flat, ImageParams(equalize="hist"))
+    curve = np.cumsum(np.bincount(spread.reshape(-1), minlength=256)) / spread.size
+    assert np.abs(curve - np.linspace(0, 1, 256)).max() < 0.05
+    clahe = equalize(flat, ImageParams(equalize="clahe"))
+    assert flat.std() < clahe.std() < 1.1 * spread.std()
+    stronger = equalize(flat, ImageParams(equalize="clahe", clahe_clip_limit=0.05))
+    assert stronger.std() > clahe.std()
+    np.testing.assert_array_equal(equalize(flat, ImageParams()), flat)
+
+
+@pytest.mark.parametrize("way", ["hist", "clahe"])
+def test_equalised_images_are_uint8_grey_in_all_channels(archive, way):
+    file = next((archive / "train/NORMAL").iterdir())
+    one, three = (load_image(file, p.model_copy(update={"equalize": way})) for p in (GREY, RGB))
+    assert one.shape == (32, 32, 1)
+    assert three.shape == (32, 32, 3)
+    assert one.dtype == three.dtype == np.uint8
+    assert (three == three[..., :1]).all()
+    np.testing.assert_allclose(one.astype(int), three[..., :1].astype(int), atol=12)
+    even = np.full((32, 32, 1), 77, np.uint8)
+    assert equalize(even, ImageParams(equalize=way)).shape == even.shape  # nothing to spread, and no crash
+
+
+def test_every_image_parameter_has_a_cache_of_its_own(prepared, tmp_path):
+    seen = [
+        read_images(*prepared, "val", GREY.model_copy(update=change), tmp_path / "pixels").pixels.copy()
+        for change in ({}, {"equalize": "hist"}, {"crop_border": 0.2}, {"reencode_quality": 10}, {"fit": "crop"})
+    ]
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == len(seen)
+    assert all(not np.array_equal(seen[0], other) for other in seen[1:])
+
+
+def test_a_broken_file_is_named_when_its_cache_is_built(prepared, tmp_path):
+    manifest, split = prepared
+    first = manifest.table.set_index("image_id").path[split.image_id[split.split == "val"].iloc[0]]
+    (manifest.root / first).write_bytes(b"gone wrong since")
+    with pytest.raises(OSError, match=f"{first}: not a JPEG, PNG or DICOM image"):
+        read_images(manifest, split, "val", GREY, tmp_path / "pixels")

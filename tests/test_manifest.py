@@ -8,7 +8,8 @@ import pytest
 
 from conftest import save_image
 from pneumolib.data import manifest as module
-from pneumolib.data.manifest import COLUMNS, ManifestError, describe_file, identify, read_manifest
+from pneumolib.data.manifest import COLUMNS, describe_file, read_manifest
+from pneumolib.data.sources import ManifestError, identify
 from pneumolib.params import DataParams
 
 
@@ -28,6 +29,12 @@ def test_columns_labels_and_groups(read, archive):
     assert (row.label, row.kind, row.group_id, row.source_split) == (1, "bacteria", "bacteria-3", "train")
     assert (row.width_px, row.height_px, row["mode"]) == (48, 40, "L")
     assert row.bytes == (archive / row.path).stat().st_size
+    assert 175 < row.mean_intensity < 225
+    assert row.pixel_min <= row.mean_intensity <= row.pixel_max
+    assert 0 < row.sd_intensity < 20
+    dark = table.loc["test/NORMAL/IM-0027-0001"]
+    assert dark.mean_intensity < 65
+    assert dark.pixel_hash != row.pixel_hash
     assert table.loc["test/NORMAL/IM-0027-0001"].group_id == "IM-27"
 
 
@@ -73,7 +80,7 @@ def test_unusable_files_are_named_with_the_reason_and_left_out(read, archive, ca
     assert {path.split("/")[-1]: reason.split(":")[0] for path, reason in reasons.items()} == {
         "IM-0900-0001.jpeg": "empty file (0 bytes)",
         "IM-0901-0001.jpeg": "does not decode",
-        "IM-0902-0001.jpeg": "not an image",
+        "IM-0902-0001.jpeg": "not a JPEG, PNG or DICOM image",
         "IM-0903-0001.jpeg": "cannot be read",
         "notes.txt": "not an image file (.txt ending)",
         "more": "a folder inside a class folder",
@@ -109,12 +116,14 @@ def test_a_split_without_usable_images_is_an_error(read, archive):
         read()
 
 
-def test_val_folder_can_be_left_out(read, archive):
+def test_val_folder_can_be_left_out_and_may_be_missing(read, archive):
     assert set(read().table.source_split) == {"train", "val", "test"}
-    shutil.rmtree(archive / "val")
-    with pytest.raises(ManifestError, match=r"data\.val_folder: leave_out"):
-        read()
     assert set(read(val_folder="leave_out").table.source_split) == {"train", "test"}
+    shutil.rmtree(archive / "val/NORMAL")
+    with pytest.raises(ManifestError, match=r"missing: val/NORMAL"):
+        read()
+    shutil.rmtree(archive / "val")
+    assert set(read().table.source_split) == {"train", "test"}
 
 
 def test_twins_that_differ_in_ending_are_refused(read, archive):

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from pneumolib.params import ParamsError, check, load_run, notebook_of, project_root
+from pneumolib.param_files import load_run
+from pneumolib.params import ParamsError, check, notebook_of, project_root
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
     assert not everything[37:].any()
 
 
-@pytest.mark.parametrize("params", [*EACH_OP, STRONG], ids=lambda p: "+".join(p.model_fields_set))
+@pytest.mark.parametrize("params", [*EACH_OP, STRONG], ids=lambda p: "+".join(sorted(p.model_fields_set)))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_op_eager_and_inside_map(both_modes, params, channels):
     images = tf.random.stateless_uniform([5, 24, 20, channels], [1, 2], 0, 256, tf.int32)

@@ -18,7 +18,8 @@ def table():
             for image in range(int(rng.integers(1, 8)) if kind == "bacteria" else 1 + patient % 2):
                 place = "test" if patient % 8 == 0 else "train"
                 rows.append([f"{kind}{patient:03d}_{image}", place, label, kind, f"{kind}-{patient}"])
-    return pd.DataFrame(rows, columns=["image_id", "source_split", "label", "kind", "group_id"])
+    table = pd.DataFrame(rows, columns=["image_id", "source_split", "label", "kind", "group_id"])
+    return table.assign(sha256=table.image_id)
 
 
 def test_every_image_once_and_test_untouched(table):
@@ -77,3 +78,29 @@ def test_check_counts_points(table):
     skewed = split[~((split.split == "val") & (split.label == 0) & (split.image_id.str[-1] == "0"))]
     with pytest.raises(SplitError, match=r"pneumonia is [\d.]+% of validation but [\d.]+% of the training pool"):
         check_split(skewed, 2)
+
+
+def test_groups_that_share_a_file_go_the_same_way(table):
+    """One hundred children stand twice, under two numbers: a copy in training would tell what validation asks."""
+    pool = table[(table.kind == "virus") & (table.source_split == "train")].drop_duplicates("group_id")
+    pairs = dict(zip(pool.group_id[:50], pool.group_id[50:100], strict=True))
+    twin = pool.set_index("group_id").sha256
+    tied = table.copy()
+    for group, other in pairs.items():
+        tied.loc[tied.image_id == pool.set_index("group_id").image_id[other], "sha256"] = twin[group]
+    assert tied.sha256.duplicated().sum() == 50
+    sides = split_manifest(tied, SplitParams()).drop_duplicates("group_id").set_index("group_id").split
+    assert all(sides[one] == sides[other] for one, other in pairs.items())
+    apart = split_manifest(table, SplitParams()).drop_duplicates("group_id").set_index("group_id").split
+    assert any(apart[one] != apart[other] for one, other in pairs.items())
+
+
+def test_the_published_validation_set_is_kept_or_refused(table):
+    published = table.assign(source_split=table.source_split.where(~table.group_id.str.endswith("3"), "val"))
+    split = split_manifest(published, SplitParams(validation="as_published", ratio_tolerance_points=20.0))
+    assert set(split.image_id[split.split == "val"]) == set(published.image_id[published.source_split == "val"])
+    leaking = published.copy()
+    several = published[published.source_split == "val"].groupby("group_id").head(1).index
+    leaking.loc[several, "source_split"] = "train"
+    with pytest.raises(SplitError, match="stand in more than one split"):
+        split_manifest(leaking, SplitParams(validation="as_published", ratio_tolerance_points=20.0))

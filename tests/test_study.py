@@ -1,24 +1,20 @@
 """A tiny study end to end, in processes of its own: 24 images, 32 px, one epoch. Tests share one finished study."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import nbformat
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 
-from conftest import REPO, TINY_BASELINE, Project
+from conftest import TINY_BASELINE, Project
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
 from pneumolib.learning.training import HISTORY_COLUMNS
 from pneumolib.reporting.study import plan
 
-RUNS = ["01_exploration", "03_baseline_cnn", "06_comparison"]
+RUNS = ["01_quick", "03_baseline_cnn", "06_comparison"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def set_cell(study: Project, code: str) -> None:
             }
             notebook["cells"].insert(4, cell)
 
-    study.edit_notebook("01_exploration", change)
+    study.edit_notebook("01_quick", change)
 
 
 def start_and_wait_for(study: Project, word: str) -> tuple[subprocess.Popen, str]:
@@ -184,28 +180,28 @@ def test_touched_files_and_other_outputs_rerun_nothing(study, stamps):
 
 
 def test_a_page_that_is_gone_is_written_again_without_a_run(study, stamps):
-    (study.root / "reports/tiny/01_exploration.html").unlink()
+    (study.root / "reports/tiny/01_quick.html").unlink()
     assert "1 page(s) written anew" in study.run("report", "tiny")
-    assert "What is in the folder" in page(study, "01_exploration")
+    assert "A quick page" in page(study, "01_quick")
     assert stamps() == []
 
 
 def test_failure_then_repair_then_only_what_is_needed(study, stamps):
     set_cell(study, "raise ValueError('drawn <by> hand')")
     said = study.run("report", "tiny", code=1)
-    assert "tiny/01_exploration failed: cell 5: ValueError: drawn <by> hand" in said
-    assert not (study.root / "runs/tiny/01_exploration").exists()
-    text = page(study, "01_exploration")
-    assert text.index("This run failed") < text.index("What is in the folder")
+    assert "tiny/01_quick failed: cell 5: ValueError: drawn <by> hand" in said
+    assert not (study.root / "runs/tiny/01_quick").exists()
+    text = page(study, "01_quick")
+    assert text.index("This run failed") < text.index("A quick page")
     assert "ValueError: drawn &lt;by&gt; hand" in text
     assert "failed" in page(study, "index")
     study.good = "answer = 42"
     set_cell(study, study.good)
     said = study.run("report", "tiny")
-    assert "01_exploration: due, has not finished yet" in said
-    assert stamps() == ["01_exploration"]
-    assert "This run failed" not in page(study, "01_exploration")
-    assert not (study.root / "runs/tiny/.failed/01_exploration").exists()
+    assert "01_quick: due, has not finished yet" in said
+    assert stamps() == ["01_quick"]
+    assert "This run failed" not in page(study, "01_quick")
+    assert not (study.root / "runs/tiny/.failed/01_quick").exists()
 
 
 def test_a_change_taken_back_costs_no_run(study, stamps):
@@ -214,7 +210,7 @@ def test_a_change_taken_back_costs_no_run(study, stamps):
     set_cell(study, study.good)
     assert "Nothing to run" in study.run("report", "tiny")
     assert stamps() == []
-    assert "This run failed" not in page(study, "01_exploration")
+    assert "This run failed" not in page(study, "01_quick")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -225,26 +221,26 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
         assert "another process is at work on it" in study.run("report", "tiny", code=1)
         set_cell(study, study.good)  # taken back while the run is at work: its earlier result is not put in its way
         assert "another process is at work on it" in study.run("report", "tiny", code=1)
-        assert not (study.root / "runs/tiny/01_exploration").exists()
+        assert not (study.root / "runs/tiny/01_quick").exists()
     os.kill(process.pid, how)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
-    assert not (study.root / "runs/tiny/01_exploration").exists()
+    assert not (study.root / "runs/tiny/01_quick").exists()
     assert_gone(int(line.split()[-1]))
-    text = page(study, "01_exploration")
+    text = page(study, "01_quick")
     assert "This run has not finished" in text
     assert "Synthetic." in text
     assert "unfinished" in page(study, "index")
     set_cell(study, study.good)
     assert "Nothing to run" in study.run("report", "tiny")  # the earlier result is brought back
-    assert "This run has not finished" not in page(study, "01_exploration")
+    assert "This run has not finished" not in page(study, "01_quick")
 
 
 def test_a_kernel_that_dies_is_a_failure(study):
     set_cell(study, "import os\nos._exit(9)")
     said = study.run("report", "tiny", code=1)
-    assert "tiny/01_exploration failed: DeadKernelError" in said
-    assert "This run failed" in page(study, "01_exploration")
+    assert "tiny/01_quick failed: DeadKernelError" in said
+    assert "This run failed" in page(study, "01_quick")
     set_cell(study, study.good)
     study.run("report", "tiny")
 
@@ -275,7 +271,7 @@ def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):
     lost.rename(lost.with_suffix(".away"))
     reasons = {step.run: step.reasons for step in plan(study.root / "params/tiny")}
     lost.with_suffix(".away").rename(lost)
-    assert reasons == {"01_exploration": [], "03_baseline_cnn": ["model.keras is gone"],
+    assert reasons == {"01_quick": [], "03_baseline_cnn": ["model.keras is gone"],
                        "06_comparison": ["03_baseline_cnn runs again"]}  # fmt: skip
 
 
@@ -304,7 +300,7 @@ def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study, stamps):
     said = study.run("report", "tiny")
     assert "03_baseline_cnn: due, parameter training.batch_size: 4 -> 5" in said
     assert "06_comparison: due, 03_baseline_cnn runs again" in said
-    assert "01_exploration: up to date" in said
+    assert "01_quick: up to date" in said
     assert stamps() == ["03_baseline_cnn", "06_comparison"]
     after = study.result("03_baseline_cnn")
     assert after["inputs"]["parameters"]["training.batch_size"] == 5
@@ -315,63 +311,15 @@ def test_one_run_alone_and_what_builds_on_it(study):
     study.write("params/tiny/06_comparison.yaml", "# another comment\n")
     said = study.run("run", "params/tiny/06_comparison.yaml")
     assert "06_comparison  because: asked for" in said
-    assert "no such file. Runs of the study: 01_exploration" in study.run("run", "params/tiny/99_x.yaml", code=2)
+    assert "no such file. Runs of the study: 01_quick" in study.run("run", "params/tiny/99_x.yaml", code=2)
 
 
 def test_force_runs_everything_asked_for(study, stamps):
     study.write("params/small/study.yaml", (study.root / "params/tiny/study.yaml").read_text(encoding="utf-8"))
-    study.write("params/small/01_exploration.yaml", "")
+    study.write("params/small/01_quick.yaml", "")
     assert "1 run(s)" in study.run("report", "small")
-    assert "01_exploration: due, FORCE=1" in study.run("report", "small", "--force")
+    assert "01_quick: due, FORCE=1" in study.run("report", "small", "--force")
     assert stamps() == []  # another study's runs are left alone
-
-
-@pytest.fixture
-def pristine(study, monkeypatch):
-    """The repository's notebooks as they are, in a shell of a person who has set nothing."""
-    shutil.copytree(
-        REPO / "notebooks", study.root / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*")
-    )
-    for variable in ("PNEUMOLIB_ROOT", "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-def execute(path, cwd) -> None:
-    """As JupyterLab does: a kernel in `cwd`, the cells from top to bottom."""
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(cwd)}}, timeout=400).execute()
-
-
-@pytest.mark.parametrize(
-    ("name", "folder"), [("01_exploration", "notebooks"), ("06_comparison", "notebooks"), ("06_comparison", ".")]
-)
-def test_light_notebooks_run_unchanged_by_hand(study, stamps, pristine, name, folder):
-    file = study.root / f"runs/interactive/{name}/result.json"
-    file.unlink(missing_ok=True)
-    execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
-    assert file.is_file()
-    assert stamps() == []
-
-
-def test_the_baseline_runs_unchanged_by_hand(study, stamps, pristine):
-    """The demo's full training, from `notebooks/`: the longest test, and the promise to whoever opens JupyterLab."""
-    execute(study.root / "notebooks/03_baseline_cnn.ipynb", study.root / "notebooks")
-    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
-    # Hard enough that a network gets neither 0.5 nor 1.0.
-    assert 0.6 < result["metrics"]["test"]["auroc"]["value"] < 0.995
-    assert stamps() == []
-
-
-def test_open_gives_a_copy_with_the_runs_parameters(study, stamps, pristine):
-    said = study.run("open", "tiny/03_baseline_cnn", "--no-browser")
-    assert "runs/interactive/tiny-03_baseline_cnn.ipynb" in said
-    copy = study.root / "runs/interactive/tiny-03_baseline_cnn.ipynb"
-    execute(copy, copy.parent)
-    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
-    assert (result["study"], result["parameters"]["image"]["size_px"]) == ("tiny", 32)
-    assert stamps() == []
-    assert "tiny-03_baseline_cnn-2.ipynb" in study.run("open", "tiny/03_baseline_cnn", "--no-browser")
-    assert "no such file" in study.run("open", "tiny/99_none", "--no-browser", code=2)
 
 
 def test_the_whole_first_report_took_less_than_a_minute(study):

@@ -7,7 +7,9 @@ Decoding happens once: an `ImageSet` maps pixels from a `.npy` file that all run
 import hashlib
 import io
 import json
+import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from PIL import Image
+from PIL import Image, ImageOps
+from skimage import exposure, img_as_ubyte
 
+from pneumolib.data.decoding import decode
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.progress import bar
 from pneumolib.params import ImageParams, in_root
 
-_DECODER_VERSION = 1  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
+_DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _MODES = {1: "L", 3: "RGB"}
+_PORTION = 256  # images decoded ahead of what is written, so that memory does not grow with their number
 
 
 @dataclass(frozen=True)
@@ -46,27 +51,69 @@ class ImageSet:
 
 
 def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
-    """Decode one file to uint8 (size_px, size_px, channels), stretched to a square with antialiasing.
+    """Decode one file to uint8 (size_px, size_px, channels): `prepare`, resize with antialiasing, `equalize`.
 
     JPEG files much larger than `size_px` are decoded at 1/2, 1/4 or 1/8 of their size first, never below twice the
     wanted size: cheaper, and the antialiased resize still decides what is seen.
 
     Raises:
-        OSError: what Pillow says of a file that does not decode.
+        ImageFileError: a file that does not decode, with the reason.
+        OSError: a file that cannot be read.
     """
-    mode, size = _MODES[params.channels], (params.size_px, params.size_px)
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        image.draft(mode, (2 * params.size_px, 2 * params.size_px))
-        image.load()
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            image = _to_8_bit(image)
-        pixels = image.convert(mode).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(pixels, dtype=np.uint8).reshape(params.size_px, params.size_px, params.channels)
+    raw = source if isinstance(source, bytes) else source.read_bytes()
+    wanted = math.ceil(2 * params.size_px / (1 - 2 * params.crop_border))
+    # Saving anew must see the file's own pixels: at a reduced size its traces of compression are gone already.
+    image = decode(raw, wanted if params.reencode_quality is None else None, grey=params.channels == 1).image
+    image = prepare(image, params).convert(_MODES[params.channels])
+    image = image.resize((params.size_px, params.size_px), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(params.size_px, params.size_px, params.channels)
+    return equalize(pixels, params)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey by its top byte; Pillow's own conversion would cut everything above 255 to white."""
-    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+def prepare(image: Image.Image, params: ImageParams) -> Image.Image:
+    """The cures of shortcuts at the image's own size: `reencode_quality`, then `crop_border`, then `fit`.
+
+    `stretch` leaves the shape to the resize, which distorts it; `pad` adds black bars, which keep proportions and show
+    the shape; `crop` takes the largest square of the middle, which loses the ends of the longer side.
+    """
+    if params.reencode_quality is not None:
+        image = Image.open(io.BytesIO(as_jpeg(image, params.reencode_quality)))
+    width, height = image.size
+    if params.crop_border:
+        dx, dy = round(width * params.crop_border), round(height * params.crop_border)
+        image = image.crop((dx, dy, width - dx, height - dy))
+    if params.fit == "pad":
+        side = max(image.size)
+        return ImageOps.pad(image, (side, side), color=0)
+    if params.fit == "crop":
+        side, left, top = min(image.size), (image.width - image.height) // 2, (image.height - image.width) // 2
+        left, top = max(left, 0), max(top, 0)
+        return image.crop((left, top, left + side, top + side))
+    return image
+
+
+def as_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The image saved as JPEG, with Pillow's tables for `quality` (1 to 95)."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def equalize(pixels: np.ndarray, params: ImageParams) -> np.ndarray:
+    """Spread the grey values of one image, uint8 (height, width, channels) in and out.
+
+    `hist` makes the image's cumulative histogram straight; `clahe` does so within tiles, no grey value steeper than
+    `clahe_clip_limit` allows (Zuiderveld, Graphics Gems IV, 1994). Colour becomes grey first, in all channels.
+    """
+    if params.equalize == "none":
+        return pixels
+    grey = pixels[..., 0] if pixels.shape[2] == 1 else np.asarray(Image.fromarray(pixels).convert("L"))
+    if params.equalize == "hist":
+        spread = exposure.equalize_hist(grey)
+    else:
+        tile = max(1, grey.shape[0] // params.clahe_tiles), max(1, grey.shape[1] // params.clahe_tiles)
+        spread = exposure.equalize_adapthist(grey, kernel_size=tile, clip_limit=params.clahe_clip_limit)
+    return np.repeat(img_as_ubyte(spread)[..., None], pixels.shape[2], axis=2)
 
 
 def read_images(
@@ -104,21 +151,32 @@ def _cache_key(files: pd.DataFrame, params: ImageParams) -> str:
 
 
 def _build(cache: Path, paths: list[Path], params: ImageParams) -> None:
-    """Decode into a file beside the cache, a thread a core, and rename it when whole."""
+    """Decode into a file beside the cache, a thread a core, and rename it when whole.
+
+    Written in order and in portions: a mapped file would keep every page it wrote in memory.
+    """
     for left in cache.parent.glob(f"{cache.stem}.*.tmp"):
         left.unlink()  # by a build that was killed; the caller holds the lock
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
     shape = (len(paths), params.size_px, params.size_px, params.channels)
-    pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-
-    def decode(position: int) -> None:
-        pixels[position] = load_image(paths[position], params)
-
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     try:
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for _ in bar(pool.map(decode, range(len(paths))), len(paths), "decoding images"):
-                pass
-        pixels.flush()
+        with temporary.open("wb") as file, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            np.lib.format.write_array_header_1_0(file, header)
+            portions = (paths[start : start + _PORTION] for start in range(0, len(paths), _PORTION))
+            decoded = (pixels for portion in portions for pixels in pool.map(_loader(params), portion))
+            for pixels in bar(decoded, len(paths), "decoding images"):
+                file.write(pixels.tobytes())
         os.replace(temporary, cache)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _loader(params: ImageParams) -> Callable[[Path], np.ndarray]:
+    def load(path: Path) -> np.ndarray:
+        try:
+            return load_image(path, params)
+        except OSError as fault:
+            raise type(fault)(f"{path}: {fault}") from None
+
+    return load

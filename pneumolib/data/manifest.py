@@ -2,46 +2,36 @@
 
 Contract: `Manifest.table` is sorted by `image_id` and has the columns of `COLUMNS`; `label` 1 is pneumonia, 0 normal;
 `path` is relative to `Manifest.root`. Files that cannot be used stand in `Manifest.problems` with the reason.
+
+What a file says besides its pixels: `mode`, `quantisation_sum` (a JPEG's luma table, 0 for others), `pixel_min` and
+`pixel_max` as stored. What a glance says: `mean_intensity` and `sd_intensity` of the grey image, 0 to 255, and
+`pixel_hash`, equal for images that look alike to the last block. JPEG files are read at an eighth of their size for
+these five, which finds truncation as surely and is three times as fast.
 """
 
 import hashlib
-import io
 import json
 import os
-import re
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pneumolib.data.decoding import ImageFileError, decode
 from pneumolib.data.progress import bar
+from pneumolib.data.sources import CLASSES, Listing, ManifestError, list_source
 from pneumolib.params import DataParams, in_root
 
 COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "width_px", "height_px", "mode", "bytes", "sha256",
+    "quantisation_sum", "pixel_min", "pixel_max", "mean_intensity", "sd_intensity", "pixel_hash",
 ]  # fmt: skip
-CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png"}
-# Not data: files that operating systems leave behind. The archive's nested copies (`chest_xray/`, `__MACOSX/`) lie
-# beside the split folders, where nothing looks for images.
-IGNORED = re.compile(r"\.DS_Store|\._.*|__MACOSX|Thumbs\.db|desktop\.ini")
-PATTERNS = {
-    "PNEUMONIA": re.compile(r"person(?P<number>\d+)_(?P<series>bacteria|virus)_\d+(?:_\d+)?"),
-    "NORMAL": re.compile(r"(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d+(?:-\d+)?"),
-}
-EXAMPLES = {
-    "PNEUMONIA": "person<N>_<bacteria|virus>_<M>.jpeg",
-    "NORMAL": "IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg",
-}
-_CACHE_VERSION = 1  # raise it when the meaning of a cached column changes
-
-
-class ManifestError(ValueError):
-    """A data folder that cannot be used; the message says what was looked for, where, and what to do."""
+_CACHE_VERSION = 2  # raise it when the meaning of a cached column changes
 
 
 @dataclass(frozen=True)
@@ -79,118 +69,32 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     hashed and decoded, so that a truncated file is found here and not in the middle of a training.
 
     Args:
-        params: `source`, `root` and `val_folder`. A synthetic source is drawn first where it is missing.
+        params: the source, see `data.sources`. A synthetic one is drawn and an archive unpacked where that is missing.
         cache_dir: where the cache lies; `.cache/manifest` of the project by default.
     Raises:
-        ManifestError: no such folder, a class folder missing, a split without usable images, or a file name that
-            does not follow the archive's pattern (its patient cannot be told).
+        ManifestError: data that is not there or not of the source's form, a split without usable images, or images
+            whose patient cannot be told.
     """
-    root = in_root(params.root)
-    if params.source == "synthetic":
-        # Imported here: drawing needs packages that studies of real images need not wait for.
-        from pneumolib.data.synthetic import draw_dataset
-
-        try:
-            draw_dataset(root, params.n_images, params.drawing_seed)
-        except FileExistsError as fault:
-            raise ManifestError(f"data.root: {fault}. Name another folder for the drawn images") from None
-    splits = ["train", "val", "test"] if params.val_folder == "join" else ["train", "test"]
-    listing, strangers = _list_files(root, splits)
-    cache = _Cache(root, cache_dir or in_root(".cache/manifest"))
-    described = _describe_all(root, listing, cache)
+    listing = list_source(params)
+    cache = _Cache(listing.root, cache_dir or in_root(".cache/manifest"))
+    described = _describe_all(listing.root, listing.images, cache)
     table = pd.DataFrame([row for row in described if "reason" not in row], columns=COLUMNS)
-    problems = pd.DataFrame(strangers + [row for row in described if "reason" in row], columns=["path", "reason"])
+    broken = [row for row in described if "reason" in row]
+    problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason"])
     problems = problems.sort_values("path", ignore_index=True)
-    _refuse_empty(table, problems, root, splits)
+    _refuse_empty(table, problems, listing)
     _report(problems, len(table))
     table = table.sort_values("image_id", ignore_index=True)
-    return Manifest(table, problems, root, (root / "synthetic.json").is_file())
+    return Manifest(table, problems, listing.root, (listing.root / "synthetic.json").is_file())
 
 
-def identify(class_name: str, stem: str) -> tuple[str, str] | None:
-    """`(kind, group_id)` from a file name of the archive, or None when it follows no known pattern.
-
-    The number restarts for each series, so the group key is (series, number): `person1_bacteria_2` belongs to
-    `bacteria-1`, `IM-0115-0001` to `IM-115`. Keys that leave the series out report overlaps between train and test
-    that are an artefact of the numbering.
-    """
-    match = PATTERNS[class_name].fullmatch(stem)
-    if match is None:
-        return None
-    series = match["series"]
-    return (series if class_name == "PNEUMONIA" else "normal"), f"{series}-{int(match['number'])}"
-
-
-def _list_files(root: Path, splits: list[str]) -> tuple[list[dict], list[dict]]:
-    """Candidate images (path, label, kind, group_id, source_split), and files that are no images by their name."""
-    _require_folders(root, splits)
-    images, strangers, unknown = [], [], []
-    for split in splits:
-        for class_name, label in CLASSES.items():
-            for entry in sorted(os.scandir(root / split / class_name), key=lambda e: e.name):
-                path = f"{split}/{class_name}/{entry.name}"
-                stem, suffix = os.path.splitext(entry.name)
-                if IGNORED.fullmatch(entry.name):
-                    continue
-                if entry.is_dir():
-                    strangers.append({"path": path, "reason": "a folder inside a class folder"})
-                elif suffix.lower() not in IMAGE_SUFFIXES:
-                    strangers.append({"path": path, "reason": f"not an image file ({suffix or 'no'} ending)"})
-                elif (identity := identify(class_name, stem)) is None:
-                    unknown.append(path)
-                else:
-                    images.append({"image_id": f"{split}/{class_name}/{stem}", "path": path, "label": label,
-                                   "kind": identity[0], "group_id": identity[1], "source_split": split})  # fmt: skip
-    _refuse_unknown(unknown, root)
-    _refuse_twins(images, root)
-    return images, strangers
-
-
-def _require_folders(root: Path, splits: list[str]) -> None:
-    wanted = [root / split / name for split in splits for name in CLASSES]
-    missing = [folder for folder in wanted if not folder.is_dir()]
-    if not missing:
-        return
-    if not root.is_dir():
-        raise ManifestError(
-            f"data.root: {root} is not a folder. Unpack the Kaggle archive `chest-xray-pneumonia` there, or name "
-            f"the folder that holds train/, val/ and test/: make report DATA=<folder>"
-        )
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:12]
-    nested = next((p.parent for p in sorted(root.glob("*/train")) if p.parent.name != "__MACOSX"), None)
-    hint = f" Did you mean {nested}?" if nested else ""
-    if all(root / "val" in folder.parents for folder in missing) and not (root / "val").is_dir():
-        hint = " Where there is no val folder, set data.val_folder: leave_out."
-    raise ManifestError(
-        f"data.root: {root}: looked for {', '.join(f'{s}/{c}' for s in splits for c in CLASSES)}; missing: "
-        f"{', '.join(str(folder.relative_to(root)) for folder in missing)}. Folders found there: "
-        f"{', '.join(found) or 'none'}.{hint}"
-    )
-
-
-def _refuse_unknown(unknown: list[str], root: Path) -> None:
-    if unknown:
-        shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
-        raise ManifestError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so their patient cannot be told and they "
-            f"could leak between train and test: {shown}. Looked for {EXAMPLES['NORMAL']} in NORMAL and "
-            f"{EXAMPLES['PNEUMONIA']} in PNEUMONIA. Rename the files or move them away."
-        )
-
-
-def _refuse_twins(images: list[dict], root: Path) -> None:
-    ids = pd.Series([image["image_id"] for image in images], dtype=str)
-    if (twins := sorted(ids[ids.duplicated()])) != []:
-        raise ManifestError(f"{root}: files that differ in their ending only: {', '.join(twins[:10])}. Keep one each.")
-
-
-def _refuse_empty(table: pd.DataFrame, problems: pd.DataFrame, root: Path, splits: list[str]) -> None:
+def _refuse_empty(table: pd.DataFrame, problems: pd.DataFrame, listing: Listing) -> None:
     have = set(zip(table.source_split, table.label, strict=True))
-    empty = [f"{s}/{name}" for s in splits for name, label in CLASSES.items() if (s, label) not in have]
+    empty = [f"{split}/{name}" for split, name in listing.needed if (split, CLASSES[name]) not in have]
     if empty:
         reasons = "; ".join(f"{p.path}: {p.reason}" for p in problems.head(5).itertuples())
         raise ManifestError(
-            f"{root}: no usable image in {', '.join(empty)} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}). "
+            f"{listing.root}: no usable image in {', '.join(empty)} (JPEG, PNG and DICOM can be read). "
             + (f"Left out there and elsewhere: {reasons}" if reasons else "The folders hold no images.")
         )
 
@@ -219,26 +123,30 @@ def _describe_all(root: Path, listing: list[dict], cache: "_Cache") -> list[dict
 
 
 def describe_file(path: Path) -> dict:
-    """`width_px, height_px, mode, bytes, sha256` of an image that decodes to its end, or the `reason` why not."""
+    """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not."""
     try:
         raw = path.read_bytes()
+        # An eighth of the pixels is enough to find the end of the file.
+        seen = decode(raw, at_least_px=1)
+    except ImageFileError as fault:
+        return {"reason": str(fault)}
     except OSError as fault:
         return {"reason": f"cannot be read: {fault.strerror}"}
-    if not raw:
-        return {"reason": "empty file (0 bytes)"}
-    try:
-        with Image.open(io.BytesIO(raw)) as image:
-            fact = {"width_px": image.width, "height_px": image.height, "mode": image.mode}
-            image.draft(image.mode, (1, 1))  # an eighth of the pixels is enough to find the end of the file
-            image.load()
-    except Image.UnidentifiedImageError:
-        return {"reason": f"not an image: begins with {raw[:8]!r}"}
-    except Image.DecompressionBombWarning as fault:
-        return {"reason": f"too many pixels: {fault}"}
-    # Pillow's decoders raise these for broken files: OSError for truncated data, the others for broken structure.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
-        return {"reason": f"does not decode: {fault}"}
-    return fact | {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    grey = np.asarray(seen.image.convert("L"))
+    shape = f"{seen.width_px} {seen.height_px} ".encode()
+    return {
+        "width_px": seen.width_px,
+        "height_px": seen.height_px,
+        "mode": seen.mode,
+        "bytes": len(raw),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "quantisation_sum": seen.quantisation_sum,
+        "pixel_min": seen.pixel_min,
+        "pixel_max": seen.pixel_max,
+        "mean_intensity": round(float(grey.mean()), 3),
+        "sd_intensity": round(float(grey.std()), 3),
+        "pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16],
+    }
 
 
 class _Cache:

@@ -22,35 +22,46 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
     Within each kind, groups are put in an order given by a hash of (seed, group_id), and taken for validation as
     long as they bring its share nearer to `validation_fraction`. The order of rows plays no part, and adding a
-    patient moves few others.
+    patient moves few others. Groups that share a file, byte for byte, go the same way.
 
     Args:
         table: `Manifest.table`, in any order of rows.
-        params: `validation_fraction`, `seed`, `ratio_tolerance_points`.
+        params: `validation`, `validation_fraction`, `seed`, `ratio_tolerance_points`.
     Raises:
         SplitError: see `check_split`.
     """
-    pool = table[table.source_split != "test"]
-    chosen = set()
-    for _, rows in pool.groupby("kind"):
-        chosen |= _choose_groups(rows.group_id.value_counts(), params)
     result = table.sort_values("image_id", ignore_index=True)
-    is_test = result.source_split == "test"
-    result["split"] = "train"
-    result.loc[~is_test & result.group_id.isin(chosen), "split"] = "val"
-    result.loc[is_test, "split"] = "test"
+    result["split"] = result.source_split
+    if params.validation == "cut":
+        pool = result[result.source_split != "test"].assign(unit=_units(result))
+        chosen = set()
+        for _, rows in pool.groupby("kind"):
+            chosen |= _choose_units(rows.unit.value_counts(), params)
+        result.loc[pool.index, "split"] = pool.unit.isin(chosen).map({True: "val", False: "train"})
     result = result[COLUMNS]
     check_split(result, params.ratio_tolerance_points)
     return result
 
 
-def _choose_groups(sizes: pd.Series, params: SplitParams) -> set[str]:
-    """Groups of one kind whose images add up to the wanted fraction as nearly as whole groups allow."""
+def _units(table: pd.DataFrame) -> pd.Series:
+    """What is cut as one: a group, or groups tied together by files of the same bytes, named after the first of them."""
+    tied = table[table.sha256.duplicated(keep=False)]
+    unit = {group: group for group in table.group_id}
+    for _, groups in tied.groupby("sha256").group_id:
+        names = {unit[group] for group in groups}
+        unit = (
+            {group: min(names) if name in names else name for group, name in unit.items()} if len(names) > 1 else unit
+        )
+    return table.group_id.map(unit)
+
+
+def _choose_units(sizes: pd.Series, params: SplitParams) -> set[str]:
+    """Units of one kind whose images add up to the wanted fraction as nearly as whole groups allow."""
     wanted, taken, chosen = params.validation_fraction * sizes.sum(), 0, set()
-    for group in sorted(sizes.index, key=lambda g: hashlib.sha256(f"{params.seed}:{g}".encode()).digest()):
-        if abs(taken + sizes[group] - wanted) < abs(taken - wanted):
-            chosen.add(group)
-            taken += sizes[group]
+    for unit in sorted(sizes.index, key=lambda u: hashlib.sha256(f"{params.seed}:{u}".encode()).digest()):
+        if abs(taken + sizes[unit] - wanted) < abs(taken - wanted):
+            chosen.add(unit)
+            taken += sizes[unit]
     return chosen
 
 

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "metrics": ["METRICS", "EvaluationError", "compute_metrics", "confusion_counts"],
         "intervals": ["metric_table"],
+        "comparison": ["compare_auroc"],
         "thresholds": ["Threshold", "choose_threshold"],
     },
 )

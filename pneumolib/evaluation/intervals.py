@@ -53,15 +53,25 @@ def metric_table(
     if weights is None:
         limits = dict.fromkeys(METRICS, (np.nan, np.nan))
     else:
-        blocks = [compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK])
-                  for i in range(0, len(weights), _BLOCK)]  # fmt: skip
-        limits = {name: _percentiles(np.concatenate([b[name] for b in blocks]), tail) for name in METRICS}
+        draws = resampled_metrics(labels, scores, threshold, weights)
+        limits = {name: percentiles(draws[name], tail) for name in METRICS}
     return pd.DataFrame(
         [{"metric": n, "value": float(value[n]), "low": limits[n][0], "high": limits[n][1]} for n in METRICS]
     )
 
 
-def _percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
+def resampled_metrics(
+    labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`compute_metrics` for every row of `weights` (resamples, n), block by block: each metric float (resamples,)."""
+    blocks = [
+        compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+
+def percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
+    """Lower and upper limit with `tail` of the values beyond each; NaN when one resample in twenty gave no value."""
     if np.isnan(values).mean() > 0.05:
         return np.nan, np.nan
     low, high = np.nanquantile(values, [tail, 1 - tail])

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "devices": ["start"],
         "models": ["build_model", "summary_table"],
+        "trials": ["train_and_predict"],
         "training": ["class_weights", "fit", "initial_logit", "predict", "training_facts"],
     },
 )

@@ -4,7 +4,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["plots", "words"],
+    submodules=["audit_words", "data_plots", "equalisation_plots", "equalisation_words", "plots", "words"],
     submod_attrs={
         "session": ["Session", "start"],
         "results": ["Result", "leaderboard", "read_results"],

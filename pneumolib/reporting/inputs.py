@@ -20,8 +20,9 @@ from pneumolib.reporting.session import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
-# How the demo's images are drawn does not concern a run beyond the images, and the data's fingerprint covers those.
-LEFT_OUT = ("pneumolib.data.manifest", "pneumolib.data.synthetic")
+# How images are drawn, fetched or unpacked concerns a run through the images alone; the data's fingerprint covers those.
+SOURCES = "pneumolib.data.sources"
+LEFT_OUT = {f"pneumolib.data.{name}" for name in ("synthetic", "npz", "tfrecord", "download")}
 
 
 def notebook_path(run: str) -> Path:
@@ -139,7 +140,8 @@ def library_digests(code: str) -> dict[str, str]:
     try:
         tree = ast.parse(code)
     except SyntaxError:  # all counts; the run will fail with a page that says where
-        tree = ast.parse("import pneumolib.data, pneumolib.learning, pneumolib.evaluation, pneumolib.reporting")
+        rooms = ("data", "learning", "evaluation", "audit", "reporting")
+        tree = ast.parse("\n".join(f"import pneumolib.{room}" for room in rooms))
     todo, seen = _used_by_notebook(tree), {}
     while todo:
         module = todo.pop()
@@ -147,7 +149,7 @@ def library_digests(code: str) -> dict[str, str]:
             source = _module_file(module).read_text(encoding="utf-8")
             digest, imports = _read_module(source)
             seen[module] = digest
-            todo |= imports - seen.keys() - ({LEFT_OUT[1]} if module == LEFT_OUT[0] else set())
+            todo |= imports - seen.keys() - (LEFT_OUT if module == SOURCES else set())
     return dict(sorted(seen.items()))
 
 

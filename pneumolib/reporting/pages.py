@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jinja2
 
-from pneumolib.params import RunParams, in_root, load_run, project_root
+from pneumolib.param_files import load_run
+from pneumolib.params import RunParams, in_root, project_root
 from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, in_words, read_result, read_results
 from pneumolib.reporting.study import Step, run_files, run_folder
 

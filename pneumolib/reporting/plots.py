@@ -1,82 +1,21 @@
-"""One figure per function, no file access. Each comes with a description in words, for those who cannot see it.
+"""Figures of models and results, one per function, no file access; `data_plots` has those of the images."""
 
-Figures keep a white ground on light and dark pages alike. Colours are from the Okabe-Ito palette, which most
-colour-blind readers can tell apart: blue is normal, vermilion is pneumonia, everywhere.
-"""
-
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-
-NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
-COLOURS = {0: NORMAL, 1: PNEUMONIA}
-NAMES = {0: "normal", 1: "pneumonia"}
-DPI = 110
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure and its description; as the last line of a cell it shows itself as PNG with alt text."""
-
-    figure: Figure
-    alt: str
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-        return {"image/png": buffer.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
-
-
-def _axes(columns: int = 1, width: float = 8, height: float = 3.4, rows: int = 1, style: str = "whitegrid"):
-    """A figure that pyplot knows nothing of, so that none piles up in a long session."""
-    with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.85):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, list(axes.flat)
-
-
-def class_counts(counts: pd.DataFrame) -> Plot:
-    """Images of each kind in each source split, from `Manifest.counts`."""
-    figure, (ax,) = _axes(height=2.8)
-    palette = {"normal": NORMAL, "bacteria": PNEUMONIA, "virus": "#E69F00"}
-    sns.barplot(counts, x="images", y="source_split", hue="kind", palette=palette, ax=ax, hue_order=list(palette))
-    for bars in ax.containers:
-        ax.bar_label(bars, fontsize=8, padding=3)
-    ax.set(xlabel="images", ylabel="folder")
-    ax.legend(title=None, frameon=False)
-    words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
-    return Plot(figure, f"Bar chart of the images in each folder by kind: {words}.")
-
-
-def image_sizes(table: pd.DataFrame) -> Plot:
-    """Width against height, and the aspect ratio of each class: a shortcut a network can take."""
-    figure, (left, right) = _axes(2, height=3.6)
-    for label, rows in table.groupby("label"):
-        left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=COLOURS[label], label=NAMES[label], lw=0)
-        aspect = rows.width_px / rows.height_px
-        right.hist(
-            aspect, bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=COLOURS[label], label=NAMES[label]
-        )
-    left.set(xlabel="width (px)", ylabel="height (px)")
-    right.set(xlabel="aspect ratio (width / height)", ylabel="density")
-    left.legend(frameon=False, markerscale=2)
-    medians = (table.width_px / table.height_px).groupby(table.label).median()
-    return Plot(figure, f"Image sizes by class; the median aspect ratio is {_by_class(medians, '.2f')}.")
+from pneumolib.reporting.figures import COLOURS, NAMES, NEUTRAL, NORMAL, PNEUMONIA, Plot, new_axes
 
 
 def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 6, what: str = "Sample images") -> Plot:
     """Images as the network sees them; pixels uint8 (n, height, width, channels), a title each."""
     rows = -(-len(pixels) // columns)
-    figure, axes = _axes(columns, width=9, height=1.75 * rows, rows=rows, style="white")
+    figure, axes = new_axes(columns, width=9, height=1.75 * rows, rows=rows, style="white")
     for ax in axes:
         ax.set_axis_off()
     for ax, image, title in zip(axes, pixels, titles, strict=False):
@@ -85,26 +24,9 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 6, wha
     return Plot(figure, f"{what}: {len(pixels)} radiographs in a grid, each with its file's name.")
 
 
-def intensity_histograms(pixels: np.ndarray, labels: np.ndarray) -> Plot:
-    """Grey values of all pixels by class, and the spread of image means; pixels uint8 (n, h, w, channels)."""
-    figure, (left, right) = _axes(2)
-    means = {}
-    for label in (0, 1):
-        chosen = pixels[labels == label]
-        counts = np.bincount(chosen.reshape(-1), minlength=256)
-        left.plot(np.arange(256), counts / counts.sum(), color=COLOURS[label], label=NAMES[label])
-        means[label] = chosen.mean(axis=(1, 2, 3))
-        right.hist(means[label], bins=np.arange(0, 256, 8), density=True, alpha=0.6, color=COLOURS[label])
-    left.set(xlabel="grey value (0 black, 255 white)", ylabel="share of pixels", yscale="log")
-    left.legend(frameon=False)
-    right.set(xlabel="mean grey value of an image", ylabel="density")
-    averages = pd.Series({label: values.mean() for label, values in means.items()})
-    return Plot(figure, f"Grey values by class; image means average {_by_class(averages, '.0f')} of 255.")
-
-
 def learning_curves(history: pd.DataFrame) -> Plot:
     """Loss and AUROC by epoch, training and validation; the kept epoch is marked."""
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = new_axes(2)
     best = history.loc[history.val_auroc.idxmax()]
     for ax, name, title in ((left, "loss", "loss"), (right, "auroc", "AUROC")):
         ax.plot(history.epoch, history[name], color=NEUTRAL, ls="--", label="training")
@@ -118,7 +40,7 @@ def learning_curves(history: pd.DataFrame) -> Plot:
 
 def roc(predictions: pd.DataFrame, threshold: float) -> Plot:
     """ROC curve of each split, with the point of the frozen threshold."""
-    figure, (ax,) = _axes(width=4.6, height=4.2)
+    figure, (ax,) = new_axes(width=4.6, height=4.2)
     ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
     for split, colour, name in (("val", NORMAL, "validation"), ("test", PNEUMONIA, "test")):
         rows = predictions[predictions.split == split]
@@ -133,7 +55,7 @@ def roc(predictions: pd.DataFrame, threshold: float) -> Plot:
 
 def score_histograms(predictions: pd.DataFrame, threshold: float) -> Plot:
     """Predicted probabilities by class, validation beside test, and the frozen threshold."""
-    figure, axes = _axes(2)
+    figure, axes = new_axes(2)
     for ax, (split, name) in zip(axes, (("val", "validation"), ("test", "test")), strict=True):
         rows = predictions[predictions.split == split]
         for label in (0, 1):
@@ -147,7 +69,7 @@ def score_histograms(predictions: pd.DataFrame, threshold: float) -> Plot:
 
 def confusion_matrix(counts: dict[str, int]) -> Plot:
     """`tp, fp, tn, fn` as a heat map: counts, and the share of each true class."""
-    figure, (ax,) = _axes(width=4.6, height=3.2, style="white")
+    figure, (ax,) = new_axes(width=4.6, height=3.2, style="white")
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     words = [[f"{n}\n{share:.0%}" for n, share in zip(*row, strict=True)] for row in zip(table, shares, strict=True)]
@@ -160,7 +82,7 @@ def confusion_matrix(counts: dict[str, int]) -> Plot:
 
 def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity", "specificity")) -> Plot:
     """Test metrics with intervals, one row a run, from `results.leaderboard`."""
-    figure, axes = _axes(len(metrics), width=9, height=1.2 + 0.4 * max(len(board), 1))
+    figure, axes = new_axes(len(metrics), width=9, height=1.2 + 0.4 * max(len(board), 1))
     for ax, metric in zip(axes, metrics, strict=True):
         _forest_panel(ax, board, metric)
     for ax in axes[1:]:
@@ -180,7 +102,3 @@ def _forest_panel(ax: Axes, board: pd.DataFrame, metric: str) -> None:
     left = max(0.0, np.nanmin([*low, *value]) - 0.05)
     ax.set(yticks=places, yticklabels=board.run, xlim=(left, 1.01), ylim=(len(board) - 0.5, -0.5))
     ax.set_xlabel(f"{METRIC_NAMES[metric]} on test")
-
-
-def _by_class(values: pd.Series, form: str) -> str:
-    return " and ".join(f"{value:{form}} for {NAMES[label]}" for label, value in values.items())

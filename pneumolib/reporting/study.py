@@ -9,7 +9,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import Manifest, read_manifest
-from pneumolib.params import DataParams, ParamsError, RunParams, in_root, load_run, notebook_of, project_root
+from pneumolib.param_files import load_run
+from pneumolib.params import DataParams, ParamsError, RunParams, in_root, notebook_of, project_root
 from pneumolib.reporting.inputs import declared_parameters, differences, gather, notebook_path
 from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result
 

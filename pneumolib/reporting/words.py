@@ -32,14 +32,13 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
     return Markdown("\n".join(lines))
 
 
-def exploration_summary(result: Result) -> Markdown:
-    """What the exploration found, read from its `result.json`."""
-    data, gap = result.data, result.checks["median_brightness_gap"]
-    return Markdown(
-        f"{data.images} images of {data.groups} groups are usable, {data.left_out} files are not, and "
-        f"{result.checks['duplicate_files']} files repeat the bytes of another. In training, the median pneumonia image is "
-        f"{abs(gap):.1f} grey values (of 255) {'brighter' if gap > 0 else 'darker'} than the median normal one."
-    )
+def interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
+    """`0.871 (0.823-0.912)` or `+0.012 (-0.004 to +0.027)`; words where there is nothing to compute."""
+    if value is None or pd.isna(value):
+        return "not computable"
+    if low is None or high is None or pd.isna(low):
+        return f"{value:+.3f} (interval not computable)" if signed else f"{value:.3f} (interval not computable)"
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
 def metric_words(table: pd.DataFrame) -> pd.DataFrame:

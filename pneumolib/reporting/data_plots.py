@@ -1,0 +1,206 @@
+"""Figures of the images and of what the audit finds in them, one per function, no file access."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from pneumolib.data.images import ImageSet
+from pneumolib.data.manifest import Manifest
+from pneumolib.reporting.figures import (
+    COLOURS,
+    DIVERGING,
+    NAMES,
+    NEUTRAL,
+    NORMAL,
+    Plot,
+    by_class,
+    kind_palette,
+    new_axes,
+)
+
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+# What of a file may tell the classes apart: column, axis label, logarithmic.
+FEATURES = {
+    "width_px": ("width (px)", True),
+    "height_px": ("height (px)", True),
+    "aspect": ("aspect ratio (width / height)", False),
+    "bytes_per_px": ("bytes per pixel", True),
+    "quantisation_sum": ("sum of the JPEG quantisation table", False),
+    "mean_intensity": ("mean grey value", False),
+    "sd_intensity": ("SD of grey values", False),
+}
+
+
+def class_counts(counts: pd.DataFrame) -> Plot:
+    """Images of each kind in each source split, from `Manifest.counts`."""
+    figure, (ax,) = new_axes(height=2.8)
+    palette = kind_palette(counts.kind)
+    sns.barplot(counts, x="images", y="source_split", hue="kind", palette=palette, ax=ax, hue_order=list(palette))
+    for bars in ax.containers:
+        ax.bar_label(bars, fontsize=8, padding=3)
+    ax.set(xlabel="images", ylabel="folder")
+    ax.legend(title=None, frameon=False)
+    words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
+    return Plot(figure, f"Bar chart of the images in each folder by kind: {words}.")
+
+
+def image_sizes(table: pd.DataFrame) -> Plot:
+    """Width against height, and the aspect ratio of each class: a shortcut a network can take."""
+    figure, (left, right) = new_axes(2, height=3.6)
+    for label, rows in table.groupby("label"):
+        left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=COLOURS[label], label=NAMES[label], lw=0)
+        aspect = rows.width_px / rows.height_px
+        right.hist(
+            aspect, bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=COLOURS[label], label=NAMES[label]
+        )
+    left.set(xlabel="width (px)", ylabel="height (px)")
+    right.set(xlabel="aspect ratio (width / height)", ylabel="density")
+    left.legend(frameon=False, markerscale=2)
+    medians = (table.width_px / table.height_px).groupby(table.label).median()
+    return Plot(figure, f"Image sizes by class; the median aspect ratio is {by_class(medians, '.2f')}.")
+
+
+def flow(manifest: Manifest, split: pd.DataFrame) -> Plot:
+    """From the archive to the splits: images and groups in every box."""
+    figure, (ax,) = new_axes(width=8.6, height=3.2, style="white")
+    ax.set(xlim=(0, 10), ylim=(0, 3.2))
+    ax.set_axis_off()
+    table, n_bad = manifest.table, len(manifest.problems)
+    pool = split[split.split != "test"]
+    boxes = {
+        (0.05, 1.2): f"Files found\n{len(table) + n_bad} files",
+        (2.6, 1.2): f"Usable\n{_amount(table)}\n{n_bad} files left out",
+        (5.15, 2.1): f"Training pool\n{_amount(pool)}",
+        (5.15, 0.3): f"Test, as published\n{_amount(split[split.split == 'test'])}",
+        (7.75, 2.3): f"Training\n{_amount(split[split.split == 'train'])}",
+        (7.75, 1.2): f"Validation\n{_amount(split[split.split == 'val'])}",
+    }
+    for (x, y), words in boxes.items():
+        ax.add_patch(FancyBboxPatch((x, y), 2.05, 0.85, boxstyle="round,pad=0.04", fc="#eef3f7", ec=NORMAL))
+        ax.text(x + 1.02, y + 0.425, words, ha="center", va="center", fontsize=8.5)
+    arrows = [((2.15, 1.62), (2.55, 1.62)), ((4.7, 1.75), (5.1, 2.4)), ((4.7, 1.5), (5.1, 0.85)),
+              ((7.25, 2.6), (7.7, 2.75)), ((7.25, 2.35), (7.7, 1.75))]  # fmt: skip
+    for start, end in arrows:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": NEUTRAL})
+    words = "; ".join(text.replace("\n", ", ") for text in boxes.values())
+    return Plot(figure, f"Flow of images from the archive to the splits: {words}.")
+
+
+def _amount(rows: pd.DataFrame) -> str:
+    return f"{len(rows)} images, {rows.group_id.nunique()} groups\n{rows.label.mean():.1%} pneumonia"
+
+
+def mean_images(pixels: np.ndarray, labels: np.ndarray) -> Plot:
+    """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
+    figure, axes = new_axes(3, width=9, height=3.2, style="white")
+    # Summed in 64 bits: a mean in the pixels' own type would overflow, one in float32 loses digits over thousands.
+    means = [pixels[labels == label].mean(axis=(0, 3), dtype=np.float64) for label in (0, 1)]
+    for ax, mean, label in zip(axes, means, (0, 1), strict=False):
+        ax.imshow(mean, cmap="gray", vmin=0, vmax=255)
+        ax.set_title(f"mean {NAMES[label]}, n = {np.sum(labels == label)}")
+    difference = means[1] - means[0]
+    reach = max(float(np.abs(difference).max()), 1.0)
+    shown = axes[2].imshow(difference, cmap=DIVERGING, vmin=-reach, vmax=reach)
+    axes[2].set_title("pneumonia minus normal")
+    figure.colorbar(shown, ax=axes[2], label="grey values", shrink=0.8)
+    for ax in axes:
+        ax.set_axis_off()
+    centre = tuple(slice(side // 4, side - side // 4) for side in difference.shape)
+    alt = (
+        f"Mean image of each class and their difference, which runs from {difference.min():.0f} to "
+        f"{difference.max():.0f} grey values; over the middle of the picture it averages {difference[centre].mean():+.0f}."
+    )
+    return Plot(figure, alt)
+
+
+def intensities(sets: dict[str, ImageSet]) -> Plot:
+    """Grey values of all pixels, a panel a split, a line a class."""
+    figure, axes = new_axes(len(sets), width=9, height=3)
+    words = []
+    for ax, (part, images) in zip(axes, sets.items(), strict=True):
+        labels = images.table.label.to_numpy()
+        means = pd.Series({n: images.pixels[labels == n].mean(dtype=np.float64) for n in (0, 1) if (labels == n).any()})
+        for label in means.index:
+            counts = np.bincount(images.pixels[labels == label].reshape(-1), minlength=256)
+            ax.plot(counts / counts.sum(), color=COLOURS[label], label=NAMES[label])
+        ax.set(title=PARTS[part], xlabel="grey value (0 black, 255 white)", yscale="log")
+        words.append(f"{PARTS[part]} {by_class(means, '.0f')}")
+    axes[0].set_ylabel("share of pixels")
+    axes[0].legend(frameon=False)
+    return Plot(figure, f"Distributions of grey values by split and class; means of 255: {'; '.join(words)}.")
+
+
+def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
+    """Every suspicious fact of a file by class and split: boxes are quartiles, whiskers 5th to 95th percentile."""
+    rows = table.merge(split[["image_id", "split"]], on="image_id", validate="1:1")
+    rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px)
+    figure, axes = new_axes(2, width=9, height=8.6, rows=4)
+    for ax, (name, (title, logarithmic)) in zip(axes, FEATURES.items(), strict=False):
+        sns.boxplot(rows, x=name, y="split", hue="label", order=list(PARTS), hue_order=[0, 1], palette=COLOURS, ax=ax,
+                    whis=(5, 95), showfliers=False, legend=False, linewidth=0.8, medianprops={"linewidth": 2.5})  # fmt: skip
+        if logarithmic and rows[name].min() > 0:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel=title, ylabel="")
+    _colour_share(axes[len(FEATURES)], rows)
+    medians = rows.groupby("label")[list(FEATURES)].median()
+    words = "; ".join(f"{title}: {by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
+    return Plot(figure, f"Facts of the files by split and class. Medians: {words}.")
+
+
+def _colour_share(ax: Axes, rows: pd.DataFrame) -> None:
+    """How many files are stored in colour; the legend of the whole figure stands here."""
+    grey = rows["mode"].isin(["L", "1", "I", "I;16"]) | rows["mode"].str.contains("MONOCHROME")
+    share = rows.assign(colour=100 * ~grey).groupby(["split", "label"]).colour.mean().reset_index()
+    share["class"] = share.label.map(NAMES)
+    palette = {NAMES[label]: colour for label, colour in COLOURS.items()}
+    sns.barplot(
+        share, x="colour", y="split", hue="class", order=list(PARTS), hue_order=list(palette), palette=palette, ax=ax
+    )
+    ax.set(xlabel="files stored in colour (%)", ylabel="", xlim=(0, max(5, 1.05 * share.colour.max())))
+    ax.legend(title=None, frameon=False, loc="lower right")
+
+
+def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
+    """The `n` largest, smallest, brightest and darkest images: rows of `table` with `what` and a `title`."""
+    measured = table.assign(area=table.width_px * table.height_px)
+    picks = {
+        "largest": measured.nlargest(n, "area"),
+        "smallest": measured.nsmallest(n, "area"),
+        "brightest": measured.nlargest(n, "mean_intensity"),
+        "darkest": measured.nsmallest(n, "mean_intensity"),
+    }
+    rows = pd.concat([rows.assign(what=what) for what, rows in picks.items()], ignore_index=True)
+    size = rows.width_px.astype(str) + " x " + rows.height_px.astype(str)
+    seen = size.where(
+        rows.what.isin(["largest", "smallest"]), "mean " + rows.mean_intensity.round().astype(int).astype(str)
+    )
+    return rows.assign(title=rows.what + ": " + seen + "\n" + rows.kind)
+
+
+def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> Plot:
+    """AUROC with intervals, a row of `table` each: `<column>, <column>_low, <column>_high` for each of `columns`."""
+    figure, axes = new_axes(len(columns), width=9, height=1.3 + 0.36 * len(table))
+    # The same ends on all panels; chance always shows.
+    left = max(0.0, min(0.45, *(table[f"{column}{end}"].min() - 0.05 for column in columns for end in ("", "_low"))))
+    titles = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}
+    for ax, column in zip(axes, columns, strict=True):
+        places = np.arange(len(table))
+        value, low, high = (table[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
+        ax.errorbar(value, places, xerr=[value - low, high - value], fmt="o", color=NORMAL, capsize=3)
+        ax.axvline(0.5, color=NEUTRAL, lw=0.8, ls=":")
+        ax.set(yticks=places, yticklabels=table[label], ylim=(len(table) - 0.5, -0.5), xlim=(left, 1.02))
+        ax.set(title=titles[column], xlabel="AUROC (0.5 is chance)")
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
+    words = "; ".join(
+        f"{row[label]} " + ", ".join(f"{column} {row[column]:.2f}" for column in columns) for _, row in table.iterrows()
+    )
+    return Plot(figure, f"AUROC with intervals: {words}.")

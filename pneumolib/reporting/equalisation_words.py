@@ -1,0 +1,102 @@
+"""Sentences and tables about histogram equalisation, made from results. No number on a page is typed by hand."""
+
+import pandas as pd
+from IPython.display import Markdown
+
+from pneumolib.reporting.equalisation_plots import WAYS
+from pneumolib.reporting.results import Result
+from pneumolib.reporting.words import interval
+
+
+def distance_words(distances: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """`data.grey_distances` of each way, for reading."""
+    titles = {
+        "classes": "normal against pneumonia (training)",
+        "shift_normal": "training against test, normal",
+        "shift_pneumonia": "training against test, pneumonia",
+    }
+    rows = [{"Images": WAYS[way]} | {titles[k]: f"{v:.1f}" for k, v in d.items()} for way, d in distances.items()]
+    return pd.DataFrame(rows)
+
+
+def comparison_words(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`evaluation.compare_auroc` of validation and test, for reading."""
+    table = pd.DataFrame({"Images": compared["test"].name.map(WAYS)})
+    for part, title in (("val", "validation"), ("test", "test")):
+        rows = list(compared[part].itertuples())
+        table[f"AUROC, {title}"] = [interval(r.auroc, r.auroc_low, r.auroc_high) for r in rows]
+        table[f"Difference, {title}"] = [
+            "" if r.name == "none" else interval(r.difference, r.difference_low, r.difference_high, signed=True)
+            for r in rows
+        ]
+    return table
+
+
+def comparison_table(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The same for `data_plots.auroc_intervals`: `name`, and AUROC with its limits for validation and test."""
+    table = pd.DataFrame({"name": compared["test"].name.map(WAYS)})
+    for part, title in (("val", "validation"), ("test", "test")):
+        for end in ("", "_low", "_high"):
+            table[f"{title}{end}"] = compared[part][f"auroc{end}"].to_numpy()
+    return table
+
+
+def comparison_facts(compared: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """The same for `result.json`: split to way to figures; NaN becomes null."""
+    return {
+        part: {
+            row["name"]: {k: None if pd.isna(v) else round(float(v), 6) for k, v in row.items() if k != "name"}
+            for row in table.to_dict("records")
+        }
+        for part, table in compared.items()
+    }
+
+
+def equalisation_summary(result: Result) -> Markdown:
+    """What equalisation did to the scores, read from `result.json`."""
+    facts = result.checks["equalisation"]
+    lines, shown = [], {}
+    for part, title in (("test", "test"), ("val", "validation")):
+        plain = facts[part]["none"]
+        words = [f"On {title} the AUROC without equalisation is "
+                 f"{interval(plain['auroc'], plain['auroc_low'], plain['auroc_high'])}."]  # fmt: skip
+        for way in ("hist", "clahe"):
+            row = facts[part][way]
+            shown[part, way] = _direction(row)
+            words.append(
+                f"{WAYS[way]} changes it by {interval(row['difference'], row['difference_low'], row['difference_high'], True)}, "
+                f"{shown[part, way]}."
+            )
+        lines.append(" ".join(words))
+    lines.append(f"**{_verdict([shown['test', way] for way in ('hist', 'clahe')])}** {_CAVEAT}")
+    if result.synthetic:
+        lines.append("**The images are synthetic**: this tests the software and says nothing about radiographs.")
+    return Markdown("\n\n".join(lines))
+
+
+_CAVEAT = (
+    "Each way was trained once and briefly: another seed moves the scores as well, and the intervals, which resample "
+    "patients, do not contain that. A choice for later runs belongs to validation; test is shown because equalisation "
+    "is said to help with other exposures, and test is where those are."
+)
+
+
+def _direction(row: dict[str, float | None]) -> str:
+    if row["difference_low"] is None:
+        return "which cannot be judged"
+    if row["difference_low"] > 0:
+        return "an improvement"
+    return "a loss" if row["difference_high"] < 0 else "which shows no difference"
+
+
+def _verdict(test: list[str]) -> str:
+    names = {"an improvement": [], "a loss": [], "which shows no difference": [], "which cannot be judged": []}
+    for way, direction in zip(("HE", "CLAHE"), test, strict=True):
+        names[direction].append(way)
+    words = {
+        "an improvement": "helped on test",
+        "a loss": "did harm on test",
+        "which shows no difference": "made no difference that could be shown on test",
+        "which cannot be judged": "could not be judged on test",
+    }
+    return "; ".join(f"{' and '.join(ways)} {words[key]}" for key, ways in names.items() if ways) + "."

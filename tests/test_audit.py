@@ -1,0 +1,446 @@
+"""The audit: what it must find in data made to hold it, and that it stays silent on data that do not."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import save_image
+from pneumolib.audit.duplicates import duplicate_findings, find_duplicates
+from pneumolib.audit.features import border_features, border_table, mask_centre, metadata_features
+from pneumolib.audit.findings import AuditError, Finding, as_checks
+from pneumolib.audit.groups import group_findings, group_sizes, sensitivity_list, shared_groups
+from pneumolib.audit.shortcuts import BORDER_L2, feature_table, judge_shortcut, shortcut_findings
+from pneumolib.data.images import ImageSet
+from pneumolib.data.manifest import describe_file
+from pneumolib.data.sources import identify, list_source
+from pneumolib.params import DataParams, EvaluationParams
+from pneumolib.reporting.inputs import library_digests
+
+PARAMS = EvaluationParams(resamples=200)
+
+
+@pytest.fixture
+def table():
+    """240 images of 120 patients, every fifth patient in test; label and file facts have nothing to do with each other."""
+    rng = np.random.default_rng(0)
+    n = 240
+    patient = np.arange(n) // 2
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{i:03d}" for i in range(n)],
+            "label": patient % 2,
+            "kind": np.where(patient % 2, "virus", "normal"),
+            "group_id": [f"{'virus' if p % 2 else 'IM'}-{p}" for p in patient],
+            "source_split": np.where(patient % 5 == 0, "test", "train"),
+            "width_px": rng.integers(800, 2000, n),
+            "height_px": rng.integers(800, 1600, n),
+            "mode": np.where(rng.random(n) < 0.1, "RGB", "L"),
+            "bytes": rng.integers(50_000, 500_000, n),
+            "quantisation_sum": rng.choice([330, 600, 1858], n),
+            "mean_intensity": rng.normal(120, 15, n),
+            "sd_intensity": rng.normal(55, 6, n),
+        }
+    )
+
+
+def split_of(table) -> pd.DataFrame:
+    """The source's own folders as the split."""
+    return table[["image_id", "label", "kind", "group_id"]].assign(split=table.source_split)
+
+
+def judge(table, **options):
+    return judge_shortcut(metadata_features(table), split_of(table), PARAMS, seed=1, **options)
+
+
+def verdicts(findings) -> dict[str, str]:
+    return {finding.name: finding.verdict for finding in findings}
+
+
+def test_checks_are_plain_json():
+    findings = [
+        Finding("one", "ok", np.int64(3), "Three."),
+        Finding("two", "note", np.float64("nan"), "None.", np.float32(0.25), 1.0),
+        Finding("three", "error", None, "Nothing."),
+    ]
+    checks = as_checks(findings)
+    assert json.loads(json.dumps(checks, allow_nan=False)) == checks
+    assert checks["one"] == {"verdict": "ok", "value": 3, "low": None, "high": None, "sentence": "Three."}
+    assert checks["two"]["value"] is None
+    assert checks["two"]["low"] == 0.25
+
+
+def test_unusable_findings_are_refused():
+    with pytest.raises(AuditError, match="same: two findings of one name"):
+        as_checks([Finding("same", "ok", 0, "A."), Finding("same", "error", 1, "B.")])
+    with pytest.raises(AuditError, match="received 'Bad name', allowed are snake_case"):
+        Finding("Bad name", "ok", 0, "A.")
+    with pytest.raises(AuditError, match="received 'fine', allowed: ok, note, warning, error"):
+        Finding("name", "fine", 0, "A.")
+    with pytest.raises(AuditError, match="expected a whole sentence"):
+        Finding("name", "ok", 0, "no stop")
+
+
+@pytest.fixture
+def named():
+    """Numbers 1 and 2 of the archive's series, on both sides; 9 nowhere else."""
+    groups = ["bacteria-1", "bacteria-1", "IM-2", "virus-9", "virus-1", "virus-1", "NORMAL2-IM-2", "IM-7"]
+    kinds = [g.split("-")[0] if g[0] in "bv" else "normal" for g in groups]
+    places = ["train"] * 3 + ["val"] + ["test"] * 4
+    ids = [f"i{i}" for i in range(8)]
+    return pd.DataFrame({"image_id": ids, "kind": kinds, "group_id": groups, "source_split": places, "label": 1})
+
+
+def test_only_keys_that_drop_the_series_share_groups(named):
+    shared = shared_groups(named)
+    assert shared.shared.tolist() == [0, 1, 2]
+    assert shared.test_images.tolist() == [0, 2, 3]
+    assert shared.groups.tolist() == [6, 5, 4]
+    left_out = sensitivity_list(named).set_index("image_id")
+    assert left_out.merged_bacteria_virus.to_dict() == {"i4": True, "i5": True, "i6": False}
+    assert left_out.merged_all.all()
+
+
+def test_group_findings_count_from_the_table(named):
+    findings = {f.name: f for f in group_findings(named, split_of(named))}
+    assert verdicts(findings.values()) == {
+        "groups_across_splits": "ok",
+        "groups_merged_bacteria_virus": "note",
+        "groups_merged_all": "note",
+        "group_sizes": "ok",
+    }
+    assert "share 2 groups (3 test images). In 2 of the 2 the two sides" in findings["groups_merged_all"].sentence
+    crossing = named.assign(group_id=named.group_id.replace({"virus-1": "bacteria-1"}))
+    findings = {f.name: f for f in group_findings(crossing, split_of(crossing))}
+    assert findings["groups_across_splits"].verdict == "error"
+    assert findings["groups_across_splits"].value == 1
+    assert "In 1 of the 2 the two sides" in findings["groups_merged_all"].sentence
+
+
+def test_the_split_decides_and_may_leave_images_out(named):
+    split = split_of(named)[lambda rows: rows.image_id != "i0"]
+    split["split"] = split.split.where(split.image_id != "i1", "test")
+    assert shared_groups(named, split).shared.tolist() == [0, 0, 1]
+    assert group_findings(named, split)[0].value == 0  # the other image of bacteria-1 takes no part
+
+
+def test_group_ids_of_another_form_have_no_number_to_merge(named):
+    csv = named.assign(group_id="patient " + named.group_id)
+    assert shared_groups(csv).shared.tolist() == [0]
+    assert sensitivity_list(csv).columns.tolist() == ["image_id", "merged_bacteria_virus", "merged_all"]
+    assert sensitivity_list(csv).empty
+    assert [f.name for f in group_findings(csv, split_of(csv))] == ["groups_across_splits", "group_sizes"]
+
+
+def test_giant_and_lone_groups_are_pointed_out(table):
+    assert verdicts(group_findings(table, split_of(table)))["group_sizes"] == "ok"
+    giant = table.assign(group_id=table.group_id.where(table.index >= 60, "virus-1"))
+    assert group_findings(giant, split_of(giant))[-1].verdict == "warning"
+    assert group_sizes(giant).set_index("kind").largest.max() == 60 / 2
+    alone = table.assign(group_id=table.image_id)
+    assert "patients are unknown" in group_findings(alone, split_of(alone))[-1].sentence
+
+
+def test_groups_without_test_images(named):
+    pool = named[named.source_split != "test"]
+    found = group_findings(pool, split_of(pool))[1]
+    assert (found.verdict, found.value) == ("note", None)
+    assert shared_groups(pool).test_images.tolist() == [0, 0, 0]
+
+
+@pytest.mark.shared
+def test_groups_of_the_archives_names(shared_data):
+    """Against a count from the bare names."""
+    images = pd.DataFrame(list_source(DataParams(root=str(shared_data / "chest_xray"))).images)
+    numbers, counts = {True: set(), False: set()}, 0
+    for file in (shared_data / "chest_xray").glob("*/PNEUMONIA/*.jpeg"):
+        numbers[file.parts[-3] == "test"].add(re.match(r"person(\d+)_", file.name)[1])
+    both = numbers[True] & numbers[False]
+    for file in (shared_data / "chest_xray/test/PNEUMONIA").iterdir():
+        counts += re.match(r"person(\d+)_", file.name)[1] in both
+    shared = shared_groups(images)
+    assert shared.shared[0] == 0
+    assert (shared.shared[1], shared.test_images[1]) == (len(both), counts)
+    assert shared.shared[2] > shared.shared[1] > 0
+    assert len(sensitivity_list(images)) == shared.test_images[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (24, 20)) for _ in range(4)]
+    save_image(tmp_path / "a.jpeg", images[0])
+    (tmp_path / "a_again.jpeg").write_bytes((tmp_path / "a.jpeg").read_bytes())
+    save_image(tmp_path / "b.png", images[1], compress_level=1)
+    save_image(tmp_path / "b_smaller.png", images[1], compress_level=9)
+    save_image(tmp_path / "b_colour.png", np.repeat(images[1][..., None], 3, axis=2))
+    save_image(tmp_path / "c.png", images[2])
+    save_image(tmp_path / "d.png", images[3])
+    return tmp_path
+
+
+@pytest.fixture
+def described(folder):
+    rows = [{"image_id": p.stem, "path": p.name} | describe_file(p) for p in sorted(folder.iterdir())]
+    return pd.DataFrame(rows).assign(
+        label=0, kind="normal", group_id=[r["path"][0] for r in rows], source_split="train"
+    )
+
+
+def test_equal_bytes_and_equal_pixels(described, folder):
+    found = find_duplicates(described, folder, split_of(described))
+    assert found.groupby("set").image_id.apply(list).tolist() == [
+        ["a", "a_again"],
+        ["b", "b_colour", "b_smaller"],
+    ]
+    assert found.groupby("set").how.unique().map(list).tolist() == [["bytes"], ["pixels"]]
+    assert verdicts(duplicate_findings(found)) == {
+        "duplicates": "note",
+        "duplicates_across_splits": "ok",
+        "duplicates_across_groups": "ok",
+        "duplicates_with_two_labels": "ok",
+    }
+    assert duplicate_findings(found)[0].sentence.startswith("2 set(s) of 5 files have equal pixels, 1 set(s) to the")
+
+
+def test_an_equal_hash_alone_is_no_duplicate(described, folder):
+    forced = described.assign(pixel_hash="0" * 16)
+    expected = find_duplicates(described, folder, split_of(described))
+    pd.testing.assert_frame_equal(find_duplicates(forced, folder, split_of(forced)), expected)
+
+
+def test_duplicates_across_splits_and_groups_and_with_two_labels(described, folder):
+    again = described.image_id == "a_again"
+    changed = described.assign(
+        source_split=described.source_split.where(~again, "test"),
+        label=described.label.where(~again, 1),
+        group_id=described.group_id.where(described.image_id != "b_colour", "z"),
+    )
+    findings = {f.name: f for f in duplicate_findings(find_duplicates(changed, folder, split_of(changed)))}
+    assert verdicts(findings.values()) == {
+        "duplicates": "note",
+        "duplicates_across_splits": "error",
+        "duplicates_across_groups": "warning",
+        "duplicates_with_two_labels": "error",
+    }
+    assert [f.value for f in findings.values()] == [2, 1, 1, 1]
+    assert "1 set(s) of 2 files stand in more than one split: a = a_again." in (
+        findings["duplicates_across_splits"].sentence
+    )
+
+
+def test_no_duplicates(described, folder):
+    single = described[described.image_id.isin(["a", "c", "d"])]
+    found = find_duplicates(single, folder, split_of(single))
+    assert found.columns.tolist() == ["set", "how", "image_id", "path", "label", "group_id", "split"]
+    assert found.empty
+    assert {f.value for f in duplicate_findings(found)} == {0}
+
+
+def test_a_file_that_is_gone_is_named(described, folder):
+    (folder / "b.png").unlink()
+    with pytest.raises(AuditError, match=r"b\.png: cannot be read: .*; read the manifest again"):
+        find_duplicates(described, folder, split_of(described))
+
+
+def test_metadata_of_one_file(table):
+    row = table.iloc[0]
+    features = metadata_features(table).loc["i000"]
+    assert features.log2_aspect == pytest.approx(np.log2(row.width_px / row.height_px))
+    assert features.log2_bytes_per_px == pytest.approx(np.log2(row.bytes / row.width_px / row.height_px))
+    assert set(metadata_features(table).mode_RGB) == {0, 1}
+    no_table = metadata_features(table.assign(quantisation_sum=0))
+    assert set(no_table.log2_quantisation_sum) == {0}
+
+
+def test_a_label_in_the_quantisation_is_found(table):
+    coded = table.assign(quantisation_sum=np.where(table.label, 1858, 330))
+    shortcut = judge(coded)
+    assert shortcut.cv.low > 0.95
+    assert shortcut.test.low > 0.95
+    first = shortcut.coefficients.iloc[0]
+    assert (first.feature, first.in_words) == ("log2_quantisation_sum", "coarser JPEG quantisation -> pneumonia")
+    assert first.odds_ratio == pytest.approx(np.exp(first.coefficient))
+    alone = feature_table(metadata_features(coded), split_of(coded), PARAMS, seed=1).iloc[0]
+    assert (alone.feature, alone.in_words, alone.pool) == (first.feature, first.in_words, 1)
+    findings = shortcut_findings("metadata_only", "file facts", shortcut)
+    assert verdicts(findings) == {"metadata_only_cv": "warning", "metadata_only_test": "warning"}
+    assert "most weight: coarser JPEG quantisation -> pneumonia" in findings[0].sentence
+    assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f}-{shortcut.cv.high:.3f})" in findings[0].sentence
+    json.dumps(as_checks(findings), allow_nan=False)
+
+
+def test_directions_in_words(table):
+    coded = table.assign(bytes=table.width_px * table.height_px / np.where(table.label, 16, 4))
+    assert judge(coded).coefficients.in_words[0] == "more bytes per pixel -> normal"
+    alone = feature_table(metadata_features(coded), split_of(coded), PARAMS, seed=1).iloc[0]
+    assert (alone.in_words, alone.pool) == ("more bytes per pixel -> normal", 1)
+    coded = table.assign(mode=np.where(table.label & (table.index % 3 > 0), "RGB", "L"))
+    assert judge(coded).coefficients.in_words[0] == "mode RGB -> pneumonia"
+
+
+def test_a_shortcut_turned_round_on_test(table):
+    in_test = table.source_split == "test"
+    coded = table.assign(quantisation_sum=np.where((table.label == 1) ^ in_test, 1858, 330))
+    alone = feature_table(metadata_features(coded), split_of(coded), PARAMS, seed=1).iloc[0]
+    assert (alone.pool, alone.test, alone.test_high) == (1, 0, 0)
+    finding = shortcut_findings("x", "file facts", judge(coded))[1]
+    assert (finding.verdict, finding.high < 0.1) == ("warning", True)
+    assert "points the other way" in finding.sentence
+
+
+def test_without_a_shortcut_the_interval_covers_a_half(table):
+    shortcut = judge(table)
+    assert shortcut.cv.low < 0.5 < shortcut.cv.high
+    assert shortcut.test.low < 0.5 < shortcut.test.high
+    assert set(verdicts(shortcut_findings("x", "file facts", shortcut)).values()) <= {"ok", "note"}
+
+
+def test_predictions_are_whole_and_reproducible(table):
+    shortcut, again = judge(table), judge(table.sample(frac=1, random_state=3))
+    assert shortcut.predictions.split.value_counts().to_dict() == {"pool": 192, "test": 48}
+    assert shortcut.predictions.probability.between(0, 1).all()
+    assert shortcut.cv[:3] == pytest.approx(again.cv[:3])
+    assert shortcut.test[:3] == pytest.approx(again.test[:3])
+
+
+def test_folds_keep_groups_whole():
+    """Features that name the patient and nothing else: recognising patients must not pay."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(60), 6)
+    values = rng.normal(size=(60, 80))[patient] + rng.normal(scale=0.01, size=(360, 80))
+    ids = [f"i{i}" for i in range(360)]
+    split = pd.DataFrame({"image_id": ids, "split": "train", "label": patient % 2, "kind": "x"})
+    features = pd.DataFrame(values, index=ids)
+    by_patient = judge_shortcut(features, split.assign(group_id=patient), PARAMS, seed=1)
+    by_image = judge_shortcut(features, split.assign(group_id=ids), PARAMS, seed=1)
+    assert by_image.cv.value > 0.99
+    assert by_patient.cv.low < 0.5 < by_patient.cv.high
+
+
+def test_without_test_images_there_is_no_test_score(table):
+    pool = table[table.source_split == "train"]
+    shortcut = judge(pool)
+    assert shortcut.cv.value is not None
+    assert shortcut.test == (None, None, None, "test holds no images")
+    assert set(shortcut.predictions.split) == {"pool"}
+    found = shortcut_findings("x", "file facts", shortcut)[1]
+    assert (found.verdict, found.value) == ("note", None)
+    assert found.sentence.endswith("not computable, because test holds no images.")
+    assert feature_table(metadata_features(pool), split_of(pool), PARAMS, 1).test.isna().all()
+
+
+def test_one_class_cannot_be_judged(table):
+    normal = table[table.label == 0]
+    shortcut = judge(normal)
+    assert shortcut.cv.reason == shortcut.test.reason == "the training pool holds only normal images"
+    assert shortcut.coefficients.coefficient.isna().all()
+    assert set(shortcut.coefficients.in_words) == {"not computable"}
+    assert shortcut.predictions.empty
+    assert feature_table(metadata_features(normal), split_of(normal), PARAMS, 1).pool.isna().all()
+
+
+def test_fewer_groups_than_folds_cannot_be_cross_validated(table):
+    few = table[(table.label == 1) | table.group_id.isin(["IM-2", "IM-4", "IM-6", "IM-10"])]
+    shortcut = judge(few)
+    assert shortcut.cv.reason == "normal has 3 group(s), fewer than the 5 folds"
+    assert shortcut.test.value is not None
+    assert shortcut.test.reason == "a class has fewer than two groups to resample"
+    assert shortcut_findings("x", "file facts", shortcut)[1].verdict == "note"
+
+
+def test_constant_features_are_listed(table):
+    flat = table.assign(mode="L", quantisation_sum=330)
+    coefficients = judge(flat).coefficients.set_index("feature")
+    constant = coefficients.loc[["mode_L", "log2_quantisation_sum"]]
+    assert set(constant.in_words) == {"constant, tells nothing"}
+    assert (constant.coefficient == 0).all()
+    alone = feature_table(metadata_features(flat), split_of(flat), PARAMS, 1).set_index("feature")
+    assert alone.loc["mode_L", "in_words"] == "constant, tells nothing"
+    assert alone.loc[["mode_L"], ["pool", "test"]].isna().all(axis=None)
+    everything = metadata_features(table) * 0 + np.log2(1654)
+    shortcut = judge_shortcut(everything, split_of(table), PARAMS, 1)
+    assert shortcut.cv.reason == "all 8 features are constant on the training pool"
+
+
+def test_unusable_features_are_refused(table):
+    features = metadata_features(table)
+    with pytest.raises(AuditError, match=r"240 image\(s\) of the split have none, such as i000"):
+        judge_shortcut(features.rename(index="x{}".format), split_of(table), PARAMS, 1)
+    with pytest.raises(AuditError, match="sd_intensity of i003 is nan"):
+        judge_shortcut(features.assign(sd_intensity=features.sd_intensity.drop("i003")), split_of(table), PARAMS, 1)
+    with pytest.raises(AuditError, match="features: i000 stands there more than once"):
+        judge_shortcut(pd.concat([features, features]), split_of(table), PARAMS, 1)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1), (45, 61, 1), (64, 50, 3)])
+@pytest.mark.parametrize("fraction", [0.05, 0.125, 0.3])
+def test_nothing_of_the_centre_reaches_a_feature(shape, fraction):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
+    in_frame = mask_centre(np.ones_like(pixels), fraction).astype(bool)
+    other = np.where(in_frame, pixels, 255 - pixels)
+    assert (pixels != other).any()
+    np.testing.assert_array_equal(mask_centre(other, fraction), np.where(in_frame, pixels, 0))
+    np.testing.assert_array_equal(border_features(pixels, fraction), border_features(other, fraction))
+
+
+def test_frame_and_averages():
+    pixels = np.zeros((1, 64, 64, 1), np.uint8)
+    pixels[0, :2, :2] = [[[100], [0]], [[0], [60]]]
+    features = border_features(pixels)
+    assert features.shape == (1, 448)
+    assert features[0, 0] == 40
+    assert not features[0, 1:].any()
+    assert (mask_centre(np.ones((1, 64, 64, 1), np.uint8)) == 0).sum() == 48 * 48
+
+
+def test_a_label_in_the_border_is_found_and_one_in_the_centre_is_not(table):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(90, 110, (len(table), 40, 40, 1), dtype=np.uint8)
+    for place, found in ((slice(0, 3), True), (slice(15, 25), False)):
+        coded = pixels.copy()
+        coded[:, place, 15:25] += (15 * table.label).to_numpy(np.uint8)[:, None, None, None]
+        split = split_of(table)
+        parts = [ImageSet(split[split.split == p], coded[split.split == p]) for p in ("test", "train")]
+        features = border_table(parts)
+        assert features.index.tolist() == [i for part in parts for i in part.table.image_id]
+        shortcut = judge_shortcut(features, split, PARAMS, seed=1, l2=BORDER_L2)
+        assert (shortcut.cv.low > 0.9, shortcut.test.low > 0.9) == (found, found)
+        assert found or shortcut.cv.low < 0.5
+        assert "most weight" not in shortcut_findings("border_only", "the border", shortcut)[0].sentence
+
+
+def test_unusable_pixels_are_refused():
+    with pytest.raises(AuditError, match=r"expected uint8 .* received float64 \(2, 40, 40\)"):
+        mask_centre(np.zeros((2, 40, 40)))
+    with pytest.raises(AuditError, match=r"border_fraction: received 0\.5, allowed: above 0, below 0\.5"):
+        mask_centre(np.zeros((2, 40, 40, 1), np.uint8), 0.5)
+    with pytest.raises(AuditError, match="size: received 32, but the images are 20 x 40 px"):
+        border_features(np.zeros((2, 20, 40, 1), np.uint8))
+
+
+@pytest.mark.shared
+def test_jpeg_quality_tells_the_original_training_images_apart(shared_data):
+    root, rows = shared_data / "originals", []
+    for path in sorted(root.glob("train/*/*.jpeg"))[::2]:
+        kind, group = identify(path.parent.name, path.stem)
+        place = {"image_id": path.stem, "kind": kind, "group_id": group, "source_split": "train"}
+        rows.append(place | {"label": int(path.parent.name == "PNEUMONIA")} | describe_file(path))
+    table = pd.DataFrame(rows)
+    alone = feature_table(metadata_features(table), split_of(table), PARAMS, 1).set_index("feature")
+    quality = alone.loc["log2_quantisation_sum"]
+    assert quality.pool_low > 0.98
+    assert quality.in_words == "coarser JPEG quantisation -> pneumonia"
+    shortcut = judge(table)
+    assert shortcut.cv.low > 0.95
+    assert shortcut.test.reason == "test holds no images"
+
+
+def test_the_audit_reaches_no_network():
+    reached = library_digests("import pneumolib as pn\nroom = pn.audit")
+    assert "pneumolib.audit.shortcuts" in reached
+    assert not {module for module in reached if module.startswith("pneumolib.learning")}
+    assert not reached.keys() & {"pneumolib.data.pipeline", "pneumolib.data.augment"}

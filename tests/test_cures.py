@@ -1,0 +1,87 @@
+"""What the cures take from the files' facts, and what equalisation does to distances."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import save_image
+from pneumolib.audit.cures import ALL, BEFORE, cure_findings, cure_table
+from pneumolib.data.contrast import grey_distances, histograms_of
+from pneumolib.data.images import ImageSet
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.split import split_manifest
+from pneumolib.params import check
+
+
+@pytest.fixture
+def tell_tale(tmp_path):
+    """Even light from one side, as bright in all: normal was saved at a quality of 95 and wide, pneumonia at 60, square."""
+    rng = np.random.default_rng(0)
+    for split, patients in (("train", range(1, 41)), ("test", range(41, 55))):
+        for n in patients:
+            for name, width, quality in (
+                (f"NORMAL/IM-{n:04d}-0001", 96, 95),
+                (f"PNEUMONIA/person{n}_virus_{n}", 64, 60),
+            ):
+                scene = np.add.outer(np.linspace(0, 30 * rng.uniform(), 64), np.full(width, rng.uniform(80, 160)))
+                save_image(tmp_path / "set" / split / f"{name}.jpeg", scene, quality=quality)
+    params = check(
+        {
+            "data": {"root": str(tmp_path / "set"), "val_folder": "leave_out"},
+            "image": {"size_px": 32},
+            "split": {"validation_fraction": 0.2},
+            "evaluation": {"resamples": 100},
+            "audit": {"cure_images": 1000, "cure_quality": 60},
+        }
+    )
+    manifest = read_manifest(params.data, tmp_path / "cache")
+    return manifest, split_manifest(manifest.table, params.split), params
+
+
+def test_cures_take_quality_and_shape_away(tell_tale):
+    manifest, split, params = tell_tale
+    table = cure_table(manifest, split, params).set_index("cure")
+    assert table.cv[BEFORE] == table.test[BEFORE] == 1.0
+    assert table.cv["fit: crop"] == 1.0  # the quality still tells
+    assert table.cv["reencode_quality: 60"] == 1.0  # the shape still tells
+    assert (table.images == len(manifest.table)).all()
+    assert table.index[0] == BEFORE
+    assert list(table.index[-2:]) == ["at 32 x 32 px, this study's settings", "at 32 x 32 px, all three"]
+    assert table.cv_low[ALL] < 0.7 < table.cv[ALL] + 0.3  # nothing is left but chance, in these soft pictures
+    (finding,) = cure_findings(table.reset_index())
+    assert finding.value == table.cv[ALL]
+    assert f"{table.cv[BEFORE]:.3f}" in finding.sentence
+    assert "32 x 32 px" in finding.sentence
+
+
+def test_a_sample_holds_whole_groups_and_both_classes(tell_tale):
+    manifest, split, params = tell_tale
+    few = params.model_copy(update={"audit": params.audit.model_copy(update={"cure_images": 40})})
+    table = cure_table(manifest, split, few)
+    assert (table.images <= 40).all()
+    assert (table.images >= 30).all()
+    again = cure_table(manifest, split, few)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_without_test_images_the_cures_are_still_judged(tell_tale):
+    manifest, split, params = tell_tale
+    table = cure_table(manifest, split[split.split != "test"], params)
+    assert table.cv.notna().all()
+    assert table.test.isna().all()
+    assert cure_findings(table)[0].value == table.cv[table.cure == ALL].item()
+
+
+def flat(split, level0, level1, n=6):
+    labels = np.arange(n) % 2
+    pixels = np.where(labels[:, None, None, None], level1, level0) * np.ones((n, 8, 8, 1))
+    table = pd.DataFrame({"image_id": [f"{split}{i}" for i in range(n)], "split": split, "label": labels})
+    return ImageSet(table, pixels.astype(np.uint8))
+
+
+def test_distances_are_in_grey_values():
+    histograms = histograms_of({"train": flat("train", 50, 80), "test": flat("test", 50, 100)})
+    assert [share.sum() for share in histograms.histogram] == pytest.approx([1] * 4)
+    assert grey_distances(histograms) == pytest.approx({"classes": 30, "shift_normal": 0, "shift_pneumonia": 20})
+    with pytest.raises(KeyError, match="histograms lack"):
+        grey_distances(histograms[histograms.split == "train"])

@@ -1,0 +1,94 @@
+"""The notebooks themselves: what the audit and the page on equalisation say, and that a person can run each by hand."""
+
+import html
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+from sklearn.metrics import roc_auc_score
+
+from conftest import TINY_AUDIT, TINY_BASELINE, Project
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Project:
+    """The repository's notebooks and a tiny study of them, of which nothing has run yet."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.write("params/tiny/01_exploration.yaml", TINY_AUDIT)
+    project.write("params/tiny/02_histogram_equalisation.yaml", TINY_BASELINE)
+    return project
+
+
+def page(study: Project, name: str) -> str:
+    return (study.root / f"reports/tiny/{name}.html").read_text(encoding="utf-8")
+
+
+def test_equalisation_is_measured_and_said_in_words(study):
+    study.run("run", "params/tiny/02_histogram_equalisation.yaml")
+    found = study.result("02_histogram_equalisation")["checks"]
+    assert set(found["equalisation"]["test"]) == {"none", "hist", "clahe"}
+    assert found["grey_distances"]["hist"]["shift_normal"] < found["grey_distances"]["none"]["shift_normal"]
+    scores = pd.read_csv(study.root / "runs/tiny/02_histogram_equalisation/equalisation.csv")
+    test = scores[(scores.split == "test") & (scores["equalize"] == "clahe")]
+    auroc = roc_auc_score(test.label, test.probability)
+    assert found["equalisation"]["test"]["clahe"]["auroc"] == pytest.approx(auroc, abs=1e-6)
+    assert "the intervals, which resample patients, do not contain that" in page(study, "02_histogram_equalisation")
+
+
+def test_the_audit_is_in_the_result_and_on_the_page(study):
+    study.run("run", "params/tiny/01_exploration.yaml")
+    audit = study.result("01_exploration")["checks"]["audit"]
+    assert audit["groups_across_splits"]["verdict"] == "ok"
+    assert {"duplicates", "metadata_only_cv", "border_only_test", "metadata_after_cures"} <= set(audit)
+    text = html.unescape(page(study, "01_exploration"))
+    assert [finding["sentence"] for finding in audit.values() if finding["sentence"] not in text] == []
+    listed = pd.read_csv(study.root / "runs/tiny/01_exploration/sensitivity_exclusions.csv")
+    split = pd.read_csv(study.root / "runs/tiny/01_exploration/split.csv")
+    assert set(listed.image_id) <= set(split.image_id[split.split == "test"])
+
+
+@pytest.fixture
+def by_hand(study, monkeypatch):
+    """A shell of a person who has set nothing; afterwards no run of a study has been touched."""
+    for variable in ("PNEUMOLIB_ROOT", "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"):
+        monkeypatch.delenv(variable, raising=False)
+    before = {file: file.stat().st_mtime_ns for file in study.root.glob("runs/tiny/*/result.json")}
+    yield
+    assert {file: file.stat().st_mtime_ns for file in study.root.glob("runs/tiny/*/result.json")} == before
+
+
+def execute(path, cwd) -> None:
+    """As JupyterLab does: a kernel in `cwd`, the cells from top to bottom."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(cwd)}}, timeout=400).execute()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("01_exploration", "notebooks"), ("06_comparison", "notebooks"), ("06_comparison", ".")]
+)
+def test_light_notebooks_run_unchanged_by_hand(study, by_hand, name, folder):
+    file = study.root / f"runs/interactive/{name}/result.json"
+    file.unlink(missing_ok=True)
+    execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
+    assert file.is_file()
+
+
+def test_the_baseline_runs_unchanged_by_hand(study, by_hand):
+    """The demo's full training, from `notebooks/`: the longest test, and the promise to whoever opens JupyterLab."""
+    execute(study.root / "notebooks/03_baseline_cnn.ipynb", study.root / "notebooks")
+    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+    # Hard enough that a network gets neither 0.5 nor 1.0.
+    assert 0.6 < result["metrics"]["test"]["auroc"]["value"] < 0.995
+
+
+def test_open_gives_a_copy_with_the_runs_parameters(study, by_hand):
+    said = study.run("open", "tiny/03_baseline_cnn", "--no-browser")
+    assert "runs/interactive/tiny-03_baseline_cnn.ipynb" in said
+    copy = study.root / "runs/interactive/tiny-03_baseline_cnn.ipynb"
+    execute(copy, copy.parent)
+    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+    assert (result["study"], result["parameters"]["image"]["size_px"]) == ("tiny", 32)
+    assert "tiny-03_baseline_cnn-2.ipynb" in study.run("open", "tiny/03_baseline_cnn", "--no-browser")
+    assert "no such file" in study.run("open", "tiny/99_none", "--no-browser", code=2)
