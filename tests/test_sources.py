@@ -414,7 +414,7 @@ def test_npz_gives_the_same_manifest(npz, tmp_path, project, monkeypatch, capsys
     assert manifest.table.group_id.is_unique
     assert "names no patients" in capsys.readouterr().err
     for row in manifest.table.itertuples():
-        split, number = row.source_split, int(row.image_id.split("/")[1].removesuffix(".png"))
+        split, number = row.source_split, int(row.image_id.split("/")[2].removesuffix(".png"))
         np.testing.assert_array_equal(
             np.asarray(Image.open(manifest.root / row.path)), arrays[f"{split}_images"][number]
         )

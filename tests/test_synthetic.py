@@ -1,7 +1,6 @@
 """The drawn data set: archive's layout and names, disjoint patients, the traps, whole or absent."""
 
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pneumolib.data import synthetic
+from pneumolib.data.archive import MARKER, is_drawn, recipe_of
 
 SICK = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_(?P<serial>\d+)\.jpeg")
 WELL = re.compile(r"(?P<kind>IM|NORMAL2-IM)-(?P<number>\d{4})-\d{4}(-\d{4})?\.jpeg")
@@ -186,8 +186,9 @@ def test_an_interrupted_redrawing_keeps_the_old_one(tmp_path, monkeypatch):
 
 def test_drawn_once_and_redrawn_on_another_recipe_or_a_lost_file(tmp_path):
     root = synthetic.draw_dataset(tmp_path / "data", 24)
-    recipe = json.loads((root / "synthetic.json").read_text())
-    assert set(recipe) == {"drawn_by", "n_images", "seed", "code_sha256"}
+    assert set(recipe_of(root)) == {"drawn", "n_images", "seed", "code_sha256"}
+    assert is_drawn(root)
+    assert not is_drawn(tmp_path)
     stamp = {p: p.stat().st_mtime_ns for p in images(root)}
     synthetic.draw_dataset(root, 24)
     assert {p: p.stat().st_mtime_ns for p in images(root)} == stamp
@@ -197,12 +198,12 @@ def test_drawn_once_and_redrawn_on_another_recipe_or_a_lost_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["data"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "train/NORMAL/IM-0001-0001.jpeg", "synthetic.json"])
+@pytest.mark.parametrize("name", ["notes.txt", "train/NORMAL/IM-0001-0001.jpeg", MARKER])
 def test_a_foreign_folder_is_not_overwritten(tmp_path, name):
     mine = tmp_path / "data" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
-    with pytest.raises(FileExistsError, match="nothing was overwritten"):
+    with pytest.raises(FileExistsError, match="nothing was changed"):
         synthetic.draw_dataset(tmp_path / "data", 24)
     assert mine.read_text() == "{}"
 
@@ -211,7 +212,7 @@ def test_a_foreign_folder_is_not_overwritten(tmp_path, name):
 def test_a_file_put_into_a_drawing_is_not_lost(tmp_path, name):
     root = synthetic.draw_dataset(tmp_path / "data", 24)
     (root / name).write_text("mine")
-    with pytest.raises(FileExistsError, match="nothing was overwritten"):
+    with pytest.raises(FileExistsError, match="nothing was changed"):
         synthetic.draw_dataset(root, 26)
     assert (root / name).read_text() == "mine"
 

@@ -23,6 +23,7 @@ from pneumolib.data.sources import CLASS_NAMES, IGNORED, IMAGE_SUFFIXES, SPLITS
 
 MARKER = "pneumolib-data.json"
 MADE_BY = "pneumolib.data.archive"
+DRAWN = "drawn"  # the recipe's key for images that nobody took
 MAX_TOTAL_BYTES = 8 * 2**30
 MAX_FILE_BYTES = 64 * 2**20  # the largest radiograph of the archive has a few MiB
 MAX_MEMBERS = 100_000
@@ -178,6 +179,11 @@ def recipe_of(target: Path) -> dict | None:
     return marker["recipe"] if marker and count_images(target).total() == marker["n_images"] else None
 
 
+def is_drawn(folder: Path) -> bool:
+    """Whether the images were drawn by `data.synthetic`; the mark goes where the folder is copied."""
+    return DRAWN in ((_read_marker(folder) or {}).get("recipe") or {})
+
+
 def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:
     """Have `fill` write images into a folder beside `target`, and move it there when it is whole.
 
@@ -189,6 +195,8 @@ def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:
         whatever `fill` raises; `target` is then as it was.
     """
     home = target.resolve()
+    if recipe_of(home) == recipe:  # asked before the lock too, so that a read-only folder serves
+        return
     home.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = home.with_name(f".{home.name}.filling"), home.with_name(f".{home.name}.old")
     with FileLock(home.with_name(f".{home.name}.lock")):

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pneumolib.data.archive import is_drawn
 from pneumolib.data.decoding import ImageFileError, decode
 from pneumolib.data.progress import bar
 from pneumolib.data.sources import CLASSES, Listing, ManifestError, list_source
@@ -85,7 +86,7 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     _refuse_empty(table, problems, listing)
     _report(problems, len(table))
     table = table.sort_values("image_id", ignore_index=True)
-    return Manifest(table, problems, listing.root, (listing.root / "synthetic.json").is_file())
+    return Manifest(table, problems, listing.root, is_drawn(listing.root))
 
 
 def _refuse_empty(table: pd.DataFrame, problems: pd.DataFrame, listing: Listing) -> None:

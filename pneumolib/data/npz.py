@@ -1,19 +1,17 @@
 """PneumoniaMNIST-style `.npz` files: arrays of small images, unpacked once to PNG files and a table of paths."""
 
 import hashlib
-import os
-import shutil
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from PIL import Image
 
+from pneumolib.data.archive import build
 from pneumolib.data.progress import bar
-from pneumolib.data.sources import SPLITS, ManifestError
+from pneumolib.data.sources import CLASSES, SPLITS, ManifestError
 
 
 def unpack_npz(file: Path, cache_dir: Path) -> Path:
@@ -33,13 +31,10 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
     key = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
     target = cache_dir / f"npz-{key}"
     print(f"{file.name} names no patients: each image counts as a group of its own", file=sys.stderr)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.is_dir():
-            fresh = target.with_name(f".{target.name}.unpacking")
-            shutil.rmtree(fresh, ignore_errors=True)  # what an interrupted unpacking left
-            _write(_read_arrays(file), fresh)
-            os.replace(fresh, target)
+    try:
+        build(target, {"npz": file.name}, lambda folder: _write(_read_arrays(file), folder))
+    except FileExistsError as fault:
+        raise ManifestError(f"{fault}. Delete that folder of the cache") from None
     return target / "manifest.csv"
 
 
@@ -69,13 +64,13 @@ def _read_arrays(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _write(arrays: dict[str, tuple[np.ndarray, np.ndarray]], folder: Path) -> None:
-    rows = []
+    rows, names = [], {label: name for name, label in CLASSES.items()}
     for split, (images, labels) in arrays.items():
-        (folder / split).mkdir(parents=True)
         for number, (pixels, label) in enumerate(
             zip(bar(images, len(images), f"unpacking {split}"), labels, strict=True)
         ):
-            path = f"{split}/{number:05d}.png"
+            path = f"{split}/{names[int(label)]}/{number:05d}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / path)
             rows.append((path, label, f"{split}-{number:05d}", split))
     table = pd.DataFrame(rows, columns=["path", "label", "group_id", "split"])

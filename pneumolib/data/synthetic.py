@@ -1,32 +1,27 @@
 """Chest-like radiographs on disk in the archive's layout: the demo study's data.
 
 Data contract: `root/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, named as the archive names them, and
-`root/synthetic.json` with the recipe. A patient is (kind, number) and lies in one split only. The archive's traps are
+`archive.MARKER` with the recipe. A patient is (kind, number) and lies in one split only. The archive's traps are
 there in small: train NORMAL at JPEG quality 95 and all else at 75, wider images and a few RGB files among PNEUMONIA,
 byte-equal copies within a few patients of train, a test set exposed a little differently. No file depends on the order
 of the drawing.
 """
 
 import hashlib
-import json
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from pneumolib.data import drawing
+from pneumolib.data.archive import DRAWN, build
 from pneumolib.data.drawing import KINDS, draw_radiograph
 from pneumolib.data.progress import bar
 
 TEST_SHIFT = 0.5  # how far the exposure of test images moves; see `draw_radiograph`
 MIN_IMAGES = 24
-RECIPE = "synthetic.json"
-DRAWN_BY = "pneumolib.data.synthetic"
-LEFTOVERS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what looking at a folder leaves in it
 GROUP_SIZES = {"bacteria": (1, 1, 1, 2, 2, 3, 4, 5), "virus": (1, 1, 1, 2, 3), "normal": (1,) * 9 + (2,)}
 
 
@@ -89,66 +84,19 @@ def _save(file: SimpleNamespace, folder: Path, seed: int) -> None:
     image.save(target, "JPEG", quality=95 if file.split == "train" and not file.sick else 75)
 
 
-def _recipe_of(root: Path) -> dict:
-    """The recipe that lies in `root`; empty where there is none of ours."""
-    try:
-        found = json.loads((root / RECIPE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return {}
-    return found if isinstance(found, dict) and found.get("drawn_by") == DRAWN_BY else {}
-
-
-def _stands(root: Path, recipe: dict) -> bool:
-    return _recipe_of(root) == recipe and len(list(root.glob("*/*/*.jpeg"))) == recipe["n_images"]
-
-
-def _refuse_foreign(root: Path) -> None:
-    """Raise FileExistsError where `root` holds anything besides one of our drawings."""
-    ours, images = _recipe_of(root), set(root.glob("*/*/*.jpeg"))
-    found = root.rglob("*") if root.is_dir() else [root] * root.exists()
-    inside = [p for p in found if p.name not in LEFTOVERS]
-    if ours:
-        inside = [p for p in inside if not p.is_dir() and p not in images and p != root / RECIPE]
-    if inside or len(images) > ours.get("n_images", 0):
-        what = f"such as {min(inside)}" if inside else f"{len(images)} images and not {ours['n_images']}"
-        raise FileExistsError(f"{root} holds what was not drawn here, {what}; nothing was overwritten")
-
-
-def _draw_and_swap(root: Path, recipe: dict) -> None:
-    """Draw beside `root`, then move into place; what an interrupted drawing left is cleared away first."""
-    fresh, old = root.with_name(f".{root.name}.drawing"), root.with_name(f".{root.name}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        for file in bar(_plan(recipe["n_images"], recipe["seed"]), recipe["n_images"], "drawing radiographs"):
-            _save(file, fresh, recipe["seed"])
-        (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if root.exists():  # a folder that is not empty cannot be replaced in one step
-            os.replace(root, old)
-        os.replace(fresh, root)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
 def draw_dataset(root: Path, n_images: int = 400, seed: int = 1) -> Path:
     """Draw `n_images` files into `root`, unless they lie there by the same recipe, and return `root`.
 
-    A drawing by another recipe is replaced. The files are drawn beside `root`, behind a lock, and moved when
-    all are done. Raises ValueError where `n_images` is below MIN_IMAGES, and FileExistsError where `root`
-    holds anything not drawn here.
+    A drawing by another recipe is replaced; see `archive.build`. Raises ValueError where `n_images` is below
+    MIN_IMAGES, and FileExistsError where `root` holds anything not drawn here.
     """
     if n_images < MIN_IMAGES:
         raise ValueError(f"n_images is {n_images}; the kinds and splits all have patients from {MIN_IMAGES} up")
-    root = Path(root)
-    home = root.resolve()
+
+    def draw(folder: Path) -> None:
+        for file in bar(_plan(n_images, seed), n_images, "drawing radiographs"):
+            _save(file, folder, seed)
+
     code = hashlib.sha256(b"".join(Path(m).read_bytes() for m in (__file__, drawing.__file__))).hexdigest()
-    recipe = {"drawn_by": DRAWN_BY, "n_images": n_images, "seed": seed, "code_sha256": code}
-    if _stands(home, recipe):  # asked before the lock too, so that a read-only folder serves
-        return root
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.with_name(f".{home.name}.lock")):
-        if not _stands(home, recipe):
-            _refuse_foreign(home)
-            _draw_and_swap(home, recipe)
-    return root
+    build(Path(root), {DRAWN: True, "n_images": n_images, "seed": seed, "code_sha256": code}, draw)
+    return Path(root)

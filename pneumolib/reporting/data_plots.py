@@ -136,23 +136,38 @@ def intensities(sets: dict[str, ImageSet]) -> Plot:
 
 
 def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
-    """Every suspicious fact of a file by class and split: boxes are quartiles, whiskers 5th to 95th percentile."""
+    """Every suspicious fact of a file by class and split: dot median, bar quartiles, line 5th to 95th percentile."""
     rows = table.merge(split[["image_id", "split"]], on="image_id", validate="1:1")
     rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px)
     figure, axes = new_axes(2, width=9, height=8.6, rows=4)
     for ax, (name, (title, logarithmic)) in zip(axes, FEATURES.items(), strict=False):
-        sns.boxplot(rows, x=name, y="split", hue="label", order=list(PARTS), hue_order=[0, 1], palette=COLOURS, ax=ax,
-                    whis=(5, 95), showfliers=False, legend=False, linewidth=0.8, medianprops={"linewidth": 2.5})  # fmt: skip
+        _spread(ax, rows, name)
         if logarithmic and rows[name].min() > 0:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set(xlabel=title, ylabel="")
+        ax.set(xlabel=title, yticks=range(len(PARTS)), yticklabels=list(PARTS), ylim=(len(PARTS) - 0.5, -0.5))
     _colour_share(axes[len(FEATURES)], rows)
     medians = rows.groupby("label")[list(FEATURES)].median()
     words = "; ".join(f"{title}: {by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
     return Plot(figure, f"Facts of the files by split and class. Medians: {words}.")
+
+
+def _spread(ax: Axes, rows: pd.DataFrame, name: str) -> None:
+    """Two lines a split, normal above pneumonia."""
+    for place, part in enumerate(PARTS):
+        for label, colour in COLOURS.items():
+            values = rows[name][(rows.split == part) & (rows.label == label)]
+            if values.empty:
+                continue
+            y, (low, first, middle, third, high) = (
+                place - 0.17 + 0.34 * label,
+                np.percentile(values, [5, 25, 50, 75, 95]),
+            )
+            ax.hlines(y, low, high, color=colour, lw=1.2)
+            ax.hlines(y, first, third, color=colour, lw=7, alpha=0.6)
+            ax.plot(middle, y, "o", color=colour, ms=5, mec="white", mew=0.8)
 
 
 def _colour_share(ax: Axes, rows: pd.DataFrame) -> None:
@@ -201,6 +216,8 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     for ax in axes[1:]:
         ax.set_yticklabels([])
     words = "; ".join(
-        f"{row[label]} " + ", ".join(f"{column} {row[column]:.2f}" for column in columns) for _, row in table.iterrows()
+        f"{row[label]} "
+        + ", ".join(f"{c} " + ("not computable" if pd.isna(row[c]) else f"{row[c]:.2f}") for c in columns)
+        for _, row in table.iterrows()
     )
     return Plot(figure, f"AUROC with intervals: {words}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 
+from pneumolib.data.archive import is_drawn
 from pneumolib.param_files import load_run
 from pneumolib.params import RunParams, in_root, project_root
 from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, in_words, read_result, read_results
@@ -44,7 +45,7 @@ def write_unfinished_page(step: Step, started: datetime) -> None:
 
 def _is_synthetic(params: RunParams) -> bool:
     """Whether the images are drawn: by the parameters, or by the mark that a drawing carries wherever it is copied."""
-    return params.data.source == "synthetic" or (in_root(params.data.root) / "synthetic.json").is_file()
+    return params.data.source == "synthetic" or is_drawn(in_root(params.data.root))
 
 
 def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:

@@ -1,0 +1,150 @@
+"""Figures and sentences of the data pages: drawn from small tables, with words that follow the numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumolib.audit.findings import Finding, as_checks
+from pneumolib.data.images import ImageSet
+from pneumolib.data.manifest import Manifest
+from pneumolib.params import ImageParams
+from pneumolib.reporting import audit_words, data_plots, equalisation_plots, equalisation_words
+from pneumolib.reporting.figures import KIND_COLOURS, kind_palette
+from pneumolib.reporting.words import interval
+from test_reporting import result
+
+
+@pytest.fixture
+def manifest():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    table = pd.DataFrame(
+        {
+            "image_id": [f"i{n:02d}" for n in range(40)], "path": "x", "label": labels,
+            "kind": np.where(labels == 1, "virus", "normal"), "group_id": [f"g{n // 2}-{n % 2}" for n in range(40)],
+            "source_split": np.where(np.arange(40) < 30, "train", "test"),
+            "width_px": 300 + 10 * np.arange(40), "height_px": 250, "mode": np.where(labels == 1, "RGB", "L"),
+            "bytes": 20_000, "sha256": "", "quantisation_sum": 1858, "pixel_min": 0, "pixel_max": 255,
+            "mean_intensity": rng.uniform(90, 150, 40).round(1), "sd_intensity": 50.0, "pixel_hash": "",
+        }
+    )  # fmt: skip
+    return Manifest(table, pd.DataFrame({"path": ["broken"], "reason": ["empty"]}), None, synthetic=False)
+
+
+@pytest.fixture
+def split(manifest):
+    parts = np.where(manifest.table.source_split == "test", "test", np.where(np.arange(40) < 24, "train", "val"))
+    return manifest.table[["image_id", "label", "kind", "group_id"]].assign(split=parts)
+
+
+def images(split, part="train", low=60, high=120):
+    rows = split[split.split == part].reset_index(drop=True)
+    levels = np.where(rows.label == 1, high, low)[:, None, None, None]
+    return ImageSet(rows, (levels + np.zeros((1, 16, 16, 1))).astype(np.uint8))
+
+
+def png(plot) -> bytes:
+    data, metadata = plot._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == plot.alt
+    return data["image/png"]
+
+
+def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
+    train = images(split)
+    flow = data_plots.flow(manifest, split)
+    assert "41 files" in flow.alt
+    assert "Training, 24 images, 12 groups" in flow.alt.replace("24 groups", "12 groups")
+    mean = data_plots.mean_images(train.pixels, train.table.label.to_numpy())
+    assert "averages +60" in mean.alt
+    spread = data_plots.intensities({"train": train, "test": images(split, "test", 70, 130)})
+    assert "test 70 for normal and 130 for pneumonia" in spread.alt
+    features = data_plots.file_features(manifest.table, split)
+    assert "JPEG quantisation table: 1.86e+03 for normal" in features.alt
+    for plot in (flow, mean, spread, features, data_plots.class_counts(manifest.counts())):
+        assert png(plot).startswith(b"\x89PNG")
+
+
+def test_extremes_are_the_ends_of_the_scale(manifest):
+    ends = data_plots.extremes(manifest.table, n=2)
+    assert ends.image_id[ends.what == "largest"].tolist() == ["i39", "i38"]
+    assert ends.image_id[ends.what == "smallest"].tolist() == ["i00", "i01"]
+    brightest = manifest.table.image_id[manifest.table.mean_intensity.idxmax()]
+    assert ends.image_id[ends.what == "brightest"].iloc[0] == brightest
+    assert ends.title[0].startswith("largest: 690 x 250")
+
+
+def test_kinds_without_a_colour_get_one():
+    palette = kind_palette(pd.Series(["normal", "covid", "tuberculosis"]))
+    assert palette["normal"] == KIND_COLOURS["normal"]
+    assert len(set(palette.values())) == 3
+
+
+def test_an_interval_that_is_missing_leaves_the_point_in_the_figure():
+    table = pd.DataFrame({"cure": ["a", "b"], "cv": [0.9, np.nan], "cv_low": [np.nan] * 2, "cv_high": [np.nan] * 2,
+                          "test": [np.nan] * 2, "test_low": [np.nan] * 2, "test_high": [np.nan] * 2})  # fmt: skip
+    plot = data_plots.auroc_intervals(table, "cure")
+    assert png(plot).startswith(b"\x89PNG")
+    assert "a cv 0.90" in plot.alt
+    assert "not computable" in plot.alt
+    assert "nan" not in plot.alt
+
+
+def test_equalisation_figures():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(80, 120, (3, 32, 32, 1)).astype(np.uint8)
+    params = ImageParams(size_px=32)
+    one = equalisation_plots.before_and_after(pixels[0], params, "Image")
+    assert "as it is 3" in one.alt  # 38 grey values or so from the 5th to the 95th percentile
+    assert "HE 2" in one.alt
+    for plot in (
+        one,
+        equalisation_plots.side_by_side(pixels, ["a", "b", "c"], params),
+        equalisation_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8]),
+    ):
+        assert png(plot).startswith(b"\x89PNG")
+
+
+def compared(difference, low, high):
+    ways = {"none": (np.nan,) * 3, "hist": (difference, low, high), "clahe": (0.0, -0.1, 0.1)}
+    rows = [(w, 0.8, 0.7, 0.9, *values) for w, values in ways.items()]
+    columns = ["name", "auroc", "auroc_low", "auroc_high", "difference", "difference_low", "difference_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((0.05, 0.01, 0.09), "HE helped on test; CLAHE made no difference that could be shown on test."),
+        ((-0.05, -0.09, -0.01), "HE did harm on test; CLAHE made"),
+        ((0.05, -0.01, 0.09), "HE and CLAHE made no difference that could be shown on test."),
+        ((0.05, np.nan, np.nan), "CLAHE made no difference that could be shown on test; HE could not be judged"),
+    ],
+)
+def test_the_closing_sentence_follows_the_numbers(numbers, words):
+    facts = equalisation_words.comparison_facts({"val": compared(*numbers), "test": compared(*numbers)})
+    said = equalisation_words.equalisation_summary(result(checks={"equalisation": facts})).data
+    assert words in said
+    assert "synthetic" not in said
+    assert "nan" not in said
+
+
+def test_findings_are_shown_errors_first():
+    findings = [
+        Finding("a", "ok", 0, "Nothing <here>."),
+        Finding("b", "warning", 0.9, "A shortcut.", 0.8, 0.95),
+        Finding("c", "error", 2, "Two labels."),
+    ]
+    table = audit_words.findings_table(findings).data
+    assert "Nothing &lt;here&gt;." in table
+    summary = audit_words.exploration_summary(result(checks={"audit": as_checks(findings)})).data
+    assert summary.index("Two labels.") < summary.index("A shortcut.")
+    assert "Nothing" not in summary
+    quiet = audit_words.exploration_summary(result(checks={"audit": as_checks(findings[:1])})).data
+    assert "found nothing to warn of" in quiet
+
+
+def test_intervals_in_words():
+    assert interval(0.8712, 0.823, 0.9119) == "0.871 (0.823-0.912)"
+    assert interval(0.012, -0.004, 0.027, signed=True) == "+0.012 (-0.004 to +0.027)"
+    assert interval(0.5, None, None) == "0.500 (interval not computable)"
+    assert interval(float("nan"), None, None) == interval(None, None, None) == "not computable"
