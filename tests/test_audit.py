@@ -261,24 +261,24 @@ def test_a_label_in_the_quantisation_is_found(table):
     assert shortcut.cv.low > 0.95
     assert shortcut.test.low > 0.95
     first = shortcut.coefficients.iloc[0]
-    assert (first.feature, first.in_words) == ("log2_quantisation_sum", "coarser JPEG quantisation -> pneumonia")
+    assert (first.feature, first.in_words) == ("log2_quantisation_sum", "coarser JPEG quantisation → pneumonia")
     assert first.odds_ratio == pytest.approx(np.exp(first.coefficient))
     alone = feature_table(metadata_features(coded), split_of(coded), PARAMS, seed=1).iloc[0]
     assert (alone.feature, alone.in_words, alone.pool) == (first.feature, first.in_words, 1)
     findings = shortcut_findings("metadata_only", "file facts", shortcut)
     assert verdicts(findings) == {"metadata_only_cv": "warning", "metadata_only_test": "warning"}
-    assert "most weight: coarser JPEG quantisation -> pneumonia" in findings[0].sentence
+    assert "most weight: coarser JPEG quantisation → pneumonia" in findings[0].sentence
     assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f}-{shortcut.cv.high:.3f})" in findings[0].sentence
     json.dumps(as_checks(findings), allow_nan=False)
 
 
 def test_directions_in_words(table):
     coded = table.assign(bytes=table.width_px * table.height_px / np.where(table.label, 16, 4))
-    assert judge(coded).coefficients.in_words[0] == "more bytes per pixel -> normal"
+    assert judge(coded).coefficients.in_words[0] == "more bytes per pixel → normal"
     alone = feature_table(metadata_features(coded), split_of(coded), PARAMS, seed=1).iloc[0]
-    assert (alone.in_words, alone.pool) == ("more bytes per pixel -> normal", 1)
+    assert (alone.in_words, alone.pool) == ("more bytes per pixel → normal", 1)
     coded = table.assign(mode=np.where(table.label & (table.index % 3 > 0), "RGB", "L"))
-    assert judge(coded).coefficients.in_words[0] == "mode RGB -> pneumonia"
+    assert judge(coded).coefficients.in_words[0] == "mode RGB → pneumonia"
 
 
 def test_a_shortcut_turned_round_on_test(table):
@@ -433,7 +433,7 @@ def test_jpeg_quality_tells_the_original_training_images_apart(shared_data):
     alone = feature_table(metadata_features(table), split_of(table), PARAMS, 1).set_index("feature")
     quality = alone.loc["log2_quantisation_sum"]
     assert quality.pool_low > 0.98
-    assert quality.in_words == "coarser JPEG quantisation -> pneumonia"
+    assert quality.in_words == "coarser JPEG quantisation → pneumonia"
     shortcut = judge(table)
     assert shortcut.cv.low > 0.95
     assert shortcut.test.reason == "test holds no images"

@@ -53,11 +53,11 @@ def _log2(values: pd.Series) -> pd.Series:
 
 
 def in_words(feature: str, direction: float) -> str:
-    """`more bytes per pixel -> normal` for a feature and a number whose sign is its direction; above 0 is pneumonia."""
+    """`more bytes per pixel → normal` for a feature and a number whose sign is its direction; above 0 is pneumonia."""
     if np.isnan(direction):
         return "not computable"
     more = MORE.get(feature) or (feature.replace("_", " ") if feature.startswith("mode_") else f"higher {feature}")
-    return f"{more} -> {NAMES[int(direction > 0)]}"
+    return f"{more} → {NAMES[int(direction > 0)]}"
 
 
 def mask_centre(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarray:

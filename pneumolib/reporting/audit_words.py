@@ -53,11 +53,19 @@ def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
     return shared.rename(columns=titles)
 
 
+TITLES = {
+    "log2_width_px": "width", "log2_height_px": "height", "log2_aspect": "width / height",
+    "log2_bytes_per_px": "bytes per pixel", "log2_quantisation_sum": "JPEG quantisation",
+    "mean_intensity": "mean grey value", "sd_intensity": "SD of grey values",
+}  # fmt: skip
+
+
 def feature_words(table: pd.DataFrame) -> pd.DataFrame:
     """`audit.feature_table`, for reading."""
     return pd.DataFrame(
         {
-            "Fact of the file": table.in_words,
+            "Fact of the file": _titles(table.feature),
+            "Reads as": table.in_words,
             "AUROC alone, training pool": _intervals(table, "pool"),
             "AUROC alone, test": _intervals(table, "test"),
         }
@@ -68,11 +76,15 @@ def coefficient_words(coefficients: pd.DataFrame) -> pd.DataFrame:
     """Coefficients of `audit.judge_shortcut`, for reading: what one standard deviation more does to the odds."""
     return pd.DataFrame(
         {
-            "Fact of the file": coefficients.in_words,
-            "Feature": coefficients.feature,
+            "Fact of the file": _titles(coefficients.feature),
+            "Reads as": coefficients.in_words,
             "One SD more multiplies the odds of pneumonia by": coefficients.odds_ratio.map("{:.2f}".format),
         }
     )
+
+
+def _titles(features: pd.Series) -> pd.Series:
+    return features.map(lambda name: TITLES.get(name, name.replace("mode_", "stored as ")))
 
 
 def cure_words(cures: pd.DataFrame) -> pd.DataFrame:

@@ -184,11 +184,15 @@ def _colour_share(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
-    """The `n` largest, smallest, brightest and darkest images: rows of `table` with `what` and a `title`."""
+    """The `n` largest, smallest, brightest and darkest images: rows of `table` with `what` and a `title`.
+
+    Where all images are of one size, none is large or small.
+    """
     measured = table.assign(area=table.width_px * table.height_px)
-    picks = {
-        "largest": measured.nlargest(n, "area"),
-        "smallest": measured.nsmallest(n, "area"),
+    picks = {}
+    if measured.area.min() < measured.area.max():
+        picks = {"largest": measured.nlargest(n, "area"), "smallest": measured.nsmallest(n, "area")}
+    picks |= {
         "brightest": measured.nlargest(n, "mean_intensity"),
         "darkest": measured.nsmallest(n, "mean_intensity"),
     }
