@@ -54,7 +54,7 @@ def audit_times(manifest: Manifest, params: RunParams, scratch: Path) -> dict[st
     table, seed = manifest.table, params.split.seed
     split = split_manifest(table, params.split)
     timed(times, "groups", lambda: (audit.group_findings(table, split), audit.sensitivity_list(table, split)))
-    timed(times, "duplicates", lambda: audit.find_duplicates(table, manifest.root, split))
+    timed(times, "duplicates", lambda: audit.find_duplicates(table, split))
     features = audit.metadata_features(table)
     timed(times, "each file fact alone", lambda: audit.feature_table(features, split, params.evaluation, seed))
     timed(times, "file facts together", lambda: audit.judge_shortcut(features, split, params.evaluation, seed))

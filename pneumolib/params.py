@@ -63,8 +63,19 @@ class ImageParams(_Section):
     reencode_quality: Annotated[int, Field(ge=1, le=95)] | None = None  # Pillow advises against more than 95
     crop_border: Annotated[float, Field(ge=0, le=0.4)] = 0.0
     equalize: Literal["none", "hist", "clahe"] = "none"
-    clahe_clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of a tile's pixels; higher is stronger
+    # At most this share of a tile's pixels may have one grey value before the rest is spread over all others.
+    clahe_clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.02
     clahe_tiles: Annotated[int, Field(ge=2, le=32)] = 8  # along each side
+
+    @model_validator(mode="after")
+    def _clip_limit_of_a_pixel(self):
+        tile_px = (self.size_px // self.clahe_tiles) ** 2
+        if self.equalize == "clahe" and self.clahe_clip_limit * tile_px < 1:
+            raise ValueError(
+                f"clahe_clip_limit {self.clahe_clip_limit} is less than one pixel of a tile: {self.clahe_tiles} tiles "
+                f"along {self.size_px} px have {tile_px} pixels each. Use fewer tiles, or at least {1 / tile_px:.3f}"
+            )
+        return self
 
 
 class AugmentParams(_Section):
@@ -109,9 +120,9 @@ class EqualisationParams(_Section):
     """What the page on equalisation tries: CLAHE settings on one image, and a short training of each kind."""
 
     clip_limits: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=6)] = [
-        0.003, 0.01, 0.03,
+        0.02, 0.05, 0.15,
     ]  # fmt: skip
-    tiles: Annotated[list[Annotated[int, Field(ge=2, le=32)]], Field(min_length=1, max_length=6)] = [4, 8, 16]
+    tiles: Annotated[list[Annotated[int, Field(ge=2, le=32)]], Field(min_length=1, max_length=6)] = [2, 4, 8]
 
 
 class AuditParams(_Section):

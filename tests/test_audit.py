@@ -189,8 +189,8 @@ def described(folder):
     )
 
 
-def test_equal_bytes_and_equal_pixels(described, folder):
-    found = find_duplicates(described, folder, split_of(described))
+def test_equal_bytes_and_equal_pixels(described):
+    found = find_duplicates(described, split_of(described))
     assert found.groupby("set").image_id.apply(list).tolist() == [
         ["a", "a_again"],
         ["b", "b_colour", "b_smaller"],
@@ -205,20 +205,14 @@ def test_equal_bytes_and_equal_pixels(described, folder):
     assert duplicate_findings(found)[0].sentence.startswith("2 set(s) of 5 files have equal pixels, 1 set(s) to the")
 
 
-def test_an_equal_hash_alone_is_no_duplicate(described, folder):
-    forced = described.assign(pixel_hash="0" * 16)
-    expected = find_duplicates(described, folder, split_of(described))
-    pd.testing.assert_frame_equal(find_duplicates(forced, folder, split_of(forced)), expected)
-
-
-def test_duplicates_across_splits_and_groups_and_with_two_labels(described, folder):
+def test_duplicates_across_splits_and_groups_and_with_two_labels(described):
     again = described.image_id == "a_again"
     changed = described.assign(
         source_split=described.source_split.where(~again, "test"),
         label=described.label.where(~again, 1),
         group_id=described.group_id.where(described.image_id != "b_colour", "z"),
     )
-    findings = {f.name: f for f in duplicate_findings(find_duplicates(changed, folder, split_of(changed)))}
+    findings = {f.name: f for f in duplicate_findings(find_duplicates(changed, split_of(changed)))}
     assert verdicts(findings.values()) == {
         "duplicates": "note",
         "duplicates_across_splits": "error",
@@ -231,18 +225,12 @@ def test_duplicates_across_splits_and_groups_and_with_two_labels(described, fold
     )
 
 
-def test_no_duplicates(described, folder):
+def test_no_duplicates(described):
     single = described[described.image_id.isin(["a", "c", "d"])]
-    found = find_duplicates(single, folder, split_of(single))
+    found = find_duplicates(single, split_of(single))
     assert found.columns.tolist() == ["set", "how", "image_id", "path", "label", "group_id", "split"]
     assert found.empty
     assert {f.value for f in duplicate_findings(found)} == {0}
-
-
-def test_a_file_that_is_gone_is_named(described, folder):
-    (folder / "b.png").unlink()
-    with pytest.raises(AuditError, match=r"b\.png: cannot be read: .*; read the manifest again"):
-        find_duplicates(described, folder, split_of(described))
 
 
 def test_metadata_of_one_file(table):

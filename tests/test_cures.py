@@ -1,5 +1,7 @@
 """What the cures take from the files' facts, and what equalisation does to distances."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,12 +48,54 @@ def test_cures_take_quality_and_shape_away(tell_tale):
     assert table.cv["reencode_quality: 60"] == 1.0  # the shape still tells
     assert (table.images == len(manifest.table)).all()
     assert table.index[0] == BEFORE
-    assert list(table.index[-2:]) == ["at 32 x 32 px, this study's settings", "at 32 x 32 px, all three"]
-    assert table.cv_low[ALL] < 0.7 < table.cv[ALL] + 0.3  # nothing is left but chance, in these soft pictures
-    (finding,) = cure_findings(table.reset_index())
-    assert finding.value == table.cv[ALL]
-    assert f"{table.cv[BEFORE]:.3f}" in finding.sentence
-    assert "32 x 32 px" in finding.sentence
+    assert list(table.index[-2:]) == ["at 32 x 32 px, no cure", "at 32 x 32 px, all three"]
+    assert table.seen.tolist() == ["file"] * 6 + ["network"] * 2
+    # In these soft pictures nothing is left but chance.
+    assert table.cv_low[ALL] < 0.5 < table.cv_high[ALL]
+    files, network = cure_findings(table.reset_index())
+    assert files.value == table.cv[ALL]
+    assert "from 1.000 (1.000-1.000) to" in files.sentence
+    assert "The cures take part of it away" in files.sentence
+    assert network.value == table.cv.iloc[-1]
+    assert "32 x 32 px" in network.sentence
+
+
+def test_a_studys_own_settings_have_a_row(tell_tale):
+    manifest, split, params = tell_tale
+    own = params.model_copy(update={"image": params.image.model_copy(update={"crop_border": 0.1})})
+    table = cure_table(manifest, split, own)
+    assert table.cure[table.seen == "network"].str.split(", ").str[1].tolist() == [
+        "no cure",
+        "this study's settings",
+        "all three",
+    ]
+
+
+def scored(before, after):
+    rows = [("none: the files as they are", "file", *before), ("all three, with fit: crop", "file", *after),
+            ("at 64 x 64 px, no cure", "network", *before), ("at 64 x 64 px, all three", "network", *after)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["cure", "seen", "cv", "cv_low", "cv_high"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "words"),
+    [
+        ((0.95, 0.92, 0.98), (0.90, 0.86, 0.93), "warning", "no change that can be shown. Still near to the task"),
+        ((0.95, 0.92, 0.98), (0.75, 0.70, 0.80), "warning", "take part of it away. A network can still learn it"),
+        ((0.95, 0.92, 0.98), (0.57, 0.52, 0.62), "note", "more than chance is left|What is left is more than chance"),
+        ((0.95, 0.92, 0.98), (0.51, 0.47, 0.55), "ok", "Nothing is left that can be shown"),
+        ((0.65, 0.57, 0.72), (0.86, 0.81, 0.91), "warning", "The cures make it worse"),
+        ((0.95, 0.92, 0.98), (0.78, 0.45, 0.93), "note", "too wide to say"),
+        ((0.95, 0.92, 0.98), (0.90, np.nan, np.nan), "note", "too wide to say"),
+        ((0.95, 0.92, 0.98), (0.20, 0.10, 0.30), "note", "below chance"),
+        ((np.nan, np.nan, np.nan), (0.8, 0.7, 0.9), "note", "cannot be computed"),
+    ],
+)
+def test_the_verdict_on_cures_follows_the_numbers(before, after, verdict, words):
+    for finding in cure_findings(scored(before, after)):
+        assert finding.verdict == verdict
+        assert re.search(words, finding.sentence)
+        assert "nan" not in finding.sentence
 
 
 def test_a_sample_holds_whole_groups_and_both_classes(tell_tale):

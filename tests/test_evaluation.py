@@ -161,6 +161,16 @@ def test_evaluation_needs_no_tensorflow():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+def test_a_patient_with_images_of_both_classes_is_drawn_whole():
+    labels = np.array([0, 1, 0, 1, 0, 0, 1, 1])
+    groups = np.array(["both1", "both1", "both2", "both2", "n1", "n2", "p1", "p2"])
+    weights = group_weights(labels, groups, 200, seed=1)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    np.testing.assert_array_equal(weights[:, 2], weights[:, 3])
+    assert (weights.sum(axis=1) == 8).all()
+    assert weights[:, 4].std() > 0
+
+
 def test_models_are_compared_on_the_same_resamples(predictions):
     """A model whose scores are the other's, moved a little, differs by little and surely; a worse one by much."""
     noise = np.random.default_rng(3).normal(0, 0.35, len(predictions))

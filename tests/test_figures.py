@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from pneumolib.audit.findings import Finding, as_checks
+from pneumolib.data.contrast import histograms_of
 from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import ImageParams
@@ -56,7 +57,7 @@ def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
     assert "Training, 24 images, 12 groups" in flow.alt.replace("24 groups", "12 groups")
     mean = data_plots.mean_images(train.pixels, train.table.label.to_numpy())
     assert "averages +60" in mean.alt
-    spread = data_plots.intensities({"train": train, "test": images(split, "test", 70, 130)})
+    spread = data_plots.intensities(histograms_of({"train": train, "test": images(split, "test", 70, 130)}))
     assert "test 70 for normal and 130 for pneumonia" in spread.alt
     features = data_plots.file_features(manifest.table, split)
     assert "JPEG quantisation table: 1.86e+03 for normal" in features.alt
@@ -114,16 +115,19 @@ def compared(difference, low, high):
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((0.05, 0.01, 0.09), "HE helped on test; CLAHE made no difference that could be shown on test."),
-        ((-0.05, -0.09, -0.01), "HE did harm on test; CLAHE made"),
+        ((0.05, 0.01, 0.09), "HE scored higher on test; CLAHE made no difference that could be shown on test."),
+        ((-0.05, -0.09, -0.01), "HE scored lower on test; CLAHE made"),
         ((0.05, -0.01, 0.09), "HE and CLAHE made no difference that could be shown on test."),
         ((0.05, np.nan, np.nan), "CLAHE made no difference that could be shown on test; HE could not be judged"),
     ],
 )
 def test_the_closing_sentence_follows_the_numbers(numbers, words):
     facts = equalisation_words.comparison_facts({"val": compared(*numbers), "test": compared(*numbers)})
-    said = equalisation_words.equalisation_summary(result(checks={"equalisation": facts})).data
+    trainings = {way: {"epochs": 9, "best_epoch": best} for way, best in (("none", 4), ("hist", 8), ("clahe", 9))}
+    one = result(checks={"equalisation": facts}, facts={"trainings": trainings})
+    said = equalisation_words.equalisation_summary(one).data
     assert words in said
+    assert "when training ended: HE, CLAHE;" in said
     assert "synthetic" not in said
     assert "nan" not in said
 

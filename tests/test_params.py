@@ -90,6 +90,12 @@ def test_impossible_values_are_refused(study, text, key):
     assert "received" in message
 
 
+def test_a_clip_limit_of_less_than_a_pixel_is_refused(study):
+    message = fault(study("image: {equalize: clahe, clahe_tiles: 32}\n", shared=""))
+    assert "image: clahe_clip_limit 0.02 is less than one pixel of a tile: 32 tiles along 180 px" in message
+    assert "at least 0.040" in message
+
+
 def test_all_faults_at_once(study):
     message = fault(study("training: {epochs: 0, batch_size: 0}\naugment: {flip: 3}\n"))
     assert len(message.splitlines()) == 3

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 
 from conftest import save_image
 from pneumolib.data.decoding import ImageFileError, decode
 from pneumolib.data.images import load_image
-from pneumolib.data.manifest import read_manifest
+from pneumolib.data.manifest import describe_file, read_manifest
 from pneumolib.data.sources import ManifestError
 from pneumolib.data.split import split_manifest
 from pneumolib.params import DataParams, ImageParams, SplitParams
@@ -111,6 +114,53 @@ def test_monochrome1_is_turned_over_and_padding_stays_black(tmp_path):
     assert (seen[:8] == 0).all()
     assert seen[20, 0] == 255
     assert seen[20, -1] == 0
+
+
+@pytest.mark.parametrize("elements", [
+    {"WindowCenter": "", "WindowWidth": ""},
+    {"WindowCenter": "500", "WindowWidth": "0"},
+    {"RescaleSlope": "", "RescaleIntercept": ""},
+    {"VOILUTSequence": []},
+    {"PixelPaddingValue": None},
+])  # fmt: skip
+def test_elements_that_are_empty_or_void_count_as_absent(tmp_path, elements):
+    file = write_dicom(tmp_path / "x.dcm", 1000 + 10 * RAMP, **elements)
+    np.testing.assert_allclose(grey(file)[0], np.arange(64) * 255 / 63, atol=1)
+
+
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": "-32", "WindowWidth": "64"}])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_a_negative_slope_turns_grey_values_over(tmp_path, bits, window):
+    file = write_dicom(tmp_path / "x.dcm", RAMP, bits=bits, RescaleSlope="-1", RescaleIntercept="0", **window)
+    row = grey(file)[0]
+    assert (np.diff(row) <= 0).all()
+    assert row[0] - row[-1] >= 60
+
+
+def test_six_bits_are_spread_over_eight(tmp_path):
+    np.testing.assert_allclose(grey(write_dicom(tmp_path / "x.dcm", RAMP, bits=6))[0], np.arange(64) * 255 / 63, atol=1)
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    inverted = (65535 - np.arange(64) * 1024).astype("<u2").tobytes()
+    colours = {f"{name}PaletteColorLookupTable{part}": value for name in ("Red", "Green", "Blue")
+               for part, value in (("Descriptor", [64, 0, 16]), ("Data", inverted))}  # fmt: skip
+    row = grey(write_dicom(tmp_path / "x.dcm", RAMP, bits=8, photometric="PALETTE COLOR", **colours))[0]
+    assert row[0] >= 254
+    assert (np.diff(row) < 0).all()
+
+
+def test_a_compression_without_decoder_is_named_and_asked_about_again(tmp_path):
+    file = write_dicom(tmp_path / "x.dcm", RAMP)
+    dataset = dcmread(file)
+    dataset.PixelData = encapsulate([b"\xff\x4f" + bytes(60)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.save_as(file)
+    fact = describe_file(file)
+    assert "JPEG-LS" in fact["reason"]
+    assert "pip install python-gdcm" in fact["reason"]
+    assert fact["passing"]
 
 
 def test_rgb_dicom(tmp_path):
@@ -212,6 +262,40 @@ def test_deep_grey_is_scaled_by_the_bits_it_uses(tmp_path, bits):
     decoded = decode((tmp_path / "x.png").read_bytes())
     assert (decoded.pixel_min, decoded.pixel_max) == (0, 2**bits - 1)
     np.testing.assert_allclose(grey(tmp_path / "x.png")[0], ramp / 2 ** (bits - 8), atol=1)
+
+
+def test_deep_colour_is_refused_by_name(tmp_path):
+    # Pillow writes no such file: the header of an 8-bit one is changed to 16 bits.
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "x.png")
+    raw = bytearray((tmp_path / "x.png").read_bytes())
+    raw[24] = 16
+    raw[29:33] = zlib.crc32(bytes(raw[12:29])).to_bytes(4, "big")
+    with pytest.raises(ImageFileError, match="16 bits in colour"):
+        decode(bytes(raw))
+
+
+def test_width_and_height_stay_theirs_when_nearly_equal(tmp_path):
+    file = save_image(tmp_path / "x.jpeg", np.zeros((1599, 1600)))
+    decoded = decode(file.read_bytes(), at_least_px=100)
+    assert (decoded.width_px, decoded.height_px) == (1600, 1599)
+    assert decoded.image.width < 400
+
+
+def test_what_may_pass_is_asked_about_again(archive, tmp_path):
+    link = archive / "train/NORMAL/IM-0900-0001.jpeg"
+    whole = (archive / "train/NORMAL/IM-0001-0001.jpeg").read_bytes()
+    link.symlink_to(tmp_path / "elsewhere.jpeg")
+    assert len(read(archive, tmp_path / "cache").problems) == 1
+    (tmp_path / "elsewhere.jpeg").write_bytes(whole)
+    assert read(archive, tmp_path / "cache").problems.empty
+
+
+def test_a_copy_in_another_format_has_the_same_pixels(tmp_path):
+    file = save_image(tmp_path / "x.jpeg", np.random.default_rng(0).integers(0, 255, (96, 128)))
+    Image.open(file).save(tmp_path / "x.png")
+    one, other = describe_file(file), describe_file(tmp_path / "x.png")
+    assert one["pixel_hash"] == other["pixel_hash"]
+    assert one["sha256"] != other["sha256"]
 
 
 def test_a_turned_photograph_is_turned_back(tmp_path):
@@ -369,6 +453,27 @@ def test_faults_of_a_table_are_told_by_line(table_of_paths, tmp_path):
         assert words in str(caught.value)
 
 
+def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path):
+    file, table = table_of_paths
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    before = read(file, tmp_path / "cache", source="csv").fingerprint
+    file.write_text("\ufeff" + "\r\n".join([lines[0], "", *lines[1:]]) + "\r\n", encoding="utf-8", newline="")
+    assert read(file, tmp_path / "cache", source="csv").fingerprint == before
+    file.write_text("\n".join([lines[0], "", *lines[1:], lines[1].replace("bild", "./bild")]), encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"line 19: path '\./bild .* stands in an earlier line too"):
+        read(file, tmp_path / "cache", source="csv")
+    file.write_text(text.replace(lines[1], lines[1].replace("bild", "bi\0ld")), encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"line 2: path .* holds a control character"):
+        read(file, tmp_path / "cache", source="csv")
+    table.assign(split="val").to_csv(file, index=False)
+    with pytest.raises(ManifestError, match="all its rows are val"):
+        read(file, tmp_path / "cache", source="csv", val_folder="leave_out")
+    table[(table.split != "test") | (table.label == "1")].to_csv(file, index=False)
+    with pytest.raises(ManifestError, match=r"no usable image in test/NORMAL.*None is named there"):
+        read(file, tmp_path / "cache", source="csv")
+
+
 def test_a_table_without_patients_is_refused(table_of_paths, tmp_path):
     file, table = table_of_paths
     table.drop(columns="group_id").to_csv(file, index=False)
@@ -421,9 +526,21 @@ def test_npz_gives_the_same_manifest(npz, tmp_path, project, monkeypatch, capsys
         assert row.label == arrays[f"{split}_labels"][number, 0]
 
 
+def test_labels_of_another_number_type_are_read(npz, tmp_path, project, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
+    file, arrays = npz
+    before = read(file, tmp_path / "cache", source="npz").fingerprint
+    np.savez(
+        file,
+        **(arrays | {"train_labels": arrays["train_labels"].astype(float), "val_labels": arrays["val_labels"] > 0}),
+    )
+    assert read(file, tmp_path / "cache", source="npz").fingerprint == before
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"test_images": np.zeros((6, 0, 28), np.uint8)}, r"test_images: expected uint8"),
         ({"test_labels": None}, "missing test_labels"),
         ({"train_labels": np.full(12, 3)}, r"train_labels: expected 12 values of 0 or 1"),
         ({"train_images": np.zeros((12, 28, 28), np.float32)}, r"train_images: expected uint8"),

@@ -19,7 +19,7 @@ def table():
                 place = "test" if patient % 8 == 0 else "train"
                 rows.append([f"{kind}{patient:03d}_{image}", place, label, kind, f"{kind}-{patient}"])
     table = pd.DataFrame(rows, columns=["image_id", "source_split", "label", "kind", "group_id"])
-    return table.assign(sha256=table.image_id)
+    return table.assign(pixel_hash=table.image_id)
 
 
 def test_every_image_once_and_test_untouched(table):
@@ -80,15 +80,15 @@ def test_check_counts_points(table):
         check_split(skewed, 2)
 
 
-def test_groups_that_share_a_file_go_the_same_way(table):
+def test_groups_that_share_an_image_go_the_same_way(table):
     """One hundred children stand twice, under two numbers: a copy in training would tell what validation asks."""
     pool = table[(table.kind == "virus") & (table.source_split == "train")].drop_duplicates("group_id")
     pairs = dict(zip(pool.group_id[:50], pool.group_id[50:100], strict=True))
-    twin = pool.set_index("group_id").sha256
+    twin = pool.set_index("group_id").pixel_hash
     tied = table.copy()
     for group, other in pairs.items():
-        tied.loc[tied.image_id == pool.set_index("group_id").image_id[other], "sha256"] = twin[group]
-    assert tied.sha256.duplicated().sum() == 50
+        tied.loc[tied.image_id == pool.set_index("group_id").image_id[other], "pixel_hash"] = twin[group]
+    assert tied.pixel_hash.duplicated().sum() == 50
     sides = split_manifest(tied, SplitParams()).drop_duplicates("group_id").set_index("group_id").split
     assert all(sides[one] == sides[other] for one, other in pairs.items())
     apart = split_manifest(table, SplitParams()).drop_duplicates("group_id").set_index("group_id").split

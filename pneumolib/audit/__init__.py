@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "findings": ["AuditError", "Finding", "as_checks"],
-        "groups": ["group_findings", "group_sizes", "sensitivity_list", "shared_groups"],
+        "groups": ["group_findings", "sensitivity_list", "shared_groups"],
         "duplicates": ["duplicate_findings", "find_duplicates"],
         "cures": ["cure_findings", "cure_table"],
-        "features": ["border_features", "border_table", "mask_centre", "metadata_features"],
-        "shortcuts": ["BORDER_L2", "Score", "Shortcut", "feature_table", "judge_shortcut", "shortcut_findings"],
+        "features": ["border_table", "mask_centre", "metadata_features"],
+        "shortcuts": ["BORDER_L2", "feature_table", "judge_shortcut", "shortcut_findings"],
     },
 )

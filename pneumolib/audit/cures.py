@@ -16,7 +16,7 @@ from PIL import Image
 
 from pneumolib.audit.features import metadata_features
 from pneumolib.audit.findings import Finding
-from pneumolib.audit.shortcuts import WARNING_ABOVE, judge_shortcut
+from pneumolib.audit.shortcuts import Score, grade, judge_shortcut
 from pneumolib.data.decoding import decode
 from pneumolib.data.images import as_jpeg, load_image, prepare
 from pneumolib.data.manifest import Manifest
@@ -24,6 +24,14 @@ from pneumolib.data.progress import bar
 from pneumolib.params import AuditParams, ImageParams, RunParams
 
 BEFORE, ALL = "none: the files as they are", "all three, with fit: crop"
+_LEFT = {
+    "strong": ("warning", "Still near to the task itself"),
+    "clear": ("warning", "A network can still learn it"),
+    "weak": ("note", "What is left is more than chance, but little"),
+    "unclear": ("note", "The interval is too wide to say whether anything is left"),
+    "none": ("ok", "Nothing is left that can be shown"),
+    "turned": ("note", "What is left lies below chance: it holds in some groups and is turned round in others"),
+}
 
 
 def cure_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd.DataFrame:
@@ -34,23 +42,22 @@ def cure_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd
             from the training pool and from test alike.
         params: `image`, `audit`, `evaluation` and `split.seed` are used.
     Returns:
-        one row a cure: `cure, images, cv, cv_low, cv_high, test, test_low, test_high`; NaN where nothing can be
-        computed. The first row is `BEFORE`, on the same images.
+        one row a cure: `cure, seen, images, cv, cv_low, cv_high, test, test_low, test_high`; `seen` is `file` or
+        `network`, values are NaN where nothing can be computed. The first row is `BEFORE`, on the same images.
     """
     chosen = _sample(split, params.audit.cure_images)
     files = manifest.table[manifest.table.image_id.isin(chosen.image_id)]
-    # Decoded files are not kept: a thousand originals would take a gigabyte.
-    tables = {BEFORE: files}
-    for name, image in _cures(params.image, params.audit).items():
-        tables[name] = _facts_of(files, manifest, image, at_network=False, quality=params.audit.cure_quality, name=name)
-    for name, image in _settings(params.image, params.audit).items():
-        tables[name] = _facts_of(files, manifest, image, at_network=True, quality=params.audit.cure_quality, name=name)
+    tables = {("file", BEFORE): files}
+    # Decoded files are not kept from one cure to the next: a thousand originals would take a gigabyte.
+    for seen, ways in (("file", _cures(params.image, params.audit)), ("network", _inputs(params.image, params.audit))):
+        for name, image in ways.items():
+            tables[seen, name] = _facts_of(files, manifest, image, seen, params.audit.cure_quality, name)
     rows = []
-    for name, table in tables.items():
+    for (seen, name), table in tables.items():
         found = judge_shortcut(
             metadata_features(table), chosen, params.evaluation, params.split.seed, folds=params.audit.folds
         )
-        row = {"cure": name, "images": len(table)}
+        row = {"cure": name, "seen": seen, "images": len(table)}
         for part, score in (("cv", found.cv), ("test", found.test)):
             row |= {part: score.value, f"{part}_low": score.low, f"{part}_high": score.high}
         rows.append(row)
@@ -69,14 +76,15 @@ def _cures(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
     }
 
 
-def _settings(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
-    """What the network gets: with this study's parameters, and with all three cures."""
+def _inputs(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
+    """What the network gets: without a cure, with this study's own parameters where these name one, with all three."""
+    none = {"fit": "stretch", "reencode_quality": None, "crop_border": 0.0}
     cured = {"fit": "crop", "reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
-    size = f"{image.size_px} x {image.size_px} px"
-    return {
-        f"at {size}, this study's settings": image,
-        f"at {size}, all three": image.model_copy(update=cured),
-    }
+    size = f"at {image.size_px} x {image.size_px} px"
+    ways = {f"{size}, no cure": image.model_copy(update=none)}
+    if image not in ways.values():
+        ways[f"{size}, this study's settings"] = image
+    return ways | {f"{size}, all three": image.model_copy(update=cured)}
 
 
 def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
@@ -91,13 +99,13 @@ def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
 
 
 def _facts_of(
-    files: pd.DataFrame, manifest: Manifest, image: ImageParams, at_network: bool, quality: int, name: str
+    files: pd.DataFrame, manifest: Manifest, image: ImageParams, seen: str, quality: int, name: str
 ) -> pd.DataFrame:
     """`files` with the facts of the prepared images in place of their own."""
 
     def facts(row) -> dict:
         raw = (manifest.root / row.path).read_bytes()
-        return _at_network(raw, image, quality) if at_network else _at_own_size(raw, row, image)
+        return _at_network(raw, image, quality) if seen == "network" else _at_own_size(raw, row, image)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         rows = list(bar(pool.map(facts, files.itertuples()), len(files), f"trying {name}"))
@@ -105,43 +113,58 @@ def _facts_of(
 
 
 def _at_own_size(raw: bytes, row, params: ImageParams) -> dict:
+    """The mode stays the file's: turning colour into grey is no cure of these."""
     prepared = prepare(decode(raw, grey=params.channels == 1).image, params)
+    n_bytes = row.bytes * (prepared.width * prepared.height) / (row.width_px * row.height_px)
+    quantisation = row.quantisation_sum
     if params.reencode_quality is not None:
         jpeg = as_jpeg(prepared, params.reencode_quality)
-        return _facts(prepared, len(jpeg), decode(jpeg, at_least_px=1).quantisation_sum)
-    return _facts(prepared, row.bytes * (prepared.width * prepared.height) / (row.width_px * row.height_px),
-                  row.quantisation_sum)  # fmt: skip
+        n_bytes, quantisation = len(jpeg), decode(jpeg).quantisation_sum
+    return _facts(prepared, row.mode, n_bytes, quantisation)
 
 
 def _at_network(raw: bytes, params: ImageParams, quality: int) -> dict:
     image = Image.fromarray(load_image(raw, params).squeeze())
-    return _facts(image, len(as_jpeg(image, quality)), 0)
+    return _facts(image, image.mode, len(as_jpeg(image, quality)), 0)
 
 
-def _facts(image: Image.Image, n_bytes: float, quantisation: int) -> dict:
+def _facts(image: Image.Image, mode: str, n_bytes: float, quantisation: int) -> dict:
     grey = np.asarray(image.convert("L"))
     return {
-        "width_px": image.width, "height_px": image.height, "mode": image.mode, "bytes": n_bytes,
+        "width_px": image.width, "height_px": image.height, "mode": mode, "bytes": n_bytes,
         "quantisation_sum": quantisation, "mean_intensity": grey.mean(), "sd_intensity": grey.std(),
     }  # fmt: skip
 
 
 def cure_findings(table: pd.DataFrame) -> list[Finding]:
-    """`metadata_after_cures`: what file facts still tell after all three cures."""
-    before, after = table.set_index("cure").loc[[BEFORE, ALL]].to_dict("records")
-    network = "; ".join(f"{row.cure}, it is {row.cv:.3f}" for row in table.itertuples() if row.cure.startswith("at "))
-    if np.isnan(after["cv"]) or np.isnan(before["cv"]):
-        return [Finding("metadata_after_cures", "note", None, "The effect of the cures cannot be computed.")]
-    limits = (None, None) if np.isnan(after["cv_low"]) else (after["cv_low"], after["cv_high"])
-    left = limits[0] is not None and limits[0] > WARNING_ABOVE
-    meaning = "What is left lies in size, grey values and how well an image compresses, which these cures do not touch" if left else (
-        "The shortcut is not shown any more"
-    )  # fmt: skip
-    words = f"{after['cv']:.3f}" + ("" if limits[0] is None else f" ({limits[0]:.3f}-{limits[1]:.3f})")
+    """`metadata_after_cures`, of the files, and `metadata_at_network`, of what the network gets: before and after all
+    three cures, cross-validated.
+    """
+    files, network = (table[table.seen == seen].set_index("cure") for seen in ("file", "network"))
     return [
-        Finding(
-            "metadata_after_cures", "warning" if left else "ok", after["cv"],
-            f"With all three cures (one JPEG quality, borders cut, a square of the middle) the cross-validated AUROC of "
-            f"file facts goes from {before['cv']:.3f} to {words}. For what the network gets {network}. {meaning}.", *limits,
-        )
+        _finding("metadata_after_cures", "The files themselves", files.loc[BEFORE], files.loc[ALL]),
+        _finding("metadata_at_network", f"What the network gets {network.index[0].split(',')[0]}", network.iloc[0], network.iloc[-1]),
     ]  # fmt: skip
+
+
+def _finding(name: str, what: str, before: pd.Series, after: pd.Series) -> Finding:
+    old, new = (
+        Score(*(None if np.isnan(row[c]) else row[c] for c in ("cv", "cv_low", "cv_high"))) for row in (before, after)
+    )
+    if old.value is None or new.value is None:
+        return Finding(name, "note", None, f"{what}: the effect of the cures cannot be computed.")
+    verdict, left = _LEFT[grade(new)]
+    change = "That is no change that can be shown"
+    if None not in (old.low, new.low) and new.high < old.low:
+        change = "The cures take part of it away"
+    elif None not in (old.low, new.low) and new.low > old.high:
+        verdict, change = "warning", "The cures make it worse: look at each row before setting one"
+    sentence = (
+        f"{what}: with all three cures (one JPEG quality, borders cut, a square of the middle) the cross-validated AUROC "
+        f"of file facts goes from {_words(old)} to {_words(new)}. {change}. {left}."
+    )
+    return Finding(name, verdict, new.value, sentence, new.low, new.high)
+
+
+def _words(score: Score) -> str:
+    return f"{score.value:.3f}" + ("" if score.low is None else f" ({score.low:.3f}-{score.high:.3f})")

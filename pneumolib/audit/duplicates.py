@@ -3,55 +3,33 @@
 Only exact equality is looked for: on this archive, perceptual hashes at a distance of 4 paired normal with pneumonia.
 """
 
-import hashlib
-from pathlib import Path
-
 import pandas as pd
 
-from pneumolib.audit.findings import AuditError, Finding
-from pneumolib.data.decoding import ImageFileError, decode
+from pneumolib.audit.findings import Finding
 
 COLUMNS = ["set", "how", "image_id", "path", "label", "group_id", "split"]
 
 
-def find_duplicates(table: pd.DataFrame, root: Path, split: pd.DataFrame) -> pd.DataFrame:
-    """Sets of images with equal pixels, one row an image.
-
-    `pixel_hash` is of reduced images and only names candidates: those whose bytes differ are decoded whole, DICOM
-    files too, and count as equal when size and all grey values are. A colour file may so equal a grey one.
+def find_duplicates(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
+    """Sets of images with equal grey values at equal size, one row an image; a colour file may so equal a grey one.
 
     Args:
         table: `Manifest.table`.
-        root: `Manifest.root`, the folder that `path` is relative to.
         split: from `split_manifest`; an image that it does not hold gets an empty `split`.
     Returns:
         `set` (from 1), `how`, `image_id, path, label, group_id, split`, sorted by set and `image_id`; `how` is `bytes`
         where all files of the set are the same to the byte, else `pixels`.
-    Raises:
-        AuditError: a candidate that can no longer be read or decoded.
     """
-    files = table.drop_duplicates("sha256")
-    candidates = files[files.pixel_hash.duplicated(keep=False)]
-    pixels = {row.sha256: _pixel_digest(root / row.path) for row in candidates.itertuples()}
-    rows = table.assign(content=[pixels.get(sha, sha) for sha in table.sha256]).sort_values("image_id")
-    rows = rows[rows.content.duplicated(keep=False)]
-    by_content = rows.groupby("content", sort=False)
-    rows["set"] = by_content.ngroup() + 1
-    rows["how"] = by_content.sha256.transform("nunique").map(lambda n: "bytes" if n == 1 else "pixels")
+    rows = table.sort_values("image_id")
+    rows = rows[rows.pixel_hash.duplicated(keep=False)]
+    by_content = rows.groupby("pixel_hash", sort=False)
     part_of = dict(zip(split.image_id, split.split, strict=True))
-    rows["split"] = [part_of.get(image_id, "") for image_id in rows.image_id]
+    rows = rows.assign(
+        set=by_content.ngroup() + 1,
+        how=by_content.sha256.transform("nunique").map(lambda n: "bytes" if n == 1 else "pixels"),
+        split=[part_of.get(image_id, "") for image_id in rows.image_id],
+    )
     return rows.sort_values(["set", "image_id"], ignore_index=True)[COLUMNS]
-
-
-def _pixel_digest(path: Path) -> str:
-    """A hash of size and grey values at full size."""
-    try:
-        image = decode(path.read_bytes(), grey=True).image
-    except ImageFileError as fault:
-        raise AuditError(f"{path}: was described in the manifest, but {fault}; read the manifest again") from None
-    except OSError as fault:
-        raise AuditError(f"{path}: cannot be read: {fault.strerror}; read the manifest again") from None
-    return hashlib.sha256(f"{image.size} ".encode() + image.tobytes()).hexdigest()
 
 
 def duplicate_findings(duplicates: pd.DataFrame) -> list[Finding]:

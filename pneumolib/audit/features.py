@@ -13,8 +13,8 @@ from PIL import Image
 
 from pneumolib.audit.findings import AuditError
 from pneumolib.data.images import ImageSet
+from pneumolib.data.sources import LABEL_NAMES
 
-NAMES = {0: "normal", 1: "pneumonia"}
 MORE = {
     "log2_width_px": "wider",
     "log2_height_px": "taller",
@@ -57,7 +57,7 @@ def in_words(feature: str, direction: float) -> str:
     if np.isnan(direction):
         return "not computable"
     more = MORE.get(feature) or (feature.replace("_", " ") if feature.startswith("mode_") else f"higher {feature}")
-    return f"{more} → {NAMES[int(direction > 0)]}"
+    return f"{more} → {LABEL_NAMES[int(direction > 0)]}"
 
 
 def mask_centre(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarray:

@@ -31,13 +31,14 @@ def shared_groups(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.
         split: from `split_manifest`; without it the source's own folders decide.
     Returns:
         `key` in words, `groups` in all, `shared` by pool and test, `test_images` in the shared ones. Group ids that are
-        not of the archive's form have no number to merge, and get the first row only.
+        not of the archive's form have no number to merge, and get one row only.
     """
     placed = _placed(table, split)
     rows = []
     for name in placed.columns.intersection(list(KEYS)):
         shared, concerned = _overlap(placed, name)
-        entry = {"key": KEYS[name], "groups": placed[name].nunique(), "shared": len(shared)}
+        key = KEYS[name] if WIDER[0] in placed else "group, as the source names it"
+        entry = {"key": key, "groups": placed[name].nunique(), "shared": len(shared)}
         rows.append(entry | {"test_images": int(concerned.sum())})
     return pd.DataFrame(rows)
 

@@ -15,8 +15,9 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumolib.audit.features import CONSTANT, NAMES, in_words
+from pneumolib.audit.features import CONSTANT, in_words
 from pneumolib.audit.findings import AuditError, Finding
+from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.evaluation.intervals import group_weights, percentiles, resampled_metrics
 from pneumolib.evaluation.metrics import PREDICTION_COLUMNS, compute_metrics
 from pneumolib.params import EvaluationParams
@@ -27,21 +28,24 @@ WARNING_ABOVE, STRONG_ABOVE = 0.6, 0.8
 # For hundreds of pixels that nearly repeat their neighbours. On the archive's training images the cross-validated AUROC
 # is the same from 10 to 100, and lower at 1 and at 1000.
 BORDER_L2 = 100.0
-# What a grade of `_grade` means: verdict and words.
+# What a grade of `grade` means: verdict and words.
 _IN_POOL = {
     "strong": ("warning", "That is near to the task itself: a network's figures need not come from lungs at all"),
-    "clear": ("warning", "A network can learn this shortcut beside the disease"),
-    "unclear": ("note", "The interval is too wide to say whether there is a shortcut"),
-    "none": ("ok", "That is no shortcut worth speaking of"),
+    "clear": ("warning", "A network can learn this beside the disease"),
+    "weak": ("note", "That is more than chance, but little"),
+    "unclear": ("note", "The interval is too wide to say whether that is more than chance"),
+    "none": ("ok", "That is chance, or next to it"),
     "turned": ("note", "Below chance: what holds in some groups is turned round in others"),
 }
 _ON_TEST = {
-    "strong": ("warning", "Test rewards the shortcut: figures there need not come from lungs at all"),
-    "clear": ("warning", "Test rewards the shortcut in part: figures there can owe something to it"),
-    "unclear": ("note", "The interval is too wide to say whether test rewards the shortcut"),
-    "none": ("ok", "Test does not reward it: a network that relies on it is misled there"),
-    "turned": ("warning", "On test it points the other way: a network that relies on it is misled there"),
+    "strong": ("warning", "Figures on test need not come from lungs at all"),
+    "clear": ("warning", "Figures on test can owe something to it"),
+    "weak": ("note", "On test that is more than chance, but little"),
+    "unclear": ("note", "The interval is too wide to say whether it tells anything on test"),
+    "none": ("ok", "On test it tells nothing"),
+    "turned": ("warning", "On test it points the other way"),
 }
+_MISLED = ", so a network that relies on it is misled there"
 _MOST_NAMED = 20  # of more features, single ones are not worth naming in a sentence
 
 
@@ -134,7 +138,7 @@ def _lacking(rows: pd.DataFrame, where: str) -> str:
     labels = sorted(rows.label.unique())
     if not labels:
         return f"{where} holds no images"
-    return f"{where} holds only {NAMES[labels[0]]} images" if len(labels) == 1 else ""
+    return f"{where} holds only {LABEL_NAMES[labels[0]]} images" if len(labels) == 1 else ""
 
 
 def _all_constant(values: pd.DataFrame) -> str:
@@ -151,7 +155,7 @@ def _cross_validate(
     """Decision values (n,), each from the folds without the image's group; or a text: why there are none."""
     groups = rows.groupby("label").group_id.nunique()
     if groups.min() < folds:
-        return f"{NAMES[groups.idxmin()]} has {groups.min()} group(s), fewer than the {folds} folds"
+        return f"{LABEL_NAMES[groups.idxmin()]} has {groups.min()} group(s), fewer than the {folds} folds"
     cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return cross_val_predict(model, values, rows.label, groups=rows.group_id, cv=cv, method="decision_function")
 
@@ -235,14 +239,21 @@ def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Findi
         _finding(f"{name}_cv", f"From {subject} alone, cross-validated on the training pool", shortcut.cv, _IN_POOL,
                  _most_weight(shortcut.coefficients)),
         _finding(f"{name}_test", f"From {subject} alone, fitted on the training pool and scored on test",
-                 shortcut.test, _ON_TEST, ""),
+                 shortcut.test, _on_test(shortcut.cv), ""),
     ]  # fmt: skip
+
+
+def _on_test(cv: Score) -> dict[str, tuple[str, str]]:
+    """`_ON_TEST`, with the consequence where the training pool holds what test does not."""
+    if cv.value is None or grade(cv) not in ("strong", "clear"):
+        return _ON_TEST
+    return _ON_TEST | {key: (_ON_TEST[key][0], _ON_TEST[key][1] + _MISLED) for key in ("none", "turned")}
 
 
 def _finding(name: str, how: str, score: Score, meanings: dict[str, tuple[str, str]], weight: str) -> Finding:
     if score.value is None:
         return Finding(name, "note", None, f"{how}: not computable, because {score.reason}.")
-    verdict, meaning = meanings[_grade(score)]
+    verdict, meaning = meanings[grade(score)]
     interval = f"interval not computable, because {score.reason}"
     if score.low is not None:
         interval = f"{score.low:.3f}-{score.high:.3f}"
@@ -252,12 +263,13 @@ def _finding(name: str, how: str, score: Score, meanings: dict[str, tuple[str, s
     return Finding(name, verdict, score.value, f"{words} {meaning}.", score.low, score.high)
 
 
-def _grade(score: Score) -> str:
+def grade(score: Score) -> str:
+    """`strong`, `clear`, `weak`, `none`, `turned` or `unclear`, by where the interval lies; see WARNING_ABOVE."""
     if score.low is None:
         return "unclear"
-    if score.low > WARNING_ABOVE:
-        return "strong" if score.low > STRONG_ABOVE else "clear"
-    if score.high < 1 - WARNING_ABOVE:
+    if score.low > 0.5:
+        return "strong" if score.low > STRONG_ABOVE else "clear" if score.low > WARNING_ABOVE else "weak"
+    if score.high < 0.5:
         return "turned"
     return "none" if score.low >= 1 - WARNING_ABOVE and score.high <= WARNING_ABOVE else "unclear"
 

@@ -23,6 +23,7 @@ from pneumolib.data.sources import CLASS_NAMES, IGNORED, IMAGE_SUFFIXES, SPLITS
 
 MARKER = "pneumolib-data.json"
 MADE_BY = "pneumolib.data.archive"
+OLD_MARK = "synthetic.json"
 DRAWN = "drawn"  # the recipe's key for images that nobody took
 MAX_TOTAL_BYTES = 8 * 2**30
 MAX_FILE_BYTES = 64 * 2**20  # the largest radiograph of the archive has a few MiB
@@ -180,8 +181,11 @@ def recipe_of(target: Path) -> dict | None:
 
 
 def is_drawn(folder: Path) -> bool:
-    """Whether the images were drawn by `data.synthetic`; the mark goes where the folder is copied."""
-    return DRAWN in ((_read_marker(folder) or {}).get("recipe") or {})
+    """Whether the images were drawn by `data.synthetic`; the mark goes where the folder is copied.
+
+    The first version left another mark, and its drawings must not pass for patients either.
+    """
+    return DRAWN in ((_read_marker(folder) or {}).get("recipe") or {}) or (folder / OLD_MARK).is_file()
 
 
 def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:

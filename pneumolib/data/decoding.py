@@ -8,13 +8,17 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 FORMATS = ("JPEG", "PNG")  # nothing else is opened: other decoders are an attack surface and no source of radiographs
 
 
 class ImageFileError(OSError):
     """A file that gives no image; the message is the reason, without the path."""
+
+
+class MissingDecoderError(ImageFileError):
+    """A file that another package could read; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Decoded:
         width_px, height_px: of the file.
         mode: as stored: Pillow's name, or `DICOM <photometric interpretation> <bits> bit`.
         quantisation_sum: of a JPEG's luma table, higher for lower quality; 0 for other formats.
-        pixel_min, pixel_max: stored values before scaling; those of a reduced image are means of 8x8 blocks.
+        pixel_min, pixel_max: stored values before scaling, of the image as decoded.
     """
 
     image: Image.Image
@@ -74,13 +78,16 @@ def _decode_picture(raw: bytes, at_least_px: int | None, grey: bool) -> Decoded:
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
         if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
             raise ImageFileError(f"animated ({image.n_frames} frames); a radiograph is one picture")
+        # Pillow would keep the top byte, and in many such files that holds next to nothing.
+        if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
+            raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
         mode, (width, height) = image.mode, image.size
         table = getattr(image, "quantization", {}).get(0, [])
         if at_least_px is not None:
             image.draft("L" if grey and mode != "CMYK" else image.mode, (at_least_px, at_least_px))
         image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         ImageOps.exif_transpose(image, in_place=True)
-        turned = (image.width > image.height) != (width > height)
         low, high = _stored_range(image)
         plain = _to_8_bit(image, grey)
     width, height = (height, width) if turned else (width, height)
@@ -109,7 +116,8 @@ def _to_8_bit(image: Image.Image, grey: bool) -> Image.Image:
 
 def _scale_deep_grey(values: np.ndarray) -> Image.Image:
     """PNG of 16 bits to its upper 8 used bits. Many hold the 10 to 12 bits of a detector, and those would come out
-    black if the top byte were taken; the file does not say how many it uses, so its brightest pixel decides.
+    black if the top byte were taken. The file does not say how many it uses, so its brightest pixel decides, in steps
+    of the depths that detectors have: 8, 10, 12, 14 or 16.
     """
     bits = max(8, int(values.max()).bit_length())
-    return Image.fromarray((values.astype(np.int64) >> (bits - 8)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((values.astype(np.int64) >> (bits + bits % 2 - 8)).clip(0, 255).astype(np.uint8))

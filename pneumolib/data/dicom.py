@@ -8,79 +8,122 @@ import io
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_rescale, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, get_decoder, pixel_array
 
-from pneumolib.data.decoding import ImageFileError
+from pneumolib.data.decoding import ImageFileError, MissingDecoderError
 
 _FAR = 1e9  # beyond any stored value: shows where a window ends
+GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
 def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
     """Pixels uint8 (height, width) or (height, width, 3), a mode in words, lowest and highest stored value.
 
     The order is the standard's (PS3.4, N.2): modality LUT or rescale, VOI LUT or window, presentation. The first VOI
-    LUT is taken, else the first window; without either, eight bits stay as they are and deeper images are spread
-    from their lowest to their highest value. MONOCHROME1 is turned over. Padding is black.
+    LUT is taken, else the first window of a width above 0; without either, eight bits and fewer are spread over the
+    range of their bits, and deeper images from their lowest to their highest value. MONOCHROME1 is turned over. Padding
+    is black. Elements that are there but empty, as removing a patient's name often leaves them, count as absent.
 
     Raises:
-        ImageFileError: no pixels, several frames, a compression that needs another decoder, or broken data.
+        MissingDecoderError: a compression that needs another decoder.
+        ImageFileError: no pixels, several frames, or broken data.
     """
     try:
         dataset = dcmread(io.BytesIO(raw))
+        _drop_empty(dataset)
         frames, photometric = int(dataset.get("NumberOfFrames") or 1), str(dataset.get("PhotometricInterpretation"))
         if frames > 1:
             raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
         if "PixelData" not in dataset:
             raise ImageFileError("DICOM without pixels")
+        _require_decoder(dataset)
         stored = pixel_array(dataset)
         mode = f"DICOM {photometric} {dataset.BitsStored} bit"
-        shown = _show(stored, dataset) if stored.ndim == 2 else _colour(stored, photometric)
+        shown = _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric)
     except InvalidDicomError as fault:
         raise ImageFileError(f"does not decode: {fault}") from None
-    except (NotImplementedError, RuntimeError) as fault:  # pydicom's words for a missing decoder
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise ImageFileError(
-            f"DICOM compressed as {syntax}, which needs a decoder that is not installed: "
-            f"pip install python-gdcm ({str(fault).splitlines()[0]})"
-        ) from None
-    # Missing elements, elements of the wrong type, and pixel data shorter than rows x columns.
-    except (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError) as fault:
+    # Missing elements, elements of the wrong type, pixel data shorter than rows x columns, broken compression.
+    except (AttributeError, EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
+            ValueError) as fault:  # fmt: skip
         raise ImageFileError(f"DICOM does not decode: {str(fault).splitlines()[0]}") from None
     return shown, mode, int(stored.min()), int(stored.max())
 
 
+def _drop_empty(dataset: Dataset) -> None:
+    for name in ("WindowCenter", "WindowWidth", "VOILUTSequence", "ModalityLUTSequence", "RescaleSlope",
+                 "RescaleIntercept", "PixelPaddingValue"):  # fmt: skip
+        if name in dataset and (dataset[name].is_empty or dataset[name].VM == 0):
+            del dataset[name]
+    if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
+        dataset.RescaleSlope, dataset.RescaleIntercept = (
+            dataset.get("RescaleSlope", 1),
+            dataset.get("RescaleIntercept", 0),
+        )
+
+
+def _require_decoder(dataset: Dataset) -> None:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax.is_deflated:
+        return
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise MissingDecoderError(
+            f"DICOM compressed as {syntax.name}, which needs a decoder that is not installed: pip install python-gdcm"
+        )
+
+
 def _show(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    if stored.ndim != 2:
+        raise ImageFileError(f"DICOM of shape {stored.shape}; one grey picture is needed")
     values = np.asarray(apply_rescale(stored, dataset), np.float64)
     padding = np.zeros(stored.shape, bool)
     if (level := dataset.get("PixelPaddingValue")) is not None:
         padding = stored == level
     values, low, high = _window(values, padding, dataset)
-    scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    scaled = np.clip((values - low) / (high - low if high != low else 1), 0, 1)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         scaled = 1 - scaled
     return np.where(padding, 0, np.rint(255 * scaled)).astype(np.uint8)
 
 
 def _window(values: np.ndarray, padding: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float]:
-    """Values after VOI LUT or window, and the ends of the range they are spread over."""
+    """Values after VOI LUT or window, what is shown black of them and what white."""
     if "VOILUTSequence" in dataset:
         bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
         return np.asarray(apply_voi_lut(values.astype(np.int64), dataset), np.float64), 0, 2.0**bits - 1
-    if "WindowCenter" in dataset and "WindowWidth" in dataset:
+    if _has_window(dataset):
         with np.errstate(over="ignore"):  # a sigmoid window at its far ends
+            # With a slope below 0, what pydicom gives for the lowest value is the larger number.
             low, high = apply_voi_lut(np.array([[-_FAR, _FAR]]), dataset)[0]
             return apply_voi_lut(values, dataset), low, high
-    if dataset.BitsStored <= 8 and dataset.PixelRepresentation == 0:
+    if dataset.BitsStored <= 8 and dataset.PixelRepresentation == 0 and "ModalityLUTSequence" not in dataset:
         slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-        return values, intercept, 255 * slope + intercept
+        ends = intercept, (2**dataset.BitsStored - 1) * slope + intercept
+        return values, min(ends), max(ends)
     seen = values[~padding] if not padding.all() else values
     return values, seen.min(), seen.max()
 
 
-def _colour(stored: np.ndarray, photometric: str) -> np.ndarray:
-    """RGB or YBR, which pydicom has turned into RGB by now."""
+def _has_window(dataset: Dataset) -> bool:
+    """A first window that the standard allows: a linear one is at least 1 wide, the others are wider than 0."""
+    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
+        return False
+    width = dataset.WindowWidth
+    width = float(width[0] if dataset["WindowWidth"].VM > 1 else width)
+    return width >= 1 if str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR" else width > 0
+
+
+def _colour(stored: np.ndarray, dataset: Dataset, photometric: str) -> np.ndarray:
+    """RGB; YBR has been turned into it by now."""
+    if photometric == "PALETTE COLOR":
+        coloured = apply_color_lut(stored, dataset)
+        return coloured if coloured.dtype == np.uint8 else (coloured >> 8).astype(np.uint8)
     if stored.ndim != 3 or stored.shape[2] != 3 or stored.dtype != np.uint8:
         raise ImageFileError(
-            f"DICOM of shape {stored.shape} and {photometric}; one grey or 8-bit RGB picture is needed"
+            f"DICOM of shape {stored.shape}, {stored.dtype} and {photometric}; {' or '.join(GREY)}, or 8-bit colour "
+            f"is needed"
         )
     return stored

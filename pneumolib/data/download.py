@@ -132,6 +132,8 @@ def _report(target: Path) -> None:
 def fetch_pairs(address: str, folder: Path) -> Path:
     """Fetch the pairs of TFRecord files below `address`, gs://bucket/prefix or http(s)://..., and return `folder`.
 
+    These are those of train and test, as the Keras example publishes them; a pair of val is read from a folder only.
+
     Where all lie there already, nothing is asked of the network; where some do, each is asked whether it still is the
     same, so that images never meet the paths of another edition. Raises DownloadError as `fetch` does.
     """

@@ -4,9 +4,8 @@ Contract: `Manifest.table` is sorted by `image_id` and has the columns of `COLUM
 `path` is relative to `Manifest.root`. Files that cannot be used stand in `Manifest.problems` with the reason.
 
 What a file says besides its pixels: `mode`, `quantisation_sum` (a JPEG's luma table, 0 for others), `pixel_min` and
-`pixel_max` as stored. What a glance says: `mean_intensity` and `sd_intensity` of the grey image, 0 to 255, and
-`pixel_hash`, equal for images that look alike to the last block. JPEG files are read at an eighth of their size for
-these five, which finds truncation as surely and is three times as fast.
+`pixel_max` as stored. What the pixels say: `mean_intensity` and `sd_intensity` of the grey image, 0 to 255, and
+`pixel_hash`, equal for equal grey values at equal size, whatever the file's format.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from pneumolib.data.archive import is_drawn
-from pneumolib.data.decoding import ImageFileError, decode
+from pneumolib.data.decoding import ImageFileError, MissingDecoderError, decode
 from pneumolib.data.progress import bar
 from pneumolib.data.sources import CLASSES, Listing, ManifestError, list_source
 from pneumolib.params import DataParams, in_root
@@ -32,7 +31,7 @@ COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "width_px", "height_px", "mode", "bytes", "sha256",
     "quantisation_sum", "pixel_min", "pixel_max", "mean_intensity", "sd_intensity", "pixel_hash",
 ]  # fmt: skip
-_CACHE_VERSION = 2  # raise it when the meaning of a cached column changes
+_CACHE_VERSION = 3  # raise it when the meaning of a cached column changes
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def _refuse_empty(table: pd.DataFrame, problems: pd.DataFrame, listing: Listing)
         reasons = "; ".join(f"{p.path}: {p.reason}" for p in problems.head(5).itertuples())
         raise ManifestError(
             f"{listing.root}: no usable image in {', '.join(empty)} (JPEG, PNG and DICOM can be read). "
-            + (f"Left out there and elsewhere: {reasons}" if reasons else "The folders hold no images.")
+            + (f"Left out there and elsewhere: {reasons}" if reasons else "None is named there.")
         )
 
 
@@ -117,22 +116,27 @@ def _describe_all(root: Path, listing: list[dict], cache: "_Cache") -> list[dict
         facts = pool.map(lambda item: describe_file(root / item["path"]), todo)
         fresh = dict(zip((item["path"] for item in todo), bar(facts, len(todo), "reading images"), strict=True))
     for path, fact in fresh.items():
-        cache.put(path, fact)
+        if "passing" not in fact:
+            cache.put(path, fact)
     if fresh:
         cache.save(keep={item["path"] for item in listing})
     return [item | (hit or fresh[item["path"]]) for item, hit in zip(listing, known, strict=True)]
 
 
 def describe_file(path: Path) -> dict:
-    """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not."""
+    """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not.
+
+    A reason that may pass while the file stays the same (permissions, a missing decoder) is marked `passing`.
+    """
     try:
         raw = path.read_bytes()
-        # An eighth of the pixels is enough to find the end of the file.
-        seen = decode(raw, at_least_px=1)
+        seen = decode(raw)
+    except MissingDecoderError as fault:
+        return {"reason": str(fault), "passing": True}
     except ImageFileError as fault:
         return {"reason": str(fault)}
     except OSError as fault:
-        return {"reason": f"cannot be read: {fault.strerror}"}
+        return {"reason": f"cannot be read: {fault.strerror}", "passing": True}
     grey = np.asarray(seen.image.convert("L"))
     shape = f"{seen.width_px} {seen.height_px} ".encode()
     return {

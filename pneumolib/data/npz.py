@@ -50,7 +50,12 @@ def _read_arrays(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as fault:
         raise ManifestError(f"{file}: not a whole .npz file: {fault}") from None
     for split, (images, labels) in arrays.items():
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
+        if (
+            images.dtype != np.uint8
+            or images.ndim not in (3, 4)
+            or images.shape[3:] not in ((), (3,))
+            or not images.size
+        ):
             raise ManifestError(
                 f"{file}: {split}_images: expected uint8 (n, height, width) or (n, height, width, 3), "
                 f"received {images.dtype} {images.shape}"
@@ -72,6 +77,6 @@ def _write(arrays: dict[str, tuple[np.ndarray, np.ndarray]], folder: Path) -> No
             path = f"{split}/{names[int(label)]}/{number:05d}.png"
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / path)
-            rows.append((path, label, f"{split}-{number:05d}", split))
+            rows.append((path, int(label), f"{split}-{number:05d}", split))
     table = pd.DataFrame(rows, columns=["path", "label", "group_id", "split"])
     table.to_csv(folder / "manifest.csv", index=False)

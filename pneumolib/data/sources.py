@@ -17,6 +17,7 @@ from pneumolib.params import DataParams, in_root
 
 SPLITS = ("train", "val", "test")
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
+LABEL_NAMES = {0: "normal", 1: "pneumonia"}
 # Folder and label names in any case; the revised Kaggle split calls pneumonia Opacity.
 CLASS_NAMES = {"normal": "NORMAL", "pneumonia": "PNEUMONIA", "opacity": "PNEUMONIA"}
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm"}
@@ -72,7 +73,10 @@ def list_source(params: DataParams) -> Listing:
         try:
             draw_dataset(in_root(params.root), params.n_images, params.drawing_seed)
         except FileExistsError as fault:
-            raise ManifestError(f"data.root: {fault}. Name another folder for the drawn images") from None
+            raise ManifestError(
+                f"data.root: {fault}. Name another folder for the drawn images; or, where it holds a drawing of an earlier "
+                f"version, delete it"
+            ) from None
     return _list_folder(in_root(params.root), params.val_folder == "join")
 
 
@@ -205,7 +209,9 @@ def _list_csv(file: Path, join_val: bool) -> Listing:
     if not file.is_file():
         raise ManifestError(f"data.root: {file} is no file; data.source: csv wants a table of paths")
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(
+            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as fault:
         raise ManifestError(f"{file}: not a CSV table in UTF-8: {str(fault).strip()}") from None
     if missing := [c for c in CSV_COLUMNS if c not in table]:
@@ -215,13 +221,16 @@ def _list_csv(file: Path, join_val: bool) -> Listing:
             f"{', '.join(CSV_COLUMNS)}; kind may be added.{why}"
         )
     table = table.apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]  # blank lines; the index keeps the number of each line
     labels = table.label.str.lower().map({"0": 0, "1": 1} | {n: CLASSES[c] for n, c in CLASS_NAMES.items()})
     _refuse_rows(file, table, labels)
     kind = table.kind if "kind" in table else pd.Series("", index=table.index)
-    kind = kind.where(kind != "", labels.map({0: "normal", 1: "pneumonia"}))
+    kind = kind.where(kind != "", labels.map(LABEL_NAMES))
     images = pd.DataFrame({"image_id": table.path, "path": table.path, "label": labels.astype(int), "kind": kind,
                            "group_id": table.group_id, "source_split": table.split})  # fmt: skip
     images = images[join_val | (images.source_split != "val")]
+    if images.empty:
+        raise ManifestError(f"{file}: all its rows are val, which data.val_folder: leave_out leaves out")
     needed = sorted({(s, name) for s in set(images.source_split) for name in CLASSES})
     return Listing(file.parent, images.to_dict("records"), [], needed)
 
@@ -230,7 +239,8 @@ def _refuse_rows(file: Path, table: pd.DataFrame, labels: pd.Series) -> None:
     """All faults of all rows at once, by line of the file."""
     faults = [
         (table.path == "", "path", "is empty"),
-        (table.path.duplicated(), "path", "stands in an earlier line too"),
+        (table.path.str.contains(r"[\0-\x1f]"), "path", "holds a control character"),
+        (table.path.map(os.path.normpath).duplicated(), "path", "stands in an earlier line too"),
         (labels.isna(), "label", "is none of 0, 1, normal, pneumonia, opacity"),
         (table.group_id == "", "group_id", "is empty; every image needs its patient"),
         (~table.split.isin(SPLITS), "split", "is none of train, val, test"),

@@ -13,6 +13,14 @@ from pneumolib.params import SplitParams
 COLUMNS = ["image_id", "split", "label", "kind", "group_id"]
 
 
+_REMEDIES = {
+    "train": "Lower split.validation_fraction, or bring more patients",
+    "val": "Raise split.validation_fraction, or bring more patients; split.validation: as_published needs "
+    "data.val_folder: join and a val split in the source",
+    "test": "The source must say which images are test; none are taken from the training pool",
+}
+
+
 class SplitError(ValueError):
     """A split that would leak or be skewed; the message names groups and numbers."""
 
@@ -22,7 +30,7 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
     Within each kind, groups are put in an order given by a hash of (seed, group_id), and taken for validation as
     long as they bring its share nearer to `validation_fraction`. The order of rows plays no part, and adding a
-    patient moves few others. Groups that share a file, byte for byte, go the same way.
+    patient moves few others. Groups that share an image, pixel for pixel, go the same way.
 
     Args:
         table: `Manifest.table`, in any order of rows.
@@ -44,10 +52,10 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
 
 def _units(table: pd.DataFrame) -> pd.Series:
-    """What is cut as one: a group, or groups tied together by files of the same bytes, named after the first of them."""
-    tied = table[table.sha256.duplicated(keep=False)]
+    """What is cut as one: a group, or groups tied together by equal images, named after the first of them."""
+    tied = table[table.pixel_hash.duplicated(keep=False)]
     unit = {group: group for group in table.group_id}
-    for _, groups in tied.groupby("sha256").group_id:
+    for _, groups in tied.groupby("pixel_hash").group_id:
         names = {unit[group] for group in groups}
         unit = (
             {group: min(names) if name in names else name for group, name in unit.items()} if len(names) > 1 else unit
@@ -79,7 +87,7 @@ def check_split(split: pd.DataFrame, tolerance_points: float) -> None:
         if labels != {0, 1}:
             raise SplitError(
                 f"the {name} split holds {'no images' if not labels else f'only label {labels.pop()}'}; both classes "
-                f"are needed. Raise split.validation_fraction, or bring more patients"
+                f"are needed. {_REMEDIES[name]}"
             )
     pool = split[split.split != "test"]
     shares = 100 * pool[pool.split == "val"].label.mean(), 100 * pool.label.mean()

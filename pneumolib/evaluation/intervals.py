@@ -15,14 +15,23 @@ _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights s
 
 
 def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> np.ndarray | None:
-    """Bootstrap weights, float (resamples, n), or None where a class has fewer than two groups to draw from."""
+    """Bootstrap weights, float (resamples, n), or None where a class has fewer than two groups to draw from.
+
+    Groups are drawn among those of the same class; groups that hold both classes are a stratum of their own, so that
+    each is drawn whole.
+    """
     rng = np.random.default_rng(seed)
-    weights = np.zeros((resamples, len(labels)))
-    for label in (0, 1):
-        rows = np.flatnonzero(np.asarray(labels) == label)
-        codes, names = pd.factorize(np.asarray(groups)[rows], sort=True)
-        if len(names) < 2:
-            return None
+    table = pd.DataFrame({"label": np.asarray(labels), "group": np.asarray(groups)})
+    if table.groupby("label").group.nunique().reindex([0, 1], fill_value=0).min() < 2:
+        return None
+    mean = table.groupby("group").label.transform("mean")
+    strata = mean.where(mean.isin([0, 1]), 2)
+    weights = np.zeros((resamples, len(table)))
+    for stratum in (0, 1, 2):
+        rows = np.flatnonzero(strata == stratum)
+        codes, names = pd.factorize(table.group.to_numpy()[rows], sort=True)
+        if not len(names):
+            continue
         draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
         weights[:, rows] = draws[:, codes]
     return weights

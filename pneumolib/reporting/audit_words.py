@@ -1,5 +1,6 @@
 """Sentences and tables about the audit of images, made from results. No number on a page is typed by hand."""
 
+import json
 from collections.abc import Iterable
 from html import escape
 
@@ -7,17 +8,58 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 
 from pneumolib.audit.findings import Finding
+from pneumolib.audit.groups import shared_groups
+from pneumolib.data.manifest import Manifest
+from pneumolib.params import RunParams
 from pneumolib.reporting.results import Result
 from pneumolib.reporting.words import interval
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
 
 
+def origin_words(manifest: Manifest, params: RunParams) -> Markdown:
+    """What a group is in this source, and where validation comes from."""
+    table = manifest.table
+    groups = (
+        "A **group** stands for a child. File names carry a number, but it starts again for each series (`bacteria`, "
+        "`virus`, `IM`, `NORMAL2-IM`), so the group is series *and* number."
+    )
+    if len(shared_groups(table)) == 1:  # ids of another form than the archive's
+        groups = "A **group** stands for a patient, as the source names it in `group_id`."
+        if table.group_id.is_unique:
+            groups += (
+                " Each image is a group of its own here: either one was taken of each patient, or they are unknown."
+            )
+    in_val = int((table.source_split == "val").sum())
+    if params.split.validation == "as_published":
+        validation = f"Validation is the source's own, {in_val} images; no group may stand on both sides of it."
+    elif in_val:
+        validation = (
+            f"The source's own `val` split ({in_val} images) joins the training pool, and validation is cut anew."
+        )
+    else:
+        validation = "Validation is cut from the training pool."
+        if params.data.val_folder == "leave_out":
+            validation += " Images of the source's own `val` split, where there is one, are left out."
+    return Markdown(f"{groups} {validation}")
+
+
+def key_words(table: pd.DataFrame) -> Markdown:
+    """Why there are three keys, or why there is only one."""
+    if len(shared_groups(table)) == 1:
+        return Markdown("Groups are those of the source; there is no number in them that could be read in another way.")
+    return Markdown(
+        "The same images under three keys. The first is ours. The others forget part of the series; they are popular, and "
+        "find children in both training and test. Numbers restart for each series, so an equal number in another series "
+        "is another child as far as anyone can tell; no table of patients was ever published to settle it."
+    )
+
+
 def findings_table(findings: Iterable[Finding]) -> HTML:
     """One row a finding: verdict, what it says."""
     rows = [
         f'<tr><td class="verdict-{f.verdict}" style="white-space: nowrap">{MARKS[f.verdict]}</td>'
-        f'<td style="text-align: left; white-space: normal">{escape(f.sentence)}</td></tr>'
+        f'<td style="text-align: left; white-space: normal; overflow-wrap: anywhere">{escape(f.sentence)}</td></tr>'
         for f in findings
     ]
     return HTML(
@@ -81,6 +123,11 @@ def coefficient_words(coefficients: pd.DataFrame) -> pd.DataFrame:
             "One SD more multiplies the odds of pneumonia by": coefficients.odds_ratio.map("{:.2f}".format),
         }
     )
+
+
+def table_facts(table: pd.DataFrame) -> list[dict]:
+    """A table of the audit for `result.json`: a dict a row, NaN as null."""
+    return json.loads(table.to_json(orient="records"))
 
 
 def _titles(features: pd.Series) -> pd.Series:

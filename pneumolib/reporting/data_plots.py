@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import Manifest
 from pneumolib.reporting.figures import (
     COLOURS,
@@ -118,18 +117,17 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> Plot:
     return Plot(figure, alt)
 
 
-def intensities(sets: dict[str, ImageSet]) -> Plot:
-    """Grey values of all pixels, a panel a split, a line a class."""
-    figure, axes = new_axes(len(sets), width=9, height=3)
+def intensities(histograms: pd.DataFrame) -> Plot:
+    """Grey values of all pixels, a panel a split, a line a class; from `data.histograms_of`."""
+    parts = list(dict.fromkeys(histograms.split))
+    figure, axes = new_axes(len(parts), width=9, height=3)
     words = []
-    for ax, (part, images) in zip(axes, sets.items(), strict=True):
-        labels = images.table.label.to_numpy()
-        means = pd.Series({n: images.pixels[labels == n].mean(dtype=np.float64) for n in (0, 1) if (labels == n).any()})
-        for label in means.index:
-            counts = np.bincount(images.pixels[labels == label].reshape(-1), minlength=256)
-            ax.plot(counts / counts.sum(), color=COLOURS[label], label=NAMES[label])
+    for ax, part in zip(axes, parts, strict=True):
+        shares = histograms[histograms.split == part].set_index("label").histogram
+        for label, share in shares.items():
+            ax.plot(share, color=COLOURS[label], label=NAMES[label])
         ax.set(title=PARTS[part], xlabel="grey value (0 black, 255 white)", yscale="log")
-        words.append(f"{PARTS[part]} {by_class(means, '.0f')}")
+        words.append(f"{PARTS[part]} {by_class(shares.map(lambda share: share @ np.arange(256)), '.0f')}")
     axes[0].set_ylabel("share of pixels")
     axes[0].legend(frameon=False)
     return Plot(figure, f"Distributions of grey values by split and class; means of 255: {'; '.join(words)}.")
@@ -172,8 +170,8 @@ def _spread(ax: Axes, rows: pd.DataFrame, name: str) -> None:
 
 def _colour_share(ax: Axes, rows: pd.DataFrame) -> None:
     """How many files are stored in colour; the legend of the whole figure stands here."""
-    grey = rows["mode"].isin(["L", "1", "I", "I;16"]) | rows["mode"].str.contains("MONOCHROME")
-    share = rows.assign(colour=100 * ~grey).groupby(["split", "label"]).colour.mean().reset_index()
+    colour = rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE")
+    share = rows.assign(colour=100 * colour).groupby(["split", "label"]).colour.mean().reset_index()
     share["class"] = share.label.map(NAMES)
     palette = {NAMES[label]: colour for label, colour in COLOURS.items()}
     sns.barplot(
@@ -213,7 +211,9 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     for ax, column in zip(axes, columns, strict=True):
         places = np.arange(len(table))
         value, low, high = (table[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
-        ax.errorbar(value, places, xerr=[value - low, high - value], fmt="o", color=NORMAL, capsize=3)
+        # A bootstrap's interval need not hold the value itself.
+        reach = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+        ax.errorbar(value, places, xerr=reach, fmt="o", color=NORMAL, capsize=3)
         ax.axvline(0.5, color=NEUTRAL, lw=0.8, ls=":")
         ax.set(yticks=places, yticklabels=table[label], ylim=(len(table) - 0.5, -0.5), xlim=(left, 1.02))
         ax.set(title=titles[column], xlabel="AUROC (0.5 is chance)")

@@ -52,6 +52,14 @@ def comparison_facts(compared: dict[str, pd.DataFrame]) -> dict[str, dict[str, d
     }
 
 
+def training_facts(histories: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
+    """Epochs of each training and the one that was kept, for `result.json`."""
+    return {
+        way: {"epochs": len(history), "best_epoch": int(history.epoch[history.val_auroc.idxmax()])}
+        for way, history in histories.items()
+    }
+
+
 def equalisation_summary(result: Result) -> Markdown:
     """What equalisation did to the scores, read from `result.json`."""
     facts = result.checks["equalisation"]
@@ -68,7 +76,9 @@ def equalisation_summary(result: Result) -> Markdown:
                 f"{shown[part, way]}."
             )
         lines.append(" ".join(words))
-    lines.append(f"**{_verdict([shown['test', way] for way in ('hist', 'clahe')])}** {_CAVEAT}")
+    lines.append(
+        f"**{_verdict([shown['test', way] for way in ('hist', 'clahe')])}** {_settled(result.facts['trainings'])} {_CAVEAT}"
+    )
     if result.synthetic:
         lines.append("**The images are synthetic**: this tests the software and says nothing about radiographs.")
     return Markdown("\n\n".join(lines))
@@ -79,6 +89,14 @@ _CAVEAT = (
     "patients, do not contain that. A choice for later runs belongs to validation; test is shown because equalisation "
     "is said to help with other exposures, and test is where those are."
 )
+
+
+def _settled(trainings: dict[str, dict[str, int]]) -> str:
+    """Which trainings were at their best when they ended, and might have gone on."""
+    open_ended = [WAYS[way] for way, facts in trainings.items() if facts["best_epoch"] >= facts["epochs"] - 1]
+    if not open_ended:
+        return "All three trainings had passed their best epoch."
+    return f"Still at or next to their best when training ended: {', '.join(open_ended)}; more epochs may change this."
 
 
 def _direction(row: dict[str, float | None]) -> str:
@@ -94,8 +112,8 @@ def _verdict(test: list[str]) -> str:
     for way, direction in zip(("HE", "CLAHE"), test, strict=True):
         names[direction].append(way)
     words = {
-        "an improvement": "helped on test",
-        "a loss": "did harm on test",
+        "an improvement": "scored higher on test",
+        "a loss": "scored lower on test",
         "which shows no difference": "made no difference that could be shown on test",
         "which cannot be judged": "could not be judged on test",
     }

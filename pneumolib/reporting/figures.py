@@ -11,9 +11,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from pneumolib.data.sources import LABEL_NAMES
+
 NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
 COLOURS = {0: NORMAL, 1: PNEUMONIA}
-NAMES = {0: "normal", 1: "pneumonia"}
+NAMES = LABEL_NAMES
 KIND_COLOURS = {"normal": NORMAL, "bacteria": PNEUMONIA, "virus": "#E69F00", "pneumonia": PNEUMONIA}
 OTHERS = ["#009E73", "#CC79A7", "#56B4E9", "#F0E442"]  # the palette's remaining colours, for kinds and runs without one
 DIVERGING = "RdBu_r"  # blue below, red above, white at nothing

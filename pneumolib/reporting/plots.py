@@ -21,7 +21,8 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 6, wha
     for ax, image, title in zip(axes, pixels, titles, strict=False):
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         ax.set_title(title, fontsize=7)
-    return Plot(figure, f"{what}: {len(pixels)} radiographs in a grid, each with its file's name.")
+    words = "; ".join(title.replace("\n", ", ") for title in titles)
+    return Plot(figure, f"{what}: {len(pixels)} radiographs in a grid: {words}.")
 
 
 def learning_curves(history: pd.DataFrame) -> Plot:
@@ -98,7 +99,9 @@ def _forest_panel(ax: Axes, board: pd.DataFrame, metric: str) -> None:
         return
     places = np.arange(len(board))
     value, low, high = (board[f"{metric}{end}"].astype(float) for end in ("", "_low", "_high"))
-    ax.errorbar(value, places, xerr=[value - low, high - value], fmt="o", color=NORMAL, capsize=3)
+    # A bootstrap's interval need not hold the value itself.
+    reach = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+    ax.errorbar(value, places, xerr=reach, fmt="o", color=NORMAL, capsize=3)
     left = max(0.0, np.nanmin([*low, *value]) - 0.05)
     ax.set(yticks=places, yticklabels=board.run, xlim=(left, 1.01), ylim=(len(board) - 0.5, -0.5))
     ax.set_xlabel(f"{METRIC_NAMES[metric]} on test")
