@@ -80,8 +80,13 @@ def scored(before, after):
 @pytest.mark.parametrize(
     ("before", "after", "verdict", "words"),
     [
-        ((0.95, 0.92, 0.98), (0.90, 0.86, 0.93), "warning", "no change that can be shown. Still near to the task"),
-        ((0.95, 0.92, 0.98), (0.75, 0.70, 0.80), "warning", "take part of it away. A network can still learn it"),
+        (
+            (0.95, 0.92, 0.98),
+            (0.90, 0.86, 0.93),
+            "warning",
+            "no change that can be shown. What is left is near to the task",
+        ),
+        ((0.95, 0.92, 0.98), (0.75, 0.70, 0.80), "warning", "take part of it away. A network can learn what is left"),
         ((0.95, 0.92, 0.98), (0.57, 0.52, 0.62), "note", "more than chance is left|What is left is more than chance"),
         ((0.95, 0.92, 0.98), (0.51, 0.47, 0.55), "ok", "Nothing is left that can be shown"),
         ((0.65, 0.57, 0.72), (0.86, 0.81, 0.91), "warning", "The cures make it worse"),

@@ -25,8 +25,8 @@ from pneumolib.params import AuditParams, ImageParams, RunParams
 
 BEFORE, ALL = "none: the files as they are", "all three, with fit: crop"
 _LEFT = {
-    "strong": ("warning", "Still near to the task itself"),
-    "clear": ("warning", "A network can still learn it"),
+    "strong": ("warning", "What is left is near to the task itself"),
+    "clear": ("warning", "A network can learn what is left"),
     "weak": ("note", "What is left is more than chance, but little"),
     "unclear": ("note", "The interval is too wide to say whether anything is left"),
     "none": ("ok", "Nothing is left that can be shown"),
