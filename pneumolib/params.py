@@ -91,9 +91,9 @@ class AugmentParams(_Section):
 
 
 class ModelParams(_Section):
-    """The network. `batchnorm_momentum`: see `learning.models.separable_cnn` for why it is not Keras's 0.99."""
+    """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not 0.99."""
 
-    name: Literal["separable_cnn"] = "separable_cnn"
+    name: Literal["separable_cnn", "gray_cnn", "coursework_cnn"] = "separable_cnn"
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
 

@@ -241,6 +241,10 @@ def test_metadata_of_one_file(table):
     assert set(metadata_features(table).mode_RGB) == {0, 1}
     no_table = metadata_features(table.assign(quantisation_sum=0))
     assert set(no_table.log2_quantisation_sum) == {0}
+    assert set(no_table.is_jpeg) == {0}
+    some = metadata_features(table.assign(quantisation_sum=np.where(np.arange(240) < 120, 1024, 0)))
+    assert set(some.log2_quantisation_sum) == {10}  # a file without a table is told by `is_jpeg` alone
+    assert some.is_jpeg.sum() == 120
 
 
 def test_a_label_in_the_quantisation_is_found(table):
@@ -325,7 +329,7 @@ def test_one_class_cannot_be_judged(table):
     shortcut = judge(normal)
     assert shortcut.cv.reason == shortcut.test.reason == "the training pool holds only normal images"
     assert shortcut.coefficients.coefficient.isna().all()
-    assert set(shortcut.coefficients.in_words) == {"not computable"}
+    assert set(shortcut.coefficients.in_words) == {"not computable", "constant, tells nothing"}
     assert shortcut.predictions.empty
     assert feature_table(metadata_features(normal), split_of(normal), PARAMS, 1).pool.isna().all()
 
@@ -350,7 +354,7 @@ def test_constant_features_are_listed(table):
     assert alone.loc[["mode_L"], ["pool", "test"]].isna().all(axis=None)
     everything = metadata_features(table) * 0 + np.log2(1654)
     shortcut = judge_shortcut(everything, split_of(table), PARAMS, 1)
-    assert shortcut.cv.reason == "all 8 features are constant on the training pool"
+    assert shortcut.cv.reason == "all 9 features are constant on the training pool"
 
 
 def test_unusable_features_are_refused(table):

@@ -27,7 +27,7 @@ from PIL import Image
 from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data import archive, download, fetch
-from pneumolib.data.archive import ArchiveError, extract_zip
+from pneumolib.data.archive import ArchiveError, build, extract_zip
 from pneumolib.data.fetch import DownloadError
 from test_tfrecord import TEST, TRAIN, contents, jpeg, write_pair
 
@@ -387,10 +387,24 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
     assert not (tmp_path / "data/chest_xray").exists()
 
 
-@pytest.mark.parametrize("words", [["--from", "nothing"], ["--from", "missing.zip"], ["--address", "ftp://x/y"]])
+@pytest.mark.parametrize("words", [["--from", "nothing"], ["--address", "ftp://x/y"]])
 def test_a_wrong_word_is_answered_with_what_is_allowed(words, capsys):
     assert main(["data", *words]) == 1
     assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
+
+
+def test_an_archive_that_is_missing_and_a_folder_of_images(tmp_path, capsys):
+    assert main(["data", "--from", str(tmp_path / "missing.zip")]) == 1
+    assert f"no such file: {tmp_path / 'missing.zip'}" in capsys.readouterr().err
+    assert main(["data", "--from", str(tmp_path)]) == 1
+    assert f"make report DATA={tmp_path}" in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_can_be_made_is_no_busy_lock(tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for place in (tmp_path / "file/x", Path("/proc/x")):
+        with pytest.raises(OSError, match=r"folder is needed|No such file|Permission|Operation not permitted"):
+            build(place, {}, lambda folder: None)
 
 
 def test_an_interruption_leaves_with_130(monkeypatch, capsys):

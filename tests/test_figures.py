@@ -71,7 +71,7 @@ def test_extremes_are_the_ends_of_the_scale(manifest):
     assert ends.image_id[ends.what == "smallest"].tolist() == ["i00", "i01"]
     brightest = manifest.table.image_id[manifest.table.mean_intensity.idxmax()]
     assert ends.image_id[ends.what == "brightest"].iloc[0] == brightest
-    assert ends.title[0].startswith("largest: 690 x 250")
+    assert ends.title[0] == "largest: 690 x 250\nx"
 
 
 def test_kinds_without_a_colour_get_one():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,6 +144,11 @@ def test_only_changed_files_are_read_again(read, archive, monkeypatch):
     assert read().fingerprint == first.fingerprint  # touched, but the same content
     save_image(file, np.full((40, 48), 99))
     assert read().fingerprint != first.fingerprint
+    for column in ("label", "kind", "group_id", "source_split"):
+        moved = replace(
+            first, table=first.table.assign(**{column: first.table[column].sample(frac=1, random_state=0).to_numpy()})
+        )
+        assert moved.fingerprint != first.fingerprint, column
     assert opened == [file.name] * 2
 
 

@@ -466,6 +466,21 @@ def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path):
     file.write_text(text.replace(lines[1], lines[1].replace("bild", "bi\0ld")), encoding="utf-8")
     with pytest.raises(ManifestError, match=r"line 2: path .* holds a control character"):
         read(file, tmp_path / "cache", source="csv")
+    table.assign(group_id=table.group_id.replace("p4-1", "p0-1")).to_csv(file, index=False)
+    with pytest.raises(
+        ManifestError, match=r"1 group\(s\) stand in test and in training .*\n  p0-1: line 3 and, in test, line 11"
+    ):
+        read(file, tmp_path / "cache", source="csv")
+    table.assign(kind="virus").to_csv(file, index=False)
+    with pytest.raises(ManifestError, match="line 2: kind 'virus' contradicts the label"):
+        read(file, tmp_path / "cache", source="csv")
+    file.write_text(text.replace(",", ";"), encoding="utf-8")
+    with pytest.raises(ManifestError, match="not separated by commas"):
+        read(file, tmp_path / "cache", source="csv")
+    with pytest.raises(ManifestError, match=r"is a file; for a table of paths set data\.source: csv"):
+        read(file, tmp_path / "cache")
+    with pytest.raises(ManifestError, match=r"is no whole \.npz file"):
+        read(file, tmp_path / "cache", source="npz")
     table.assign(split="val").to_csv(file, index=False)
     with pytest.raises(ManifestError, match="all its rows are val"):
         read(file, tmp_path / "cache", source="csv", val_folder="leave_out")
@@ -553,5 +568,5 @@ def test_npz_of_another_form_is_refused(npz, tmp_path, project, monkeypatch, cha
     with pytest.raises(ManifestError, match=words):
         read(file, tmp_path / "cache", source="npz")
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(ManifestError, match=r"not a whole \.npz file"):
+    with pytest.raises(ManifestError, match=r"no whole \.npz file"):
         read(file, tmp_path / "cache", source="npz")

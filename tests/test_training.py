@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from pneumolib.data.images import ImageSet
 from pneumolib.learning import training
 from pneumolib.learning.devices import start
-from pneumolib.learning.models import build_model, summary_table
+from pneumolib.learning.models import SMALLEST_PX, build_model, summary_table
 from pneumolib.params import ImageParams, ModelParams, RunParams, check
 
 IMAGE = ImageParams(size_px=32, channels=1)
@@ -54,6 +54,26 @@ def test_parameter_count_of_the_published_network():
     assert first.count_params() == 3 * 3 * 3 * 16 + 16
     flat = next(layer for layer in network.layers if isinstance(layer, keras.layers.Flatten))
     assert flat.output.shape[1] == 5 * 5 * 256
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px", "channels", "parameters"),
+    [("gray_cnn", 500, 1, 1_467_137), ("coursework_cnn", 90, 3, 6_616_417)],
+)
+def test_parameter_counts_are_the_published_ones(name, size_px, channels, parameters):
+    network = build_model(ModelParams(name=name), ImageParams(size_px=size_px, channels=channels))
+    assert network.count_params() == parameters
+    assert network.output.shape == (None, 1)
+
+
+@pytest.mark.parametrize("name", list(SMALLEST_PX))
+def test_the_smallest_image_of_each_network(name):
+    side = max(SMALLEST_PX[name], 32)  # `image` allows no less
+    network = build_model(ModelParams(name=name), ImageParams(size_px=side))
+    assert network.predict(np.zeros((1, side, side, 1), np.uint8), verbose=0).shape == (1, 1)
+    if side > 32:
+        with pytest.raises(ValueError, match=rf"size_px {side - 1} is too small for {name}: it needs at least {side}"):
+            build_model(ModelParams(name=name), ImageParams(size_px=side - 1))
 
 
 def test_batchnorm_momentum_is_the_parameter():

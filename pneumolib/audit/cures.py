@@ -21,12 +21,13 @@ from pneumolib.data.decoding import decode
 from pneumolib.data.images import as_jpeg, load_image, prepare
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.progress import bar
+from pneumolib.evaluation.comparison import compare_auroc
 from pneumolib.params import AuditParams, ImageParams, RunParams
 
 BEFORE, ALL = "none: the files as they are", "all three, with fit: crop"
 _LEFT = {
-    "strong": ("warning", "What is left is near to the task itself"),
-    "clear": ("warning", "A network can learn what is left"),
+    "strong": ("warning", "Very much is left: more than four of five pairs of images are still told apart"),
+    "clear": ("warning", "Much is left: a network can learn it"),
     "weak": ("note", "What is left is more than chance, but little"),
     "unclear": ("note", "The interval is too wide to say whether anything is left"),
     "none": ("ok", "Nothing is left that can be shown"),
@@ -42,8 +43,9 @@ def cure_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd
             from the training pool and from test alike.
         params: `image`, `audit`, `evaluation` and `split.seed` are used.
     Returns:
-        one row a cure: `cure, seen, images, cv, cv_low, cv_high, test, test_low, test_high`; `seen` is `file` or
-        `network`, values are NaN where nothing can be computed. The first row is `BEFORE`, on the same images.
+        one row a cure: `cure, seen, images, cv, cv_low, cv_high, test, test_low, test_high, change, change_low,
+        change_high`; `seen` is `file` or `network`; `change` is of the cross-validated AUROC from the first row of the
+        same `seen`, paired on the same resamples. NaN where nothing can be computed.
     """
     chosen = _sample(split, params.audit.cure_images)
     files = manifest.table[manifest.table.image_id.isin(chosen.image_id)]
@@ -52,21 +54,36 @@ def cure_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd
     for seen, ways in (("file", _cures(params.image, params.audit)), ("network", _inputs(params.image, params.audit))):
         for name, image in ways.items():
             tables[seen, name] = _facts_of(files, manifest, image, seen, params.audit.cure_quality, name)
+    found = {
+        key: judge_shortcut(metadata_features(t), chosen, params.evaluation, params.split.seed, params.audit.folds)
+        for key, t in tables.items()
+    }
     rows = []
-    for (seen, name), table in tables.items():
-        found = judge_shortcut(
-            metadata_features(table), chosen, params.evaluation, params.split.seed, folds=params.audit.folds
-        )
-        row = {"cure": name, "seen": seen, "images": len(table)}
-        for part, score in (("cv", found.cv), ("test", found.test)):
-            row |= {part: score.value, f"{part}_low": score.low, f"{part}_high": score.high}
-        rows.append(row)
-    numbers = [f"{part}{end}" for part in ("cv", "test") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+    for seen in ("file", "network"):
+        of_these = {name: shortcut for (where, name), shortcut in found.items() if where == seen}
+        changes = _changes({name: s.predictions for name, s in of_these.items()}, params)
+        for name, shortcut in of_these.items():
+            row = {"cure": name, "seen": seen, "images": len(files), **_ends("cv", shortcut.cv)}
+            rows.append(row | _ends("test", shortcut.test) | changes.get(name, {}))
+    numbers = [f"{part}{end}" for part in ("cv", "test", "change") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["cure", "seen", "images", *numbers]).astype(dict.fromkeys(numbers, float))
+
+
+def _ends(name: str, score: Score) -> dict[str, float | None]:
+    return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+
+
+def _changes(predictions: dict[str, pd.DataFrame], params: RunParams) -> dict[str, dict[str, float]]:
+    """Paired differences of the cross-validated AUROC from the first; empty where nothing was cross-validated."""
+    if any("pool" not in set(table.split) for table in predictions.values()):
+        return {}
+    compared = compare_auroc(predictions, "pool", next(iter(predictions)), params.evaluation, params.split.seed)
+    renamed = compared.rename(columns=lambda name: name.replace("difference", "change")).set_index("name")
+    return renamed[["change", "change_low", "change_high"]].to_dict("index")
 
 
 def _cures(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
-    plain = ImageParams(size_px=image.size_px, channels=image.channels)
+    plain = without_cures(image)
     values = {"reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
     return {
         "fit: pad": plain.model_copy(update={"fit": "pad"}),
@@ -77,14 +94,19 @@ def _cures(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
 
 
 def _inputs(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
-    """What the network gets: without a cure, with this study's own parameters where these name one, with all three."""
-    none = {"fit": "stretch", "reencode_quality": None, "crop_border": 0.0}
+    """What the network gets: without a cure, with this study's own parameters where these differ, with all three."""
+    plain = without_cures(image)
     cured = {"fit": "crop", "reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
     size = f"at {image.size_px} x {image.size_px} px"
-    ways = {f"{size}, no cure": image.model_copy(update=none)}
-    if image not in ways.values():
+    ways = {f"{size}, no cure": plain}
+    if image != plain:
         ways[f"{size}, this study's settings"] = image
-    return ways | {f"{size}, all three": image.model_copy(update=cured)}
+    return ways | {f"{size}, all three": plain.model_copy(update=cured)}
+
+
+def without_cures(image: ImageParams) -> ImageParams:
+    """The whole picture, stretched, neither saved anew nor equalised, at the size and with the channels of `image`."""
+    return ImageParams(size_px=image.size_px, channels=image.channels)
 
 
 def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
@@ -138,31 +160,38 @@ def _facts(image: Image.Image, mode: str, n_bytes: float, quantisation: int) -> 
 
 def cure_findings(table: pd.DataFrame) -> list[Finding]:
     """`metadata_after_cures`, of the files, and `metadata_at_network`, of what the network gets: before and after all
-    three cures, cross-validated.
+    three cures, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
     """
     files, network = (table[table.seen == seen].set_index("cure") for seen in ("file", "network"))
-    return [
-        _finding("metadata_after_cures", "The files themselves", files.loc[BEFORE], files.loc[ALL]),
-        _finding("metadata_at_network", f"What the network gets {network.index[0].split(',')[0]}", network.iloc[0], network.iloc[-1]),
-    ]  # fmt: skip
+    size, three = (
+        network.index[0].split(",")[0],
+        "all three cures (one JPEG quality, borders cut, a square of the middle)",
+    )
+    found = [
+        _finding("metadata_after_cures", f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]),
+        _finding("metadata_at_network", f"What a network gets {size}: with {three}", network.iloc[0], network.iloc[-1]),
+    ]
+    if len(network) > 2:
+        what = f"What a network gets {size}: with this study's own image settings"
+        found.append(_finding("metadata_at_study", what, network.iloc[0], network.iloc[1]))
+    return found
 
 
 def _finding(name: str, what: str, before: pd.Series, after: pd.Series) -> Finding:
-    old, new = (
-        Score(*(None if np.isnan(row[c]) else row[c] for c in ("cv", "cv_low", "cv_high"))) for row in (before, after)
+    old, new, change = (
+        Score(*(None if np.isnan(row[f"{part}{end}"]) else row[f"{part}{end}"] for end in ("", "_low", "_high")))
+        for row, part in ((before, "cv"), (after, "cv"), (after, "change"))
     )
     if old.value is None or new.value is None:
-        return Finding(name, "note", None, f"{what}: the effect of the cures cannot be computed.")
+        return Finding(name, "note", None, f"{what}, nothing can be computed.")
     verdict, left = _LEFT[grade(new)]
-    change = "That is no change that can be shown"
-    if None not in (old.low, new.low) and new.high < old.low:
-        change = "The cures take part of it away"
-    elif None not in (old.low, new.low) and new.low > old.high:
-        verdict, change = "warning", "The cures make it worse: look at each row before setting one"
-    sentence = (
-        f"{what}: with all three cures (one JPEG quality, borders cut, a square of the middle) the cross-validated AUROC "
-        f"of file facts goes from {_words(old)} to {_words(new)}. {change}. {left}."
-    )
+    moved = "No change is shown"
+    if change.high is not None and change.high < 0:
+        moved = "That takes part of it away"
+    elif change.low is not None and change.low > 0:
+        verdict, moved = "warning", "That makes it worse: look at each row before setting one"
+    by = "" if change.low is None else f", by {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
+    sentence = f"{what}, the cross-validated AUROC of file facts goes from {_words(old)} to {_words(new)}{by}. {moved}. {left}."
     return Finding(name, verdict, new.value, sentence, new.low, new.high)
 
 

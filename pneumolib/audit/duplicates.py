@@ -64,7 +64,7 @@ def _finding(name: str, verdict: str, rows: pd.DataFrame, what: str, meaning: st
 
 
 _IN_NONE = {
-    "duplicates": "were found: every file shows something of its own",
+    "duplicates": "were found; copies that were resized or saved anew are not looked for",
     "duplicates_across_splits": "stand in two splits: none is seen in training and again in a test",
     "duplicates_across_groups": "stand in two groups: no copy speaks against a group being one child",
     "duplicates_with_two_labels": "carry both labels: no label is refuted by a copy",

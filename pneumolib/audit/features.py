@@ -21,24 +21,28 @@ MORE = {
     "log2_aspect": "wider for its height",
     "log2_bytes_per_px": "more bytes per pixel",
     "log2_quantisation_sum": "coarser JPEG quantisation",
+    "is_jpeg": "JPEG and no other format",
     "mean_intensity": "brighter on average",
     "sd_intensity": "more spread of intensity",
 }
 CONSTANT = "constant, tells nothing"
+# Facts of how a file was stored; the others depend on what the picture shows as well.
+STORAGE = ["log2_width_px", "log2_height_px", "log2_aspect", "log2_quantisation_sum", "is_jpeg"]
 
 
 def metadata_features(table: pd.DataFrame) -> pd.DataFrame:
     """What `Manifest.table` knows of each file without looking at a lung: float, by `image_id`.
 
-    Sizes and quotients as log2, so that a doubling counts the same at any size; 0 where there is none, as for the
-    quantisation sum of a PNG. One column a mode (`mode_RGB`), 1 or 0, but for the most frequent mode.
+    Sizes and quotients as log2, so that a doubling counts the same at any size. A file that is no JPEG has no
+    quantisation and gets the mean of those that have; `is_jpeg` tells them apart. One column a mode (`mode_RGB`), 1 or 0, but for the most frequent mode.
     """
     features = {
         "log2_width_px": _log2(table.width_px),
         "log2_height_px": _log2(table.height_px),
         "log2_aspect": _log2(table.width_px / table.height_px),
         "log2_bytes_per_px": _log2(table.bytes / (table.width_px * table.height_px)),
-        "log2_quantisation_sum": _log2(table.quantisation_sum),
+        "log2_quantisation_sum": _quantisation(table.quantisation_sum),
+        "is_jpeg": table.quantisation_sum > 0,
         "mean_intensity": table.mean_intensity,
         "sd_intensity": table.sd_intensity,
     }
@@ -46,6 +50,11 @@ def metadata_features(table: pd.DataFrame) -> pd.DataFrame:
     # A lone mode keeps its column, to be listed as constant: nothing is dropped in silence.
     features |= {f"mode_{mode}": table["mode"] == mode for mode in (modes[1:] if len(modes) > 1 else modes)}
     return pd.DataFrame(features).astype(float).set_axis(pd.Index(table.image_id, name="image_id"))
+
+
+def _quantisation(sums: pd.Series) -> pd.Series:
+    known = np.log2(sums.astype(float).where(sums > 0))
+    return known.fillna(known.mean() if known.notna().any() else 0.0)
 
 
 def _log2(values: pd.Series) -> pd.Series:

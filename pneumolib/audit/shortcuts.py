@@ -30,7 +30,7 @@ WARNING_ABOVE, STRONG_ABOVE = 0.6, 0.8
 BORDER_L2 = 100.0
 # What a grade of `grade` means: verdict and words.
 _IN_POOL = {
-    "strong": ("warning", "That is near to the task itself: a network's figures need not come from lungs at all"),
+    "strong": ("warning", "That is near to the task itself: figures of a network have to be read beside it"),
     "clear": ("warning", "A network can learn this beside the disease"),
     "weak": ("note", "That is more than chance, but little"),
     "unclear": ("note", "The interval is too wide to say whether that is more than chance"),
@@ -38,7 +38,7 @@ _IN_POOL = {
     "turned": ("note", "Below chance: what holds in some groups is turned round in others"),
 }
 _ON_TEST = {
-    "strong": ("warning", "Figures on test need not come from lungs at all"),
+    "strong": ("warning", "Figures of a network on test have to be read beside it"),
     "clear": ("warning", "Figures on test can owe something to it"),
     "weak": ("note", "On test that is more than chance, but little"),
     "unclear": ("note", "The interval is too wide to say whether it tells anything on test"),

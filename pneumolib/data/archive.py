@@ -4,12 +4,14 @@ Contract: images lie at `<split>/<class>/<name>`, class NORMAL or PNEUMONIA; `pn
 last, says what they were made from and how many they are. Names and sizes found in archives are never trusted.
 """
 
+import errno
 import json
 import os
 import re
 import shutil
 import stat
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections import Counter
@@ -201,7 +203,12 @@ def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:
     home = target.resolve()
     if recipe_of(home) == recipe:  # asked before the lock too, so that a read-only folder serves
         return
-    home.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as fault:  # a file stands where a folder is needed
+        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(home.parent)) from fault
+    with tempfile.TemporaryFile(dir=home.parent):  # a lock that cannot be made would be waited for
+        pass
     fresh, old = home.with_name(f".{home.name}.filling"), home.with_name(f".{home.name}.old")
     with FileLock(home.with_name(f".{home.name}.lock")):
         if recipe_of(home) == recipe:

@@ -58,6 +58,12 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
         DownloadError: whatever kept the images from being put in place; `to` is as it was.
     """
     target, way = in_root(Path(to).expanduser()), source if source in ADDRESSES else "zip"
+    if way == "zip" and Path(source).expanduser().is_dir():
+        raise DownloadError(
+            f"FROM: {source} is a folder; images that are there already need no fetching: make report DATA={source}"
+        )
+    if way == "zip" and source.endswith(".zip") and not Path(source).expanduser().is_file():
+        raise DownloadError(f"FROM: no such file: {Path(source).expanduser().resolve()}")
     if way == "zip" and (address or not source.endswith(".zip") or not Path(source).expanduser().is_file()):
         raise DownloadError(
             f"FROM: received {source!r}{f' with ADDRESS={address}' if address else ''}; allowed: tfrecord, kaggle "
@@ -122,7 +128,7 @@ def _report(target: Path) -> None:
     for key in sorted(found):
         print(f"  {key:16} {found[key]:5}")
     as_published = (
-        "as published" if found in PUBLISHED.values() else "not those of the published images, which are 5856"
+        "as published" if found in PUBLISHED.values() else "WARNING: not those of the published images, which are 5856"
     )
     print(f"Counts: {as_published}")
     print(f"Source: {CREDIT}")

@@ -52,9 +52,9 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change when an image's bytes, place or label do, and with nothing else."""
-        rows = self.table[["path", "label", "sha256"]].itertuples(index=False)
-        return hashlib.sha256("\n".join(f"{r.path} {r.label} {r.sha256}" for r in rows).encode()).hexdigest()[:16]
+        """16 hex digits that change when an image's bytes, path, label, kind, group or split do, and with nothing else."""
+        rows = self.table[["path", "label", "kind", "group_id", "source_split", "sha256"]].to_numpy().tolist()
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def counts(self) -> pd.DataFrame:
         """Images and groups for each source split and kind, for people to read."""

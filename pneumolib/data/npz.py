@@ -25,8 +25,11 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
     Raises:
         ManifestError: no such file, no arrays of this form, or labels other than 0 and 1.
     """
-    if not file.is_file():
-        raise ManifestError(f"data.root: {file} is no file; data.source: npz wants a .npz such as pneumoniamnist.npz")
+    if not zipfile.is_zipfile(file):
+        raise ManifestError(
+            f"data.root: {file} is no whole .npz file; data.source: npz wants one such as pneumoniamnist.npz, data.source: "
+            f"csv a table of paths"
+        )
     stat = file.stat()
     key = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
     target = cache_dir / f"npz-{key}"

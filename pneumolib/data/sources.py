@@ -32,7 +32,6 @@ EXAMPLES = {
     "PNEUMONIA": "person<N>_<bacteria|virus>_<M>.jpeg",
     "NORMAL": "IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg",
 }
-CSV_COLUMNS = ["path", "label", "group_id", "split"]  # needed; `kind` may be there too
 
 
 class ManifestError(ValueError):
@@ -60,11 +59,14 @@ def list_source(params: DataParams) -> Listing:
     """List the images that `params` names. Raises ManifestError for data that cannot be used."""
     # What only some sources need is imported where it is used, so that the others need not wait for it.
     if params.source == "csv":
-        return _list_csv(in_root(params.root), params.val_folder == "join")
+        from pneumolib.data.csv_source import list_csv
+
+        return list_csv(in_root(params.root), params.val_folder == "join")
     if params.source == "npz":
+        from pneumolib.data.csv_source import list_csv
         from pneumolib.data.npz import unpack_npz
 
-        return _list_csv(unpack_npz(in_root(params.root), in_root(".cache/unpacked")), params.val_folder == "join")
+        return list_csv(unpack_npz(in_root(params.root), in_root(".cache/unpacked")), params.val_folder == "join")
     if params.source == "tfrecord":
         return _list_folder(_unpacked_records(params.root), params.val_folder == "join")
     if params.source == "synthetic":
@@ -169,6 +171,8 @@ def _class_folders(root: Path, splits: list[str]) -> dict[tuple[str, str], Path]
 
 
 def _what_is_missing(root: Path, splits: list[str], missing: list[str]) -> str:
+    if root.is_file():
+        return f"data.root: {root} is a file; for a table of paths set data.source: csv, for a .npz data.source: npz"
     if not root.is_dir():
         return (
             f"data.root: {root} is not a folder. `make data` fetches the images; or unpack the Kaggle archive "
@@ -201,57 +205,3 @@ def _refuse_twins(images: list[dict], root: Path) -> None:
     ids = pd.Series([image["image_id"] for image in images], dtype=str)
     if (twins := sorted(ids[ids.duplicated()])) != []:
         raise ManifestError(f"{root}: files that differ in their ending only: {', '.join(twins[:10])}. Keep one each.")
-
-
-def _list_csv(file: Path, join_val: bool) -> Listing:
-    """Rows `path,label,group_id,kind,split`; paths are relative to the table's folder, or absolute."""
-    file = file / "manifest.csv" if file.is_dir() else file
-    if not file.is_file():
-        raise ManifestError(f"data.root: {file} is no file; data.source: csv wants a table of paths")
-    try:
-        table = pd.read_csv(
-            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as fault:
-        raise ManifestError(f"{file}: not a CSV table in UTF-8: {str(fault).strip()}") from None
-    if missing := [c for c in CSV_COLUMNS if c not in table]:
-        why = " Without group_id nobody can tell which images are of one patient." if "group_id" in missing else ""
-        raise ManifestError(
-            f"{file}: missing column(s) {', '.join(missing)}; found {', '.join(table)}. Needed: "
-            f"{', '.join(CSV_COLUMNS)}; kind may be added.{why}"
-        )
-    table = table.apply(lambda column: column.str.strip())
-    table = table[(table != "").any(axis=1)]  # blank lines; the index keeps the number of each line
-    labels = table.label.str.lower().map({"0": 0, "1": 1} | {n: CLASSES[c] for n, c in CLASS_NAMES.items()})
-    _refuse_rows(file, table, labels)
-    kind = table.kind if "kind" in table else pd.Series("", index=table.index)
-    kind = kind.where(kind != "", labels.map(LABEL_NAMES))
-    images = pd.DataFrame({"image_id": table.path, "path": table.path, "label": labels.astype(int), "kind": kind,
-                           "group_id": table.group_id, "source_split": table.split})  # fmt: skip
-    images = images[join_val | (images.source_split != "val")]
-    if images.empty:
-        raise ManifestError(f"{file}: all its rows are val, which data.val_folder: leave_out leaves out")
-    needed = sorted({(s, name) for s in set(images.source_split) for name in CLASSES})
-    return Listing(file.parent, images.to_dict("records"), [], needed)
-
-
-def _refuse_rows(file: Path, table: pd.DataFrame, labels: pd.Series) -> None:
-    """All faults of all rows at once, by line of the file."""
-    faults = [
-        (table.path == "", "path", "is empty"),
-        (table.path.str.contains(r"[\0-\x1f]"), "path", "holds a control character"),
-        (table.path.map(os.path.normpath).duplicated(), "path", "stands in an earlier line too"),
-        (labels.isna(), "label", "is none of 0, 1, normal, pneumonia, opacity"),
-        (table.group_id == "", "group_id", "is empty; every image needs its patient"),
-        (~table.split.isin(SPLITS), "split", "is none of train, val, test"),
-    ]
-    lines = [
-        f"line {row + 2}: {column} {table[column][row]!r} {words}"
-        for bad, column, words in faults
-        for row in table.index[bad]
-    ]
-    if lines:
-        more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
-        raise ManifestError(f"{file}: {len(lines)} fault(s):\n  " + "\n  ".join(lines[:20]) + more)
-    if table.empty:
-        raise ManifestError(f"{file}: holds no rows")

@@ -7,6 +7,7 @@ from html import escape
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from pneumolib.audit.features import CONSTANT
 from pneumolib.audit.findings import Finding
 from pneumolib.audit.groups import shared_groups
 from pneumolib.data.manifest import Manifest
@@ -15,6 +16,35 @@ from pneumolib.reporting.results import Result
 from pneumolib.reporting.words import interval
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
+
+
+BACKGROUND = (
+    "**Background.** The archive that this repository is built for holds 5,856 frontal (antero-posterior) radiographs of "
+    "children of one to five years, taken in routine care at one hospital in Guangzhou (Kermany, Zhang and Goldbaum, "
+    "Mendeley Data, doi:10.17632/rscbjbr9sj, CC BY 4.0; Kermany et al., Cell 2018;172:1122-1131). Two physicians graded "
+    "each, and a third checked the test images. Labels are normal or pneumonia, and pneumonia is bacterial or viral. Age, "
+    "sex and dates of the single child were not published."
+)
+
+
+def background_words(params: RunParams) -> Markdown:
+    """Who was imaged, where and when, as far as this source tells."""
+    if params.data.source in ("csv", "npz"):
+        return Markdown(
+            "**Background.** Who was imaged, where and when, this source does not say: it names files and labels."
+        )
+    drawn = " The study at hand draws look-alikes in the same layout, with the same traps."
+    return Markdown(BACKGROUND + (drawn if params.data.source == "synthetic" else ""))
+
+
+def interval_words(params: RunParams) -> Markdown:
+    """What the numbers in brackets are, and what AUROC means."""
+    return Markdown(
+        f"**How to read the numbers.** AUROC is the share of pairs, one image of each class, that a score puts in the right "
+        f"order: 0.5 is a coin's, 1 is perfect. Brackets hold {params.evaluation.confidence:.0%} intervals: whole groups are "
+        f"drawn again and again within each class, {params.evaluation.resamples} times, because images of one patient "
+        f"resemble each other. SD is the standard deviation. The quantisation table is how coarsely a JPEG file was saved."
+    )
 
 
 def origin_words(manifest: Manifest, params: RunParams) -> Markdown:
@@ -50,8 +80,10 @@ def key_words(table: pd.DataFrame) -> Markdown:
         return Markdown("Groups are those of the source; there is no number in them that could be read in another way.")
     return Markdown(
         "The same images under three keys. The first is ours. The others forget part of the series; they are popular, and "
-        "find children in both training and test. Numbers restart for each series, so an equal number in another series "
-        "is another child as far as anyone can tell; no table of patients was ever published to settle it."
+        "can find one number in both training and test. Numbers restart for each series, so an equal number in another series "
+        "is another child as far as anyone can tell; no table of patients was ever published to settle it. "
+        "Test images concerned are written to `sensitivity_exclusions.csv`, for an evaluation that leaves them out: join "
+        "it with `predictions.csv` by `image_id`."
     )
 
 
@@ -97,13 +129,14 @@ def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
 
 TITLES = {
     "log2_width_px": "width", "log2_height_px": "height", "log2_aspect": "width / height",
-    "log2_bytes_per_px": "bytes per pixel", "log2_quantisation_sum": "JPEG quantisation",
+    "log2_bytes_per_px": "bytes per pixel", "log2_quantisation_sum": "JPEG quantisation", "is_jpeg": "file format",
     "mean_intensity": "mean grey value", "sd_intensity": "SD of grey values",
 }  # fmt: skip
 
 
 def feature_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`audit.feature_table`, for reading."""
+    """`audit.feature_table`, for reading, without constant facts."""
+    table = table[table.in_words != CONSTANT]
     return pd.DataFrame(
         {
             "Fact of the file": _titles(table.feature),
@@ -116,6 +149,7 @@ def feature_words(table: pd.DataFrame) -> pd.DataFrame:
 
 def coefficient_words(coefficients: pd.DataFrame) -> pd.DataFrame:
     """Coefficients of `audit.judge_shortcut`, for reading: what one standard deviation more does to the odds."""
+    coefficients = coefficients[coefficients.in_words != CONSTANT]
     return pd.DataFrame(
         {
             "Fact of the file": _titles(coefficients.feature),
@@ -130,17 +164,28 @@ def table_facts(table: pd.DataFrame) -> list[dict]:
     return json.loads(table.to_json(orient="records"))
 
 
+def constant_words(coefficients: pd.DataFrame) -> Markdown:
+    """Which facts are the same for all images of the training pool."""
+    names = _titles(coefficients.feature[coefficients.in_words == CONSTANT])
+    return Markdown(f"The same for all images of the training pool, and left out here: {', '.join(names) or 'none'}.")
+
+
 def _titles(features: pd.Series) -> pd.Series:
     return features.map(lambda name: TITLES.get(name, name.replace("mode_", "stored as ")))
 
 
 def cure_words(cures: pd.DataFrame) -> pd.DataFrame:
-    """`audit.cure_table`, for reading."""
+    """`audit.cure_table`, for reading; changes are from the first row of the files and of the network's input."""
+    starts = cures.groupby("seen").head(1).index
     return pd.DataFrame(
         {
             "Cure": cures.cure,
             "Images": cures.images,
             "AUROC of file facts, cross-validated": _intervals(cures, "cv"),
+            "Change, cross-validated": [
+                "" if pd.isna(c.change) or i in starts else interval(c.change, c.change_low, c.change_high, signed=True)
+                for i, c in enumerate(cures.itertuples())
+            ],
             "AUROC of file facts, test": _intervals(cures, "test"),
         }
     )

@@ -199,7 +199,8 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
     seen = size.where(
         rows.what.isin(["largest", "smallest"]), "mean " + rows.mean_intensity.round().astype(int).astype(str)
     )
-    return rows.assign(title=rows.what + ": " + seen + "\n" + rows.kind)
+    stem = rows.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
+    return rows.assign(title=rows.what + ": " + seen + "\n" + stem)
 
 
 def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> Plot:

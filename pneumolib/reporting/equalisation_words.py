@@ -104,17 +104,17 @@ def _direction(row: dict[str, float | None]) -> str:
         return "which cannot be judged"
     if row["difference_low"] > 0:
         return "an improvement"
-    return "a loss" if row["difference_high"] < 0 else "which shows no difference"
+    return "a loss" if row["difference_high"] < 0 else "which does not show a difference"
 
 
 def _verdict(test: list[str]) -> str:
-    names = {"an improvement": [], "a loss": [], "which shows no difference": [], "which cannot be judged": []}
+    names = {"an improvement": [], "a loss": [], "which does not show a difference": [], "which cannot be judged": []}
     for way, direction in zip(("HE", "CLAHE"), test, strict=True):
         names[direction].append(way)
     words = {
         "an improvement": "scored higher on test",
         "a loss": "scored lower on test",
-        "which shows no difference": "made no difference that could be shown on test",
+        "which does not show a difference": "made no difference that could be shown on test",
         "which cannot be judged": "could not be judged on test",
     }
     return "; ".join(f"{' and '.join(ways)} {words[key]}" for key, ways in names.items() if ways) + "."

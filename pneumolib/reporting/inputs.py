@@ -20,9 +20,9 @@ from pneumolib.reporting.session import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
-# How images are drawn, fetched or unpacked concerns a run through the images alone; the data's fingerprint covers those.
+# How images are drawn, fetched, unpacked or listed concerns a run through the images alone; the data's fingerprint covers those.
 SOURCES = "pneumolib.data.sources"
-LEFT_OUT = {f"pneumolib.data.{name}" for name in ("synthetic", "npz", "tfrecord", "download")}
+LEFT_OUT = {f"pneumolib.data.{name}" for name in ("synthetic", "csv_source", "npz", "tfrecord", "download")}
 
 
 def notebook_path(run: str) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -166,7 +167,13 @@ def _run_row(study: str, run: str, out_of_date: bool) -> dict:
     p = result.provenance
     commit = (p.commit or "none")[:8] + (" +" if p.dirty else "")
     auroc = in_words(result.metric("auroc")) if result.metrics else ""
-    cells = [auroc, f"{p.seconds:.0f}", p.device.get("device", ""), commit, result.data.fingerprint]
+    cells = [
+        auroc or audit_headline(result),
+        f"{p.seconds:.0f}",
+        p.device.get("device", ""),
+        commit,
+        result.data.fingerprint,
+    ]
     state, words = ("due", "out of date") if out_of_date else ("done", "done")
     return row | {"state": state, "state_words": words, "message": "", "cells": cells}
 
@@ -188,10 +195,21 @@ def _write_root_index() -> None:
 
 
 def study_headline(study: str) -> str:
-    """The headline result of each training run, one line: test AUROC with its interval."""
-    trained = [r for r in _readable_results(study) if r.metrics.get("test")]
-    return "; ".join(f"{r.run}: test AUROC {in_words(r.metric('auroc'))}" + (", synthetic" if r.synthetic else "")
-                     for r in trained) or "no training run has finished"  # fmt: skip
+    """One line: what each audit found, and the test AUROC of each training run with its interval."""
+    results = _readable_results(study)
+    lines = [f"{r.run}: {words}" for r in results if (words := audit_headline(r))]
+    lines += [f"{r.run}: test AUROC {in_words(r.metric('auroc'))}" + (", synthetic" if r.synthetic else "")
+              for r in results if r.metrics.get("test")]  # fmt: skip
+    return "; ".join(lines) or "no training run has finished"
+
+
+def audit_headline(result: Result) -> str:
+    """`audit: 1 error, 3 warnings`; empty for a run without an audit."""
+    if "audit" not in result.checks:
+        return ""
+    verdicts = Counter(finding["verdict"] for finding in result.checks["audit"].values())
+    counts = [f"{verdicts[v]} {v}{'s' if verdicts[v] > 1 else ''}" for v in ("error", "warning") if verdicts[v]]
+    return f"audit: {', '.join(counts) or 'nothing to warn of'}"
 
 
 def index_path(study: str) -> str:
