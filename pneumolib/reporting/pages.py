@@ -138,7 +138,7 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
         css=_css(),
         synthetic=_is_synthetic(load_run(files[0])[0]) or any(r.synthetic for r in _readable_results(study)),
         lead=f"{len(rows)} runs, {sum(row['state'] == 'done' for row in rows)} finished.",
-        columns=["Run", "State", "Test AUROC (interval)", "Seconds", "Device", "Commit", "Data"],
+        columns=["Run", "State", "Audit, or test AUROC (interval)", "Seconds", "Device", "Commit", "Data"],
         rows=rows,
         note="Intervals resample groups (patients), not images. Thresholds are chosen on validation and frozen.",
     )
