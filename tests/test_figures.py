@@ -6,13 +6,15 @@ import pytest
 
 from pneumolib.audit.findings import Finding, as_checks
 from pneumolib.data.contrast import histograms_of
-from pneumolib.data.images import ImageSet
+from pneumolib.data.images import ImageSet, equalize
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import ImageParams
 from pneumolib.reporting import audit_words, data_plots, equalisation_plots, equalisation_words
 from pneumolib.reporting.figures import KIND_COLOURS, kind_palette
 from pneumolib.reporting.words import interval
 from test_reporting import result
+
+HE, CLAHE = ImageParams(size_px=32, equalize="hist"), ImageParams(size_px=32, equalize="clahe", clahe_tiles=4)
 
 
 @pytest.fixture
@@ -54,7 +56,8 @@ def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
     train = images(split)
     flow = data_plots.flow(manifest, split)
     assert "41 files" in flow.alt
-    assert "Training, 24 images, 12 groups" in flow.alt.replace("24 groups", "12 groups")
+    assert "Training, 24 images, 24 groups, 50.0% pneumonia" in flow.alt
+    assert "Test, as published, 10 images" in flow.alt
     mean = data_plots.mean_images(train.pixels, train.table.label.to_numpy())
     assert "averages +60" in mean.alt
     spread = data_plots.intensities(histograms_of({"train": train, "test": images(split, "test", 70, 130)}))
@@ -93,10 +96,14 @@ def test_an_interval_that_is_missing_leaves_the_point_in_the_figure():
 def test_equalisation_figures():
     rng = np.random.default_rng(0)
     pixels = rng.integers(80, 120, (3, 32, 32, 1)).astype(np.uint8)
-    params = ImageParams(size_px=32)
+    params = ImageParams(size_px=32, clahe_tiles=4)
     one = equalisation_plots.before_and_after(pixels[0], params, "Image")
-    assert "as it is 3" in one.alt  # 38 grey values or so from the 5th to the 95th percentile
-    assert "HE 2" in one.alt
+    spans = [
+        np.subtract(*np.percentile(x, [95, 5]))
+        for x in (pixels[0], equalize(pixels[0], HE), equalize(pixels[0], CLAHE))
+    ]
+    assert "as it is {:.0f}, HE {:.0f}, CLAHE {:.0f} of 255".format(*spans) in one.alt
+    assert spans[0] < 40 < 200 < spans[1]
     for plot in (
         one,
         equalisation_plots.side_by_side(pixels, ["a", "b", "c"], params),

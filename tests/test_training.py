@@ -7,9 +7,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumolib.data.images import ImageSet
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.split import split_manifest
 from pneumolib.learning import training
 from pneumolib.learning.devices import start
 from pneumolib.learning.models import SMALLEST_PX, build_model, summary_table
+from pneumolib.learning.trials import train_and_predict
 from pneumolib.params import ImageParams, ModelParams, RunParams, check
 
 IMAGE = ImageParams(size_px=32, channels=1)
@@ -164,3 +167,19 @@ def test_divergence_says_where_and_what_to_do():
     watch.set_model(network)
     with pytest.raises(FloatingPointError, match=r"diverged in epoch 2: .*Lower training\.learning_rate"):
         watch.on_epoch_end(1, {"loss": 0.5})
+
+
+def test_a_trial_starts_from_the_same_state_whatever_ran_before(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    params = check(
+        {
+            "data": {"root": str(archive)}, "split": {"validation_fraction": 0.25}, "image": {"size_px": 32},
+            "augment": {"flip": True}, "training": {"epochs": 1, "batch_size": 16},
+        }
+    )  # fmt: skip
+    manifest = read_manifest(params.data)
+    split = split_manifest(manifest.table, params.split)
+    (one, history), (two, _) = (train_and_predict(manifest, split, params) for _ in range(2))
+    pd.testing.assert_frame_equal(one, two)
+    assert sorted(one.image_id) == sorted(split.image_id[split.split != "train"])
+    assert len(history) == 1

@@ -83,25 +83,24 @@ def _changes(predictions: dict[str, pd.DataFrame], params: RunParams) -> dict[st
 
 
 def _cures(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
-    plain = without_cures(image)
-    values = {"reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
-    return {
-        "fit: pad": plain.model_copy(update={"fit": "pad"}),
-        "fit: crop": plain.model_copy(update={"fit": "crop"}),
-        **{f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in values.items()},
-        ALL: plain.model_copy(update=values | {"fit": "crop"}),
-    }
+    plain, values = without_cures(image), _all_three(audit)
+    single = [("fit", "pad"), *values.items()]
+    ways = {f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in single}
+    return ways | {ALL: plain.model_copy(update=values)}
+
+
+def _all_three(audit: AuditParams) -> dict[str, str | int | float]:
+    return {"fit": "crop", "reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
 
 
 def _inputs(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
     """What the network gets: without a cure, with this study's own parameters where these differ, with all three."""
     plain = without_cures(image)
-    cured = {"fit": "crop", "reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
     size = f"at {image.size_px} x {image.size_px} px"
     ways = {f"{size}, no cure": plain}
     if image != plain:
         ways[f"{size}, this study's settings"] = image
-    return ways | {f"{size}, all three": plain.model_copy(update=cured)}
+    return ways | {f"{size}, all three": plain.model_copy(update=_all_three(audit))}
 
 
 def without_cures(image: ImageParams) -> ImageParams:
@@ -163,10 +162,8 @@ def cure_findings(table: pd.DataFrame) -> list[Finding]:
     three cures, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
     """
     files, network = (table[table.seen == seen].set_index("cure") for seen in ("file", "network"))
-    size, three = (
-        network.index[0].split(",")[0],
-        "all three cures (one JPEG quality, borders cut, a square of the middle)",
-    )
+    size = network.index[0].split(",")[0]
+    three = "all three cures (one JPEG quality, borders cut, a square of the middle)"
     found = [
         _finding("metadata_after_cures", f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]),
         _finding("metadata_at_network", f"What a network gets {size}: with {three}", network.iloc[0], network.iloc[-1]),
@@ -191,9 +188,5 @@ def _finding(name: str, what: str, before: pd.Series, after: pd.Series) -> Findi
     elif change.low is not None and change.low > 0:
         verdict, moved = "warning", "That makes it worse: look at each row before setting one"
     by = "" if change.low is None else f", by {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
-    sentence = f"{what}, the cross-validated AUROC of file facts goes from {_words(old)} to {_words(new)}{by}. {moved}. {left}."
+    sentence = f"{what}, the cross-validated AUROC of file facts goes from {old} to {new}{by}. {moved}. {left}."
     return Finding(name, verdict, new.value, sentence, new.low, new.high)
-
-
-def _words(score: Score) -> str:
-    return f"{score.value:.3f}" + ("" if score.low is None else f" ({score.low:.3f}-{score.high:.3f})")

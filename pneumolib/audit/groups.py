@@ -82,16 +82,12 @@ def group_findings(table: pd.DataFrame, split: pd.DataFrame) -> list[Finding]:
     if crossing:
         words = (
             f"{len(crossing)} of {len(spread)} groups stand in more than one of train, val and test: "
-            f"{', '.join(crossing[:5])}. The network is judged on children it was trained on."
+            f"{', '.join(crossing[:5])}. The network is judged on patients it was trained on."
         )
     verdict = "error" if crossing else "ok"
     if len(spread) == len(placed):
-        verdict, words = (
-            "note",
-            (
-                f"Each of the {len(spread)} images is a group of its own: whether a patient crosses cannot be told from that."
-            ),
-        )
+        verdict = "note"
+        words = f"Each of the {len(spread)} images is a group of its own: whether a patient crosses cannot be told."
     found = [Finding("groups_across_splits", verdict, len(crossing), words)]
     found += [_wider_finding(name, placed) for name in placed.columns.intersection(WIDER)]
     return [*found, _size_finding(group_sizes(table), len(table))]

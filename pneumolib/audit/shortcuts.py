@@ -57,6 +57,10 @@ class Score(NamedTuple):
     high: float | None = None
     reason: str = ""
 
+    def __str__(self) -> str:
+        """`0.871 (0.823-0.912)`."""
+        return f"{self.value:.3f}" + ("" if self.low is None else f" ({self.low:.3f}-{self.high:.3f})")
+
     def turned(self) -> "Score":
         """The score of the opposite direction."""
         ends = (None if end is None else 1 - end for end in (self.value, self.high, self.low))
@@ -254,12 +258,8 @@ def _finding(name: str, how: str, score: Score, meanings: dict[str, tuple[str, s
     if score.value is None:
         return Finding(name, "note", None, f"{how}: not computable, because {score.reason}.")
     verdict, meaning = meanings[grade(score)]
-    interval = f"interval not computable, because {score.reason}"
-    if score.low is not None:
-        interval = f"{score.low:.3f}-{score.high:.3f}"
-    words = (
-        f"{how}, a linear classifier tells the classes apart with an AUROC of {score.value:.3f} ({interval}){weight}."
-    )
+    no_interval = f" (interval not computable, because {score.reason})" if score.low is None else ""
+    words = f"{how}, a linear classifier tells the classes apart with an AUROC of {score}{no_interval}{weight}."
     return Finding(name, verdict, score.value, f"{words} {meaning}.", score.low, score.high)
 
 

@@ -129,7 +129,7 @@ def extract_zip(file: Path, folder: Path, max_total_bytes: int = MAX_TOTAL_BYTES
                 left -= _extract(archive, members[name], folder / place, left)
     except ArchiveError as fault:
         raise ArchiveError(f"{file}: {fault}") from None
-    # The list of members is broken: what `zipfile` raises for it.
+    # What `zipfile` raises for a broken list of members; NotImplementedError for a version of the format it cannot read.
     except (zipfile.BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError) as fault:
         raise ArchiveError(f"{file}: no zip archive, or not all of it ({fault}); fetch it again") from None
 
@@ -166,6 +166,7 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, le
                     if size > limit:
                         raise ArchiveError(f"{member.orig_filename}: {what}; this is no archive of radiographs")
                 out.write(block)
+    # What `zipfile` raises for a broken member; NotImplementedError for patched data or strong encryption.
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError) as fault:
         raise ArchiveError(f"{member.orig_filename}: broken ({fault}); fetch the archive again") from None
     return size

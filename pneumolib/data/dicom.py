@@ -42,7 +42,8 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
         shown = _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric)
     except InvalidDicomError as fault:
         raise ImageFileError(f"does not decode: {fault}") from None
-    # Missing elements, elements of the wrong type, pixel data shorter than rows x columns, broken compression.
+    # What pydicom raises for missing elements, elements of the wrong type, pixel data shorter than rows x columns
+    # (the first six), and from its decoders for broken or unusual compression (NotImplementedError, RuntimeError).
     except (AttributeError, EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
             ValueError) as fault:  # fmt: skip
         raise ImageFileError(f"DICOM does not decode: {str(fault).splitlines()[0]}") from None
@@ -63,11 +64,11 @@ def _drop_empty(dataset: Dataset) -> None:
 
 def _require_decoder(dataset: Dataset) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed or syntax.is_deflated:
+    if not syntax.is_compressed:
         return
     try:
         available = get_decoder(syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # what `get_decoder` raises for a syntax that pydicom has no decoder for at all
         available = False
     if not available:
         raise MissingDecoderError(

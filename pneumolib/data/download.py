@@ -58,18 +58,9 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
         DownloadError: whatever kept the images from being put in place; `to` is as it was.
     """
     target, way = in_root(Path(to).expanduser()), source if source in ADDRESSES else "zip"
-    if way == "zip" and Path(source).expanduser().is_dir():
-        raise DownloadError(
-            f"FROM: {source} is a folder; images that are there already need no fetching: make report DATA={source}"
-        )
-    if way == "zip" and source.endswith(".zip") and not Path(source).expanduser().is_file():
-        raise DownloadError(f"FROM: no such file: {Path(source).expanduser().resolve()}")
-    if way == "zip" and (address or not source.endswith(".zip") or not Path(source).expanduser().is_file()):
-        raise DownloadError(
-            f"FROM: received {source!r}{f' with ADDRESS={address}' if address else ''}; allowed: tfrecord, kaggle "
-            f"(both with an ADDRESS or without), or the path of a .zip file that exists (without)"
-        )
-    address = address or ADDRESSES.get(way) or str(Path(source).expanduser().resolve())
+    if way == "zip":
+        address = str(_find_zip(source, address))
+    address = address or ADDRESSES[way]
     if made := recipe_of(target):
         made_from = made.get("address", "TFRecord files")
         print(
@@ -79,6 +70,22 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
         _put_in_place(way, address, target)
     _report(target)
     return target
+
+
+def _find_zip(source: str, address: str | None) -> Path:
+    file = Path(source).expanduser().resolve()
+    if file.is_dir():
+        raise DownloadError(
+            f"FROM: {source} is a folder; images that are there already need no fetching: make report DATA={source}"
+        )
+    if address or file.suffix != ".zip":
+        raise DownloadError(
+            f"FROM: received {source!r}{f' with ADDRESS={address}' if address else ''}; allowed: tfrecord, kaggle "
+            f"(both with an ADDRESS or without), or the path of a .zip file (without)"
+        )
+    if not file.is_file():
+        raise DownloadError(f"FROM: no such file: {file}")
+    return file
 
 
 def _put_in_place(way: str, address: str, target: Path) -> None:

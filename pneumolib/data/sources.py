@@ -91,7 +91,7 @@ def _unpacked_records(root: str) -> Path:
     try:
         source = fetch_pairs(root, in_root(f".cache/download/{key}")) if "://" in root else in_root(root)
         return unpack_pairs(source, in_root(f".cache/unpacked/tfrecord-{key}"))
-    except (DownloadError, TFRecordError) as fault:
+    except (DownloadError, TFRecordError, OSError) as fault:
         raise ManifestError(f"data.root: {fault}") from None
 
 

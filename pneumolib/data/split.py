@@ -6,13 +6,14 @@ Contract: one row an image, columns `image_id, split, label, kind, group_id`, so
 
 import hashlib
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pneumolib.params import SplitParams
 
 COLUMNS = ["image_id", "split", "label", "kind", "group_id"]
-
-
 _REMEDIES = {
     "train": "Lower split.validation_fraction, or bring more patients",
     "val": "Raise split.validation_fraction, or bring more patients; split.validation: as_published needs "
@@ -53,14 +54,14 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
 def _units(table: pd.DataFrame) -> pd.Series:
     """What is cut as one: a group, or groups tied together by equal images, named after the first of them."""
-    tied = table[table.pixel_hash.duplicated(keep=False)]
-    unit = {group: group for group in table.group_id}
-    for _, groups in tied.groupby("pixel_hash").group_id:
-        names = {unit[group] for group in groups}
-        unit = (
-            {group: min(names) if name in names else name for group, name in unit.items()} if len(names) > 1 else unit
-        )
-    return table.group_id.map(unit)
+    groups, names = pd.factorize(table.group_id, sort=True)
+    images, contents = pd.factorize(table.pixel_hash)
+    # Groups and images as two kinds of nodes, a row of the table as an edge between them.
+    edges = (np.ones(len(table)), (groups, len(names) + images))
+    nodes = len(names) + len(contents)
+    part = connected_components(coo_array(edges, shape=(nodes, nodes)), directed=False)[1][: len(names)]
+    first = pd.Series(names).groupby(part).transform("first")  # sorted, so the first is the least
+    return pd.Series(first.to_numpy()[groups], index=table.index)
 
 
 def _choose_units(sizes: pd.Series, params: SplitParams) -> set[str]:

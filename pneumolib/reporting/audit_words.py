@@ -57,9 +57,7 @@ def origin_words(manifest: Manifest, params: RunParams) -> Markdown:
     if len(shared_groups(table)) == 1:  # ids of another form than the archive's
         groups = "A **group** stands for a patient, as the source names it in `group_id`."
         if table.group_id.is_unique:
-            groups += (
-                " Each image is a group of its own here: either one was taken of each patient, or they are unknown."
-            )
+            groups = "Each image is a **group** of its own: either one was taken of each patient, or they are unknown."
     in_val = int((table.source_split == "val").sum())
     if params.split.validation == "as_published":
         validation = f"Validation is the source's own, {in_val} images; no group may stand on both sides of it."
@@ -119,7 +117,7 @@ def exploration_summary(result: Result) -> Markdown:
 def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
     """`audit.shared_groups`, for reading."""
     titles = {
-        "key": "A child is a",
+        "key": "A patient is a",
         "groups": "Groups",
         "shared": "In training pool and test",
         "test_images": "Test images of these",

@@ -107,14 +107,15 @@ def _direction(row: dict[str, float | None]) -> str:
     return "a loss" if row["difference_high"] < 0 else "which does not show a difference"
 
 
+_ON_TEST = {
+    "an improvement": "scored higher on test",
+    "a loss": "scored lower on test",
+    "which does not show a difference": "made no difference that could be shown on test",
+    "which cannot be judged": "could not be judged on test",
+}
+
+
 def _verdict(test: list[str]) -> str:
-    names = {"an improvement": [], "a loss": [], "which does not show a difference": [], "which cannot be judged": []}
-    for way, direction in zip(("HE", "CLAHE"), test, strict=True):
-        names[direction].append(way)
-    words = {
-        "an improvement": "scored higher on test",
-        "a loss": "scored lower on test",
-        "which does not show a difference": "made no difference that could be shown on test",
-        "which cannot be judged": "could not be judged on test",
-    }
-    return "; ".join(f"{' and '.join(ways)} {words[key]}" for key, ways in names.items() if ways) + "."
+    """HE and CLAHE by what `_direction` says of them, ways of the same direction together."""
+    ways = {key: [name for name, said in zip(("HE", "CLAHE"), test, strict=True) if said == key] for key in _ON_TEST}
+    return "; ".join(f"{' and '.join(names)} {_ON_TEST[key]}" for key, names in ways.items() if names) + "."
