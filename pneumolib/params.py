@@ -1,4 +1,4 @@
-"""What was asked? One parameter file becomes one frozen, checked object; nothing of ours is imported here.
+"""What was asked? One parameter file becomes one frozen, checked object. Sections of networks and trainings are `model_params`.
 
 A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
 `NN_<notebook>[-<variant>].yaml` adds what one run needs. Units stand in the names: `size_px`, `rotation_deg`.
@@ -11,21 +11,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from pneumolib.model_params import (
+    FeatureParams,
+    FineTuningParams,
+    Fraction,
+    ModelParams,
+    Section,
+    TrainingParams,
+)
 
 
 class ParamsError(ValueError):
     """A parameter file that cannot be used; the message names file, key, what was received and what is allowed."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class DataParams(_Section):
+class DataParams(Section):
     """Where the radiographs come from: `data.sources`. Paths are relative to the project's root unless absolute.
 
     `root` is a folder, for `csv` and `npz` a file; for `tfrecord` it may be a bucket (`gs://...`).
@@ -38,7 +40,7 @@ class DataParams(_Section):
     drawing_seed: Annotated[int, Field(ge=0)] = 1
 
 
-class SplitParams(_Section):
+class SplitParams(Section):
     """How validation is cut from the training pool: whole groups (patients), class ratio kept.
 
     `as_published` takes the source's own val split instead, and refuses it when a patient stands on both sides.
@@ -50,7 +52,7 @@ class SplitParams(_Section):
     ratio_tolerance_points: Annotated[float, Field(gt=0, le=50)] = 2.0
 
 
-class ImageParams(_Section):
+class ImageParams(Section):
     """What a network sees of one file: a square uint8 image, `size_px` high and wide.
 
     In this order: `reencode_quality` saves every file anew as JPEG of one quality; `crop_border` cuts that fraction of
@@ -78,7 +80,7 @@ class ImageParams(_Section):
         return self
 
 
-class AugmentParams(_Section):
+class AugmentParams(Section):
     """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f]."""
 
     flip: bool = False
@@ -90,42 +92,18 @@ class AugmentParams(_Section):
     brightness_fraction: Fraction = 0.0
 
 
-class ModelParams(_Section):
-    """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not 0.99."""
-
-    name: Literal["separable_cnn", "gray_cnn", "coursework_cnn"] = "separable_cnn"
-    batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
-
-
-class TrainingParams(_Section):
-    """How the network is fitted. Early stopping and the kept weights follow validation AUROC."""
-
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # adamw only
-    schedule: Literal["constant", "cosine"] = "cosine"
-    class_weights: Literal["balanced", "none"] = "balanced"
-    patience_epochs: Annotated[int, Field(ge=1)] = 10
-
-    @model_validator(mode="after")
-    def _decay_needs_adamw(self):
-        if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(f"weight_decay {self.weight_decay} needs optimizer: adamw, received {self.optimizer}")
-        return self
-
-
-class EqualisationParams(_Section):
+class EqualisationParams(Section):
     """What the page on equalisation tries: CLAHE settings on one image, and a short training of each kind."""
 
-    clip_limits: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=6)] = [
-        0.02, 0.05, 0.15,
-    ]  # fmt: skip
-    tiles: Annotated[list[Annotated[int, Field(ge=2, le=32)]], Field(min_length=1, max_length=6)] = [2, 4, 8]
+    clip_limits: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=6)] = Field(
+        default=[0.02, 0.05, 0.15]
+    )
+    tiles: Annotated[list[Annotated[int, Field(ge=2, le=32)]], Field(min_length=1, max_length=6)] = Field(
+        default=[2, 4, 8]
+    )
 
 
-class AuditParams(_Section):
+class AuditParams(Section):
     """How the audit asks for shortcuts, and the cures whose effect it measures."""
 
     folds: Annotated[int, Field(ge=2, le=20)] = 5
@@ -135,7 +113,7 @@ class AuditParams(_Section):
     cure_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
 
 
-class EvaluationParams(_Section):
+class EvaluationParams(Section):
     """How scores become calls and intervals. The threshold is chosen on validation and frozen."""
 
     threshold_rule: Literal["sensitivity", "youden", "fixed"] = "sensitivity"
@@ -145,7 +123,7 @@ class EvaluationParams(_Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
 
-class RunParams(_Section):
+class RunParams(Section):
     """Everything that decides one run."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] = "demo"
@@ -155,6 +133,8 @@ class RunParams(_Section):
     image: ImageParams = ImageParams()
     augment: AugmentParams = AugmentParams()
     model: ModelParams = ModelParams()
+    features: FeatureParams = FeatureParams()
+    fine_tuning: FineTuningParams = FineTuningParams()
     training: TrainingParams = TrainingParams()
     equalisation: EqualisationParams = EqualisationParams()
     audit: AuditParams = AuditParams()
