@@ -7,6 +7,7 @@ PYTHON ?= python3
 STUDY ?= demo
 DATA ?=
 FORCE ?=
+SMOKE ?=
 RUN ?=
 FROM ?=
 ADDRESS ?=
@@ -15,15 +16,16 @@ VENV := .venv/.installed
 BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
 FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
+SMOKED := $(filter-out 0 no false,$(strip $(SMOKE)))
 
 help:  ## print this help
 	@echo "pneumolib: from parameter files to pages. Targets:"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
-	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  RUN=<study>/<run>"
+	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  SMOKE=1  RUN=<study>/<run>"
 	@echo "make data: FROM=tfrecord|kaggle|<file.zip>  ADDRESS=<of the TFRecord files, or owner/name>  TO=data/chest_xray"
 
-report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1)
-	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force)
+report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1, SMOKE=1)
+	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force) $(if $(SMOKED),--smoke)
 
 data: $(VENV)  ## fetch the real radiographs into data/chest_xray (FROM=..., ADDRESS=..., TO=...)
 	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$(FROM)") $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(TO),--to "$(TO)")
@@ -46,7 +48,7 @@ lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
 
 open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RUN=kermany/03_baseline_cnn)
 	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
-	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(SMOKED),--smoke)
 
 bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/input_pipeline.py
@@ -59,7 +61,7 @@ lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in st
 	@$(BIN)/python tools/environment.py
 
 clean:  ## delete .venv, caches, drawn images and pages; results in runs/ are kept
-	rm -rf .venv .cache build data/demo reports/*/ reports/index.html
+	rm -rf .venv .cache build data/demo data/smoke reports/*/ reports/index.html
 	rm -rf .pytest_cache .ruff_cache *.egg-info $$(find pneumolib tests benchmarks -name __pycache__)
 
 clean-runs:  ## delete every result in runs/, hours of training among them

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pneumolib.params import ParamsError, in_root
@@ -44,14 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     data.set_defaults(command=_data)
     for command in (report, run, opener):
         command.add_argument("--data", metavar="DIR", help="read the radiographs from DIR instead of data.root")
-    report.add_argument("--force", action="store_true", help="run everything, up to date or not")
+        command.add_argument("--smoke", action="store_true", help="few drawn images, one epoch: does all of it run?")
+    report.add_argument("--force", action="store_true", help="run everything, up to date or not, and train anew")
+    run.add_argument("--force", action="store_true", help="train anew, whatever is kept of an earlier training")
     return parser
 
 
 def _report(options: argparse.Namespace) -> int:
     from pneumolib.reporting.study import plan
 
-    steps = plan(_study_dir(options.study), options.data, options.force)
+    steps = plan(_study_dir(options.study), options.data, options.force, options.smoke)
     due = [step for step in steps if step.reasons]
     for step in steps:
         print(f"{step.run}: {'due, ' + '; '.join(step.reasons) if step.reasons else 'up to date'}", flush=True)
@@ -61,8 +64,8 @@ def _report(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from pneumolib.reporting.study import plan
 
-    steps = plan(options.file.resolve().parent, options.data)
-    chosen = [step for step in steps if step.run == options.file.stem]
+    steps = plan(options.file.resolve().parent, options.data, smoke=options.smoke)
+    chosen = [replace(step, forced=options.force) for step in steps if step.run == options.file.stem]
     if not chosen:
         raise ParamsError(f"{options.file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
     for late in (s for s in steps if s.run in chosen[0].upstream and s.reasons):
@@ -103,7 +106,7 @@ def _open(options: argparse.Namespace) -> int:
 
     study, _, run = options.run.partition("/")
     path = in_root(f"params/{study}/{run}.yaml")
-    return open_copy(path, options.data, browse=not options.no_browser)
+    return open_copy(path, options.data, browse=not options.no_browser, smoke=options.smoke)
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -40,7 +40,8 @@ class Section(BaseModel):
 
 
 class ModelParams(Section):
-    """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not 0.99.
+    """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not
+    0.99, and the head of recall_vgg19.
 
     `transfer` puts a head on a backbone: a family of `keras.applications`, with `weights`, or a `.keras` file with its
     `preprocess`. Paths are relative to the project's root unless absolute.

@@ -5,20 +5,37 @@ from typing import Any
 
 import yaml
 
-from pneumolib.params import ParamsError, RunParams, check
+from pneumolib.params import SMOKE, ParamsError, RunParams, check
+from pneumolib.smoke import smoke_params
 
 
-def load_run(path: Path, data_root: str | None = None) -> tuple[RunParams, set[str]]:
+def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> tuple[RunParams, set[str]]:
     """Read `params/<study>/<run>.yaml` over its `study.yaml`.
 
     Args:
         path: the run's file; `study.yaml` must lie beside it.
         data_root: replaces `data.root` (`make report DATA=...`).
+        smoke: make it small, and a run of study `<study>-smoke` (`make report SMOKE=1`).
     Returns:
         the checked parameters, and the top-level keys that the run's own file set.
     Raises:
-        ParamsError: a file that is missing or not YAML, a key set in both files, or whatever `check` refuses.
+        ParamsError: a file that is missing or not YAML, a key set in both files, a study that is named as a smoke run
+            is, both `data_root` and `smoke`, or whatever `check` refuses.
     """
+    if smoke and data_root is not None:
+        raise ParamsError(
+            f"DATA: received {data_root!r} together with SMOKE=1, which draws its own images; leave one away"
+        )
+    if path.parent.name.endswith(SMOKE):
+        raise ParamsError(
+            f"{path.parent}: a study may not be named ...{SMOKE}; that is where `make report SMOKE=1` keeps its results. "
+            f"Rename the folder"
+        )
+    params, own = _load(path, data_root)
+    return smoke_params(params) if smoke else params, own
+
+
+def _load(path: Path, data_root: str | None) -> tuple[RunParams, set[str]]:
     shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
     if twice := sorted(shared.keys() & own.keys()):
         raise ParamsError(

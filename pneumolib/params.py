@@ -22,6 +22,9 @@ from pneumolib.model_params import (
     TrainingParams,
 )
 
+SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke`
+PublishedMetric = Literal["auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy"]
+
 
 class ParamsError(ValueError):
     """A parameter file that cannot be used; the message names file, key, what was received and what is allowed."""
@@ -81,15 +84,22 @@ class ImageParams(Section):
 
 
 class AugmentParams(Section):
-    """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f]."""
+    """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f].
+
+    `sharpness` s mixes an image with its 3 x 3 binomial blur, from fully blurred to as much sharpened when s is 1;
+    `noise_sd` is the largest standard deviation, in grey values of 255, of noise that is added.
+    """
 
     flip: bool = False
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shear_deg: Annotated[float, Field(ge=0, le=45)] = 0.0
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     zoom_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gamma_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     contrast_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     brightness_fraction: Fraction = 0.0
+    sharpness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    noise_sd: Annotated[float, Field(ge=0, le=64)] = 0.0
 
 
 class EqualisationParams(Section):
@@ -116,11 +126,22 @@ class AuditParams(Section):
 class EvaluationParams(Section):
     """How scores become calls and intervals. The threshold is chosen on validation and frozen."""
 
-    threshold_rule: Literal["sensitivity", "youden", "fixed"] = "sensitivity"
+    threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
     target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
     fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class PublishedParams(Section):
+    """Test figures that others published, shown beside ours by `06_comparison`; they decide nothing.
+
+    `figures` maps a run of this study that repeats a published system, or a name of one that no run repeats, to its
+    figures.
+    """
+
+    source: str = ""
+    figures: dict[str, Annotated[dict[PublishedMetric, Fraction], Field(min_length=1)]] = Field(default={})
 
 
 class RunParams(Section):
@@ -139,6 +160,7 @@ class RunParams(Section):
     equalisation: EqualisationParams = EqualisationParams()
     audit: AuditParams = AuditParams()
     evaluation: EvaluationParams = EvaluationParams()
+    published: PublishedParams = PublishedParams()
 
 
 def project_root() -> Path:
@@ -157,6 +179,16 @@ def project_root() -> Path:
 def in_root(path: str | Path) -> Path:
     """`path`, taken from the project's root when relative."""
     return Path(os.path.normpath(project_root() / path))
+
+
+def params_folder(study: str) -> Path:
+    """Where a study's parameter files lie; those of a study run small are the study's own."""
+    return in_root(f"params/{study.removesuffix(SMOKE)}")
+
+
+def report_command(study: str) -> str:
+    """What a person types to run a study: `make report STUDY=coursework SMOKE=1`."""
+    return f"make report STUDY={study.removesuffix(SMOKE)}" + (" SMOKE=1" if study.endswith(SMOKE) else "")
 
 
 def notebook_of(run: str) -> str:

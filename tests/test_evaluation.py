@@ -153,6 +153,16 @@ def test_threshold_by_hand():
     assert (fixed.value, fixed.specificity) == (0.2, 0.5)
 
 
+def test_binormal_threshold_lies_as_many_deviations_from_one_mean_as_from_the_other():
+    logits = np.array([-3.0, -2.0, -1.0, 0.0, 4.0, 8.0])  # means -2 and 4, the second class four times as wide
+    val = frame([0, 0, 0, 1, 1, 1], 1 / (1 + np.exp(-logits)), "val").assign(logit=logits)
+    chosen = choose_threshold(val, EvaluationParams(threshold_rule="binormal"))
+    assert np.log(chosen.value / (1 - chosen.value)) == pytest.approx(-2 + 6 / 5)
+    wrong_way = val.assign(label=1 - val.label)
+    with pytest.raises(EvaluationError, match="the mean logit of pneumonia does not lie above"):
+        choose_threshold(wrong_way, EvaluationParams(threshold_rule="binormal"))
+
+
 def test_evaluation_needs_no_tensorflow():
     program = (
         "import sys, pneumolib as pn; pn.evaluation.metric_table, pn.evaluation.choose_threshold;"

@@ -5,17 +5,17 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from pneumolib.data.augment import BRIGHTNESS, FLIP, N_DRAWS, augment_batch
+from pneumolib.data.augment import BRIGHTNESS, FLIP, N_DRAWS, NOISE, NOISE_X, SHARPNESS, SHEAR, augment_batch
 from pneumolib.data.images import ImageSet, read_images
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from pneumolib.data.pipeline import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
 from pneumolib.data.split import split_manifest
 from pneumolib.params import AugmentParams, DataParams, ImageParams, SplitParams
 
 NONE = AugmentParams()
 STRONG = AugmentParams(
-    flip=True, rotation_deg=15.0, shift_fraction=0.1, zoom_fraction=0.2, gamma_factor=1.5, contrast_factor=1.5,
-    brightness_fraction=0.1,
+    flip=True, rotation_deg=15.0, shear_deg=10.0, shift_fraction=0.1, zoom_fraction=0.2, gamma_factor=1.5,
+    contrast_factor=1.5, brightness_fraction=0.1, sharpness=0.8, noise_sd=10.0,
 )  # fmt: skip
 EACH_OP = [
     AugmentParams(**{name: value}) for name, value in STRONG.model_dump().items() if value != getattr(NONE, name)
@@ -92,7 +92,7 @@ def test_a_batch_larger_than_the_data_is_refused(coded):
 
 @pytest.mark.parametrize("batch_size", [1, 8, 37, 64])
 def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
-    batches = [x.numpy() for x in eval_dataset(coded, batch_size)]
+    batches = [x.numpy() for x in eval_dataset(coded.pixels, batch_size)]
     assert {len(x) for x in batches} == {batch_size}
     everything = np.concatenate(batches)[:, 0, 0, 0]
     np.testing.assert_array_equal(everything[:37], np.arange(37))
@@ -112,9 +112,11 @@ def test_every_op_eager_and_inside_map(both_modes, params, channels):
 
 
 def test_middle_draws_change_nothing():
-    """At 0.5 every symmetric draw is zero, and the flip is off."""
+    """At 0.5 every symmetric draw is zero, and the flip is off; noise begins at 0."""
     images = tf.cast(tf.reshape(tf.range(2 * 16 * 16), [2, 16, 16, 1]) % 251, tf.uint8)
-    same = augment_batch(images, tf.fill([2, N_DRAWS], 0.5), STRONG)
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, NOISE] = 0
+    same = augment_batch(images, draws, STRONG)
     np.testing.assert_array_equal(same, images)
 
 
@@ -125,9 +127,63 @@ def test_flip_mirrors_left_and_right():
     np.testing.assert_array_equal(augment_batch(images, draws, AugmentParams(flip=True)), images[:, :, ::-1])
 
 
+def test_shear_turns_the_level_axis_and_leaves_the_upright_one():
+    """On images whose grey value is the row, then the column: what is read is the place it is read from."""
+    places = np.arange(41, dtype=np.uint8)
+    rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
+    images = np.stack([rows, rows.transpose(1, 0, 2)])
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, SHEAR] = 0.99999
+    read = augment_batch(tf.constant(images), draws, AugmentParams(shear_deg=20.0)).numpy()[:, :, :, 0].astype(int)
+    offset, angle = np.arange(-10, 11), np.deg2rad(20)
+    np.testing.assert_allclose(read[0, 20, 10:31], 20 + offset * np.sin(angle), atol=1)
+    np.testing.assert_allclose(read[1, 20, 10:31], 20 + offset * np.cos(angle), atol=1)
+    np.testing.assert_array_equal(read[:, 10:31, 20], [places[10:31], np.full(21, 20)])
+
+
 def test_brightness_moves_grey_values_by_the_stated_fraction():
     images = tf.fill([2, 4, 4, 1], tf.constant(100, tf.uint8))
     draws = np.full((2, N_DRAWS), 0.5, np.float32)
     draws[:, BRIGHTNESS] = 0, 0.99999
     changed = augment_batch(images, draws, AugmentParams(brightness_fraction=0.2)).numpy()[:, 0, 0, 0]
     np.testing.assert_array_equal(changed, [100 - 51, 100 + 51])
+
+
+def test_sharpness_blurs_at_one_end_and_sharpens_at_the_other():
+    edge = np.full((2, 8, 8, 1), 50, np.uint8)
+    edge[:, :, 4:] = 150
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, SHARPNESS] = 0, 1
+    sharpened, blurred = augment_batch(tf.constant(edge), draws, AugmentParams(sharpness=1.0)).numpy()[:, 3, :, 0]
+    np.testing.assert_array_equal(blurred, [50, 50, 50, 75, 125, 150, 150, 150])
+    np.testing.assert_array_equal(sharpened, [50, 50, 50, 25, 175, 150, 150, 150])
+
+
+def test_noise_has_the_stated_deviation_and_differs_by_image():
+    grey = tf.fill([3, 64, 64, 3], tf.constant(128, tf.uint8))
+    draws = np.full((3, N_DRAWS), 0.5, np.float32)
+    draws[:, NOISE] = 0, 0.5, 1
+    draws[:, NOISE_X] = 0.1, 0.2, 0.9
+    changed = augment_batch(grey, draws, AugmentParams(noise_sd=10.0)).numpy().astype(float)
+    np.testing.assert_allclose(changed.std(axis=(1, 2, 3)), [0, 5, 10], atol=0.5)
+    np.testing.assert_array_equal(changed[..., 0], changed[..., 2])  # a film has no colours
+    assert abs(np.corrcoef(changed[1, ..., 0].ravel(), changed[2, ..., 0].ravel())[0, 1]) < 0.05
+
+
+def test_views_are_functions_of_seed_and_view_and_features_keep_their_labels(coded):
+    mild = AugmentParams(gamma_factor=1.5)
+
+    def view(number, seed=1):
+        return np.concatenate([x.numpy() for x in view_dataset(coded, mild, 16, seed, number)])[:37]
+
+    np.testing.assert_array_equal(view(0), view(0))
+    assert (view(0) != view(1)).any()
+    assert (view(0) != view(0, seed=2)).any()
+    features = np.stack([np.arange(37) + 100 * n for n in range(3)], axis=1)[..., None].astype(np.float32)
+    labels = coded.table.label.to_numpy()
+    epochs = [np.concatenate([x.numpy()[:, 0] for x, *_ in feature_dataset(features, labels, 8, 1, e + 1, start_epoch=e)])
+              for e in (0, 1)]  # fmt: skip
+    for found, wanted, _ in feature_dataset(features, labels, 8, 1, epochs=1):
+        np.testing.assert_array_equal(found.numpy()[:, 0] % 100 % 2, wanted.numpy()[:, 0])
+    assert {int(v) // 100 for v in epochs[0]} == {0, 1, 2}
+    assert epochs[0].tolist() != epochs[1].tolist()

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.reporting import plots, words
+from pneumolib.params import PublishedParams
+from pneumolib.reporting import pages, plots, words
 from pneumolib.reporting.progress import Progress
+from pneumolib.reporting.published_words import published_summary, published_table
 from pneumolib.reporting.results import (
     DataResult,
     MetricResult,
@@ -104,6 +106,75 @@ def test_an_empty_study_has_an_empty_board():
     assert words.show(words.leaderboard_words(board), empty="no run").data == "<p>no run</p>"
     assert "make report STUDY=x" in words.comparison_summary(board, "x").data
     assert "no finished training run" in plots.forest(board).alt
+
+
+PUBLISHED = PublishedParams(
+    source="their paper",
+    figures={"theirs": {"auroc": 0.968}, "b": {"accuracy": 0.97, "auroc": 0.7}, "a": {"accuracy": 0.65}},
+)
+
+
+def test_published_figures_stand_beside_ours():
+    table = published_table(leaderboard([result("a", 0.7), result("b", 0.9), result("c", 0.8)]), PUBLISHED)
+    assert table.to_numpy().tolist() == [
+        ["theirs", "published", "0.968", ""],
+        ["b", "published", "0.700", "0.970"],
+        ["b", "ours", "0.900 (0.800-0.950)", "0.900 (0.800-0.950)"],
+        ["a", "published", "", "0.650"],
+        ["a", "ours", "0.700 (0.600-0.750)", "0.700 (0.600-0.750)"],
+        ["c", "ours", "0.800 (0.700-0.850)", "0.800 (0.700-0.850)"],
+    ]
+    assert table.columns.tolist() == ["System or run", "Figures", "AUROC", "Accuracy"]
+
+
+def test_what_lies_between_published_figures_and_ours_is_said():
+    said = published_summary(leaderboard([result("a", 0.7), result("b", 0.9)]), PUBLISHED).data
+    assert "**b**: AUROC 0.900, published 0.700 (+0.200, the published one lies below our interval); accuracy" in said
+    assert "accuracy 0.900, published 0.970 (-0.070, the published one lies above our interval)." in said
+    assert "**a**: accuracy 0.700, published 0.650 (+0.050, the published one lies within our interval)." in said
+    assert "theirs" not in said
+    assert "Source: their paper. Published figures come from other splits" in said
+
+
+def test_published_figures_without_ours_and_ours_without_published():
+    board = leaderboard([result("c")])
+    assert "No finished run of this study repeats a published one." in published_summary(board, PUBLISHED).data
+    assert len(published_table(leaderboard([]), PUBLISHED)) == 3
+    nothing = PublishedParams()
+    assert published_table(board, nothing).empty
+    assert published_summary(board, nothing).data == ""
+    none = MetricResult(value=None, low=None, high=None)
+    part = result("a").metrics["test"]
+    other = result("a", metrics={"validation": part, "test": part | {"accuracy": none}})
+    assert "accuracy not computable, published 0.650" in published_summary(leaderboard([other]), PUBLISHED).data
+
+
+def test_the_headline_of_each_kind_of_run():
+    none = {"metrics": {}, "threshold": None}
+    ways = {"hist": {"difference": -0.149}, "clahe": {"difference": None}}
+    audit = {
+        "a": {"verdict": "error"},
+        "b": {"verdict": "warning"},
+        "c": {"verdict": "warning"},
+        "d": {"verdict": "ok"},
+    }
+    assert pages.headline(result()) == "test AUROC 0.900 (0.800-0.950)"
+    equalised = result(checks={"equalisation": {"test": ways}}, **none)
+    assert pages.headline(equalised) == "test AUROC HE -0.149, CLAHE not computable"
+    assert pages.headline(result(checks={"audit": audit}, **none)) == "audit: 1 error, 2 warnings"
+    assert pages.headline(result(checks={"audit": {}}, **none)) == "audit: nothing to warn of"
+    assert pages.headline(result(**none)) == ""
+
+
+def test_the_headline_of_a_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    assert pages.study_headline("x-smoke") == "no run has finished that has a result to show"
+    (tmp_path / "params/x").mkdir(parents=True)
+    for run, changes in {"01_a": {"metrics": {}}, "03_b": {"synthetic": True}}.items():
+        (tmp_path / f"params/x/{run}.yaml").write_text("")
+        (tmp_path / "runs/x-smoke" / run).mkdir(parents=True)
+        write_result(result(run, study="x-smoke", **changes), tmp_path / "runs/x-smoke" / run)
+    assert pages.study_headline("x-smoke") == "03_b: test AUROC 0.900 (0.800-0.950), synthetic"
 
 
 def test_what_cannot_be_computed_says_so():

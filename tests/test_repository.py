@@ -117,8 +117,10 @@ def test_make_alone_prints_help():
     [
         (["report"], 'report "demo"  '),
         (["report", "STUDY=s", "DATA=/a b", "FORCE=1"], 'report "s" --data "/a b" --force'),
-        (["report", "FORCE=0"], 'report "demo"  '),
+        (["report", "FORCE=0", "SMOKE=0"], 'report "demo"  '),
+        (["report", "STUDY=s", "SMOKE=1"], 'report "s"   --smoke'),
         (["open", "RUN=s/03_x", "DATA=d"], 'open "s/03_x" --data "d"'),
+        (["open", "RUN=s/03_x", "SMOKE=1"], 'open "s/03_x"  --smoke'),
     ],
 )
 def test_make_hands_its_variables_on(words, command):

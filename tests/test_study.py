@@ -322,6 +322,25 @@ def test_force_runs_everything_asked_for(study, stamps):
     assert stamps() == []  # another study's runs are left alone
 
 
+def test_a_smoke_run_has_pages_and_results_of_its_own(study, stamps):
+    study.write("params/brief/study.yaml", (study.root / "params/tiny/study.yaml").read_text(encoding="utf-8"))
+    study.write("params/brief/01_quick.yaml", "")
+    said = study.run("report", "brief", "--smoke")
+    assert "Index: reports/brief-smoke/index.html\nResult: no run has finished that has a result to show" in said
+    result = (study.root / "runs/brief-smoke/01_quick/result.json").read_text(encoding="utf-8")
+    assert '"study": "brief-smoke"' in result
+    for name in ("01_quick", "index"):
+        text = (study.root / f"reports/brief-smoke/{name}.html").read_text(encoding="utf-8")
+        assert "Smoke run. Synthetic.</strong> A few drawn images, one epoch and random weights" in text
+        assert "Its figures mean nothing." in text
+    assert "Smoke run" not in page(study, "index")
+    assert "<td>smoke run</td>" in (study.root / "reports/index.html").read_text(encoding="utf-8")
+    assert "Nothing to run" in study.run("report", "brief", "--smoke")
+    assert not (study.root / "runs/brief").exists()
+    assert not (study.root / "reports/brief").exists()
+    assert stamps() == []
+
+
 def test_the_whole_first_report_took_less_than_a_minute(study):
     """24 images, 32 px, one epoch: three kernels, three pages."""
     assert study.took < 60

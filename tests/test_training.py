@@ -9,9 +9,11 @@ from sklearn.metrics import roc_auc_score
 from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
-from pneumolib.learning import training
+from pneumolib.learning import stopping, training
 from pneumolib.learning.devices import start
 from pneumolib.learning.models import SMALLEST_PX, build_model, summary_table
+from pneumolib.learning.optimizers import current_rate, make_optimizer, rate_callbacks
+from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
 from pneumolib.learning.trials import train_and_predict
 from pneumolib.params import ImageParams, ModelParams, RunParams, check
 
@@ -114,7 +116,8 @@ def test_best_weights_are_kept_and_figures_are_exact(capsys):
     predictions = training.predict(network, val)
     reached = roc_auc_score(val.table.label, predictions.logit)
     assert reached == pytest.approx(history.val_auroc.max())
-    assert list(history.columns) == training.HISTORY_COLUMNS
+    assert list(history.columns) == HISTORY_COLUMNS
+    assert training.kept_epoch(history) == history.val_auroc.idxmax() + 1
     assert len(history) <= history.val_auroc.idxmax() + 1 + 2  # stopped after the patience
     assert history.val_auroc.iloc[-1] < history.val_auroc.max()  # else keeping the last weights would pass too
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
@@ -141,32 +144,228 @@ def test_saved_and_loaded_gives_the_same_output(tmp_path):
     assert training.weights_hash(loaded) == training.weights_hash(network)
 
 
-def test_optimizer_and_rate_are_those_asked_for():
-    network = build_model(ModelParams(), IMAGE)
-    training.compile_model(network, run_params(optimizer="adam", schedule="constant", learning_rate=0.003).training, 10)
-    assert type(network.optimizer).__name__ == "Adam"
-    assert float(network.optimizer.learning_rate.numpy()) == pytest.approx(0.003)
-    training.compile_model(network, run_params(weight_decay=0.01).training, 10)
-    assert type(network.optimizer).__name__ == "AdamW"
-    assert network.optimizer.weight_decay == 0.01
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("rmsprop", "RMSprop")])
+def test_optimizer_and_rate_are_those_asked_for(name, kind):
+    decay = {"weight_decay": 0.01} if name == "adamw" else {}
+    asked = run_params(optimizer=name, schedule="constant", learning_rate=0.003, **decay).training
+    optimizer = make_optimizer(asked, 10)
+    assert type(optimizer).__name__ == kind
+    assert float(optimizer.learning_rate.numpy()) == pytest.approx(0.003)
+    assert (optimizer.weight_decay or 0) == decay.get("weight_decay", 0)
 
 
 def test_class_weights_reach_the_loss(monkeypatch):
     """`fit` hands the weights of `class_weights` to the input; the input's own test follows them to the batches."""
     handed = []
     monkeypatch.setattr(training, "train_dataset", lambda *arguments: handed.append(arguments))
-    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: None)
+    monkeypatch.setattr(keras.Model, "fit", lambda model, batches, **k: None)
     training.fit(build_model(ModelParams(), IMAGE), image_set(48, 0), image_set(8, 1, "val"), run_params())
-    assert handed[0][-1] == {0: 2.0, 1: 2 / 3}
+    assert handed[0][-2] == {0: 2.0, 1: 2 / 3}
+
+
+def watch_of(**training_values) -> ValidationWatch:
+    """A watch over a model that does not matter, which sees the validation figures that `replay` hands it."""
+    watch = ValidationWatch(lambda: np.zeros(4), np.array([0, 1, 0, 1]), run_params(**training_values).training)
+    watch.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
+    watch.model.compile("adam", "mse")
+    return watch
+
+
+def replay(monkeypatch, watch: ValidationWatch, figures: list[dict]) -> list[bool]:
+    """Run the watch over epochs with these figures; whether each is kept, up to where it stops."""
+    for epoch, values in enumerate(figures):
+        row = {f"val_{name}": value for name, value in ({"auroc": 0.5, "accuracy": 0.5, "loss": 1.0,
+               "sensitivity": 0.5, "specificity": 0.5} | values).items()}  # fmt: skip
+        monkeypatch.setattr(stopping, "validation_figures", lambda *_, row=row: row)
+        watch.on_epoch_begin(epoch)
+        watch.on_epoch_end(epoch, {"loss": 1.0, "auroc": 0.5})
+        if watch.model.stop_training:
+            break
+    return [row["kept"] for row in watch.rows]
+
+
+def test_stopping_on_two_metrics_with_floors(monkeypatch):
+    """As recall-vgg19 wanted it: both above their floors, both better than in the kept epoch."""
+    watch = watch_of(
+        epochs=20, patience_epochs=2, keep_best=["accuracy", "sensitivity"],
+        floors={"accuracy": 0.94, "sensitivity": 0.95},
+    )  # fmt: skip
+    epochs = [
+        (0.90, 0.99),
+        (0.94, 0.96),
+        (0.93, 0.93),
+        (0.95, 0.96),
+        (0.99, 0.96),
+        (0.96, 0.97),
+        (0.9, 0.9),
+        (0.97, 0.9),
+    ]
+    kept = replay(monkeypatch, watch, [{"accuracy": a, "sensitivity": s} for a, s in epochs] + [{}] * 5)
+    # 0.94 is no more than the floor; (0.99, 0.96) is better in one only; two epochs after the sixth it ends.
+    assert kept == [False, False, False, True, False, True, False, False]
+
+
+def test_without_a_hit_nothing_stops_and_nothing_is_kept(monkeypatch):
+    watch = watch_of(epochs=6, patience_epochs=1, floors={"accuracy": 0.9})
+    assert replay(monkeypatch, watch, [{"accuracy": 0.8, "auroc": 0.1 * n} for n in range(8)]) == [False] * 6
+    assert watch.best_weights is None
+
+
+def test_the_lowest_loss_is_the_best(monkeypatch):
+    watch = watch_of(epochs=9, patience_epochs=None, keep_best=["loss"])
+    losses = [0.5, 0.6, 0.4, 0.4, 0.3]
+    assert replay(monkeypatch, watch, [{"loss": v} for v in losses]) == [True, False, True, False, True]
+
+
+def test_floors_that_no_epoch_exceeds_are_said(capsys):
+    start(1)
+    network = build_model(ModelParams(), IMAGE)
+    params = run_params(epochs=1, floors={"accuracy": 1.0})
+    history = training.fit(network, image_set(16, 0), image_set(9, 1, "val"), params)
+    assert "No epoch exceeded all floors" in capsys.readouterr().out
+    facts = training.training_facts(network, history)
+    assert (facts["floors_exceeded"], facts["best_epoch"]) == (False, 1)
 
 
 def test_divergence_says_where_and_what_to_do():
+    start(1)
     network = build_model(ModelParams(), IMAGE)
     network.get_layer("logit").bias.assign([np.nan])
-    watch = training._ValidationWatch(image_set(8, 1, "val"), epochs=3)
-    watch.set_model(network)
-    with pytest.raises(FloatingPointError, match=r"diverged in epoch 2: .*Lower training\.learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 1, batch 1: the loss is nan at a learning rate of 0\.001\. Lower"
+    ):
+        training.fit(network, image_set(16, 0), image_set(8, 1, "val"), run_params(schedule="constant"))
+    watch = watch_of(epochs=3)
+    watch.score = lambda: np.array([0.0, np.nan, 1.0, 2.0])
+    watch.on_epoch_begin(1)
+    with pytest.raises(
+        FloatingPointError, match=r"diverged in epoch 2: 1 of 4 validation logits .*Lower training\.lear"
+    ):
         watch.on_epoch_end(1, {"loss": 0.5})
+    guard = DivergenceGuard()
+    guard.set_model(watch.model)
+    guard.on_epoch_begin(4)
+    with pytest.raises(FloatingPointError, match="epoch 5, batch 8: the loss is inf"):
+        guard.on_train_batch_end(7, {"loss": float("inf")})
+
+
+def test_a_full_memory_names_what_to_lower():
+    """A real one: a layer that asks for more than any machine has."""
+    start(1)
+    pixels = keras.Input((32, 32, 1), dtype="uint8")
+    wide = keras.layers.Lambda(lambda x: keras.ops.tile(keras.ops.cast(x, "float32"), (1, 9000, 9000, 400)))(pixels)
+    pooled = keras.layers.GlobalAveragePooling2D()(wide)
+    network = keras.Model(pixels, keras.layers.Dense(1)(pooled))
+    with pytest.raises(MemoryError, match=r"training\.batch_size 8 and image\.size_px 32: halve the batch size first"):
+        training.fit(network, image_set(16, 0), image_set(8, 1, "val"), run_params(epochs=1))
+
+
+def rates(**values) -> list[float]:
+    """The rate at the end of each of four epochs of ten steps."""
+    asked = run_params(epochs=4, learning_rate=0.01, **values).training
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    network.compile(make_optimizer(asked, 10), "mse")
+    found = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(current_rate(network)))
+    seen = []
+    data = np.zeros((10, 1))
+    network.fit(data, data, batch_size=1, epochs=4, callbacks=[*rate_callbacks(asked), found], verbose=0)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"schedule": "constant"}, [0.01] * 4),
+        ({"schedule": "cosine"}, [0.005 * (1 + np.cos(np.pi * n / 4)) for n in (1, 2, 3, 4)]),
+        ({"schedule": "cosine", "warmup_epochs": 2.0, "lowest_rate": 0.001}, [0.005, 0.01, 0.0055, 0.001]),
+        ({"schedule": "exponential_steps", "decay_rate": 0.5, "decay_every": 20}, [0.01, 0.005, 0.005, 0.0025]),
+        ({"schedule": "exponential_epochs", "decay_rate": 0.1, "decay_every": 20}, [0.01 * 0.1 ** (n / 20) for n in range(4)]),
+        ({"schedule": "step_epochs", "decay_rate": 0.5, "decay_every": 2}, [0.01, 0.01, 0.005, 0.005]),
+        ({"schedule": "step_epochs", "decay_rate": 0.1, "decay_every": 1, "lowest_rate": 0.002}, [0.01, 0.002, 0.002, 0.002]),
+    ],
+    ids=lambda x: x["schedule"] if isinstance(x, dict) else "",
+)  # fmt: skip
+def test_schedules(values, expected):
+    np.testing.assert_allclose(rates(**values), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_plateau_lowers_the_rate_of_a_training_that_stands_still():
+    start(1)
+    val = image_set(16, 1, "val")
+    val.table["label"] = [0, 1] * 8
+    values = {
+        "schedule": "plateau",
+        "plateau_metric": "accuracy",
+        "decay_rate": 0.2,
+        "decay_every": 2,
+        "lowest_rate": 1e-5,
+    }
+    network = build_model(ModelParams(), IMAGE)
+    for layer in network.layers:
+        layer.trainable = layer.name == "logit"
+    network.get_layer("logit").bias.assign([100.0])  # all are called pneumonia, whatever is learned
+    history = training.fit(network, image_set(16, 0), val, run_params(epochs=6, patience_epochs=None, **values))
+    assert history.val_accuracy.tolist() == [0.5] * 6
+    np.testing.assert_allclose(history.learning_rate, [1e-3, 1e-3, 1e-3, 2e-4, 2e-4, 4e-5], rtol=1e-5)
+
+
+def test_discriminative_rates_scale_the_step():
+    asked = run_params(optimizer="adam", schedule="constant", learning_rate=0.1).training
+    slow, fast = (keras.Variable(np.ones(3, np.float32)) for _ in range(2))
+    optimizer = make_optimizer(asked, 10, [slow], 0.25)
+    optimizer.apply([np.ones(3, np.float32)] * 2, [slow, fast])
+    moved_slow, moved_fast = (1 - keras.ops.convert_to_numpy(v) for v in (slow, fast))
+    np.testing.assert_allclose(moved_fast, 0.1, rtol=1e-4)
+    np.testing.assert_allclose(moved_slow, 0.025, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_trains_and_its_logit_is_float32(precision):
+    try:
+        device = start(1, precision)
+        network = build_model(ModelParams(), IMAGE)
+        before = training.weights_hash(network)
+        params = run_params(epochs=1, precision=precision)
+        history = training.fit(network, image_set(48, 0), image_set(25, 1, "val"), params)
+        kinds = {layer.compute_dtype for layer in network.layers}
+        assert device["precision"] == f"mixed_{precision}"
+        assert precision in kinds
+        assert network.output.dtype == "float32"
+        assert np.isfinite(history.loss).all()
+        assert training.weights_hash(network) != before
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_moving_average_is_what_validation_sees_and_what_is_kept():
+    params = run_params(epochs=3, ema_momentum=0.9, patience_epochs=None, schedule="constant")
+    network, history = fitted(params)
+    plain, _ = fitted(run_params(epochs=3, patience_epochs=None, schedule="constant"))
+    assert training.weights_hash(network) != training.weights_hash(plain)
+    val = image_set(25, 1, "val")
+    reached = roc_auc_score(val.table.label, training.predict(network, val).logit)
+    assert reached == pytest.approx(history.val_auroc[training.kept_epoch(history) - 1])
+
+
+def test_tensorboard_logs_and_a_finished_training_is_not_repeated(tmp_path, monkeypatch, capsys):
+    params = run_params(tensorboard=True, label_smoothing=0.1)
+
+    def train():
+        start(params.seed)
+        network = build_model(ModelParams(), IMAGE)
+        return network, training.fit(network, image_set(48, 0), image_set(25, 1, "val"), params, tmp_path)
+
+    (one, first) = train()
+    assert list(tmp_path.glob("tensorboard/train/*tfevents*"))
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: pytest.fail("trained again"))
+    (two, second) = train()
+    assert "nothing left to train" in capsys.readouterr().out
+    assert training.weights_hash(one) == training.weights_hash(two)
+    pd.testing.assert_frame_equal(first, second)
+    monkeypatch.undo()
+    params = run_params(tensorboard=True, label_smoothing=0.2)
+    train()
+    assert "An earlier training is not taken up: parameters differ" in capsys.readouterr().out
 
 
 def test_a_trial_starts_from_the_same_state_whatever_ran_before(archive, tmp_path, monkeypatch):

@@ -5,8 +5,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
-from pneumolib.evaluation.metrics import check_predictions, compute_metrics
+from pneumolib.evaluation.metrics import EvaluationError, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 
@@ -32,8 +33,11 @@ def choose_threshold(predictions: pd.DataFrame, params: EvaluationParams) -> Thr
     """Choose on the validation rows; rows of other splits are not looked at.
 
     `sensitivity` takes the highest threshold that still reaches `target_sensitivity`, `youden` the one with the
-    largest sensitivity + specificity, `fixed` is `fixed_threshold`. The value lies half-way to the next lower score,
-    so that it does not hang on the last digit of one image's probability.
+    largest sensitivity + specificity; both lie half-way to the next lower score, so that they do not hang on the last
+    digit of one image's probability. `fixed` is `fixed_threshold`. `binormal` is where sensitivity equals specificity if
+    the logits of each class are normally distributed (Dorfman and Alf, J Math Psychol 1969): as many standard deviations
+    from one class's mean as from the other's. It rests on all images where the others, on a validation set that is
+    nearly separated, rest on the few that are called wrongly.
 
     Raises:
         EvaluationError: no usable validation rows.
@@ -42,10 +46,24 @@ def choose_threshold(predictions: pd.DataFrame, params: EvaluationParams) -> Thr
     labels, scores = rows.label.to_numpy(), rows.probability.to_numpy()
     if params.threshold_rule == "fixed":
         value, rule = params.fixed_threshold, f"fixed at {params.fixed_threshold:g}"
+    elif params.threshold_rule == "binormal":
+        value, rule = _binormal(labels, rows.logit.to_numpy()), "equal error by binormal logits"
     else:
         value, rule = _from_scores(labels, scores, params)
     reached = compute_metrics(labels, scores, value)
     return Threshold(float(value), rule, float(reached["sensitivity"]), float(reached["specificity"]))
+
+
+def _binormal(labels: np.ndarray, logits: np.ndarray) -> float:
+    normal, pneumonia = logits[labels == 0], logits[labels == 1]
+    if not (len(normal) and len(pneumonia) and pneumonia.mean() > normal.mean()):
+        raise EvaluationError(
+            "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal on validation, so "
+            "no point lies between them; use sensitivity, or look at the training"
+        )
+    spread = normal.std() + pneumonia.std()
+    share = normal.std() / spread if spread else 0.5
+    return float(expit(normal.mean() + share * (pneumonia.mean() - normal.mean())))
 
 
 def _from_scores(labels: np.ndarray, scores: np.ndarray, params: EvaluationParams) -> tuple[float, str]:

@@ -6,8 +6,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "devices": ["start"],
-        "models": ["build_model", "summary_table"],
+        "fine_tuning": ["split_at_head", "unfreeze"],
+        "models": ["build_model", "network_blocks", "summary_table"],
         "trials": ["train_and_predict"],
-        "training": ["class_weights", "fit", "initial_logit", "predict", "training_facts"],
+        "features": ["fit_head", "frozen_features"],
+        "training": [
+            "class_weights",
+            "fit",
+            "initial_logit",
+            "load_model",
+            "predict",
+            "save_model",
+            "training_facts",
+        ],
     },
 )

@@ -1,26 +1,31 @@
-"""Fitting and predicting. Early stopping and the kept weights follow validation AUROC, computed exactly.
-
-Keras's own AUC metric sums over 200 thresholds on [0, 1], which is coarse once probabilities crowd at the ends; so
-each epoch ends with one pass over validation, and every validation figure comes from that one set of logits.
-"""
+"""Fitting and predicting. Stopping and the kept weights follow validation, whose figures are computed exactly."""
 
 import hashlib
-import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from sklearn.metrics import log_loss, roc_auc_score
 
+from pneumolib.code_digest import code_digest
 from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
-from pneumolib.params import RunParams, TrainingParams
+from pneumolib.learning.checkpoint import Checkpoint
+from pneumolib.learning.devices import describe, is_out_of_memory
+from pneumolib.learning.fine_tuning import backbone_layers
+from pneumolib.learning.optimizers import make_optimizer, rate_callbacks
+from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
+from pneumolib.params import RunParams
 
 PREDICT_BATCH = 64
-HISTORY_COLUMNS = [
-    "epoch", "loss", "auroc", "val_loss", "val_auroc", "val_sensitivity", "val_specificity", "learning_rate", "seconds",
-]  # fmt: skip
+# The code, besides the network, that decides what a training gives.
+_DECIDE = ["learning/training.py", "learning/optimizers.py", "learning/stopping.py", "learning/checkpoint.py",
+           "learning/features.py", "data/pipeline.py", "data/augment.py"]  # fmt: skip
 
 
 def class_weights(labels: np.ndarray, mode: str = "balanced") -> dict[int, float]:
@@ -50,98 +55,145 @@ def initial_logit(labels: np.ndarray, weights: dict[int, float]) -> float:
     return float(np.log(weights[1] * positives) - np.log(weights[0] * (total - positives)))
 
 
-def compile_model(model: keras.Model, training: TrainingParams, steps: int) -> None:
-    """Optimizer, rate, loss and the streaming training metrics.
+def fit(
+    model: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None = None
+) -> pd.DataFrame:
+    """Train the model in place; it ends with the weights of the kept epoch, see `params.TrainingParams`.
 
     Args:
-        steps: optimizer steps of the whole training; the cosine falls to zero over them.
-    """
-    rate = training.learning_rate
-    if training.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(training.learning_rate, decay_steps=steps)
-    if training.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=training.weight_decay)
-    else:
-        optimizer = keras.optimizers.Adam(rate)
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=[keras.metrics.AUC(from_logits=True, name="auroc")])
-
-
-def fit(model: keras.Model, train: ImageSet, val: ImageSet, params: RunParams) -> pd.DataFrame:
-    """Train the model in place; it ends with the weights of the epoch with the best validation AUROC.
-
-    Args:
-        model: from `build_model`, logit out.
+        model: from `build_model`, logit out. What is not trainable stays as it is.
         train, val: pixels and labels; the test split has no business here.
-        params: `training`, `augment` and `seed` are used.
+        params: `training`, `augment`, `fine_tuning` and `seed` are used.
+        folder: where the state is kept after each epoch. A training that finds its own state there goes on from it, and
+            ends as if it had not been interrupted, to the bit; a finished one is not repeated.
     Returns:
-        history, one row an epoch, columns `HISTORY_COLUMNS`; `loss` is weighted by class, `val_loss` is not.
+        history, one row an epoch, columns `HISTORY_COLUMNS`; `loss` is weighted by class and smoothed, `val_loss` is not.
+        Without an epoch above all floors no row is `kept`, and the last weights stay.
     Raises:
         ValueError: one class only, or fewer images than a batch.
+        FloatingPointError: the training diverged.
+        MemoryError: with the parameter to lower.
     """
     training = params.training
     weights = class_weights(train.table.label.to_numpy(), training.class_weights)
-    steps = steps_per_epoch(train, training.batch_size)
-    batches = train_dataset(train, params.augment, training.batch_size, params.seed, training.epochs, weights)
-    compile_model(model, training, steps * training.epochs)
-    watch = _ValidationWatch(val, training.epochs)
-    stop = keras.callbacks.EarlyStopping(
-        "val_auroc", mode="max", patience=training.patience_epochs, restore_best_weights=True
+    task = Task(
+        model=model,
+        batches=lambda start: train_dataset(
+            train, params.augment, training.batch_size, params.seed, training.epochs, weights, start
+        ),
+        steps=steps_per_epoch(train, training.batch_size),
+        score=lambda: predict_logits(model, val),
+        labels=val.table.label.to_numpy(),
+        seen=[train.pixels, val.pixels, *(part.table[["label"]].to_numpy() for part in (train, val))],
     )
-    # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
-    model.fit(batches, epochs=training.epochs, steps_per_epoch=steps, callbacks=[watch, stop], shuffle=False, verbose=0)
+    return run_task(task, params, folder)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training, whatever its input is.
+
+    Attributes:
+        model: to be trained.
+        batches: from the first epoch to run, counted from 0, to `(inputs, label, weight)` batches.
+        steps: batches in an epoch.
+        score: logits of validation from the model as it is.
+        labels: of validation.
+        seen: arrays that the training depends on, for its key.
+    """
+
+    model: keras.Model
+    batches: Callable[[int], Iterable]
+    steps: int
+    score: Callable[[], np.ndarray]
+    labels: np.ndarray
+    seen: list[np.ndarray]
+
+
+def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame:
+    """Compile, take up what was kept, fit, and put the kept epoch's weights in place; see `fit`."""
+    model, training = task.model, params.training
+    key = training_key(task, params)  # before the weights move
+    _compile(model, params, task.steps)
+    watch = ValidationWatch(task.score, task.labels, training)
+    rates = rate_callbacks(training)
+    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
+    checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
+    done = checkpoint.take_up(model)
+    if done:
+        print(f"Taken up after epoch {done} from {folder}" + (": nothing left to train" if watch.is_over else ""))
+    if not watch.is_over:
+        board = _tensorboard(folder) if training.tensorboard else []
+        # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
+        callbacks = [DivergenceGuard(), *average, watch, *rates, *board, checkpoint]
+        _fit_or_explain(task, params, callbacks, done)
+    model.set_weights(watch.best_weights)
+    if watch.kept is None:
+        print(f"No epoch exceeded all floors ({training.floors}); the weights of the last one stay")
     return pd.DataFrame(watch.rows, columns=HISTORY_COLUMNS)
 
 
-class _ValidationWatch(keras.callbacks.Callback):
-    """Scores validation after each epoch, writes the figures into `logs` for the callbacks after it, prints a line."""
-
-    def __init__(self, val: ImageSet, epochs: int):
-        super().__init__()
-        self.val, self.epochs, self.rows = val, epochs, []
-        self.labels = val.table.label.to_numpy()
-
-    def on_train_begin(self, logs=None):
-        self.began = time.perf_counter()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_began = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        logits = predict_logits(self.model, self.val)
-        if not (np.isfinite(logits).all() and np.isfinite(logs["loss"])):
-            raise FloatingPointError(
-                f"training diverged in epoch {epoch + 1}: loss {logs['loss']}, {np.sum(~np.isfinite(logits))} of "
-                f"{len(logits)} validation logits not finite. Lower training.learning_rate"
-            )
-        logs |= validation_figures(self.labels, logits)
-        seconds = time.perf_counter() - self.epoch_began
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate, "seconds": seconds})
-        left = (time.perf_counter() - self.began) / (epoch + 1) * (self.epochs - epoch - 1)
-        best = max(row["val_auroc"] for row in self.rows)
-        print(
-            f"epoch {epoch + 1}/{self.epochs}  loss {logs['loss']:.3f}  validation AUROC {logs['val_auroc']:.4f} "
-            f"(best {best:.4f})  {seconds:.1f} s, at most {left:.0f} s left",
-            flush=True,
-        )
+def _compile(model: keras.Model, params: RunParams, steps: int) -> None:
+    """Optimizer, loss and the streaming training metric."""
+    training, factor = params.training, params.fine_tuning.backbone_rate_factor
+    slow = [v for layer in backbone_layers(model) for v in layer.trainable_variables] if factor < 1 else []
+    optimizer = make_optimizer(training, steps, slow, factor)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
+    model.compile(optimizer, loss, metrics=[keras.metrics.AUC(from_logits=True, name="auroc")])
+    model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
 
 
-def validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Loss, exact AUROC, and sensitivity and specificity at a probability of 0.5."""
-    probabilities = expit(logits)
-    called = logits >= 0
+def _fit_or_explain(task: Task, params: RunParams, callbacks: list[keras.callbacks.Callback], done: int) -> None:
+    try:
+        # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
+        task.model.fit(
+            task.batches(done), epochs=params.training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
+            callbacks=callbacks, shuffle=False, verbose=0,
+        )  # fmt: skip
+    # Broad, because each backend has its own exception for a full memory; all others go on as they are.
+    except Exception as fault:
+        if not is_out_of_memory(fault):
+            raise
+        raise MemoryError(
+            f"out of memory in training with training.batch_size {params.training.batch_size} and image.size_px "
+            f"{params.image.size_px}: halve the batch size first, then the image size. The last whole epoch is kept"
+        ) from fault
+
+
+def _tensorboard(folder: Path | None) -> list[keras.callbacks.Callback]:
+    if folder is None:
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+
+
+def training_key(task: Task, params: RunParams) -> dict[str, Any]:
+    """What a training is made from; two with equal keys give equal weights, to the bit, on the same machine."""
+    sections = params.model_dump(include={"seed", "augment", "features", "fine_tuning", "training"}, mode="json")
     return {
-        "val_loss": float(log_loss(labels, probabilities, labels=[0, 1])),
-        "val_auroc": float(roc_auc_score(labels, logits)),
-        "val_sensitivity": float(called[labels == 1].mean()),
-        "val_specificity": float((~called[labels == 0]).mean()),
+        "parameters": sections,
+        "network": [_architecture_hash(task.model), weights_hash(task.model)],
+        "images": arrays_hash([*task.seen, task.labels]),
+        "library": code_of(_DECIDE),
+        "machine": describe() | {"numpy": version("numpy")},
     }
+
+
+def code_of(modules: list[str]) -> dict[str, str]:
+    """Module, as a path within the library, to a digest of what its code does."""
+    package = Path(__file__).resolve().parents[1]
+    return {name: code_digest((package / name).read_text(encoding="utf-8")) for name in modules}
+
+
+def _architecture_hash(model: keras.Model) -> str:
+    """Types and settings of the layers; names do not count, Keras numbers them through a process's life."""
+    layers = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"})
+              for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]  # fmt: skip
+    return hashlib.sha256(repr(layers).encode()).hexdigest()
 
 
 def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
     """Logits, float64 (n,), in the order of `images.table`, every image once."""
-    batches = eval_dataset(images, min(PREDICT_BATCH, len(images)))
+    batches = eval_dataset(images.pixels, min(PREDICT_BATCH, len(images)))
     return model.predict(batches, verbose=0)[: len(images), 0].astype(np.float64)
 
 
@@ -155,16 +207,49 @@ def weights_hash(model: keras.Model) -> str:
     """SHA-256 over all weight arrays; `.keras` files differ from save to save, their arrays do not."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
+        digest.update(np.ascontiguousarray(weight).data)
     return digest.hexdigest()
+
+
+def arrays_hash(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 over the values of arrays, shapes and types included."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def save_model(model: keras.Model, file: Path) -> None:
+    """Save network and weights as `.keras`, without the optimizer: smaller, and it loads without this library."""
+    keras.Model(model.inputs, model.outputs, name=model.name).save(file)
+
+
+def load_model(file: Path) -> keras.Model:
+    """A network that `save_model` wrote, as it was: weights, and which of them are trainable.
+
+    Raises:
+        FileNotFoundError: no such file, with what writes it.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; the notebook that trains this network writes it")
+    return keras.saving.load_model(file, compile=False)
+
+
+def kept_epoch(history: pd.DataFrame) -> int:
+    """The epoch, from 1, whose weights a training ended with: the last one `kept`, or the last one of all."""
+    return int(history.epoch[history.kept].max() if history.kept.any() else history.epoch.max())
 
 
 def training_facts(model: keras.Model, history: pd.DataFrame) -> dict:
     """What `result.json` keeps of a training besides its metrics."""
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
     return {
         "parameters": model.count_params(),
+        "trainable_parameters": trainable,
         "epochs": len(history),
-        "best_epoch": int(history.epoch[history.val_auroc.idxmax()]),
+        "best_epoch": kept_epoch(history),
+        "floors_exceeded": bool(history.kept.any()),
         "training_seconds": round(float(history.seconds.sum()), 1),
         "weights_sha256": weights_hash(model),
     }

@@ -4,7 +4,15 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["audit_words", "data_plots", "equalisation_plots", "equalisation_words", "plots", "words"],
+    submodules=[
+        "audit_words",
+        "data_plots",
+        "equalisation_plots",
+        "equalisation_words",
+        "plots",
+        "published_words",
+        "words",
+    ],
     submod_attrs={
         "session": ["Session", "start"],
         "results": ["Result", "leaderboard", "read_results"],

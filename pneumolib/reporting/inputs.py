@@ -7,7 +7,6 @@ packages that decide numbers, and the results of the runs it builds on. TensorFl
 
 import ast
 import functools
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
+from pneumolib.code_digest import code_digest, text_digest
 from pneumolib.params import ParamsError, RunParams, in_root, notebook_of
 from pneumolib.reporting.session import package_versions
 
@@ -86,7 +86,7 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
     cells = read_cells(notebook)
     return {
         "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k != "data.root"},
-        "notebook": [_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
+        "notebook": [text_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
         "library": library_digests(python_code(cells)),
         "data": fingerprint,
         "packages": {"python": platform.python_version()}
@@ -160,15 +160,8 @@ def _module_file(module: str) -> Path:
 
 @functools.cache
 def _read_module(source: str) -> tuple[str, frozenset[str]]:
-    """A digest of what a module does, and the modules of ours that it imports.
-
-    The digest is of the syntax tree without docstrings: comments and layout do not count.
-    """
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:] or [ast.Pass()]
-    return _digest(ast.dump(tree)), frozenset(imported_modules(tree))
+    """A digest of what a module does, and the modules of ours that it imports."""
+    return code_digest(source), frozenset(imported_modules(ast.parse(source)))
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
@@ -230,7 +223,3 @@ def _handed_on(package: Path, name: str) -> set[str]:
             if found:
                 return found
     return {f"{prefix}.{f.stem}".strip(".") for f in package.glob("*.py") if not f.stem.startswith("__")}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ import jinja2
 
 from pneumolib.data.archive import is_drawn
 from pneumolib.param_files import load_run
-from pneumolib.params import RunParams, in_root, project_root
+from pneumolib.params import SMOKE, RunParams, in_root, params_folder, project_root, report_command
 from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, in_words, read_result, read_results
 from pneumolib.reporting.study import Step, run_files, run_folder
 
@@ -24,7 +24,7 @@ FAILURE_FILE = "failure.txt"
 def write_run_page(step: Step) -> None:
     """The page of a finished run, from its executed notebook and `result.json`."""
     result = read_result(step.folder)
-    context = {"synthetic": result.synthetic, "facts": _made_of(result), "key": page_key(step)}
+    context = {"banners": _banners(step.study, result.synthetic), "facts": _made_of(result), "key": page_key(step)}
     _write(step.page, _render_notebook(step, step.folder / "executed.ipynb", context))
 
 
@@ -33,15 +33,21 @@ def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
     log = (failed / "run.log").read_text(encoding="utf-8").splitlines()
     context = {"failure": headline, "last_lines": "\n".join(log[-15:]), "key": "failed",
-               "synthetic": _is_synthetic(step.params)}  # fmt: skip
+               "banners": _banners(step.study, _is_synthetic(step.params))}  # fmt: skip
     _write(step.page, _render_notebook(step, failed / "executed.ipynb", context))
 
 
 def write_unfinished_page(step: Step, started: datetime) -> None:
     """What stands in the page's place while the run is at work, and after it was killed."""
     words = {"study": step.study, "run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC",
-             "synthetic": _is_synthetic(step.params)}  # fmt: skip
+             "command": report_command(step.study), "banners": _banners(step.study, _is_synthetic(step.params))}  # fmt: skip
     _write(step.page, _template("unfinished.html.j2").render(**words, css=_css()))
+
+
+def _banners(study: str | None, synthetic: bool) -> str:
+    """What every page says of itself first; `study` is None for the index of all."""
+    smoke = study is not None and study.endswith(SMOKE)
+    return _template("banners.html.j2").render(smoke=smoke, synthetic=synthetic)
 
 
 def _is_synthetic(params: RunParams) -> bool:
@@ -129,16 +135,17 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
         study: its name.
         waiting: runs that are due and have not been reached; a result of theirs is out of date.
     """
-    files = run_files(in_root(f"params/{study}"))
+    files = run_files(params_folder(study))
     rows = [_run_row(study, path.stem, path.stem in waiting) for path in files]
     rows.sort(key=lambda row: row["state"] == "done")
+    drawn = _is_synthetic(load_run(files[0], smoke=study.endswith(SMOKE))[0])
     page = _template("index.html.j2").render(
         title=study,
         up="../index.html",
         css=_css(),
-        synthetic=_is_synthetic(load_run(files[0])[0]) or any(r.synthetic for r in _readable_results(study)),
+        banners=_banners(study, drawn or any(r.synthetic for r in _readable_results(study))),
         lead=f"{len(rows)} runs, {sum(row['state'] == 'done' for row in rows)} finished.",
-        columns=["Run", "State", "Audit, or test AUROC (interval)", "Seconds", "Device", "Commit", "Data"],
+        columns=["Run", "State", "Result", "Seconds", "Device", "Commit", "Data"],
         rows=rows,
         note="Intervals resample groups (patients), not images. Thresholds are chosen on validation and frozen.",
     )
@@ -166,9 +173,8 @@ def _run_row(study: str, run: str, out_of_date: bool) -> dict:
         return row | {"state": state, "state_words": state, "message": message, "cells": [""] * 5}
     p = result.provenance
     commit = (p.commit or "none")[:8] + (" +" if p.dirty else "")
-    auroc = in_words(result.metric("auroc")) if result.metrics else ""
     cells = [
-        auroc or audit_headline(result),
+        headline(result),
         f"{p.seconds:.0f}",
         p.device.get("device", ""),
         commit,
@@ -184,29 +190,40 @@ def _write_root_index() -> None:
     for study in studies:
         results = _readable_results(study)
         kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
+        kind = "smoke run" if study.endswith(SMOKE) else kind
         row = {"name": study, "link": f"{study}/index.html", "message": ""}
         rows.append(row | {"state": "done" if results else "unfinished", "state_words": f"{len(results)} finished",
                            "cells": [kind, study_headline(study)]})  # fmt: skip
     page = _template("index.html.j2").render(
-        title="Studies", up=None, css=_css(), synthetic=False, lead=f"{len(rows)} studies have pages here.",
+        title="Studies", up=None, css=_css(), banners=_banners(None, False), lead=f"{len(rows)} studies have pages here.",
         columns=["Study", "Runs", "Images", "Headline"], rows=rows, note="",
     )  # fmt: skip
     _write(in_root("reports/index.html"), page)
 
 
 def study_headline(study: str) -> str:
-    """One line: what each audit found, and the test AUROC of each training run with its interval."""
-    results = _readable_results(study)
-    lines = [f"{r.run}: {words}" for r in results if (words := audit_headline(r))]
-    lines += [f"{r.run}: test AUROC {in_words(r.metric('auroc'))}" + (", synthetic" if r.synthetic else "")
-              for r in results if r.metrics.get("test")]  # fmt: skip
-    return "; ".join(lines) or "no training run has finished"
+    """One line: what each run has to show, with the run's name."""
+    lines = [f"{r.run}: {words}" + (", synthetic" if r.synthetic and "audit" not in r.checks else "")
+             for r in _readable_results(study) if (words := headline(r))]  # fmt: skip
+    return "; ".join(lines) or "no run has finished that has a result to show"
 
 
-def audit_headline(result: Result) -> str:
-    """`audit: 1 error, 3 warnings`; empty for a run without an audit."""
-    if "audit" not in result.checks:
-        return ""
+def headline(result: Result) -> str:
+    """What one run found: `test AUROC 0.871 (0.823-0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
+
+    Of the run on equalisation it is the change against images as they are. Empty for a run with nothing of the kind.
+    """
+    if result.metrics.get("test"):
+        return f"test AUROC {in_words(result.metric('auroc'))}"
+    if "equalisation" in result.checks:
+        test = result.checks["equalisation"]["test"]
+        changes = {name: test[way]["difference"] for way, name in (("hist", "HE"), ("clahe", "CLAHE"))}
+        said = [f"{name} {'not computable' if d is None else f'{d:+.3f}'}" for name, d in changes.items()]
+        return f"test AUROC {', '.join(said)}"
+    return _audit_headline(result) if "audit" in result.checks else ""
+
+
+def _audit_headline(result: Result) -> str:
     verdicts = Counter(finding["verdict"] for finding in result.checks["audit"].values())
     counts = [f"{verdicts[v]} {v}{'s' if verdicts[v] > 1 else ''}" for v in ("error", "warning") if verdicts[v]]
     return f"audit: {', '.join(counts) or 'nothing to warn of'}"

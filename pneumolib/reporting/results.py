@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.params import in_root
+from pneumolib.params import in_root, params_folder
 
 RESULT_FILE = "result.json"
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -131,7 +131,7 @@ def read_result(folder: Path) -> Result:
 
 def read_results(study: str) -> list[Result]:
     """All finished runs of a study, by name; without those whose parameter file is gone from `params/<study>`."""
-    named = {file.stem for file in in_root(f"params/{study}").glob("*.yaml")}
+    named = {file.stem for file in params_folder(study).glob("*.yaml")}
     folders = sorted(file.parent for file in in_root(f"runs/{study}").glob(f"*/{RESULT_FILE}"))
     return [read_result(f) for f in folders if f.name in named]
 

@@ -29,7 +29,7 @@ from pneumolib.reporting.inputs import declared_parameters, gather, notebook_pat
 from pneumolib.reporting.progress import Progress, cell_number
 from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
-from pneumolib.reporting.study import Step, set_aside_folder, upstream_digests
+from pneumolib.reporting.study import Step, set_aside_folder, training_folder, upstream_digests
 
 KERNEL = "python3"
 
@@ -59,7 +59,9 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
     work = step.folder.parent / f".work-{step.run}"
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
     _set_aside(step)
-    for old in (work, _failed_folder(step)):
+    # Otherwise a training goes on from what is kept of it, or is not repeated.
+    kept = [training_folder(step.study, step.run)] if step.forced else []
+    for old in (work, _failed_folder(step), *kept):
         shutil.rmtree(old, ignore_errors=True)
     work.mkdir(parents=True)
     pages.write_index(step.study, waiting)

@@ -21,11 +21,14 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
 from pneumolib.reporting.results import (
+    RESULT_FILE,
     DataResult,
     Provenance,
     Result,
+    ResultError,
     ThresholdResult,
     metrics_of,
+    read_result,
     write_result,
 )
 
@@ -35,6 +38,23 @@ PACKAGES = [
     "tensorflow-cpu", "tensorflow", "keras", "jax", "numpy", "pandas", "pillow", "scikit-learn", "scikit-image",
     "scipy", "papermill", "nbconvert",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The finished run that another one builds on: what it found, and where its files lie."""
+
+    result: Result
+    folder: Path
+
+    @property
+    def model_file(self) -> Path:
+        """The trained network."""
+        return self.folder / "model.keras"
+
+    def predictions(self) -> pd.DataFrame:
+        """Its `predictions.csv`."""
+        return pd.read_csv(self.folder / "predictions.csv")
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,49 @@ class Session:
     started: datetime
     commit: str | None
     dirty: bool | None
+
+    @property
+    def training_folder(self) -> Path:
+        """Where a training keeps its state from epoch to epoch; it outlives the run's own folder."""
+        return self.folder.parent / ".training" / self.run
+
+    def continued(self, split: pd.DataFrame) -> "Continued":
+        """The run that `fine_tuning.continues` names, of the same variant; by hand, the newest there is of it.
+
+        Args:
+            split: of this run; the other one must have used the same, or its training images could be validated on.
+        Raises:
+            ResultError: no such run has finished, or it saw other images or another split.
+        """
+        folder = self._continued_folder()
+        result = read_result(folder)
+        if result.parameters["image"] != self.params.image.model_dump():
+            raise ResultError(
+                f"{folder}: was trained on images prepared otherwise: {result.parameters['image']}. Give this run the "
+                f"same `image` section; it has {self.params.image.model_dump()}"
+            )
+        if result.data.split_fingerprint != table_fingerprint(split):
+            raise ResultError(
+                f"{folder}: was trained with another split ({result.data.split_fingerprint}, here "
+                f"{table_fingerprint(split)}), so that its training images may be validated on here. Run it again"
+            )
+        print(f"Continues {os.path.relpath(folder, project_root())}")
+        return Continued(result, folder)
+
+    def _continued_folder(self) -> Path:
+        name = self.params.fine_tuning.continues
+        study = in_root(f"runs/{self.params.study}")
+        if not self.interactive:
+            places = [study / (name + self.run.removeprefix(self.notebook))]
+        else:
+            places = [self.folder.parent / name, *study.glob(name), *study.glob(f"{name}-*")]
+        found = [place for place in places if (place / RESULT_FILE).is_file()]
+        if not found:
+            raise ResultError(
+                f"{name} has not finished: looked for {places[0] / RESULT_FILE}. Run notebook {name} first, or "
+                f"`make report STUDY={self.params.study}`"
+            )
+        return max(found, key=lambda place: (place / RESULT_FILE).stat().st_mtime)
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""

@@ -10,13 +10,22 @@ from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import Manifest, read_manifest
 from pneumolib.param_files import load_run
-from pneumolib.params import DataParams, ParamsError, RunParams, in_root, notebook_of, project_root
+from pneumolib.params import (
+    SMOKE,
+    DataParams,
+    ParamsError,
+    RunParams,
+    in_root,
+    notebook_of,
+    project_root,
+    report_command,
+)
 from pneumolib.reporting.inputs import declared_parameters, differences, gather, notebook_path
 from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result
 
 # Notebooks that train and leave predictions.csv; a comparison is built on all of them.
-TRAINING = ("03_baseline_cnn",)
-COMPARISON = "06_comparison"
+TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
+FINE_TUNING, COMPARISON = "05_fine_tuning", "06_comparison"
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Step:
         inputs: what it would be made from now.
         upstream: runs whose results it builds on.
         reasons: why it is due, in words; empty when it is up to date.
+        forced: a training begins anew, whatever is kept of an earlier one.
     """
 
     path: Path
@@ -36,10 +46,12 @@ class Step:
     inputs: dict[str, Any]
     upstream: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    forced: bool = False
 
     @property
     def study(self) -> str:
-        return self.path.parent.name
+        """Its folder's name; with `-smoke` when it is run small."""
+        return self.params.study
 
     @property
     def run(self) -> str:
@@ -70,9 +82,18 @@ def set_aside_folder(study: str, run: str) -> Path:
     return in_root(f"runs/{study}/.previous/{run}")
 
 
+def training_folder(study: str, run: str) -> Path:
+    """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`."""
+    return in_root(f"runs/{study}/.training/{run}")
+
+
 def run_files(study_dir: Path) -> list[Path]:
     """The run files of a study, in the order of their numbers. Raises ParamsError when there are none."""
     if not study_dir.is_dir():
+        if study_dir.name.endswith(SMOKE):
+            raise ParamsError(
+                f"{study_dir}: no such study; a smoke run is asked for by {report_command(study_dir.name)}"
+            )
         found = sorted(p.parent.name for p in in_root("params").glob("*/study.yaml"))
         raise ParamsError(f"{study_dir}: no such study. Studies found: {', '.join(found) or 'none'}")
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
@@ -81,7 +102,7 @@ def run_files(study_dir: Path) -> list[Path]:
     return files
 
 
-def plan(study_dir: Path, data_root: str | None = None, force: bool = False) -> list[Step]:
+def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smoke: bool = False) -> list[Step]:
     """Every run of a study with the reasons why it is due.
 
     All parameter files are checked before any data is touched; then the data is listed (drawn, for a synthetic
@@ -90,12 +111,13 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False) -> 
     Args:
         study_dir: `params/<study>`.
         data_root: replaces `data.root`.
-        force: every run is due.
+        force: every run is due, and trains anew.
+        smoke: the study made small, with results of its own; see `smoke`.
     Raises:
         ParamsError: one line for each fault in any of the files.
         ManifestError: data that cannot be used.
     """
-    loaded = _load_all(run_files(study_dir), data_root)
+    loaded = _load_all(run_files(study_dir), data_root, smoke)
     manifests: dict[DataParams, Manifest] = {}
     steps: list[Step] = []
     for path, params in loaded.items():
@@ -105,17 +127,18 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False) -> 
     return steps
 
 
-def _load_all(files: list[Path], data_root: str | None) -> dict[Path, RunParams]:
+def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
     loaded, faults = {}, []
     for path in files:
         try:
-            params, own = load_run(path, data_root)
+            params, own = load_run(path, data_root, smoke)
             declared = declared_parameters(notebook_path(path.stem))
             if unused := sorted(own - declared.keys()):
                 raise ParamsError(
                     f"{path}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
                     f"effect. It uses: {', '.join(declared)}"
                 )
+            _check_continued(path, params)
             loaded[path] = params
         except ParamsError as fault:
             faults += str(fault).replace(f"{project_root()}{os.sep}", "").splitlines()
@@ -124,17 +147,37 @@ def _load_all(files: list[Path], data_root: str | None) -> dict[Path, RunParams]
     return loaded
 
 
-def upstream_of(run: str, runs: list[str]) -> list[str]:
+def _check_continued(path: Path, params: RunParams) -> None:
+    """Raise ParamsError where a fine-tuning has no run to continue."""
+    if notebook_of(path.stem) != FINE_TUNING:
+        return
+    wanted = path.with_stem(continued_run(path.stem, params))
+    if not wanted.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml") if p.stem.startswith(TRAINING[:2]))
+        raise ParamsError(
+            f"{path}: fine_tuning.continues: received {params.fine_tuning.continues!r}, so it builds on {wanted}: no such "
+            f"file. Add it, or give both runs the same variant. Runs that can be continued: {', '.join(beside) or 'none'}"
+        )
+
+
+def continued_run(run: str, params: RunParams) -> str:
+    """The run that a fine-tuning goes on from: `05_fine_tuning-vgg19` from `04_transfer_learning-vgg19`."""
+    return params.fine_tuning.continues + run.removeprefix(FINE_TUNING)
+
+
+def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
     """The runs among `runs` that `run` builds on."""
+    if notebook_of(run) == FINE_TUNING:
+        return [other for other in runs if other == continued_run(run, params)]
     return [other for other in runs if notebook_of(other) in TRAINING] if notebook_of(run) == COMPARISON else []
 
 
 def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
     """One run against its last result, given the runs before it."""
-    upstream = upstream_of(path.stem, [step.run for step in before])
-    inputs = gather(path.stem, params, fingerprint, upstream_digests(path.parent.name, upstream))
+    upstream = upstream_of(path.stem, params, [step.run for step in before])
+    inputs = gather(path.stem, params, fingerprint, upstream_digests(params.study, upstream))
     reasons = [f"{step.run} runs again" for step in before if step.run in upstream and step.reasons]
-    step = Step(path, params, inputs, upstream, ["FORCE=1"] if force else reasons)
+    step = Step(path, params, inputs, upstream, ["FORCE=1"] if force else reasons, force)
     if force or reasons:
         return step
     restore_previous(step)

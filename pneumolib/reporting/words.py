@@ -8,6 +8,7 @@ from IPython.display import HTML, Markdown
 from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.params import ModelParams
 from pneumolib.reporting.results import Result, in_words, metrics_of
 
 
@@ -66,6 +67,61 @@ def folded(table: pd.DataFrame, title: str) -> HTML:
     return HTML(f"<details><summary>{escape(title)}</summary>{show(table).data}</details>")
 
 
+def trained_and_frozen(layers: pd.DataFrame) -> Markdown:
+    """How many weights each part of a network has, and how many of them are trained; by `learning.summary_table`."""
+    parts = layers.groupby("part", sort=False)[["parameters", "trainable"]].sum()
+    lines = [
+        f"- **{part.Index}**: {part.parameters:,} weights, {_trained(part.trainable, part.parameters)}"
+        for part in parts[parts.parameters > 0].itertuples()
+    ]
+    total, trained = int(layers.parameters.sum()), int(layers.trainable.sum())
+    return Markdown("\n".join([f"{trained:,} of {total:,} weights are trained.", "", *lines]))
+
+
+def _trained(trainable: int, parameters: int) -> str:
+    # Running averages of BatchNormalization are weights, but no gradient moves them.
+    return "all frozen" if not trainable else f"{trainable:,} trained ({trainable / parameters:.1%})"
+
+
+def backbone_origin(model: ModelParams) -> Markdown:
+    """Where a backbone's weights come from, in a sentence."""
+    if model.from_file:
+        return Markdown(
+            f"The backbone is read from `{model.backbone}`, which wants pixels prepared as `{model.preprocess}`."
+        )
+    if model.weights == "none":
+        return Markdown(
+            f"The backbone is {model.backbone} **with random weights**: it has learned nothing, so this page tests the "
+            f"software. `model.weights: imagenet`, or the path of a weights file, gives it what transfer learning is about."
+        )
+    source = "its ImageNet weights" if model.weights == "imagenet" else f"the weights in `{model.weights}`"
+    return Markdown(f"The backbone is {model.backbone} with {source}.")
+
+
+def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
+    """The second row of `evaluation.compare_auroc` against the first, as plain values; null where not computable."""
+    before, after = compared.itertuples()
+    values = {"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
+              "low": after.difference_low, "high": after.difference_high}  # fmt: skip
+    return {name: None if pd.isna(value) else float(value) for name, value in values.items()}
+
+
+def change_summary(change: dict[str, float | None], before: str) -> Markdown:
+    """What `change_of` says of two networks, in words."""
+    low, high = change["low"], change["high"]
+    difference = interval(change["difference"], low, high, signed=True)
+    if low is None:
+        verdict = "The images are too few to say whether that is a difference."
+    elif low > 0 or high < 0:
+        verdict = f"The interval excludes zero: on these images the network is {'better' if low > 0 else 'worse'} than before."
+    else:
+        verdict = "The interval includes zero: no difference is shown."
+    return Markdown(
+        f"{before}: test AUROC {change['auroc_before']:.3f}. Now: {change['auroc_after']:.3f}, a change of {difference}. "
+        + verdict
+    )
+
+
 def result_summary(result: Result) -> Markdown:
     """What a training run found, read from its `result.json`."""
     validation, test = (result.metric("auroc", part) for part in ("validation", "test"))
@@ -78,11 +134,21 @@ def result_summary(result: Result) -> Markdown:
         f"The threshold, {t.value:.3f} ({t.rule}), was frozen on validation, where it gave a sensitivity of "
         f"{t.sensitivity:.3f} and a specificity of {t.specificity:.3f}. On test it gives "
         f"{in_words(result.metric('sensitivity'))} and {in_words(result.metric('specificity'))}.",
+        _training_words(result.facts),
         "Brackets hold intervals from a bootstrap of groups within each class.",
     ]
     if result.synthetic:
         lines.append("**The images are synthetic**, drawn by a program: these figures test the software, not medicine.")
     return Markdown("\n\n".join(lines))
+
+
+def _training_words(facts: dict) -> str:
+    """How the training went: epochs, the kept one, and whether more might have helped."""
+    if not facts["floors_exceeded"]:
+        return f"No epoch of {facts['epochs']} exceeded all floors of `training.floors`: the weights are those of the last."
+    late = facts["best_epoch"] >= facts["epochs"] - 1 and facts["epochs"] > 1
+    words = f"Validation was best in epoch {facts['best_epoch']} of {facts['epochs']}, whose weights were kept"
+    return f"{words}; it was still rising at the end, and more epochs might help." if late else f"{words}."
 
 
 def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:

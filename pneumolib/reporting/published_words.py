@@ -1,0 +1,79 @@
+"""Published figures beside ours: tables and sentences made from a study's `published` and its leaderboard."""
+
+import pandas as pd
+from IPython.display import Markdown
+
+from pneumolib.evaluation.metrics import METRIC_NAMES
+from pneumolib.params import PublishedParams
+from pneumolib.reporting.words import interval
+
+
+def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataFrame:
+    """Published figures and ours, one row each; a run that repeats a published system stands below it.
+
+    Args:
+        board: `results.leaderboard`.
+        published: the study's.
+    Returns:
+        columns `System or run`, `Figures` (published, or ours), and one for each metric that someone published.
+        Empty when nothing is.
+    """
+    names = _metrics(published)
+    if not names:
+        return pd.DataFrame()
+    ours = {row["run"]: row for row in board.to_dict("records")}
+    rows = []
+    for system, figures in published.figures.items():
+        rows.append({"System or run": system, "Figures": "published"} | _published_cells(figures, names))
+        if system in ours:
+            rows.append({"System or run": system, "Figures": "ours"} | _our_cells(ours.pop(system), names))
+    rows += [{"System or run": run, "Figures": "ours"} | _our_cells(row, names) for run, row in ours.items()]
+    return pd.DataFrame(rows)
+
+
+def _metrics(published: PublishedParams) -> list[str]:
+    """The metrics of which a figure was published, in the usual order."""
+    return [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
+
+
+def _published_cells(figures: dict[str, float], names: list[str]) -> dict[str, str]:
+    return {METRIC_NAMES[name]: f"{figures[name]:.3f}" if name in figures else "" for name in names}
+
+
+def _our_cells(row: dict, names: list[str]) -> dict[str, str]:
+    return {METRIC_NAMES[name]: interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in names}
+
+
+def published_summary(board: pd.DataFrame, published: PublishedParams) -> Markdown:
+    """How far our figures lie from the published ones, run by run; where those come from, and what they cannot say."""
+    if not published.figures:
+        return Markdown("")
+    ours = {row["run"]: row for row in board.to_dict("records")}
+    lines = [f"- {_difference_words(ours[run], figures)}" for run, figures in published.figures.items() if run in ours]
+    lines = lines or ["No finished run of this study repeats a published one."]
+    source = f"Source: {published.source}. " if published.source else ""
+    caveat = (
+        "Published figures come from other splits and, mostly, from a threshold of one half on test; ours are at a "
+        "threshold that was frozen on validation. A difference has more than one cause."
+    )
+    return Markdown("\n".join(lines) + f"\n\n{source}{caveat}")
+
+
+def _difference_words(row: dict, figures: dict[str, float]) -> str:
+    """`**03_baseline_cnn**: accuracy 0.861, published 0.790 (+0.071, below our interval); ...`."""
+    said = []
+    for name in (n for n in METRIC_NAMES if n in figures):
+        value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+        title = METRIC_NAMES[name] if METRIC_NAMES[name].isupper() else METRIC_NAMES[name].lower()
+        if pd.isna(value):
+            said.append(f"{title} not computable, published {figures[name]:.3f}")
+            continue
+        place = "" if pd.isna(low) else f", {_place(figures[name], low, high)}"
+        said.append(f"{title} {value:.3f}, published {figures[name]:.3f} ({value - figures[name]:+.3f}{place})")
+    return f"**{row['run']}**: {'; '.join(said)}."
+
+
+def _place(published: float, low: float, high: float) -> str:
+    if low <= published <= high:
+        return "the published one lies within our interval"
+    return f"the published one lies {'below' if published < low else 'above'} our interval"

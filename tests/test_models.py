@@ -1,0 +1,523 @@
+"""Transfer networks: real architectures shrunk, weights none unless a test writes its own."""
+
+import sys
+import warnings
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.src.applications import imagenet_utils
+from keras.src.legacy.saving import legacy_h5_format
+
+from pneumolib.learning.backbones import WeightsError, layer_parts, prepare
+from pneumolib.learning.fine_tuning import backbone_layers, split_at_head, unfreeze
+from pneumolib.learning.models import build_model, network_blocks, summary_table
+from pneumolib.model_params import FAMILIES
+from pneumolib.params import FineTuningParams, ImageParams, ModelParams
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
+BLOCK_COLUMNS = ["part", "layers", "kinds", "output", "height", "width", "channels", "parameters", "trainable"]
+
+
+def transfer(backbone: str, size_px: int = 32, channels: int = 3, **values) -> keras.Model:
+    """A transfer network; of a family without weights unless told otherwise."""
+    if not backbone.endswith(".keras"):
+        values = {"weights": "none"} | values
+    model = ModelParams(name="transfer", backbone=str(backbone), **values)
+    return build_model(model, ImageParams(size_px=size_px, channels=channels))
+
+
+def trainable(network: keras.Model) -> int:
+    return int(summary_table(network).trainable.sum())
+
+
+def weights_of(members: list) -> list[np.ndarray]:
+    return [w for layer in members for w in layer.get_weights()]
+
+
+def batchnorms(network: keras.Model) -> list:
+    return [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
+
+
+def same(one: list, two: list) -> bool:
+    return len(one) == len(two) and all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def run(network: keras.Model, pixels) -> np.ndarray:
+    """As `predict`, which would spend most of this file's time on tracing."""
+    return keras.ops.convert_to_numpy(network(pixels, training=False))
+
+
+def train(network: keras.Model, seen=COLOUR, optimizer=None, epochs: int = 1) -> None:
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), run_eagerly=True)
+    network.fit(seen, np.array([[0.0], [1.0], [0.0], [1.0]]), batch_size=4, epochs=epochs, verbose=0)
+
+
+def tiny_backbone(path, shape=(None, None, 3), *, end=None, name="conv"):
+    """A backbone of our own, saved: convolution, BatchNorm with statistics of its own, Dropout, convolution."""
+    inputs = keras.Input(shape)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name=name)(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Dropout(0.5, name="drop")(x)
+    x = layers.Conv2D(5, 3, strides=2, padding="same", name="last")(x)
+    base = keras.Model(inputs, x if end is None else end(x))
+    base.get_layer("norm").set_weights([RNG.uniform(0.5, 2, 4).astype("float32") for _ in range(4)])
+    base.save(path)
+    return base
+
+
+@pytest.fixture(scope="module")
+def mobilenet(tmp_path_factory):
+    """A saved MobileNetV2 network at 32 px; tests load it, so that none sees what another changed."""
+    keras.utils.set_random_seed(3)
+    path = tmp_path_factory.mktemp("networks") / "mobilenet.keras"
+    network = transfer("MobileNetV2", head_units=8, head_dropout=0.1)
+    for norm in batchnorms(network):  # statistics that fit: the features of random weights vanish without
+        norm.trainable, norm.momentum = True, 0.0
+    network(COLOUR, training=True)
+    for norm in batchnorms(network):
+        norm.trainable, norm.momentum = False, 0.99
+    network.save(path)
+    return path, run(network, COLOUR)
+
+
+@pytest.fixture(scope="module")
+def untrained(mobilenet) -> keras.Model:
+    """The same, loaded once, for tests that move no weight."""
+    return keras.saving.load_model(mobilenet[0])
+
+
+@pytest.fixture
+def loaded(mobilenet) -> keras.Model:
+    return keras.saving.load_model(mobilenet[0])
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """Relative paths of parameters start at this folder."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    return tmp_path
+
+
+# Parameters as published
+
+
+@pytest.fixture(scope="module")
+def inception_resnet() -> keras.Model:
+    return transfer("InceptionResNetV2", 90, head_units=128, head_dropout=0.1)
+
+
+def test_vgg19_of_the_coursework_has_the_published_counts():
+    network = transfer("VGG19", 90, head_units=128, head_dropout=0.1)
+    assert network.count_params() == 20_090_177
+    assert trainable(network) == 65_793
+    moved = unfreeze(network, FineTuningParams(unfreeze=10))
+    assert trainable(network) == 17_764_609 == moved.trainable.sum()
+    backbone = moved.set_index("part").loc["backbone"]
+    assert (backbone.layers, backbone.trained, backbone.first_trained) == (21, 8, "block4_conv1")
+
+
+def test_inception_resnet_of_the_coursework_has_the_published_counts(inception_resnet):
+    assert inception_resnet.count_params() == 54_533_601
+    assert trainable(inception_resnet) == 196_865
+    assert split_at_head(inception_resnet)[0].output.shape == (None, 1536)
+    blocks = network_blocks(inception_resnet)
+    assert len(blocks) < 15
+    # Grad-CAM would have nothing to look at here: the map is a single point at 90 px.
+    assert blocks.output[blocks.part == "backbone"].iloc[-1] == "1 x 1 x 1536"
+    assert "320" in blocks.output[4:].str.cat()  # what leaves a block, not one of its branches
+
+
+def test_the_head_of_recall_vgg19_has_the_published_counts():
+    network = transfer("VGG19", 300, head="recall_vgg19")
+    assert network.count_params() == 23_094_601
+    assert trainable(network) == 3_069_721
+    assert network.get_layer("head_flatten").output.shape == (None, 128)
+    features, head = split_at_head(network)
+    assert features.output.shape == (None, 9, 9, 512)
+    assert sum(layer.count_params() for layer in head.layers) == 3_070_217
+    assert network_blocks(network).query("part == 'head'").height.tolist() == [9, 4, 2, 1]
+
+
+# What Keras says of its families
+
+
+def test_families_are_those_of_keras_and_want_what_it_says():
+    named = {n for n in dir(keras.applications) if n[0].isupper()}
+    assert set(FAMILIES) == named
+    for name, (preprocess, _) in FAMILIES.items():
+        own = sys.modules[getattr(keras.applications, name).__module__].preprocess_input
+        pixels = keras.Input((32, 32, 3), dtype="uint8")
+        ours = keras.Model(pixels, prepare(pixels, preprocess))
+        np.testing.assert_allclose(ours(COLOUR), own(COLOUR.astype("float32")), rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["EfficientNetV2B0", "ConvNeXtTiny", "MobileNetV3Small"])
+def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
+    network = transfer(name)
+    assert trainable(network) == backbone_layers(network)[-1].output.shape[-1] + 1
+    layers_table, blocks = summary_table(network), network_blocks(network)
+    assert list(blocks.columns) == BLOCK_COLUMNS
+    assert len(blocks) < 15
+    assert layers_table.part.drop_duplicates().tolist() == ["input", "backbone", "head"]
+    for column in ("parameters", "trainable"):
+        assert blocks[column].sum() == layers_table[column].sum()
+    assert blocks.parameters.sum() == network.count_params()
+    features, head = split_at_head(network)  # EfficientNet's Dropout is silent
+    expected = run(network, COLOUR)
+    np.testing.assert_allclose(run(head, run(features, COLOUR)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features(COLOUR, training=True), features(COLOUR, training=False), rtol=1e-5)
+    network.save(tmp_path / "network.keras")
+    again = keras.saving.load_model(tmp_path / "network.keras")
+    np.testing.assert_array_equal(run(again, COLOUR), expected)
+    assert summary_table(again).equals(layers_table)
+    assert network_blocks(again).equals(blocks)
+    split_at_head(again)
+    unfreeze(again, FineTuningParams())
+    assert not any(norm.trainable for norm in batchnorms(again))
+
+
+def test_a_family_says_its_smallest_image():
+    for name, smallest in (("Xception", 71), ("InceptionV3", 75), ("InceptionResNetV2", 75)):
+        with pytest.raises(
+            ValueError, match=rf"size_px {smallest - 1} is too small for {name}: it needs at least {smallest}"
+        ):
+            transfer(name, smallest - 1)
+    assert min(smallest for _, smallest in FAMILIES.values()) == 32  # `image` allows no less
+
+
+def test_a_head_says_how_large_a_map_it_needs():
+    with pytest.raises(
+        ValueError,
+        match=r"recall_vgg19 needs a feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128",
+    ):
+        transfer("VGG16", 127, head="recall_vgg19")
+    assert transfer("VGG16", 128, head="recall_vgg19").output.shape == (None, 1)
+
+
+# Frozen in fact
+
+
+def test_a_frozen_backbone_does_not_move(loaded):
+    backbone, head = backbone_layers(loaded), [loaded.get_layer("head_dense"), loaded.get_layer("logit")]
+    before, head_before = weights_of(backbone), weights_of(head)
+    train(loaded)
+    assert same(before, weights_of(backbone))
+    assert not any(np.array_equal(a, b) for a, b in zip(head_before[::2], weights_of(head)[::2], strict=True))
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_batchnorm_keeps_still_only_when_asked(loaded, freeze):
+    moved = unfreeze(loaded, FineTuningParams(unfreeze="all", freeze_batchnorm=freeze))
+    norms = batchnorms(loaded)
+    assert moved.batchnorm_frozen.tolist() == [len(norms) if freeze else 0, 0]
+    others = [layer for layer in backbone_layers(loaded) if layer not in norms]
+    before, others_before = weights_of(norms), weights_of(others)
+    statistics = [norm.moving_mean.numpy() for norm in norms]
+    train(loaded)
+    assert same(before, weights_of(norms)) is freeze
+    assert same(statistics, [norm.moving_mean.numpy() for norm in norms]) is freeze
+    assert not same(others_before, weights_of(others))
+
+
+def test_training_the_head_alone_is_training_the_network(in_tmp):
+    """On kept features and through the backbone, whose Dropout would tell them apart: the same head comes out."""
+    tiny_backbone(in_tmp / "own.keras")
+    whole = transfer("own.keras", preprocess="unit")
+    parted = keras.models.clone_model(whole)
+    parted.set_weights(whole.get_weights())
+    before, (features, head) = run(whole, COLOUR), split_at_head(parted)
+    train(whole, COLOUR, keras.optimizers.SGD(0.1), epochs=3)
+    train(head, run(features, COLOUR), keras.optimizers.SGD(0.1), epochs=3)
+    np.testing.assert_allclose(run(whole, COLOUR), run(parted, COLOUR), rtol=1e-4)
+    assert not np.allclose(run(whole, COLOUR), before, rtol=1e-2)
+
+
+def test_saved_and_loaded_is_the_same_network(mobilenet, untrained):
+    np.testing.assert_array_equal(run(untrained, COLOUR), mobilenet[1])
+    names = [layer.name for layer in backbone_layers(untrained)]
+    assert (names[0], names[-1], len(names)) == ("Conv1", "out_relu", 153)
+    assert trainable(untrained) == 1280 * 8 + 8 + 8 + 1
+
+
+def test_grad_cam_reaches_the_last_feature_map(mobilenet, untrained):
+    both = keras.Model(untrained.input, [backbone_layers(untrained)[-1].output, untrained.output])
+    feature_map, logits = both(COLOUR)
+    assert feature_map.shape == (4, 1, 1, 1280)
+    np.testing.assert_allclose(logits, mobilenet[1], rtol=1e-5)
+
+
+# Which layers move
+
+
+def test_unfreezing_from_a_named_layer(untrained):
+    moved = unfreeze(untrained, FineTuningParams(unfreeze="Conv_1", freeze_batchnorm=False)).set_index("part")
+    assert moved.trainable["backbone"] == 320 * 1280 + 2 * 1280
+    assert moved.first_trained.tolist() == ["Conv_1", "head_dense"]
+    assert moved.parameters.sum() == untrained.count_params()
+    # The other way again: what was opened is closed.
+    moved = unfreeze(untrained, FineTuningParams(unfreeze=1)).set_index("part")
+    assert (moved.trainable["backbone"], moved.trained["backbone"], moved.first_trained["backbone"]) == (0, 0, "")
+
+
+def test_unfreezing_what_is_not_there(untrained):
+    with pytest.raises(ValueError, match=r"unfreeze 154: the backbone has 153 layers\. Allowed: 1 to 153, all, or"):
+        unfreeze(untrained, FineTuningParams(unfreeze=154))
+    with pytest.raises(ValueError, match=r"'block_13_expnd': .*among its 153\. Nearest: block_13_expand"):
+        unfreeze(untrained, FineTuningParams(unfreeze="block_13_expnd"))
+    with pytest.raises(ValueError, match=r"'%%': .*Its last ones: Conv_1, Conv_1_bn, out_relu"):
+        unfreeze(untrained, FineTuningParams(unfreeze="%%"))
+    with pytest.raises(ValueError, match=r"'head_dense': the backbone has no layer of that name"):
+        unfreeze(untrained, FineTuningParams(unfreeze="head_dense"))
+
+
+def test_a_cnn_from_scratch_is_one_part():
+    network = build_model(ModelParams(name="coursework_cnn"), ImageParams(size_px=90, channels=3))
+    assert set(summary_table(network).part) == {"network"}
+    assert len(backbone_layers(network)) == len(network.layers) - 1
+    assert network_blocks(network).output.tolist() == [
+        "90 x 90 x 32", "30 x 30 x 64", "29 x 29 x 128", "14 x 14 x 128", "1 x 1 x 1"
+    ]  # fmt: skip
+    moved = unfreeze(network, FineTuningParams(unfreeze=3))
+    assert moved.to_dict("records")[0]["trainable"] == 513 == trainable(network)
+    with pytest.raises(ValueError, match=r"coursework_cnn has no backbone to keep features of"):
+        split_at_head(network)
+
+
+def test_features_are_kept_only_of_what_stays_the_same(untrained):
+    unfreeze(untrained, FineTuningParams(unfreeze="Conv_1"))
+    with pytest.raises(ValueError, match=r"1 layers before the head train or are random in training, first Conv_1 \("):
+        split_at_head(untrained)
+    untrained.get_layer("Conv_1").trainable = False
+    split_at_head(untrained)
+
+
+# Backbones from files
+
+
+@pytest.mark.parametrize("preprocess", ["caffe", "torch", "tf", "unit", "none"])
+def test_a_backbone_from_a_file_sees_what_it_was_trained_on(in_tmp, preprocess):
+    base = tiny_backbone(in_tmp / "own.keras")
+    network = transfer("own.keras", preprocess=preprocess, head_units=3)
+    features, _ = split_at_head(network)
+    cut = keras.Model(network.input, network.get_layer("last").output)
+    pixels = COLOUR.astype("float32")
+    if preprocess in ("unit", "none"):
+        wanted = pixels / 255 if preprocess == "unit" else pixels
+    else:
+        wanted = imagenet_utils.preprocess_input(pixels.copy(), mode=preprocess)
+    expected = run(base, wanted)
+    np.testing.assert_allclose(run(cut, COLOUR), expected, rtol=1e-3, atol=1e-3)
+    assert trainable(network) == 5 * 3 + 3 + 3 + 1
+    assert [layer.name for layer in backbone_layers(network)] == ["conv", "norm", "drop", "last"]
+    assert layer_parts(network)[-3:] == ["head"] * 3
+    # A grey picture and the same in three channels are one.
+    grey = transfer("own.keras", channels=1, preprocess=preprocess)
+    one_channel = COLOUR[..., :1]
+    np.testing.assert_allclose(
+        run(split_at_head(grey)[0], one_channel),
+        run(features, np.repeat(one_channel, 3, axis=-1)), rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    # Its Dropout of 0.5 is silent: frozen means the same at every epoch.
+    np.testing.assert_allclose(features(COLOUR, training=True), features(COLOUR, training=False), rtol=1e-5)
+    network.save(in_tmp / "network.keras")
+    again = keras.saving.load_model(in_tmp / "network.keras")
+    np.testing.assert_array_equal(run(again, COLOUR), run(network, COLOUR))
+
+
+def test_a_sequential_file_and_one_with_operations_work_too(in_tmp):
+    base = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(4, 3), layers.ReLU()])
+    base.save(in_tmp / "sequential.keras")
+    expected = run(base, COLOUR.astype("float32"))
+    network = transfer("sequential.keras", preprocess="none")
+    np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-4)
+    base = tiny_backbone(in_tmp / "ops.keras", end=lambda x: keras.ops.flip(keras.ops.relu(x), axis=-1))
+    expected = run(base, COLOUR[..., ::-1].astype("float32") - np.float32([103.939, 116.779, 123.68]))
+    network = transfer("ops.keras", preprocess="caffe")
+    np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-3)
+    assert network_blocks(network).part.tolist() == ["input", "backbone", "backbone", "head"]
+
+
+@pytest.mark.shared
+def test_squeezenet_of_the_shared_data(shared_data):
+    path = shared_data / "backbones" / "squeezenet_imagenet_notop.keras"
+    if not path.is_file():
+        pytest.skip("no squeezenet_imagenet_notop.keras in ../shared/data/backbones")
+    base = keras.saving.load_model(path, compile=False)
+    network = transfer(str(path), 64, preprocess="caffe", head_units=16)
+    pixels = RNG.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    expected = run(base, imagenet_utils.preprocess_input(pixels.astype("float32"), mode="caffe"))
+    got = run(keras.Model(network.input, backbone_layers(network)[-1].output), pixels)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    assert len(backbone_layers(network)) == len(base.layers) - 1
+    assert len(network_blocks(network)) < 15
+
+
+def two_inputs(path):
+    ends = [keras.Input((None, None, 3)), keras.Input((None, None, 3))]
+    keras.Model(ends, layers.Add()([layers.Conv2D(2, 3)(end) for end in ends])).save(path)
+
+
+def within(path):
+    outer, inner = keras.Input((None, None, 3)), keras.Input((None, None, 3))
+    keras.Model(outer, keras.Model(inner, layers.Conv2D(2, 3)(inner), name="inner")(outer)).save(path)
+
+
+BAD_FILES = {
+    "top": (
+        lambda path: tiny_backbone(path, end=lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(x))),
+        r"output is \(None, 2\), no feature map .*without its top: .*get_layer\(\"last\"\)",
+    ),
+    "vector": (
+        lambda path: keras.Sequential([keras.Input((7,)), layers.Dense(2)]).save(path),
+        r"its input is \(None, 7\); needed is \(batch, height, width, 3\)",
+    ),
+    "grey": (lambda path: tiny_backbone(path, (None, None, 1)), r"its input is \(None, None, None, 1\); needed is"),
+    "size": (
+        lambda path: tiny_backbone(path, (64, 64, 3)),
+        r"saved for images of 64 x 64, received image\.size_px 32\. Set image\.size_px to that, or",
+    ),
+    "small": (
+        lambda path: tiny_backbone(path, end=lambda x: layers.Conv2D(2, 9)(x)),
+        r"takes no image\.size_px 32: .*negative",
+    ),
+    "name": (lambda path: tiny_backbone(path, name="head_conv"), r"layers named head_conv; pixels, logit, to_\.\.\."),
+    "logit": (lambda path: tiny_backbone(path, name="logit"), r"layers named logit; pixels, logit, to_\.\.\."),
+    "two": (two_inputs, r"received 2 inputs and 1 outputs; needed is a functional"),
+    "within": (within, r"holds a model as a layer, inner, .*get_layer\(\"inner\"\)\.save"),
+}
+
+
+@pytest.mark.parametrize("fault", list(BAD_FILES))
+def test_a_file_that_holds_no_backbone_says_what_is_wrong(in_tmp, fault):
+    make, message = BAD_FILES[fault]
+    make(in_tmp / "own.keras")
+    with pytest.raises(ValueError, match=r"(?s)model\.backbone .*own\.keras.*" + message):
+        transfer("own.keras", preprocess="unit")
+
+
+def test_a_file_that_cannot_be_read_says_so(in_tmp):
+    with pytest.raises(WeightsError, match=r"own\.keras: no such file\. Give the path of a \.keras file, or a family"):
+        transfer("own.keras", preprocess="unit")
+    (in_tmp / "own.keras").write_bytes(b"no model")
+    with pytest.raises(WeightsError, match=r"own\.keras cannot be read as a \.keras file: .*Save it with Keras 3"):
+        transfer("own.keras", preprocess="unit")
+
+
+# Weights of families
+
+
+def test_weights_from_a_file(in_tmp):
+    """MobileNetV3 has a Rescaling of its own: ours before it must not shift the file's counting."""
+    base = keras.applications.MobileNetV3Small(weights=None, include_top=False, input_shape=(32, 32, 3))
+    for layer in base.layers:
+        layer.set_weights([RNG.uniform(0.1, 1, w.shape).astype("float32") for w in layer.get_weights()])
+    base.save_weights(in_tmp / "own.weights.h5")
+    write_legacy(base, in_tmp / "own_notop.h5")
+    for file in ("own.weights.h5", "own_notop.h5"):
+        network = transfer("MobileNetV3Small", weights=file)
+        assert same(weights_of(backbone_layers(network)), base.get_weights())
+    # Of the first Keras itself only warns that some layers stay random.
+    for other, file in (("MobileNetV3Large", "own.weights.h5"), ("VGG16", "own_notop.h5")):
+        with pytest.raises(WeightsError, match=rf"(?s){file} does not fit {other} without its top: .*saved without"):
+            transfer(other, weights=file)
+
+
+def write_legacy(base: keras.Model, path) -> None:
+    """As the files of keras.applications are written."""
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, base)
+
+
+def test_weights_that_are_not_there(in_tmp):
+    with pytest.raises(
+        WeightsError, match=r"model\.weights .*own\.weights\.h5: no such file\. Allowed: imagenet, none"
+    ):
+        transfer("VGG16", weights="own.weights.h5")
+    (in_tmp / "own.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=r"own\.weights\.h5 does not fit VGG16"):
+        transfer("VGG16", weights="own.weights.h5")
+    (in_tmp / "own.npz").touch()
+    with pytest.raises(WeightsError, match=r"received a file that ends in '\.npz'; weights of VGG16 end in \.h5"):
+        transfer("VGG16", weights="own.npz")
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """What Keras downloads from: a list of the file names asked for, and what is done instead."""
+    asked, instead = [], []
+
+    def get_file(fname=None, origin=None, **_):
+        asked.append(fname)
+        return instead[0](origin)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    return asked, instead
+
+
+def test_a_failed_download_says_what_to_do(downloads):
+    asked, instead = downloads
+
+    def fail(origin):
+        raise Exception(f"URL fetch failure on {origin}: None -- [Errno -2] Name or service not known")
+
+    instead.append(fail)
+    with pytest.raises(
+        WeightsError,
+        match=r"ImageNet weights of VGG19 cannot be had: URL fetch failure on https://.*notop\.h5: .*"
+        r"give its path as model\.weights, or write weights: none",
+    ) as caught:
+        transfer("VGG19", weights="imagenet")
+    assert type(caught.value.__cause__) is Exception
+    assert asked == ["vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"]
+
+
+def test_downloaded_weights_arrive(downloads, tmp_path):
+    base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3))
+    write_legacy(base, tmp_path / "notop.h5")
+    downloads[1].append(lambda origin: str(tmp_path / "notop.h5"))
+    with warnings.catch_warnings(record=True) as heard:
+        network = transfer("MobileNetV2", weights="imagenet", channels=1)
+    assert heard == []  # of Keras's on sizes, which concerns no one here
+    assert same(weights_of(backbone_layers(network)), base.get_weights())
+    assert "224" in downloads[0][0]
+
+
+def test_efficientnet_of_a_file_is_the_downloaded_one(downloads, in_tmp):
+    """Keras builds another network from the same file when it is given by path: tensorflow#49930."""
+    base = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
+    state = next(layer for layer in base.layers if isinstance(layer, layers.Normalization))
+    state.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.array(0)])
+    write_legacy(base, in_tmp / "notop.h5")
+    downloads[1].append(lambda origin: str(in_tmp / "notop.h5"))
+    keras.utils.set_random_seed(1)
+    first = transfer("EfficientNetB0", weights="imagenet")
+    second = transfer("EfficientNetB0", weights="notop.h5")
+    scaled = [run(keras.Model(n.input, n.get_layer("stem_conv_pad").output), COLOUR) for n in (first, second)]
+    np.testing.assert_allclose(scaled[0], scaled[1], rtol=1e-4, atol=1e-5)
+    wanted = (COLOUR[0, 5, 5] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(scaled[1][0, 5, 5], wanted, rtol=1e-4)
+
+
+# Precision
+
+
+def test_mixed_precision_reaches_the_backbone_and_not_the_ends(in_tmp):
+    tiny_backbone(in_tmp / "own.keras")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        networks = transfer("own.keras", preprocess="torch"), transfer("MobileNetV2")
+    finally:
+        keras.config.set_dtype_policy(before)
+    for network in networks:
+        kinds = {(p, layer.compute_dtype) for layer, p in zip(network.layers, layer_parts(network), strict=True)}
+        assert ("backbone", "bfloat16") in kinds
+        assert ("backbone", "float32") not in kinds
+        assert network.get_layer("to_backbone").compute_dtype == "float32"
+        assert network.output.dtype == "float32"
+        assert np.isfinite(run(network, COLOUR)).all()

@@ -1,0 +1,154 @@
+"""Which runs build on which, what a forced run forgets, and the same study made small. No kernel runs here."""
+
+import shutil
+
+import pytest
+
+from conftest import REPO, TINY_STUDY
+from pneumolib.evaluation.metrics import METRICS
+from pneumolib.param_files import load_run
+from pneumolib.params import ParamsError, PublishedMetric, RunParams, check, notebook_of
+from pneumolib.reporting import run as running
+from pneumolib.reporting.study import continued_run, plan, training_folder
+from pneumolib.smoke import smoke_params
+
+FILES = sorted(p for p in (REPO / "params").glob("*/*.yaml") if p.name != "study.yaml")
+TRANSFER = "model: {name: transfer, backbone: VGG19, weights: imagenet}\n"
+
+
+@pytest.fixture
+def root(project, monkeypatch):
+    """A project with a study of every kind of training, of which nothing has run."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
+    shutil.rmtree(project.root / "params/tiny")
+    project.write("params/tiny/study.yaml", TINY_STUDY)
+    for run, text in {
+        "03_baseline_cnn-wide": "", "04_transfer_learning-vgg19": TRANSFER, "05_fine_tuning-vgg19": "",
+        "05_fine_tuning-wide": "fine_tuning: {continues: 03_baseline_cnn}\n", "06_comparison": "",
+    }.items():  # fmt: skip
+        project.write(f"params/tiny/{run}.yaml", text)
+    return project.root
+
+
+def test_a_fine_tuning_builds_on_the_run_of_its_variant_and_the_comparison_on_all(root):
+    steps = {step.run: step for step in plan(root / "params/tiny")}
+    trainings = [run for run in steps if run != "06_comparison"]
+    assert {run: step.upstream for run, step in steps.items()} == {
+        "03_baseline_cnn-wide": [],
+        "04_transfer_learning-vgg19": [],
+        "05_fine_tuning-vgg19": ["04_transfer_learning-vgg19"],
+        "05_fine_tuning-wide": ["03_baseline_cnn-wide"],
+        "06_comparison": trainings,
+    }
+    assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 runs again"]
+    assert steps["05_fine_tuning-wide"].inputs["upstream"] == {"03_baseline_cnn-wide": "none"}
+    assert not any(step.forced for step in steps.values())
+
+
+def test_a_fine_tuning_without_a_run_to_continue_is_refused_before_anything_is_drawn(root):
+    (root / "params/tiny/04_transfer_learning-vgg19.yaml").unlink()
+    with pytest.raises(ParamsError) as caught:
+        plan(root / "params/tiny")
+    said = str(caught.value)
+    assert said.startswith(
+        "params/tiny/05_fine_tuning-vgg19.yaml: fine_tuning.continues: received '04_transfer_learning'"
+    )
+    assert "builds on params/tiny/04_transfer_learning-vgg19.yaml: no such file" in said
+    assert said.endswith("Runs that can be continued: 03_baseline_cnn-wide.yaml")
+    assert not (root / "data").exists()
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_only_a_forced_run_forgets_its_training(root, monkeypatch, forced):
+    step = plan(root / "params/tiny", force=forced)[0]
+    assert (step.forced, step.reasons) == (forced, ["FORCE=1"] if forced else ["has not finished yet"])
+    kept = training_folder("tiny", step.run) / "checkpoint.npz"
+    other = training_folder("tiny", "04_transfer_learning-vgg19") / "checkpoint.npz"
+    for file in (kept, other):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"a whole epoch")
+    monkeypatch.setattr(running, "_run_notebook", fail)
+    with pytest.raises(running.RunError, match="stopped by the test"):
+        running.execute(step)
+    assert kept.exists() != forced
+    assert other.exists()
+
+
+def fail(*_):
+    raise RuntimeError("stopped by the test")
+
+
+def test_a_smoke_run_is_a_study_of_its_own(root):
+    step = plan(root / "params/tiny", smoke=True)[2]
+    assert (step.study, step.run) == ("tiny-smoke", "05_fine_tuning-vgg19")
+    assert step.folder == root / "runs/tiny-smoke/05_fine_tuning-vgg19"
+    assert step.page == root / "reports/tiny-smoke/05_fine_tuning-vgg19.html"
+    assert step.upstream == ["04_transfer_learning-vgg19"]
+    assert len(list((root / "data/smoke").glob("*/*/*.jpeg"))) == step.params.data.n_images
+    assert not (root / "data/tiny").exists()
+
+
+def test_names_that_a_smoke_run_would_take_are_refused(root):
+    with pytest.raises(ParamsError, match=r"no such study; a smoke run is asked for by make report STUDY=tiny SMOKE=1"):
+        plan(root / "params/tiny-smoke")
+    shutil.copytree(root / "params/tiny", root / "params/tiny-smoke")
+    with pytest.raises(ParamsError, match=r"^params/tiny-smoke: a study may not be named \.\.\.-smoke[^\n]*$"):
+        plan(root / "params/tiny-smoke")
+
+
+def test_a_smoke_run_draws_its_own_images(root):
+    with pytest.raises(ParamsError, match="DATA: received 'elsewhere' together with SMOKE=1"):
+        plan(root / "params/tiny", "elsewhere", smoke=True)
+
+
+def small(**sections) -> RunParams:
+    return smoke_params(check(sections))
+
+
+def test_what_smoke_makes_of_parameters():
+    made = small(
+        training={"epochs": 40, "batch_size": 32, "schedule": "cosine", "warmup_epochs": 2.0, "floors": {"auroc": 0.9}},
+        features={"views": 4}, split={"validation": "as_published"}, evaluation={"target_sensitivity": 0.9},
+        image={"size_px": 300, "channels": 3},
+    )  # fmt: skip
+    assert (made.study, made.data.source, made.split.validation) == ("demo-smoke", "synthetic", "cut")
+    assert (made.training.epochs, made.training.batch_size, made.training.warmup_epochs) == (1, 4, 0)
+    assert (made.features.views, made.training.floors) == (1, {"auroc": 0.9})
+    assert (made.image.size_px, made.evaluation.target_sensitivity) == (300, 0.9)
+    assert small(features={"views": 0}, training={"batch_size": 2}).features.views == 0
+
+
+def test_smoke_neither_fetches_nor_looks_for_weights():
+    for weights in ("imagenet", "elsewhere.weights.h5", "none"):
+        model = {"name": "transfer", "backbone": "VGG19", "weights": weights, "head_units": 128}
+        made = small(model=model).model
+        assert (made.backbone, made.weights, made.head_units) == ("VGG19", "none", 128)
+    made = small(model={"name": "transfer", "backbone": "elsewhere.keras", "preprocess": "caffe"})
+    assert (made.model.backbone, made.model.weights, made.model.preprocess) == ("MobileNetV2", "none", None)
+    assert small(fine_tuning={"unfreeze": "fire6_squeeze"}).fine_tuning.unfreeze == "all"
+    assert small(fine_tuning={"unfreeze": 10}).fine_tuning.unfreeze == 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_run_of_the_repository_can_be_made_small(path):
+    params, _ = load_run(path, smoke=True)
+    assert params.study == f"{path.parent.name}-smoke"
+    assert (params.data.root, params.training.epochs) == ("data/smoke", 1)
+    if notebook_of(path.stem) == "05_fine_tuning":
+        assert path.with_stem(continued_run(path.stem, params)).is_file()
+
+
+@pytest.mark.parametrize("study", sorted({p.parent for p in FILES}), ids=lambda p: p.name)
+def test_published_figures_stand_beside_runs_that_exist(study):
+    params, _ = load_run(study / "06_comparison.yaml")
+    named = [name for name in params.published.figures if name[:2].isdigit()]
+    assert [name for name in named if not (study / f"{name}.yaml").is_file()] == []
+    assert bool(params.published.figures) == bool(params.published.source)
+    assert study.name in ("demo", "kermany") or named
+
+
+def test_published_figures_are_test_metrics_of_ours():
+    assert list(PublishedMetric.__args__) == METRICS
+    for wrong in ({"f1": 0.5}, {"accuracy": 87.0}, {}):
+        with pytest.raises(ParamsError, match=r"parameters cell: published\.figures\.theirs"):
+            check({"published": {"source": "x", "figures": {"theirs": wrong}}})

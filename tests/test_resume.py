@@ -1,0 +1,34 @@
+"""Killed and resumed equals never killed: real processes, real SIGKILL, equal to the bit."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).with_name("training_child.py")
+BATCHES = 6 * 6  # of the whole training
+
+
+def train(folder: Path, out: Path, trainer: str, when: str) -> int:
+    command = [sys.executable, CHILD, folder, out, trainer, when]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode in (0, -9), done.stderr[-3000:]
+    return done.returncode
+
+
+@pytest.mark.parametrize("trainer", ["cnn", "head"])
+def test_killed_and_resumed_equals_never_killed(tmp_path, trainer):
+    whole, pieces = tmp_path / "whole.json", tmp_path / "pieces.json"
+    assert train(tmp_path / "a", whole, trainer, "never") == 0
+    batch = random.randrange(8, BATCHES // 2)  # a new one each time: in the second or third epoch
+    moments = [f"batch:{batch}", "write:2", "after_fit"]
+    for when in moments:
+        assert train(tmp_path / "b", pieces, trainer, when) == -9, when
+    assert train(tmp_path / "b", pieces, trainer, "never") == 0
+    expected, found = (json.loads(file.read_text(encoding="utf-8")) for file in (whole, pieces))
+    assert found["history"] == expected["history"], moments
+    assert found == expected, moments
+    assert not list((tmp_path / "b").glob("*.tmp"))

@@ -1,0 +1,94 @@
+"""A small training in a process of its own, which `test_resume.py` kills and starts again.
+
+    python training_child.py <folder> <result.json> <trainer> <when>
+
+trainer: `cnn` (dropout, plateau, moving average) or `head` (frozen backbone, kept features); when: `never`, `batch:N` (N-th
+batch of this process), `write:N` (half-way through the N-th checkpoint), `after_fit`.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from test_training import image_set
+
+from pneumolib import learning
+from pneumolib.learning import checkpoint, stopping
+from pneumolib.learning.features import fit_head
+from pneumolib.learning.training import fit, predict, weights_hash
+from pneumolib.params import RunParams, check
+
+TRAINING = {
+    "epochs": 6, "batch_size": 8, "optimizer": "rmsprop", "learning_rate": 3.0e-3, "schedule": "plateau",
+    "decay_rate": 0.5, "decay_every": 1, "plateau_metric": "loss", "label_smoothing": 0.05, "ema_momentum": 0.8,
+    "keep_best": ["accuracy", "auroc"], "patience_epochs": None,
+}  # fmt: skip
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arrange(when: str) -> None:
+    """Make this process kill itself at the given moment."""
+    kind, _, number = when.partition(":")
+    count = 0
+
+    def counting(function, act):
+        def wrapped(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == int(number):
+                act(*args)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    if kind == "batch":
+        guard = stopping.DivergenceGuard
+        guard.on_train_batch_end = counting(guard.on_train_batch_end, lambda *_: die())
+    if kind == "write":
+
+        def half(file, **_):
+            file.write(b"half a checkpoint")
+            file.flush()
+            die()
+
+        checkpoint.np.savez = counting(np.savez, half)
+
+
+def network(trainer: str, params: RunParams) -> keras.Model:
+    if trainer == "cnn":
+        return learning.build_model(params.model, params.image)
+    pixels = keras.Input((None, None, 3))
+    maps = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="convolution")(pixels)
+    backbone = Path(sys.argv[1]).parent / "backbone.keras"
+    if not backbone.exists():
+        keras.Model(pixels, maps).save(backbone)
+    values = {"name": "transfer", "backbone": str(backbone), "preprocess": "unit", "head_units": 8, "head_dropout": 0.3}
+    return learning.build_model(check({"model": values}).model, params.image)
+
+
+def main() -> None:
+    folder, out, trainer, when = sys.argv[1:]
+    params = check({"training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2}, "features": {"views": 2},
+                    "image": {"size_px": 32, "channels": 1}})  # fmt: skip
+    arrange(when)
+    learning.start(params.seed)
+    model, val = network(trainer, params), image_set(25, 1, "val")
+    val.table["label"] = np.random.default_rng(3).permutation(val.table.label)  # so that no epoch is plainly the best
+    train = {"cnn": fit, "head": fit_head}[trainer]
+    history = train(model, image_set(48, 0), val, params, Path(folder))
+    if when == "after_fit":
+        die()
+    result = {"weights": weights_hash(model), "history": history.drop(columns="seconds").to_csv(index=False),
+              "predictions": predict(model, val).to_csv(index=False)}  # fmt: skip
+    Path(out).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
