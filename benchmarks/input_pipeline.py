@@ -33,7 +33,7 @@ from pneumolib.data.sources import CLASSES, identify
 from pneumolib.learning.devices import start
 from pneumolib.learning.models import build_model
 from pneumolib.learning.training import compile_model
-from pneumolib.params import AugmentParams, ImageParams, ModelParams, TrainingParams
+from pneumolib.params import AugmentParams, ImageParams, ModelParams, RunParams
 
 ORIGINALS = Path(__file__).resolve().parents[2] / "shared/data/originals/train"
 BATCH, LATER_EPOCHS = 32, 5
@@ -149,7 +149,7 @@ def share_of_an_epoch(size_px: int, n: int, rounds: int) -> None:
     images = noise_images(n, size_px)
     steps = steps_per_epoch(images, BATCH)
     network = build_model(ModelParams(), ImageParams(size_px=size_px))
-    compile_model(network, TrainingParams(), steps)
+    compile_model(network, RunParams(), steps)
     x, y = images.pixels, images.table.label.to_numpy(np.float32)[:, None]
     w = np.ones_like(y)
 

@@ -2,7 +2,11 @@
 
 import html
 import json
+import re
+import subprocess
+import time
 
+import keras
 import nbformat
 import pandas as pd
 import pytest
@@ -47,6 +51,53 @@ def test_the_audit_is_in_the_result_and_on_the_page(study):
     listed = pd.read_csv(study.root / "runs/tiny/01_exploration/sensitivity_exclusions.csv")
     split = pd.read_csv(study.root / "runs/tiny/01_exploration/split.csv")
     assert set(listed.image_id) <= set(split.image_id[split.split == "test"])
+
+
+TINY_TRANSFER = """\
+model: {name: transfer, backbone: backbone.keras, preprocess: unit}
+features: {views: 1}
+training: {epochs: 3, batch_size: 4, schedule: constant}
+evaluation: {resamples: 50}
+"""
+TINY_FINE_TUNING = """\
+fine_tuning: {unfreeze: all}
+training: {epochs: 60, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
+evaluation: {resamples: 50}
+"""
+
+
+def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(study):
+    """A real `report`, killed in the middle of a training; the next one takes it up."""
+    pixels = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(8, 5, strides=4, activation="relu")(pixels)
+    keras.Model(pixels, keras.layers.BatchNormalization()(features)).save(study.root / "backbone.keras")
+    study.write("params/tiny/04_transfer_learning.yaml", TINY_TRANSFER)
+    study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING)
+    study.run("run", "params/tiny/04_transfer_learning.yaml")
+    command = study.command("run", "params/tiny/05_fine_tuning.yaml")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=study.root, env=study.environment(), **quiet)
+    kept = study.root / "runs/tiny/.training/05_fine_tuning/checkpoint.npz"
+    until = time.monotonic() + 120
+    while not kept.exists():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    study.run("run", "params/tiny/05_fine_tuning.yaml")
+    text = html.unescape(page(study, "05_fine_tuning"))
+    assert re.search(r"Taken up after epoch \d+ from", text)
+    assert "04_transfer_learning: test AUROC" in text
+    result = study.result("05_fine_tuning")
+    assert result["facts"]["epochs"] == 60
+    assert result["checks"]["continues"] == "04_transfer_learning"
+    before = study.result("04_transfer_learning")
+    assert before["facts"]["trainable_parameters"] == 9  # eight pooled features and a bias
+    assert result["facts"]["trainable_parameters"] == 5 * 5 * 3 * 8 + 8 + 9  # BatchNormalization stays frozen
+    # Other images than before would mean training on what is validated here.
+    study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING + "split: {seed: 9}\n")
+    assert "set in study.yaml already" in study.run("run", "params/tiny/05_fine_tuning.yaml", code=2)
 
 
 @pytest.fixture

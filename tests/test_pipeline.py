@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from pneumolib.data.augment import BRIGHTNESS, FLIP, N_DRAWS, NOISE, NOISE_X, SHARPNESS, SHEAR, augment_batch
+from pneumolib.data.augment import BRIGHTNESS, FLIP, N_DRAWS, NOISE, NOISE_PLACE, SHARPNESS, SHEAR, augment_batch
 from pneumolib.data.images import ImageSet, read_images
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.pipeline import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
@@ -163,7 +163,7 @@ def test_noise_has_the_stated_deviation_and_differs_by_image():
     grey = tf.fill([3, 64, 64, 3], tf.constant(128, tf.uint8))
     draws = np.full((3, N_DRAWS), 0.5, np.float32)
     draws[:, NOISE] = 0, 0.5, 1
-    draws[:, NOISE_X] = 0.1, 0.2, 0.9
+    draws[:, NOISE_PLACE] = 0.1, 0.2, 0.9
     changed = augment_batch(grey, draws, AugmentParams(noise_sd=10.0)).numpy().astype(float)
     np.testing.assert_allclose(changed.std(axis=(1, 2, 3)), [0, 5, 10], atol=0.5)
     np.testing.assert_array_equal(changed[..., 0], changed[..., 2])  # a film has no colours

@@ -114,7 +114,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
     """Compile, take up what was kept, fit, and put the kept epoch's weights in place; see `fit`."""
     model, training = task.model, params.training
     key = training_key(task, params)  # before the weights move
-    _compile(model, params, task.steps)
+    compile_model(model, params, task.steps)
     watch = ValidationWatch(task.score, task.labels, training)
     rates = rate_callbacks(training)
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
@@ -133,7 +133,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
     return pd.DataFrame(watch.rows, columns=HISTORY_COLUMNS)
 
 
-def _compile(model: keras.Model, params: RunParams, steps: int) -> None:
+def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
     """Optimizer, loss and the streaming training metric."""
     training, factor = params.training, params.fine_tuning.backbone_rate_factor
     slow = [v for layer in backbone_layers(model) for v in layer.trainable_variables] if factor < 1 else []
