@@ -65,8 +65,11 @@ class ModelParams(Section):
     def _backbone_fits(self):
         if self.name != "transfer":
             named = [k for k in ("backbone", "weights", "preprocess") if getattr(self, k) is not None]
+            named += [k for k in ("head", "head_units", "head_dropout") if self._is_set(k)]
             if named:
                 raise ValueError(f"{named[0]} is for name: transfer, received name: {self.name}")
+        elif self.head != "pooled" and (self.head_units or self.head_dropout):
+            raise ValueError(f"head_units and head_dropout are for head: pooled; {self.head} has its own")
         elif self.backbone is None:
             raise ValueError("name: transfer needs a backbone, such as EfficientNetV2B0 or the path of a .keras file")
         elif self.from_file:
@@ -77,6 +80,9 @@ class ModelParams(Section):
         else:
             self._family_fits()
         return self
+
+    def _is_set(self, key: str) -> bool:
+        return getattr(self, key) != type(self).model_fields[key].default
 
     def _family_fits(self) -> None:
         if self.backbone not in FAMILIES:
@@ -121,7 +127,9 @@ class TrainingParams(Section):
     `schedule`, with L = learning_rate: `cosine` falls to zero over all epochs; `exponential_steps` is
     L * decay_rate ** floor(step / decay_every), `exponential_epochs` L * decay_rate ** (epoch / decay_every),
     `step_epochs` the same with floor, epochs counted from 0; `plateau` multiplies by decay_rate after decay_every epochs
-    without a better `plateau_metric`. All stay at or above `lowest_rate`. `warmup_epochs` rise linearly to L first.
+    without a better `plateau_metric`. None falls below `lowest_rate`; `warmup_epochs` rise linearly from zero to L first.
+
+    The moving average is one of trained weights: averages of BatchNormalization that move stay as they are.
 
     An epoch's weights are kept when every metric of `keep_best` beats that of the kept epoch and every floor is
     exceeded. `patience_epochs` without that end the training, but never before a first such epoch; null: never.
@@ -163,6 +171,8 @@ class TrainingParams(Section):
             raise ValueError(f"warmup_epochs {self.warmup_epochs} needs schedule: cosine, received {self.schedule}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs ({self.epochs})")
+        if self.lowest_rate and self.schedule == "constant":
+            raise ValueError(f"lowest_rate {self.lowest_rate} has no effect with schedule: constant")
         if self.lowest_rate >= self.learning_rate:
             raise ValueError(f"lowest_rate {self.lowest_rate} must lie below learning_rate {self.learning_rate}")
         return self

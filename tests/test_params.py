@@ -143,3 +143,30 @@ def test_root_is_found_from_the_notebooks_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
     monkeypatch.chdir(tmp_path / "notebooks")
     assert project_root() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": {"head_units": 8}}, "head_units is for name: transfer"),
+        ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "head": "recall_vgg19", "head_units": 8}},
+         "head_units and head_dropout are for head: pooled"),
+        ({"model": {"name": "transfer"}}, "needs a backbone"),
+        ({"model": {"name": "transfer", "backbone": "VGG91", "weights": "none"}}, "Did you mean VGG19?"),
+        ({"model": {"name": "transfer", "backbone": "VGG19"}}, "needs weights: imagenet, none, or the path"),
+        ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, unit or none"),
+        ({"model": {"name": "transfer", "backbone": "x.keras", "preprocess": "tf", "weights": "none"}}, "brings its own"),
+        ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "preprocess": "tf"}}, "wants 'caffe'"),
+        ({"training": {"schedule": "constant", "lowest_rate": 1e-5}}, "has no effect with schedule: constant"),
+        ({"training": {"schedule": "plateau", "decay_rate": 0.5, "decay_every": 2}}, "plateau_metric and schedule"),
+        ({"training": {"schedule": "step_epochs", "decay_rate": 0.5}}, "schedule: step_epochs needs decay_every"),
+        ({"training": {"decay_rate": 0.5}}, "schedule: cosine has no decay_rate"),
+        ({"training": {"schedule": "constant", "warmup_epochs": 1.0}}, "needs schedule: cosine"),
+        ({"training": {"epochs": 2, "warmup_epochs": 2.0}}, "must be fewer than epochs (2)"),
+        ({"training": {"lowest_rate": 0.1}}, "must lie below learning_rate"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_together_are_refused(values, said):
+    with pytest.raises(ParamsError) as caught:
+        check(values)
+    assert said in str(caught.value)

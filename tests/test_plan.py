@@ -152,3 +152,8 @@ def test_published_figures_are_test_metrics_of_ours():
     for wrong in ({"f1": 0.5}, {"accuracy": 87.0}, {}):
         with pytest.raises(ParamsError, match=r"parameters cell: published\.figures\.theirs"):
             check({"published": {"source": "x", "figures": {"theirs": wrong}}})
+
+
+def test_a_small_study_chooses_its_threshold_by_a_rule_that_needs_no_training(root):
+    params = smoke_params(check({"evaluation": {"threshold_rule": "binormal"}}))
+    assert params.evaluation.threshold_rule == "youden"

@@ -35,6 +35,7 @@ def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
         "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9),
         "metrics": {"validation": metrics, "test": metrics},
+        "facts": {"parameters": 5, "epochs": 3, "training_seconds": 90.0},
         "provenance": Provenance(commit=None, dirty=None, started=now, finished=now, seconds=1, python="3", platform="p",
                                  versions={}, device={}),
     }  # fmt: skip

@@ -13,6 +13,8 @@ from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
 from pneumolib.learning import stopping, training
 from pneumolib.learning.devices import start
+from pneumolib.learning.features import fit_head
+from pneumolib.learning.fine_tuning import unfreeze
 from pneumolib.learning.models import SMALLEST_PX, build_model, summary_table
 from pneumolib.learning.optimizers import current_rate, make_optimizer, rate_callbacks
 from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
@@ -271,7 +273,7 @@ def test_a_full_memory_names_what_to_lower():
     wide = keras.layers.Lambda(lambda x: keras.ops.tile(keras.ops.cast(x, "float32"), (1, 9000, 9000, 400)))(pixels)
     pooled = keras.layers.GlobalAveragePooling2D()(wide)
     network = keras.Model(pixels, keras.layers.Dense(1)(pooled))
-    with pytest.raises(MemoryError, match=r"training\.batch_size 8 and image\.size_px 32: halve the batch size first"):
+    with pytest.raises(MemoryError, match=r"training\.batch_size 8 and image\.size_px 32: lower them in this order"):
         training.fit(network, image_set(16, 0), image_set(8, 1, "val"), run_params(epochs=1))
 
 
@@ -397,3 +399,84 @@ def test_a_trial_starts_from_the_same_state_whatever_ran_before(archive, tmp_pat
     pd.testing.assert_frame_equal(one, two)
     assert sorted(one.image_id) == sorted(split.image_id[split.split != "train"])
     assert len(history) == 1
+
+
+def transfer_params(folder, **model_values) -> RunParams:
+    """A head on a small backbone of a file, which is written on the first call."""
+    file = folder / "backbone.keras"
+    if not file.exists():
+        pixels = keras.Input((None, None, 3))
+        maps = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="convolution")(pixels)
+        keras.Model(pixels, maps).save(file)
+    model = {"name": "transfer", "backbone": str(file), "preprocess": "unit"} | model_values
+    return check(run_params().model_dump() | {"model": model, "features": {"views": 2}})
+
+
+def head_fitted(params: RunParams, folder) -> keras.Model:
+    start(params.seed)
+    network = build_model(params.model, params.image)
+    fit_head(network, image_set(48, 0), image_set(25, 1, "val"), params, folder)
+    return network
+
+
+def test_features_are_made_anew_when_the_network_before_the_head_changes(tmp_path, capsys):
+    kept = tmp_path / "kept"
+    first = head_fitted(transfer_params(tmp_path), kept)
+    names = {file.name for file in kept.glob("features-*")}
+    assert len(names) == 2
+    again = head_fitted(transfer_params(tmp_path), kept)
+    assert "nothing left to train" in capsys.readouterr().out
+    assert training.weights_hash(again) == training.weights_hash(first)
+    for change in ({"preprocess": "none"}, {"preprocess": "caffe"}):
+        head_fitted(transfer_params(tmp_path, **change), kept)
+        found = {file.name for file in kept.glob("features-*")}
+        assert len(found) == 2
+        assert not found & names, change
+        assert "An earlier training is not taken up" in capsys.readouterr().out
+        names = found
+
+
+def test_features_of_views_and_through_the_backbone_give_the_same_head_its_input(tmp_path):
+    """One view without augmentation is what the backbone shows the head at every epoch."""
+    params = transfer_params(tmp_path)
+    plain = check(params.model_dump() | {"augment": {}, "features": {"views": 1}})
+    through = check(params.model_dump() | {"augment": {}, "features": {"views": 0}})
+    one, two = (head_fitted(p, None).get_layer("logit").get_weights() for p in (plain, through))
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_needs_a_backbone():
+    with pytest.raises(ValueError, match=r"model\.name 'separable_cnn' has no head on a backbone"):
+        fit_head(small_network(), image_set(16, 0), image_set(8, 1, "val"), run_params())
+
+
+def test_a_state_that_cannot_be_read_is_said_and_training_starts_anew(tmp_path, capsys):
+    params = transfer_params(tmp_path)
+    first = head_fitted(params, tmp_path)
+    for file in (*tmp_path.glob("features-*"), tmp_path / "checkpoint.npz"):
+        file.write_bytes(b"what a full disk left")
+    second = head_fitted(params, tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("its features are made anew") == 2
+    assert "checkpoint.npz cannot be read (ValueError" in said
+    assert training.weights_hash(first) == training.weights_hash(second)
+
+
+def test_the_backbones_rate_is_a_fraction_of_the_heads(tmp_path):
+    """RMSprop's first steps have the size of the rate, so the factor shows in how far weights go."""
+
+    def moved(factor):
+        start(1)
+        params = transfer_params(tmp_path)
+        network = build_model(params.model, params.image)
+        unfreeze(network, params.fine_tuning)
+        before = network.get_layer("convolution").get_weights()[0]
+        values = {"fine_tuning": {"backbone_rate_factor": factor},
+                  "training": {"epochs": 1, "batch_size": 16, "optimizer": "rmsprop", "schedule": "constant"}}  # fmt: skip
+        training.fit(network, image_set(16, 0), image_set(8, 1, "val"), check(params.model_dump() | values))
+        return np.abs(network.get_layer("convolution").get_weights()[0] - before).mean()
+
+    assert moved(0.1) == pytest.approx(0.1 * moved(1.0), rel=0.1)
+    params = check(run_params().model_dump() | {"fine_tuning": {"backbone_rate_factor": 0.1}})
+    with pytest.raises(ValueError, match=r"backbone_rate_factor 0\.1: .* has no backbone beside its head"):
+        training.fit(build_model(ModelParams(), IMAGE), image_set(16, 0), image_set(8, 1, "val"), params)

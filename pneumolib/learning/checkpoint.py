@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ class Checkpoint(keras.callbacks.Callback):
         folder: where the file lies; None keeps nothing.
         key: what the training is made from, plain values; a file with another key is not taken up.
         watch: history and best weights are part of the state.
-        others: callbacks with a memory.
+        others: callbacks whose memory is part of the state: ReduceLROnPlateau and SwapEMAWeights.
     """
 
     def __init__(
@@ -47,14 +48,22 @@ class Checkpoint(keras.callbacks.Callback):
         """
         if self.file is None or not self.file.is_file():
             return 0
+        try:
+            return self._read(model)
+        # What NumPy says of a file that a full disk or a power cut left behind.
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile) as fault:
+            print(f"{self.file} cannot be read ({type(fault).__name__}: {fault}); training starts anew", flush=True)
+            return 0
+
+    def _read(self, model: keras.Model) -> int:
         with np.load(self.file, allow_pickle=False) as arrays:
             state = json.loads(str(arrays["state"]))
             if changed := [k for k in self.key if state["key"].get(k) != self.key[k]]:
                 print(f"An earlier training is not taken up: {', '.join(changed)} differ", flush=True)
                 return 0
+            best = [arrays[f"best{i}"] for i in range(state["best"])]
             if state["variables"]:  # none are kept of a finished training
                 _assign(_variables(model), [arrays[f"variable{i}"] for i in range(state["variables"])])
-            best = [arrays[f"best{i}"] for i in range(state["best"])]
         self.watch.rows, self.watch.best_weights = state["rows"], best or None
         self.memory = state["memory"]
         return len(state["rows"])
@@ -101,4 +110,6 @@ def write_atomically(file: Path, write: Callable[[Any], None]) -> None:
     temporary = file.with_name(f"{file.name}.tmp")
     with temporary.open("wb") as opened:
         write(opened)
+        opened.flush()
+        os.fsync(opened.fileno())
     os.replace(temporary, file)

@@ -4,7 +4,9 @@ An epoch through a frozen backbone computes the same features again and again, b
 stand in for it, and an epoch of the head then takes a fraction of a second.
 """
 
+import time
 from pathlib import Path
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -19,10 +21,12 @@ from pneumolib.learning.fine_tuning import split_at_head
 from pneumolib.learning.training import (
     PREDICT_BATCH,
     Task,
+    architecture_hash,
     arrays_hash,
     class_weights,
     code_of,
     fit,
+    memory_explained,
     run_task,
     weights_hash,
 )
@@ -37,28 +41,41 @@ def fit_head(
     """Train the head of a transfer model in place, on kept features; `learning.fit` where `features.views` is 0.
 
     Arguments, result and errors are those of `learning.fit`. Features are kept in `folder`, too: a training that was
-    killed goes on without computing them again.
+    killed goes on without computing them again. The seconds they took are part of the first epoch's.
+
+    Raises:
+        ValueError: also for a network that is no head on a frozen backbone.
     """
+    if params.model.name != "transfer":
+        raise ValueError(
+            f"model.name {params.model.name!r} has no head on a backbone: 03_baseline_cnn trains it; here write transfer"
+        )
     if params.features.views == 0:
         return fit(model, train, val, params, folder)
+    with memory_explained(params):
+        return run_task(_head_task(model, train, val, params, folder), params, folder)
+
+
+def _head_task(model: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None) -> Task:
+    """The training of the head alone; the backbone runs here, once, unless its features are kept already."""
     training = params.training
     backbone, head = split_at_head(model)
-    seen = frozen_features(backbone, train, params.augment, params.features.views, params.seed, folder)
-    val_seen = frozen_features(backbone, val, None, 1, params.seed, folder)[:, 0]
+    seen, seconds = frozen_features(backbone, train, params.augment, params.features.views, params.seed, folder)
+    val_seen, val_seconds = frozen_features(backbone, val, None, 1, params.seed, folder)
     labels = train.table.label.to_numpy()
     weights = class_weights(labels, training.class_weights)
     val_batch = min(PREDICT_BATCH, len(val))
-    task = Task(
+    return Task(
         model=head,
         batches=lambda start: feature_dataset(
             seen, labels, training.batch_size, params.seed, training.epochs, weights, start
         ),
         steps=len(seen) // training.batch_size,
-        score=lambda: head.predict(eval_dataset(val_seen, val_batch), verbose=0)[: len(val), 0].astype(np.float64),
+        score=lambda: head.predict(eval_dataset(val_seen[:, 0], val_batch), verbose=0)[: len(val), 0].astype(float),
         labels=val.table.label.to_numpy(),
         seen=[seen, val_seen, labels],
+        prepared_in=seconds + val_seconds,
     )
-    return run_task(task, params, folder)
 
 
 def frozen_features(
@@ -68,43 +85,51 @@ def frozen_features(
     views: int,
     seed: int,
     folder: Path | None = None,
-) -> np.ndarray:
-    """What a frozen backbone makes of the images, float32 (n, views, ...), in the order of `images.table`.
+) -> tuple[np.ndarray, float]:
+    """What a frozen backbone makes of the images, and the seconds that it took, now or when they were kept.
 
     Args:
         backbone: the first model of `split_at_head`.
         augment: changes, drawn anew for each view; None leaves the images as they are.
         folder: where they are kept, under a name that says what they are made from.
+    Returns:
+        features, float32 (n, views, ...), in the order of `images.table`; seconds.
     """
     part, key = images.table.split.iloc[0], _key(backbone, images, augment, views, seed)
-    file = None if folder is None else folder / f"features-{part}-{key}.npy"
-    if file is not None and file.is_file():
-        return np.load(file)
-    batch = min(PREDICT_BATCH, len(images))
-    made = None
-    for view in bar(range(views), views, f"features of {len(images)} images, views"):
-        data = (
-            eval_dataset(images.pixels, batch) if augment is None else view_dataset(images, augment, batch, seed, view)
-        )
+    file = None if folder is None else folder / f"features-{part}-{key}.npz"
+    if file is not None and (kept := _read(file)):
+        return kept
+    began = time.perf_counter()
+    batch, made = min(PREDICT_BATCH, len(images)), None
+    for view in bar(range(views), views, f"features of {len(images)} images", unit="view"):
+        plain = augment is None
+        data = eval_dataset(images.pixels, batch) if plain else view_dataset(images, augment, batch, seed, view)
         found = backbone.predict(data, verbose=0)[: len(images)]
         if made is None:
             made = np.empty((len(images), views, *found.shape[1:]), np.float32)
         made[:, view] = found
+    seconds = time.perf_counter() - began
     if file is not None:
-        for outdated in folder.glob(f"features-{part}-*.npy"):
+        for outdated in folder.glob(f"features-{part}-*.npz"):
             outdated.unlink()
-        write_atomically(file, lambda opened: np.save(opened, made))
-    return made
+        write_atomically(file, lambda opened: np.savez(opened, features=made, seconds=seconds))
+    return made, seconds
+
+
+def _read(file: Path) -> tuple[np.ndarray, float] | None:
+    """Kept features, or None where there are none that can be read; they are made anew then."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return kept["features"], float(kept["seconds"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as fault:
+        print(f"{file} cannot be read ({type(fault).__name__}: {fault}); its features are made anew", flush=True)
+        return None
 
 
 def _key(backbone: keras.Model, images: ImageSet, augment: AugmentParams | None, views: int, seed: int) -> str:
-    made_from = [
-        weights_hash(backbone),
-        arrays_hash([images.pixels]),
-        augment,
-        views,
-        seed,
-        describe(),
-        code_of(_DECIDE),
-    ]
+    """16 hex digits of all that features are made from."""
+    network = [architecture_hash(backbone), weights_hash(backbone)]
+    made_from = [network, arrays_hash([images.pixels]), augment, views, seed, describe(), code_of(_DECIDE)]
     return arrays_hash([np.frombuffer(repr(made_from).encode(), np.uint8)])[:16]

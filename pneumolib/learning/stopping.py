@@ -24,13 +24,17 @@ class ValidationWatch(keras.callbacks.Callback):
         score: logits of validation, (n,), from the model as it is.
         labels: of validation, 0 and 1.
         training: epochs, and what decides which weights are kept.
+        prepared_in: seconds before the first epoch that belong to the training; its row has them.
     Attributes:
         rows: the history, a dict an epoch.
         best_weights: of the kept epoch, arrays in the order of `model.get_weights()`; None before there is one.
     """
 
-    def __init__(self, score: Callable[[], np.ndarray], labels: np.ndarray, training: TrainingParams):
+    def __init__(
+        self, score: Callable[[], np.ndarray], labels: np.ndarray, training: TrainingParams, prepared_in: float = 0.0
+    ):
         super().__init__()
+        self.prepared_in = prepared_in
         self.score, self.labels, self.training = score, labels, training
         self.rows: list[dict] = []
         self.best_weights: list[np.ndarray] | None = None
@@ -47,7 +51,7 @@ class ValidationWatch(keras.callbacks.Callback):
             )
         logs |= validation_figures(self.labels, logits)
         row = {k: logs[k] for k in HISTORY_COLUMNS if k in logs}
-        seconds = time.perf_counter() - self.epoch_began
+        seconds = time.perf_counter() - self.epoch_began + (0 if self.rows else self.prepared_in)
         row |= {"epoch": epoch + 1, "learning_rate": current_rate(self.model), "kept": False, "seconds": seconds}
         if self._is_better(row):
             row["kept"] = True
@@ -79,7 +83,11 @@ class ValidationWatch(keras.callbacks.Callback):
         )
 
     def _say(self, row: dict) -> None:
-        left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (self.training.epochs - len(self.rows))
+        left = (
+            (sum(r["seconds"] for r in self.rows) - self.prepared_in)
+            / len(self.rows)
+            * (self.training.epochs - len(self.rows))
+        )
         best = f"epoch {self.kept['epoch']} kept" if self.kept else "no epoch above all floors yet"
         print(
             f"epoch {row['epoch']}/{self.training.epochs}  loss {row['loss']:.3f}  validation AUROC "

@@ -1,7 +1,8 @@
 """Fitting and predicting. Stopping and the kept weights follow validation, whose figures are computed exactly."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +25,10 @@ from pneumolib.params import RunParams
 
 PREDICT_BATCH = 64
 # The code, besides the network, that decides what a training gives.
-_DECIDE = ["learning/training.py", "learning/optimizers.py", "learning/stopping.py", "learning/checkpoint.py",
-           "learning/features.py", "data/pipeline.py", "data/augment.py"]  # fmt: skip
+_DECIDE = [
+    *(f"learning/{name}.py" for name in ("training", "optimizers", "stopping", "checkpoint", "features", "fine_tuning")),
+    "learning/devices.py", "data/pipeline.py", "data/augment.py",
+]  # fmt: skip
 
 
 def class_weights(labels: np.ndarray, mode: str = "balanced") -> dict[int, float]:
@@ -86,7 +89,8 @@ def fit(
         labels=val.table.label.to_numpy(),
         seen=[train.pixels, val.pixels, *(part.table[["label"]].to_numpy() for part in (train, val))],
     )
-    return run_task(task, params, folder)
+    with memory_explained(params):
+        return run_task(task, params, folder)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Task:
         score: logits of validation from the model as it is.
         labels: of validation.
         seen: arrays that the training depends on, for its key.
+        prepared_in: seconds that went into `batches` before the first epoch, which they are added to.
     """
 
     model: keras.Model
@@ -108,6 +113,7 @@ class Task:
     score: Callable[[], np.ndarray]
     labels: np.ndarray
     seen: list[np.ndarray]
+    prepared_in: float = 0.0
 
 
 def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame:
@@ -115,7 +121,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
     model, training = task.model, params.training
     key = training_key(task, params)  # before the weights move
     compile_model(model, params, task.steps)
-    watch = ValidationWatch(task.score, task.labels, training)
+    watch = ValidationWatch(task.score, task.labels, training, task.prepared_in)
     rates = rate_callbacks(training)
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
@@ -126,7 +132,11 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
         board = _tensorboard(folder) if training.tensorboard else []
         # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
         callbacks = [DivergenceGuard(), *average, watch, *rates, *board, checkpoint]
-        _fit_or_explain(task, params, callbacks, done)
+        # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
+        model.fit(
+            task.batches(done), epochs=training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
+            callbacks=callbacks, shuffle=False, verbose=0,
+        )  # fmt: skip
     model.set_weights(watch.best_weights)
     if watch.kept is None:
         print(f"No epoch exceeded all floors ({training.floors}); the weights of the last one stay")
@@ -137,26 +147,31 @@ def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
     """Optimizer, loss and the streaming training metric."""
     training, factor = params.training, params.fine_tuning.backbone_rate_factor
     slow = [v for layer in backbone_layers(model) for v in layer.trainable_variables] if factor < 1 else []
+    if factor < 1 and len(slow) == len(model.trainable_variables):
+        raise ValueError(
+            f"fine_tuning.backbone_rate_factor {factor}: {model.name} has no backbone beside its head, so that the factor "
+            f"would lower the whole rate; lower training.learning_rate instead"
+        )
     optimizer = make_optimizer(training, steps, slow, factor)
     loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
     model.compile(optimizer, loss, metrics=[keras.metrics.AUC(from_logits=True, name="auroc")])
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
 
 
-def _fit_or_explain(task: Task, params: RunParams, callbacks: list[keras.callbacks.Callback], done: int) -> None:
+@contextmanager
+def memory_explained(params: RunParams) -> Iterator[None]:
+    """Turn a full memory, which each backend reports in its own way, into a MemoryError that says what to lower."""
     try:
-        # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
-        task.model.fit(
-            task.batches(done), epochs=params.training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
-            callbacks=callbacks, shuffle=False, verbose=0,
-        )  # fmt: skip
-    # Broad, because each backend has its own exception for a full memory; all others go on as they are.
+        yield
+    # Broad, because each backend has its own exception for it; all others go on as they are.
     except Exception as fault:
         if not is_out_of_memory(fault):
             raise
+        first = f"features.views {params.features.views}, " if params.features.views and params.model.backbone else ""
         raise MemoryError(
-            f"out of memory in training with training.batch_size {params.training.batch_size} and image.size_px "
-            f"{params.image.size_px}: halve the batch size first, then the image size. The last whole epoch is kept"
+            f"out of memory with {first}training.batch_size {params.training.batch_size} and image.size_px "
+            f"{params.image.size_px}: lower them in this order, each to half. Validation is scored in batches of "
+            f"{PREDICT_BATCH}, which only image.size_px makes smaller"
         ) from fault
 
 
@@ -168,13 +183,13 @@ def _tensorboard(folder: Path | None) -> list[keras.callbacks.Callback]:
 
 def training_key(task: Task, params: RunParams) -> dict[str, Any]:
     """What a training is made from; two with equal keys give equal weights, to the bit, on the same machine."""
-    sections = params.model_dump(include={"seed", "augment", "features", "fine_tuning", "training"}, mode="json")
+    sections = {"seed", "image", "augment", "model", "features", "fine_tuning", "training"}
     return {
-        "parameters": sections,
-        "network": [_architecture_hash(task.model), weights_hash(task.model)],
+        "parameters": params.model_dump(include=sections, mode="json"),
+        "network": [architecture_hash(task.model), weights_hash(task.model)],
         "images": arrays_hash([*task.seen, task.labels]),
         "library": code_of(_DECIDE),
-        "machine": describe() | {"numpy": version("numpy")},
+        "machine": describe() | {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
 
 
@@ -184,11 +199,20 @@ def code_of(modules: list[str]) -> dict[str, str]:
     return {name: code_digest((package / name).read_text(encoding="utf-8")) for name in modules}
 
 
-def _architecture_hash(model: keras.Model) -> str:
-    """Types and settings of the layers; names do not count, Keras numbers them through a process's life."""
-    layers = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"})
-              for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]  # fmt: skip
-    return hashlib.sha256(repr(layers).encode()).hexdigest()
+def architecture_hash(model: keras.Model) -> str:
+    """Settings of all operations and how they are wired; names do not count, Keras numbers them through a process's life."""
+    config = model.get_config()
+    places = {layer["config"]["name"]: f"operation {n}" for n, layer in enumerate(config["layers"])}
+
+    def renamed(value):
+        if isinstance(value, dict):
+            return {k: renamed(v) for k, v in value.items() if k != "registered_name"}
+        if isinstance(value, list | tuple):
+            return [renamed(v) for v in value]
+        return places.get(value, value) if isinstance(value, str) else value
+
+    config.pop("name", None)
+    return arrays_hash([np.frombuffer(repr(renamed(config)).encode(), np.uint8)])
 
 
 def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:

@@ -171,5 +171,5 @@ def _leaderboard_row(result: Result) -> dict[str, Any]:
         "threshold": result.threshold.value,
         "parameters": result.facts.get("parameters"),
         "epochs": result.facts.get("epochs"),
-        "minutes": result.provenance.seconds / 60,
+        "minutes": result.facts["training_seconds"] / 60,
     }

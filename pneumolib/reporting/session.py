@@ -86,12 +86,13 @@ class Session:
         return self.folder.parent / ".training" / self.run
 
     def continued(self, split: pd.DataFrame) -> "Continued":
-        """The run that `fine_tuning.continues` names, of the same variant; by hand, the newest there is of it.
+        """The run that `fine_tuning.continues` names, of the same variant; by hand, the one that was run by hand.
 
         Args:
             split: of this run; the other one must have used the same, or its training images could be validated on.
         Raises:
-            ResultError: no such run has finished, or it saw other images or another split.
+            ResultError: no such run has finished, several could be meant, or it saw other images or another split, or
+                has another precision.
         """
         folder = self._continued_folder()
         result = read_result(folder)
@@ -100,10 +101,16 @@ class Session:
                 f"{folder}: was trained on images prepared otherwise: {result.parameters['image']}. Give this run the "
                 f"same `image` section; it has {self.params.image.model_dump()}"
             )
-        if result.data.split_fingerprint != table_fingerprint(split):
+        if result.data.split_fingerprint != table_fingerprint(split):  # ids, labels and patients of every image
             raise ResultError(
                 f"{folder}: was trained with another split ({result.data.split_fingerprint}, here "
                 f"{table_fingerprint(split)}), so that its training images may be validated on here. Run it again"
+            )
+        asked, was = self.params.training.precision, result.parameters["training"]["precision"]
+        if asked != was:
+            raise ResultError(
+                f"{folder}: was trained with training.precision {was}, which its layers keep; write the same here, "
+                f"received {asked}"
             )
         print(f"Continues {os.path.relpath(folder, project_root())}")
         return Continued(result, folder)
@@ -114,14 +121,21 @@ class Session:
         if not self.interactive:
             places = [study / (name + self.run.removeprefix(self.notebook))]
         else:
-            places = [self.folder.parent / name, *study.glob(name), *study.glob(f"{name}-*")]
+            places = [self.folder.parent / name]
+            if not (places[0] / RESULT_FILE).is_file():
+                places += [*study.glob(name), *study.glob(f"{name}-*")]
         found = [place for place in places if (place / RESULT_FILE).is_file()]
         if not found:
             raise ResultError(
                 f"{name} has not finished: looked for {places[0] / RESULT_FILE}. Run notebook {name} first, or "
                 f"`make report STUDY={self.params.study}`"
             )
-        return max(found, key=lambda place: (place / RESULT_FILE).stat().st_mtime)
+        if len(found) > 1:
+            raise ResultError(
+                f"several runs could be continued: {', '.join(place.name for place in found)}. Run the one you mean by "
+                f"hand first; it is then taken from {places[0]}"
+            )
+        return found[0]
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""

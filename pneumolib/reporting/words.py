@@ -146,9 +146,9 @@ def _training_words(facts: dict) -> str:
     """How the training went: epochs, the kept one, and whether more might have helped."""
     if not facts["floors_exceeded"]:
         return f"No epoch of {facts['epochs']} exceeded all floors of `training.floors`: the weights are those of the last."
-    late = facts["best_epoch"] >= facts["epochs"] - 1 and facts["epochs"] > 1
+    late = facts["best_epoch"] == facts["epochs"] > 1
     words = f"Validation was best in epoch {facts['best_epoch']} of {facts['epochs']}, whose weights were kept"
-    return f"{words}; it was still rising at the end, and more epochs might help." if late else f"{words}."
+    return f"{words}; it was the last one, and more epochs might help." if late else f"{words}."
 
 
 def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +161,9 @@ def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
             for v, low, high in columns
         ]
     table["Threshold"] = board.threshold.map("{:.3f}".format)
-    return table.assign(Parameters=board.parameters, Epochs=board.epochs, Minutes=board.minutes.map("{:.1f}".format))
+    return table.assign(
+        Parameters=board.parameters, Epochs=board.epochs, **{"Training, minutes": board.minutes.map("{:.1f}".format)}
+    )
 
 
 def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:

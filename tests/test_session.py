@@ -1,0 +1,75 @@
+"""The run that a fine-tuning continues: taken only where it saw the same images and the same split."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from pneumolib.params import check
+from pneumolib.reporting.results import DataResult, Provenance, Result, ResultError, write_result
+from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start, table_fingerprint
+
+SPLIT = pd.DataFrame({"image_id": ["a", "b"], "split": ["train", "val"]})
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    monkeypatch.delenv(RUN_VARIABLE, raising=False)
+    return tmp_path
+
+
+def finished(root, run: str, folder: str = "runs/demo", **values) -> None:
+    """A run that left a result, made from these parameters and `SPLIT`."""
+    origin = Provenance(commit=None, dirty=None, started="2026-01-01", finished="2026-01-01", seconds=1, python="3",
+                        platform="x", versions={}, device={})  # fmt: skip
+    data = DataResult(fingerprint="f", images=2, groups=2, left_out=0, split_fingerprint=table_fingerprint(SPLIT))
+    parameters = json.loads(check(values).model_dump_json())
+    result = Result(
+        study="demo", run=run, notebook=run, synthetic=True, parameters=parameters, data=data, provenance=origin
+    )
+    (root / folder / run).mkdir(parents=True)
+    write_result(result, root / folder / run)
+
+
+def session(root, monkeypatch, run: str | None = None, **values):
+    if run:
+        monkeypatch.setenv(RUN_VARIABLE, run)
+        monkeypatch.setenv(FOLDER_VARIABLE, str(root / "runs/demo/.work"))
+    return start("05_fine_tuning", **values)
+
+
+def test_the_run_of_the_same_variant_is_continued(root, monkeypatch):
+    finished(root, "04_transfer_learning-a")
+    finished(root, "04_transfer_learning-b")
+    before = session(root, monkeypatch, "05_fine_tuning-b").continued(SPLIT)
+    assert before.result.run == "04_transfer_learning-b"
+    assert before.model_file == root / "runs/demo/04_transfer_learning-b/model.keras"
+    with pytest.raises(ResultError, match=r"04_transfer_learning has not finished: looked for .*-c/result\.json"):
+        session(root, monkeypatch, "05_fine_tuning-c").continued(SPLIT)
+
+
+def test_by_hand_no_variant_is_guessed(root, monkeypatch):
+    finished(root, "04_transfer_learning-a")
+    assert session(root, monkeypatch).continued(SPLIT).result.run == "04_transfer_learning-a"
+    finished(root, "04_transfer_learning-b")
+    with pytest.raises(
+        ResultError, match="several runs could be continued: 04_transfer_learning-a, 04_transfer_learning-b"
+    ):
+        session(root, monkeypatch).continued(SPLIT)
+    finished(root, "04_transfer_learning", "runs/interactive")
+    assert session(root, monkeypatch).continued(SPLIT).folder == root / "runs/interactive/04_transfer_learning"
+
+
+@pytest.mark.parametrize(
+    ("values", "split", "said"),
+    [
+        ({"image": {"size_px": 64}}, SPLIT, "was trained on images prepared otherwise"),
+        ({"training": {"precision": "float16"}}, SPLIT, "training.precision float32, which its layers keep"),
+        ({}, SPLIT.assign(split=["val", "train"]), "its training images may be validated on here"),
+    ],
+)
+def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, values, split, said):
+    finished(root, "04_transfer_learning")
+    with pytest.raises(ResultError, match=said):
+        session(root, monkeypatch, "05_fine_tuning", **values).continued(split)
