@@ -124,11 +124,16 @@ class AuditParams(Section):
 
 
 class EvaluationParams(Section):
-    """How scores become calls and intervals. The threshold is chosen on validation and frozen."""
+    """How scores become calls and intervals. The threshold is chosen on validation and frozen.
+
+    With `threshold_views` it is chosen on validation as it is and, with the same weight, in so many views changed by the
+    run's `augment`, so that it need not move when images come from other settings.
+    """
 
     threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
     target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
     fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold_views: Annotated[int, Field(ge=0, le=64)] = 0
     resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 

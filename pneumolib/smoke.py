@@ -27,6 +27,7 @@ def smoke_params(params: RunParams) -> RunParams:
     values["audit"]["folds"] = 2
     if params.evaluation.threshold_rule == "binormal":
         values["evaluation"]["threshold_rule"] = "youden"  # one epoch need not bring the classes into their order
+    values["evaluation"]["threshold_views"] = min(params.evaluation.threshold_views, 1)
     values["evaluation"]["resamples"] = min(params.evaluation.resamples, FEWEST_RESAMPLES)
     return check(values, "made small for SMOKE=1")
 

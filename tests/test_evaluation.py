@@ -163,6 +163,21 @@ def test_binormal_threshold_lies_as_many_deviations_from_one_mean_as_from_the_ot
         choose_threshold(wrong_way, EvaluationParams(threshold_rule="binormal"))
 
 
+def test_views_weigh_as_much_as_the_images_themselves():
+    plain = frame([0, 0, 1, 1], [0.1, 0.2, 0.5, 0.6], "val")
+    shifted = pd.concat([frame([0, 0, 1, 1], [0.4, 0.5, 0.8, 0.9], "val")] * 3, ignore_index=True)
+    rule = EvaluationParams(threshold_rule="binormal")
+    low, high, both = (
+        choose_threshold(*args) for args in ((plain, rule), (shifted.iloc[:4], rule), (plain, rule, shifted))
+    )
+    assert low.value < both.value < high.value
+    assert both.rule == "equal error by binormal logits, on validation as it is and in 3 augmented views"
+    assert (both.sensitivity, both.specificity) == (1.0, 1.0)  # of the images as they are
+    assert choose_threshold(plain, rule, shifted.iloc[:0]) == low
+    with pytest.raises(EvaluationError, match="views of 4 images, but validation has 4, or other ones"):
+        choose_threshold(plain, rule, shifted.assign(image_id=shifted.image_id + "x"))
+
+
 def test_evaluation_needs_no_tensorflow():
     program = (
         "import sys, pneumolib as pn; pn.evaluation.metric_table, pn.evaluation.choose_threshold;"

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
-from pneumolib.learning import stopping, training
+from pneumolib.learning import predicting, stopping, training
 from pneumolib.learning.devices import start
 from pneumolib.learning.features import fit_head
 from pneumolib.learning.fine_tuning import unfreeze
@@ -130,7 +130,7 @@ def test_best_weights_are_kept_and_figures_are_exact(capsys):
     start(params.seed)
     network = small_network()
     history = training.fit(network, image_set(48, 0), val, params)
-    predictions = training.predict(network, val)
+    predictions = predicting.predict(network, val)
     reached = roc_auc_score(val.table.label, predictions.logit)
     assert reached == pytest.approx(history.val_auroc.max())
     assert list(history.columns) == HISTORY_COLUMNS
@@ -145,9 +145,9 @@ def test_best_weights_are_kept_and_figures_are_exact(capsys):
 
 def test_predictions_follow_the_table_for_any_batch(monkeypatch):
     network, images = build_model(ModelParams(), IMAGE), image_set(25, 2)
-    whole = training.predict(network, images)
-    monkeypatch.setattr(training, "PREDICT_BATCH", 8)
-    parts = training.predict(network, images)
+    whole = predicting.predict(network, images)
+    monkeypatch.setattr(predicting, "PREDICT_BATCH", 8)
+    parts = predicting.predict(network, images)
     assert whole.image_id.tolist() == images.table.image_id.tolist() == parts.image_id.tolist()
     np.testing.assert_allclose(whole.logit, parts.logit, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(whole.probability, 1 / (1 + np.exp(-whole.logit)))
@@ -157,7 +157,7 @@ def test_saved_and_loaded_gives_the_same_output(tmp_path):
     network, images = build_model(ModelParams(), IMAGE), image_set(6, 3)
     network.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(training.predict_logits(network, images), training.predict_logits(loaded, images))
+    np.testing.assert_array_equal(predicting.predict_logits(network, images), predicting.predict_logits(loaded, images))
     assert training.weights_hash(loaded) == training.weights_hash(network)
 
 
@@ -360,7 +360,7 @@ def test_moving_average_is_what_validation_sees_and_what_is_kept():
     plain, _ = fitted(run_params(epochs=3, patience_epochs=None, schedule="constant"))
     assert training.weights_hash(network) != training.weights_hash(plain)
     val = image_set(25, 1, "val")
-    reached = roc_auc_score(val.table.label, training.predict(network, val).logit)
+    reached = roc_auc_score(val.table.label, predicting.predict(network, val).logit)
     assert reached == pytest.approx(history.val_auroc[training.kept_epoch(history) - 1])
 
 
@@ -480,3 +480,17 @@ def test_the_backbones_rate_is_a_fraction_of_the_heads(tmp_path):
     params = check(run_params().model_dump() | {"fine_tuning": {"backbone_rate_factor": 0.1}})
     with pytest.raises(ValueError, match=r"backbone_rate_factor 0\.1: .* has no backbone beside its head"):
         training.fit(build_model(ModelParams(), IMAGE), image_set(16, 0), image_set(8, 1, "val"), params)
+
+
+def test_views_of_validation_are_the_same_each_time_and_none_without_being_asked_for():
+    network, images = small_network(), image_set(25, 2, "val")
+    asked = check(run_params().model_dump() | {"evaluation": {"threshold_views": 2}})
+    one, two = (predicting.predict_views(network, images, asked) for _ in range(2))
+    pd.testing.assert_frame_equal(one, two)
+    assert one.image_id.tolist() == images.table.image_id.tolist() * 2
+    plain = predicting.predict(network, images)
+    assert (one.logit[:25] != plain.logit).any()
+    assert (one.logit[:25].to_numpy() != one.logit[25:].to_numpy()).any()
+    nothing = predicting.predict_views(network, images, run_params())
+    assert nothing.empty
+    assert list(nothing.columns) == list(plain.columns)

@@ -19,7 +19,8 @@ from test_training import image_set, small_network
 from pneumolib import learning
 from pneumolib.learning import checkpoint, stopping
 from pneumolib.learning.features import fit_head
-from pneumolib.learning.training import fit, predict, weights_hash
+from pneumolib.learning.predicting import predict
+from pneumolib.learning.training import fit, weights_hash
 from pneumolib.params import RunParams, check
 
 TRAINING = {

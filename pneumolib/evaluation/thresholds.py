@@ -29,7 +29,9 @@ class Threshold:
     chosen_on: Literal["validation"] = "validation"
 
 
-def choose_threshold(predictions: pd.DataFrame, params: EvaluationParams) -> Threshold:
+def choose_threshold(
+    predictions: pd.DataFrame, params: EvaluationParams, views: pd.DataFrame | None = None
+) -> Threshold:
     """Choose on the validation rows; rows of other splits are not looked at.
 
     `sensitivity` takes the highest threshold that still reaches `target_sensitivity`, `youden` the one with the
@@ -39,39 +41,66 @@ def choose_threshold(predictions: pd.DataFrame, params: EvaluationParams) -> Thr
     from one class's mean as from the other's. It rests on all images where the others, on a validation set that is
     nearly separated, rest on the few that are called wrongly.
 
+    Args:
+        predictions: columns `PREDICTION_COLUMNS`.
+        params: the rule.
+        views: the validation images again, under changes of acquisition (`learning.predict_views`). They weigh as much,
+            all together, as the images as they are: a threshold that holds for both has some room on either side.
     Raises:
-        EvaluationError: no usable validation rows.
+        EvaluationError: no usable validation rows, views of other images, or means in the wrong order for `binormal`.
     """
     rows = check_predictions(predictions, "val")
-    labels, scores = rows.label.to_numpy(), rows.probability.to_numpy()
+    seen, weights, said = _with_views(rows, views)
+    labels, scores = seen.label.to_numpy(), seen.probability.to_numpy()
     if params.threshold_rule == "fixed":
         value, rule = params.fixed_threshold, f"fixed at {params.fixed_threshold:g}"
     elif params.threshold_rule == "binormal":
-        value, rule = _binormal(labels, rows.logit.to_numpy()), "equal error by binormal logits"
+        value, rule = _binormal(labels, seen.logit.to_numpy(), weights), f"equal error by binormal logits{said}"
     else:
-        value, rule = _from_scores(labels, scores, params)
-    reached = compute_metrics(labels, scores, value)
+        value, rule = _from_scores(labels, scores, weights, params)
+        rule += said
+    reached = compute_metrics(rows.label.to_numpy(), rows.probability.to_numpy(), value)
     return Threshold(float(value), rule, float(reached["sensitivity"]), float(reached["specificity"]))
 
 
-def _binormal(labels: np.ndarray, logits: np.ndarray) -> float:
-    normal, pneumonia = logits[labels == 0], logits[labels == 1]
-    if not (len(normal) and len(pneumonia) and pneumonia.mean() > normal.mean()):
+def _with_views(rows: pd.DataFrame, views: pd.DataFrame | None) -> tuple[pd.DataFrame, np.ndarray, str]:
+    """Validation and its views in one table, the weight of each row, and words for the rule."""
+    if views is None or views.empty:
+        return rows, np.ones(len(rows)), ""
+    if set(views.image_id) != set(rows.image_id):
+        raise EvaluationError(
+            f"views of {views.image_id.nunique()} images, but validation has {len(rows)}, or other ones"
+        )
+    weights = np.concatenate([np.ones(len(rows)), np.full(len(views), len(rows) / len(views))])
+    said = f", on validation as it is and in {len(views) // len(rows)} augmented views"
+    return pd.concat([rows, views], ignore_index=True), weights, said
+
+
+def _binormal(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> float:
+    means, deviations = [], []
+    for label in (0, 1):
+        own, share = logits[labels == label], weights[labels == label]
+        means.append(np.average(own, weights=share) if len(own) else np.nan)
+        deviations.append(np.sqrt(np.average((own - means[-1]) ** 2, weights=share)) if len(own) else np.nan)
+    if not means[1] > means[0]:
         raise EvaluationError(
             "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal on validation, so "
             "no point lies between them; use sensitivity, or look at the training"
         )
-    spread = normal.std() + pneumonia.std()
-    share = normal.std() / spread if spread else 0.5
-    return float(expit(normal.mean() + share * (pneumonia.mean() - normal.mean())))
+    share = deviations[0] / sum(deviations) if sum(deviations) else 0.5
+    return float(expit(means[0] + share * (means[1] - means[0])))
 
 
-def _from_scores(labels: np.ndarray, scores: np.ndarray, params: EvaluationParams) -> tuple[float, str]:
+def _from_scores(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, params: EvaluationParams
+) -> tuple[float, str]:
     distinct = np.unique(scores)
     candidates = (distinct + np.concatenate([[0.0], distinct[:-1]])) / 2
     called = scores[:, None] >= candidates
-    sensitivity, specificity = called[labels == 1].mean(axis=0), (~called[labels == 0]).mean(axis=0)
+    of_each = {label: weights[labels == label] / weights[labels == label].sum() for label in (0, 1)}
+    sensitivity, specificity = of_each[1] @ called[labels == 1], of_each[0] @ ~called[labels == 0]
     if params.threshold_rule == "youden":
         return candidates[np.argmax(sensitivity + specificity)], "largest sensitivity + specificity (Youden)"
-    reaching = np.flatnonzero(sensitivity >= params.target_sensitivity)
+    # Weights that sum to 1 do so up to rounding; a target that is reached exactly must count as reached.
+    reaching = np.flatnonzero(sensitivity >= params.target_sensitivity - 1e-12)
     return candidates[reaching[-1]], f"highest with sensitivity of at least {params.target_sensitivity:g}"

@@ -10,12 +10,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models": ["build_model", "network_blocks", "summary_table"],
         "trials": ["train_and_predict"],
         "features": ["fit_head", "frozen_features"],
+        "predicting": ["predict", "predict_views"],
         "training": [
             "class_weights",
             "fit",
             "initial_logit",
             "load_model",
-            "predict",
             "save_model",
             "training_facts",
         ],

@@ -18,8 +18,8 @@ from pneumolib.data.progress import bar
 from pneumolib.learning.checkpoint import write_atomically
 from pneumolib.learning.devices import describe
 from pneumolib.learning.fine_tuning import split_at_head
+from pneumolib.learning.predicting import PREDICT_BATCH
 from pneumolib.learning.training import (
-    PREDICT_BATCH,
     Task,
     architecture_hash,
     arrays_hash,

@@ -1,4 +1,4 @@
-"""Fitting and predicting. Stopping and the kept weights follow validation, whose figures are computed exactly."""
+"""Fitting. Stopping and the kept weights follow validation, whose figures are computed exactly."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -11,19 +11,18 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from pneumolib.code_digest import code_digest
 from pneumolib.data.images import ImageSet
-from pneumolib.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from pneumolib.data.pipeline import steps_per_epoch, train_dataset
 from pneumolib.learning.checkpoint import Checkpoint
 from pneumolib.learning.devices import describe, is_out_of_memory
 from pneumolib.learning.fine_tuning import backbone_layers
 from pneumolib.learning.optimizers import make_optimizer, rate_callbacks
+from pneumolib.learning.predicting import PREDICT_BATCH, predict_logits
 from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
 from pneumolib.params import RunParams
 
-PREDICT_BATCH = 64
 # The code, besides the network, that decides what a training gives.
 _DECIDE = [
     *(f"learning/{name}.py" for name in ("training", "optimizers", "stopping", "checkpoint", "features", "fine_tuning")),
@@ -213,18 +212,6 @@ def architecture_hash(model: keras.Model) -> str:
 
     config.pop("name", None)
     return arrays_hash([np.frombuffer(repr(renamed(config)).encode(), np.uint8)])
-
-
-def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
-    """Logits, float64 (n,), in the order of `images.table`, every image once."""
-    batches = eval_dataset(images.pixels, min(PREDICT_BATCH, len(images)))
-    return model.predict(batches, verbose=0)[: len(images), 0].astype(np.float64)
-
-
-def predict(model: keras.Model, images: ImageSet) -> pd.DataFrame:
-    """Predictions for one split: the columns of `images.table`, then `logit` and `probability` of pneumonia."""
-    logits = predict_logits(model, images)
-    return images.table.assign(logit=logits, probability=expit(logits))
 
 
 def weights_hash(model: keras.Model) -> str:

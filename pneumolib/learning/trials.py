@@ -6,7 +6,8 @@ import pandas as pd
 from pneumolib.data.images import read_images
 from pneumolib.data.manifest import Manifest
 from pneumolib.learning.models import build_model
-from pneumolib.learning.training import class_weights, fit, initial_logit, predict
+from pneumolib.learning.predicting import predict
+from pneumolib.learning.training import class_weights, fit, initial_logit
 from pneumolib.params import RunParams
 
 

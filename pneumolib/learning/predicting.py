@@ -1,0 +1,37 @@
+"""Scores of images: every image once, in the order of its table."""
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from pneumolib.data.images import ImageSet
+from pneumolib.data.pipeline import eval_dataset, view_dataset
+from pneumolib.params import RunParams
+
+PREDICT_BATCH = 64
+
+
+def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
+    """Logits, float64 (n,), in the order of `images.table`, every image once."""
+    batches = eval_dataset(images.pixels, min(PREDICT_BATCH, len(images)))
+    return model.predict(batches, verbose=0)[: len(images), 0].astype(np.float64)
+
+
+def predict(model: keras.Model, images: ImageSet) -> pd.DataFrame:
+    """Predictions for one split: the columns of `images.table`, then `logit` and `probability` of pneumonia."""
+    logits = predict_logits(model, images)
+    return images.table.assign(logit=logits, probability=expit(logits))
+
+
+def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd.DataFrame:
+    """As `predict`, for `evaluation.threshold_views` views of each image changed by `augment`; empty without views."""
+    empty = images.table.iloc[:0].assign(logit=0.0, probability=0.0)
+    tables = []
+    for view in range(params.evaluation.threshold_views):
+        batch = min(PREDICT_BATCH, len(images))
+        # Another seed than training's, whose kept features may be of the same views.
+        changed = view_dataset(images, params.augment, batch, params.seed + 1, view)
+        logits = model.predict(changed, verbose=0)[: len(images), 0].astype(np.float64)
+        tables.append(images.table.assign(logit=logits, probability=expit(logits)))
+    return pd.concat(tables, ignore_index=True) if tables else empty
