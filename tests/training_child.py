@@ -21,7 +21,7 @@ from pneumolib.learning import checkpoint, stopping
 from pneumolib.learning.features import fit_head
 from pneumolib.learning.predicting import predict
 from pneumolib.learning.training import fit, weights_hash
-from pneumolib.params import RunParams, check
+from pneumolib.params import check
 
 TRAINING = {
     "epochs": 6, "batch_size": 8, "optimizer": "rmsprop", "learning_rate": 3.0e-3, "schedule": "plateau",
@@ -62,25 +62,24 @@ def arrange(when: str) -> None:
         checkpoint.np.savez = counting(np.savez, half)
 
 
-def network(trainer: str, params: RunParams) -> keras.Model:
-    if trainer == "cnn":
-        return small_network()
-    pixels = keras.Input((None, None, 3))
-    maps = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="convolution")(pixels)
-    backbone = Path(sys.argv[1]).parent / "backbone.keras"
-    if not backbone.exists():
-        keras.Model(pixels, maps).save(backbone)
-    values = {"name": "transfer", "backbone": str(backbone), "preprocess": "unit", "head_units": 8, "head_dropout": 0.3}
-    return learning.build_model(check({"model": values}).model, params.image)
+def backbone(folder: Path) -> dict:
+    """Parameters of a transfer network on a small backbone, whose file is written by the first process."""
+    file = folder / "backbone.keras"
+    if not file.exists():
+        pixels = keras.Input((None, None, 3))
+        keras.Model(pixels, keras.layers.Conv2D(8, 3, strides=2, activation="relu")(pixels)).save(file)
+    return {"name": "transfer", "backbone": str(file), "preprocess": "unit", "head_units": 8, "head_dropout": 0.3}
 
 
 def main() -> None:
     folder, out, trainer, when = sys.argv[1:]
-    params = check({"training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2}, "features": {"views": 2},
+    model = {"model": backbone(Path(folder).parent)} if trainer == "head" else {}
+    params = check({**model, "training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2}, "features": {"views": 2},
                     "image": {"size_px": 32, "channels": 1}})  # fmt: skip
     arrange(when)
     learning.start(params.seed)
-    model, val = network(trainer, params), image_set(25, 1, "val")
+    model = small_network() if trainer == "cnn" else learning.build_model(params.model, params.image)
+    val = image_set(25, 1, "val")
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)  # so that no epoch is plainly the best
     train = {"cnn": fit, "head": fit_head}[trainer]
     history = train(model, image_set(48, 0), val, params, Path(folder))
