@@ -51,10 +51,11 @@ data: {source: synthetic, root: data/tiny, n_images: 24}
 split: {validation_fraction: 0.3, ratio_tolerance_points: 25.0}
 image: {size_px: 32, channels: 1}
 """
-TINY_BASELINE = """\
+TINY_TRAINING = """\
 training: {epochs: 1, batch_size: 4}
 evaluation: {resamples: 50}
 """
+TINY_BASELINE = TINY_TRAINING + "model: {name: coursework_cnn}\n"  # traced in a third of separable_cnn's time
 
 TINY_AUDIT = """\
 audit: {folds: 2}

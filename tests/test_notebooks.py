@@ -13,7 +13,7 @@ import pytest
 from nbclient import NotebookClient
 from sklearn.metrics import roc_auc_score
 
-from conftest import TINY_AUDIT, TINY_BASELINE, Project
+from conftest import TINY_AUDIT, TINY_TRAINING, Project
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def study(tmp_path_factory) -> Project:
     """The repository's notebooks and a tiny study of them, of which nothing has run yet."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.write("params/tiny/01_exploration.yaml", TINY_AUDIT)
-    project.write("params/tiny/02_histogram_equalisation.yaml", TINY_BASELINE)
+    project.write("params/tiny/02_histogram_equalisation.yaml", TINY_TRAINING)
     return project
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from training_child import trained
 
 CHILD = Path(__file__).with_name("training_child.py")
 BATCHES = 6 * 6  # of the whole training
@@ -23,14 +24,13 @@ def train(folder: Path, out: Path, trainer: str, when: str) -> int:
     ("trainer", "moments"), [("cnn", ["batch", "write:2", "after_fit"]), ("head", ["batch"])], ids=["cnn", "head"]
 )
 def test_killed_and_resumed_equals_never_killed(tmp_path, trainer, moments):
-    whole, pieces = tmp_path / "whole.json", tmp_path / "pieces.json"
-    assert train(tmp_path / "a", whole, trainer, "never") == 0
+    expected, pieces = trained(tmp_path / "a", trainer), tmp_path / "pieces.json"
     batch = random.randrange(8, BATCHES // 2)  # a new one each time: in the second or third epoch
     moments = [f"batch:{batch}" if when == "batch" else when for when in moments]
     for when in moments:
         assert train(tmp_path / "b", pieces, trainer, when) == -9, when
     assert train(tmp_path / "b", pieces, trainer, "never") == 0
-    expected, found = (json.loads(file.read_text(encoding="utf-8")) for file in (whole, pieces))
+    found = json.loads(pieces.read_text(encoding="utf-8"))
     assert found["history"] == expected["history"], moments
     assert found == expected, moments
     assert not list((tmp_path / "b").glob("*.tmp"))

@@ -71,23 +71,29 @@ def backbone(folder: Path) -> dict:
     return {"name": "transfer", "backbone": str(file), "preprocess": "unit", "head_units": 8, "head_dropout": 0.3}
 
 
-def main() -> None:
-    folder, out, trainer, when = sys.argv[1:]
-    model = {"model": backbone(Path(folder).parent)} if trainer == "head" else {}
-    params = check({**model, "training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2}, "features": {"views": 2},
-                    "image": {"size_px": 32, "channels": 1}})  # fmt: skip
-    arrange(when)
+def trained(folder: Path, trainer: str, before_the_end=lambda: None) -> dict[str, str]:
+    """What a training with its state in `folder` ends with."""
+    model = {"model": backbone(folder.parent)} if trainer == "head" else {}
+    params = check({**model, "training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2},
+                    "features": {"views": 2}, "image": {"size_px": 32, "channels": 1}})  # fmt: skip
     learning.start(params.seed)
-    model = small_network() if trainer == "cnn" else learning.build_model(params.model, params.image)
+    network = small_network() if trainer == "cnn" else learning.build_model(params.model, params.image)
     val = image_set(25, 1, "val")
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)  # so that no epoch is plainly the best
-    train = {"cnn": fit, "head": fit_head}[trainer]
-    history = train(model, image_set(48, 0), val, params, Path(folder))
-    if when == "after_fit":
-        die()
-    result = {"weights": weights_hash(model), "history": history.drop(columns="seconds").to_csv(index=False),
-              "predictions": predict(model, val).to_csv(index=False)}  # fmt: skip
-    Path(out).write_text(json.dumps(result), encoding="utf-8")
+    history = {"cnn": fit, "head": fit_head}[trainer](network, image_set(48, 0), val, params, folder)
+    before_the_end()
+    return {
+        "weights": weights_hash(network),
+        "history": history.drop(columns="seconds").to_csv(index=False),
+        "predictions": predict(network, val).to_csv(index=False),
+    }
+
+
+def main() -> None:
+    folder, out, trainer, when = sys.argv[1:]
+    arrange(when)
+    found = trained(Path(folder), trainer, die if when == "after_fit" else lambda: None)
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
