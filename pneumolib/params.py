@@ -86,6 +86,7 @@ class ImageParams(Section):
 class AugmentParams(Section):
     """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f].
 
+    `stretch_factor` is of width against height; `margin_fraction` the widest strip that may go black at each side;
     `sharpness` s mixes an image with its 3 x 3 binomial blur, from fully blurred to as much sharpened when s is 1;
     `noise_sd` is the largest standard deviation, in grey values of 255, of noise that is added.
     """
@@ -95,6 +96,8 @@ class AugmentParams(Section):
     shear_deg: Annotated[float, Field(ge=0, le=45)] = 0.0
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     zoom_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stretch_factor: Annotated[float, Field(ge=1, le=3)] = 1.0
+    margin_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     gamma_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     contrast_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     brightness_fraction: Fraction = 0.0

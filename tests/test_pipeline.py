@@ -5,7 +5,18 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from pneumolib.data.augment import BRIGHTNESS, FLIP, N_DRAWS, NOISE, NOISE_PLACE, SHARPNESS, SHEAR, augment_batch
+from pneumolib.data.augment import (
+    BRIGHTNESS,
+    FLIP,
+    MARGINS,
+    N_DRAWS,
+    NOISE,
+    NOISE_PLACE,
+    SHARPNESS,
+    SHEAR,
+    STRETCH,
+    augment_batch,
+)  # fmt: skip
 from pneumolib.data.images import ImageSet, read_images
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.pipeline import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
@@ -14,8 +25,8 @@ from pneumolib.params import AugmentParams, DataParams, ImageParams, SplitParams
 
 NONE = AugmentParams()
 STRONG = AugmentParams(
-    flip=True, rotation_deg=15.0, shear_deg=10.0, shift_fraction=0.1, zoom_fraction=0.2, gamma_factor=1.5,
-    contrast_factor=1.5, brightness_fraction=0.1, sharpness=0.8, noise_sd=10.0,
+    flip=True, rotation_deg=15.0, shear_deg=10.0, shift_fraction=0.1, zoom_fraction=0.2, stretch_factor=1.4,
+    margin_fraction=0.2, gamma_factor=1.5, contrast_factor=1.5, brightness_fraction=0.1, sharpness=0.8, noise_sd=10.0,
 )  # fmt: skip
 EACH_OP = [
     AugmentParams(**{name: value}) for name, value in STRONG.model_dump().items() if value != getattr(NONE, name)
@@ -99,8 +110,11 @@ def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
     assert not everything[37:].any()
 
 
-@pytest.mark.parametrize("params", [*EACH_OP, STRONG], ids=lambda p: "+".join(sorted(p.model_fields_set)))
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("params", "channels"),
+    [*((op, 1) for op in EACH_OP), (STRONG, 1), (STRONG, 3)],
+    ids=lambda value: str(value) if isinstance(value, int) else "+".join(sorted(value.model_fields_set)),
+)
 def test_every_op_eager_and_inside_map(both_modes, params, channels):
     images = tf.random.stateless_uniform([5, 24, 20, channels], [1, 2], 0, 256, tf.int32)
     images = tf.cast(images, tf.uint8)
@@ -112,10 +126,10 @@ def test_every_op_eager_and_inside_map(both_modes, params, channels):
 
 
 def test_middle_draws_change_nothing():
-    """At 0.5 every symmetric draw is zero, and the flip is off; noise begins at 0."""
+    """At 0.5 every symmetric draw is zero, and the flip is off; noise and margins begin at 0."""
     images = tf.cast(tf.reshape(tf.range(2 * 16 * 16), [2, 16, 16, 1]) % 251, tf.uint8)
     draws = np.full((2, N_DRAWS), 0.5, np.float32)
-    draws[:, NOISE] = 0
+    draws[:, NOISE] = draws[:, MARGINS] = 0
     same = augment_batch(images, draws, STRONG)
     np.testing.assert_array_equal(same, images)
 
@@ -139,6 +153,29 @@ def test_shear_turns_the_level_axis_and_leaves_the_upright_one():
     np.testing.assert_allclose(read[0, 20, 10:31], 20 + offset * np.sin(angle), atol=1)
     np.testing.assert_allclose(read[1, 20, 10:31], 20 + offset * np.cos(angle), atol=1)
     np.testing.assert_array_equal(read[:, 10:31, 20], [places[10:31], np.full(21, 20)])
+
+
+def test_stretch_takes_from_one_axis_what_it_gives_the_other():
+    """A factor of 1.44 at its end: 1.2 times as much of the width in view, and the height divided by as much."""
+    places = np.arange(41, dtype=np.uint8)
+    rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, STRETCH] = 1
+    images = tf.constant(np.stack([rows, rows.transpose(1, 0, 2)]))
+    read = augment_batch(images, draws, AugmentParams(stretch_factor=1.44)).numpy()[..., 0].astype(int)
+    offset = np.arange(-10, 11)
+    np.testing.assert_allclose(read[0, 10:31, 20], 20 + offset / 1.2, atol=1)
+    np.testing.assert_allclose(read[1, 20, 10:31], 20 + offset * 1.2, atol=1)
+
+
+def test_margins_go_black_at_each_side_by_its_own_draw():
+    white = tf.fill([1, 20, 20, 3], tf.constant(255, tf.uint8))
+    draws = np.full((1, N_DRAWS), 0.5, np.float32)
+    draws[0, MARGINS] = 0, 0.25, 0.5, 1
+    seen = augment_batch(white, draws, AugmentParams(margin_fraction=0.4)).numpy()[0] == 255
+    expected = np.zeros((20, 20, 3), bool)
+    expected[:18, 4:12] = True  # nothing above, 0.1 below, 0.2 left, 0.4 right
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_brightness_moves_grey_values_by_the_stated_fraction():

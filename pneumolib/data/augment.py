@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from pneumolib.params import AugmentParams
 
-# One column of draws for each decision.
+# One column of draws for each decision; margins take four: top, bottom, left, right.
 FLIP, ROTATION, SHIFT_X, SHIFT_Y, ZOOM, GAMMA, CONTRAST, BRIGHTNESS, SHEAR, SHARPNESS, NOISE, NOISE_PLACE = range(12)
-N_DRAWS = 12
+STRETCH, MARGINS = 12, slice(13, 17)
+N_DRAWS = 17
 _NOISE_RANGE = 4096  # heights that a window of noise can start from
 
 
@@ -23,8 +24,11 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) ->
 
     Geometry comes first because the pivot of the contrast is the mean of the pixels that remain in view.
     """
-    if params.flip or params.rotation_deg or params.shear_deg or params.shift_fraction or params.zoom_fraction:
+    turned = params.flip or params.rotation_deg or params.shear_deg
+    if turned or params.shift_fraction or params.zoom_fraction or params.stretch_factor > 1:
         images = _transform_geometry(images, draws, params)
+    if params.margin_fraction:
+        images = _blacken_margins(images, draws, params.margin_fraction)
     if params.gamma_factor > 1 or params.contrast_factor > 1 or params.brightness_fraction:
         images = _transform_exposure(images, draws, params)
     if params.sharpness or params.noise_sd:
@@ -33,7 +37,7 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) ->
 
 
 def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) -> tf.Tensor:
-    """Flip, shear, rotate, zoom and shift in one bilinear resampling: faster than a pass for each, and it blurs once.
+    """Flip, shear, rotate, zoom, stretch and shift in one bilinear resampling: faster than a pass for each, and it blurs once.
 
     The transform maps an output position to the input position it is read from; outside is black, as the film is. The
     shear is that of Keras's ImageDataGenerator: the upright axis stays, the level one turns by the angle.
@@ -42,13 +46,15 @@ def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentPara
     height, width = tf.cast(size[0], tf.float32), tf.cast(size[1], tf.float32)
     angle = _symmetric(draws[:, ROTATION]) * (params.rotation_deg * math.pi / 180)
     scale = 1 + _symmetric(draws[:, ZOOM]) * params.zoom_fraction  # above 1 shows more of the outside
+    aspect = params.stretch_factor ** (_symmetric(draws[:, STRETCH]) / 2)  # half across, half along: the area stays
+    across, along = scale * aspect, scale / aspect
     mirror = tf.where(draws[:, FLIP] < 0.5, -1.0, 1.0) if params.flip else tf.ones_like(scale)
     turned = angle + _symmetric(draws[:, SHEAR]) * (params.shear_deg * math.pi / 180)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     shift_x = _symmetric(draws[:, SHIFT_X]) * params.shift_fraction * width
     shift_y = _symmetric(draws[:, SHIFT_Y]) * params.shift_fraction * height
-    x_from_x, y_from_x = mirror * scale * tf.cos(turned), scale * tf.sin(turned)
-    x_from_y, y_from_y = -mirror * scale * tf.sin(angle), scale * tf.cos(angle)
+    x_from_x, y_from_x = mirror * across * tf.cos(turned), along * tf.sin(turned)
+    x_from_y, y_from_y = -mirror * across * tf.sin(angle), along * tf.cos(angle)
     x0 = centre_x + shift_x - x_from_x * centre_x - x_from_y * centre_y
     y0 = centre_y + shift_y - y_from_x * centre_x - y_from_y * centre_y
     zero = tf.zeros_like(scale)
@@ -60,6 +66,16 @@ def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentPara
         fill_mode="CONSTANT",
         fill_value=0.0,
     )
+
+
+def _blacken_margins(images: tf.Tensor, draws: tf.Tensor, fraction: float) -> tf.Tensor:
+    """Four strips of an image black, each of a width of its own: collimators and scanned film end where they like."""
+    height, width = images.shape[1:3]
+    top, bottom, left, right = tf.unstack(draws[:, MARGINS] * fraction, axis=1)
+    y, x = (tf.range(length, dtype=tf.float32)[None, :] / length for length in (height, width))
+    seen_y = (y >= top[:, None]) & (y < 1 - bottom[:, None])
+    seen_x = (x >= left[:, None]) & (x < 1 - right[:, None])
+    return images * tf.cast(seen_y[:, :, None, None] & seen_x[:, None, :, None], tf.uint8)
 
 
 def _transform_exposure(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) -> tf.Tensor:
