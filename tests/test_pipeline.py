@@ -12,6 +12,7 @@ from pneumolib.data.augment import (
     N_DRAWS,
     NOISE,
     NOISE_PLACE,
+    ROTATION,
     SHARPNESS,
     SHEAR,
     STRETCH,
@@ -155,17 +156,25 @@ def test_shear_turns_the_level_axis_and_leaves_the_upright_one():
     np.testing.assert_array_equal(read[:, 10:31, 20], [places[10:31], np.full(21, 20)])
 
 
-def test_stretch_takes_from_one_axis_what_it_gives_the_other():
-    """A factor of 1.44 at its end: 1.2 times as much of the width in view, and the height divided by as much."""
+@pytest.mark.parametrize("turned", [False, True])
+def test_stretch_takes_from_one_axis_of_the_image_what_it_gives_the_other(turned):
+    """A factor of 1.44 at its end: 1.2 times as much of the width in view, and the height divided by as much.
+
+    The axes are the image's own, so a quarter turn, which lays its height level, leaves each with its share.
+    """
     places = np.arange(41, dtype=np.uint8)
     rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
+    images = tf.constant(np.stack([rows, rows.transpose(1, 0, 2)]))
     draws = np.full((2, N_DRAWS), 0.5, np.float32)
     draws[:, STRETCH] = 1
-    images = tf.constant(np.stack([rows, rows.transpose(1, 0, 2)]))
-    read = augment_batch(images, draws, AugmentParams(stretch_factor=1.44)).numpy()[..., 0].astype(int)
+    draws[:, ROTATION] = 1
+    params = AugmentParams(stretch_factor=1.44, rotation_deg=90.0 if turned else 0.0)
+    read = augment_batch(images, draws, params).numpy()[..., 0].astype(int)
     offset = np.arange(-10, 11)
-    np.testing.assert_allclose(read[0, 10:31, 20], 20 + offset / 1.2, atol=1)
-    np.testing.assert_allclose(read[1, 20, 10:31], 20 + offset * 1.2, atol=1)
+    down, level = (read[:, 10:31, 20], read[:, 20, 10:31])
+    height, width = (level[0], down[1][::-1]) if turned else (down[0], level[1])
+    np.testing.assert_allclose(height, 20 + offset / 1.2, atol=1)
+    np.testing.assert_allclose(width, 20 + offset * 1.2, atol=1)
 
 
 def test_margins_go_black_at_each_side_by_its_own_draw():
