@@ -15,6 +15,15 @@ REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared" / "data"
 
 
+# Files whose tests run whole notebooks in processes of their own.
+LONG = ("test_by_hand", "test_notebooks", "test_resume", "test_study")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Long files first: the two processes take whole files, and a long one taken last leaves the other process idle."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Real radiographs; no part of the repository."""

@@ -1,0 +1,70 @@
+"""A person can run each notebook by hand, and what that leaves is apart from the runs of a study."""
+
+import json
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from conftest import Project
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Project:
+    """The repository's notebooks, and a finished run that nothing here may touch."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.run("run", "params/tiny/01_quick.yaml")
+    return project
+
+
+@pytest.fixture
+def by_hand(study, monkeypatch):
+    """A shell of a person who has set nothing; afterwards no run of a study has been touched."""
+    for variable in ("PNEUMOLIB_ROOT", "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"):
+        monkeypatch.delenv(variable, raising=False)
+    before = {file: file.stat().st_mtime_ns for file in study.root.glob("runs/tiny/*/result.json")}
+    assert before
+    yield
+    assert {file: file.stat().st_mtime_ns for file in study.root.glob("runs/tiny/*/result.json")} == before
+
+
+def execute(path, cwd) -> None:
+    """As JupyterLab does: a kernel in `cwd`, the cells from top to bottom."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(cwd)}}, timeout=400).execute()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("01_exploration", "notebooks"), ("06_comparison", "notebooks"), ("06_comparison", ".")]
+)
+def test_light_notebooks_run_unchanged_by_hand(study, by_hand, name, folder):
+    file = study.root / f"runs/interactive/{name}/result.json"
+    file.unlink(missing_ok=True)
+    execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
+    assert file.is_file()
+
+
+def test_the_baseline_runs_by_hand_with_the_demos_values(study, by_hand):
+    """From `notebooks/`, as whoever opens JupyterLab does, but for fewer epochs: `make report` runs them all."""
+
+    def fewer(notebook):
+        cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+        cell["source"] = "".join(cell["source"]).replace('"epochs": 20', '"epochs": 3')
+        assert '"epochs": 3' in cell["source"]
+
+    study.edit_notebook("03_baseline_cnn", fewer)
+    execute(study.root / "notebooks/03_baseline_cnn.ipynb", study.root / "notebooks")
+    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+    assert (result["study"], result["facts"]["epochs"]) == ("demo", 3)
+    assert result["metrics"]["test"]["auroc"]["value"] is not None
+
+
+def test_open_gives_a_copy_with_the_runs_parameters(study, by_hand):
+    said = study.run("open", "tiny/03_baseline_cnn", "--no-browser")
+    assert "runs/interactive/tiny-03_baseline_cnn.ipynb" in said
+    copy = study.root / "runs/interactive/tiny-03_baseline_cnn.ipynb"
+    execute(copy, copy.parent)
+    result = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+    assert (result["study"], result["parameters"]["image"]["size_px"]) == ("tiny", 32)
+    assert "tiny-03_baseline_cnn-2.ipynb" in study.run("open", "tiny/03_baseline_cnn", "--no-browser")
+    assert "no such file" in study.run("open", "tiny/99_none", "--no-browser", code=2)
