@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _execute(due: list, total: int, steps: list) -> int:
     """Run what is due, then say where the index is and what came out."""
-    from pneumolib.reporting import pages
+    from pneumolib.reporting import indexes, pages
     from pneumolib.reporting.study import still_due
 
     began = time.monotonic()
@@ -96,8 +96,8 @@ def _execute(due: list, total: int, steps: list) -> int:
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
-    print(f"Index: {pages.index_path(steps[0].study)}")
-    print(f"Result: {pages.study_headline(steps[0].study)}")
+    print(f"Index: {indexes.index_path(steps[0].study)}")
+    print(f"Result: {indexes.study_headline(steps[0].study)}")
     return 0
 
 

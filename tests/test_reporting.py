@@ -8,7 +8,7 @@ import pytest
 
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
-from pneumolib.reporting import pages, plots, words
+from pneumolib.reporting import indexes, plots, words
 from pneumolib.reporting.progress import Progress
 from pneumolib.reporting.published_words import published_summary, published_table
 from pneumolib.reporting.results import (
@@ -159,23 +159,23 @@ def test_the_headline_of_each_kind_of_run():
         "c": {"verdict": "warning"},
         "d": {"verdict": "ok"},
     }
-    assert pages.headline(result()) == "test AUROC 0.900 (0.800-0.950)"
+    assert indexes.headline(result()) == "test AUROC 0.900 (0.800-0.950)"
     equalised = result(checks={"equalisation": {"test": ways}}, **none)
-    assert pages.headline(equalised) == "test AUROC HE -0.149, CLAHE not computable"
-    assert pages.headline(result(checks={"audit": audit}, **none)) == "audit: 1 error, 2 warnings"
-    assert pages.headline(result(checks={"audit": {}}, **none)) == "audit: nothing to warn of"
-    assert pages.headline(result(**none)) == ""
+    assert indexes.headline(equalised) == "test AUROC HE -0.149, CLAHE not computable"
+    assert indexes.headline(result(checks={"audit": audit}, **none)) == "audit: 1 error, 2 warnings"
+    assert indexes.headline(result(checks={"audit": {}}, **none)) == "audit: nothing to warn of"
+    assert indexes.headline(result(**none)) == ""
 
 
 def test_the_headline_of_a_study(tmp_path, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
-    assert pages.study_headline("x-smoke") == "no run has finished that has a result to show"
+    assert indexes.study_headline("x-smoke") == "no run has finished that has a result to show"
     (tmp_path / "params/x").mkdir(parents=True)
     for run, changes in {"01_a": {"metrics": {}}, "03_b": {"synthetic": True}}.items():
         (tmp_path / f"params/x/{run}.yaml").write_text("")
         (tmp_path / "runs/x-smoke" / run).mkdir(parents=True)
         write_result(result(run, study="x-smoke", **changes), tmp_path / "runs/x-smoke" / run)
-    assert pages.study_headline("x-smoke") == "03_b: test AUROC 0.900 (0.800-0.950), synthetic"
+    assert indexes.study_headline("x-smoke") == "03_b: test AUROC 0.900 (0.800-0.950), synthetic"
 
 
 def test_what_cannot_be_computed_says_so():

@@ -334,7 +334,7 @@ def test_a_smoke_run_has_pages_and_results_of_its_own(study, stamps):
         assert "Smoke run. Synthetic.</strong> A few drawn images, one epoch and random weights" in text
         assert "Its figures mean nothing." in text
     assert "Smoke run" not in page(study, "index")
-    assert "<td>smoke run</td>" in (study.root / "reports/index.html").read_text(encoding="utf-8")
+    assert ">smoke run</td>" in (study.root / "reports/index.html").read_text(encoding="utf-8")
     assert "Nothing to run" in study.run("report", "brief", "--smoke")
     assert not (study.root / "runs/brief").exists()
     assert not (study.root / "reports/brief").exists()

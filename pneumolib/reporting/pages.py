@@ -1,31 +1,31 @@
-"""Results to pages: one HTML file a run, an index a study, an index of all. Whole and offline: nothing is fetched."""
+"""Results to pages: one HTML file a run. Whole and offline: nothing is fetched."""
 
 import hashlib
-import os
+import html
 import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
-import jinja2
+from pneumolib.params import report_command
+from pneumolib.reporting import shell
+from pneumolib.reporting.indexes import FAILURE_FILE, write_index
+from pneumolib.reporting.results import RESULT_FILE, Result, read_result
+from pneumolib.reporting.shell import TEMPLATES, banners, duration, is_synthetic, render, write_page
+from pneumolib.reporting.study import Step
 
-from pneumolib.data.archive import is_drawn
-from pneumolib.param_files import load_run
-from pneumolib.params import SMOKE, RunParams, in_root, params_folder, project_root, report_command
-from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, in_words, read_result, read_results
-from pneumolib.reporting.study import Step, run_files, run_folder
-
-TEMPLATES = Path(__file__).parent / "template"
-FAILURE_FILE = "failure.txt"
+# Whose text decides what a page looks like, beside the template.
+MODULES = [Path(__file__), Path(shell.__file__)]
+HEADING = re.compile(r'<h([1-6])(?: id="([^"]+)")?>(.*?)</h\1>', re.DOTALL)
 
 
 def write_run_page(step: Step) -> None:
     """The page of a finished run, from its executed notebook and `result.json`."""
     result = read_result(step.folder)
-    context = {"banners": _banners(step.study, result.synthetic), "facts": _made_of(result), "key": page_key(step)}
-    _write(step.page, _render_notebook(step, step.folder / "executed.ipynb", context))
+    context = {"banners": banners(step.study, result.synthetic), "facts": _made_of(result), "key": page_key(step)}
+    write_page(step.page, _render_notebook(step, step.folder / "executed.ipynb", context))
 
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
@@ -33,26 +33,15 @@ def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
     log = (failed / "run.log").read_text(encoding="utf-8").splitlines()
     context = {"failure": headline, "last_lines": "\n".join(log[-15:]), "key": "failed",
-               "banners": _banners(step.study, _is_synthetic(step.params))}  # fmt: skip
-    _write(step.page, _render_notebook(step, failed / "executed.ipynb", context))
+               "banners": banners(step.study, is_synthetic(step.params))}  # fmt: skip
+    write_page(step.page, _render_notebook(step, failed / "executed.ipynb", context))
 
 
 def write_unfinished_page(step: Step, started: datetime) -> None:
     """What stands in the page's place while the run is at work, and after it was killed."""
     words = {"study": step.study, "run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC",
-             "command": report_command(step.study), "banners": _banners(step.study, _is_synthetic(step.params))}  # fmt: skip
-    _write(step.page, _template("unfinished.html.j2").render(**words, css=_css()))
-
-
-def _banners(study: str | None, synthetic: bool) -> str:
-    """What every page says of itself first; `study` is None for the index of all."""
-    smoke = study is not None and study.endswith(SMOKE)
-    return _template("banners.html.j2").render(smoke=smoke, synthetic=synthetic)
-
-
-def _is_synthetic(params: RunParams) -> bool:
-    """Whether the images are drawn: by the parameters, or by the mark that a drawing carries wherever it is copied."""
-    return params.data.source == "synthetic" or is_drawn(in_root(params.data.root))
+             "command": report_command(step.study), "banners": banners(step.study, is_synthetic(step.params))}  # fmt: skip
+    write_page(step.page, render("unfinished.html.j2", **words))
 
 
 def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
@@ -66,8 +55,8 @@ def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
 
 
 def page_key(step: Step) -> str:
-    """Changes when the page would: with the result, the executed notebook, the template, or this module."""
-    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", Path(__file__)]
+    """Changes when the page would: with the result, the executed notebook, the template, or `MODULES`."""
+    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", *MODULES]
     parts += sorted(p for p in TEMPLATES.rglob("*") if p.is_file())
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in parts)).hexdigest()[:16]
 
@@ -92,6 +81,8 @@ def _render_notebook(step: Step, executed: Path, context: dict) -> str:
         cell.outputs = [output for output in cell.get("outputs", []) if not _is_progress_bar(output)]
     exporter = HTMLExporter(
         template_name="page",
+        exclude_anchor_links=True,  # the table of contents has them; ids are given by `with_ids`
+        filters={"with_ids": with_ids, "headings": headings},
         extra_template_basedirs=[str(TEMPLATES)],
         preprocessors=[
             CoalesceStreamsPreprocessor(enabled=True),
@@ -99,8 +90,36 @@ def _render_notebook(step: Step, executed: Path, context: dict) -> str:
             TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters"}),
         ],
     )
-    page = {"study": step.study, "run": step.run, "title": step.run, "css": _css() + _highlight_css(), **context}
+    page = {"study": step.study, "run": step.run, "title": step.run, "css": shell.style() + _highlight_css(),
+            "script": shell.script(), "policy": shell.POLICY, **context}  # fmt: skip
     return exporter.from_notebook_node(notebook, resources={"page": page})[0]
+
+
+def with_ids(page: str) -> str:
+    """Give every heading an id made of its words; nbconvert makes them cell by cell, and the same one twice."""
+    seen = Counter()
+
+    def name(match: re.Match) -> str:
+        level, _, words = match.groups()
+        link = _plain(words).replace(" ", "-")
+        seen[link] += 1
+        link += f"-{seen[link]}" if seen[link] > 1 else ""
+        return f'<h{level} id="{html.escape(link)}">{words}</h{level}>'
+
+    return HEADING.sub(name, page)
+
+
+def headings(page: str) -> list[dict[str, str]]:
+    """The table of contents: `level` 2 or 3, `link` and plain `words` of those headings, in their order."""
+    return [
+        {"level": level, "link": "#" + quote(html.unescape(name)), "words": _plain(words)}
+        for level, name, words in HEADING.findall(page)
+        if name and level in "23"
+    ]
+
+
+def _plain(words: str) -> str:
+    return html.unescape(re.sub("<[^>]+>", "", words)).strip()
 
 
 def _is_progress_bar(output: dict) -> bool:
@@ -119,7 +138,7 @@ def _made_of(result: Result) -> dict[str, str]:
     )
     return {
         "Commit": commit,
-        "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {p.seconds:.0f} s",
+        "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
         "Device": ", ".join(str(v) for v in p.device.values()) or "CPU, no training",
         "Data": f"fingerprint {result.data.fingerprint}, {result.data.images} images of {result.data.groups} groups, "
         f"{result.data.left_out} files left out",
@@ -128,134 +147,9 @@ def _made_of(result: Result) -> dict[str, str]:
     }
 
 
-def write_index(study: str, waiting: Sequence[str] = ()) -> None:
-    """`reports/<study>/index.html` and `reports/index.html`, failures first; unchanged files are left alone.
-
-    Args:
-        study: its name.
-        waiting: runs that are due and have not been reached; a result of theirs is out of date.
-    """
-    files = run_files(params_folder(study))
-    rows = [_run_row(study, path.stem, path.stem in waiting) for path in files]
-    rows.sort(key=lambda row: row["state"] == "done")
-    drawn = _is_synthetic(load_run(files[0], smoke=study.endswith(SMOKE))[0])
-    page = _template("index.html.j2").render(
-        title=study,
-        up="../index.html",
-        css=_css(),
-        banners=_banners(study, drawn or any(r.synthetic for r in _readable_results(study))),
-        lead=f"{len(rows)} runs, {sum(row['state'] == 'done' for row in rows)} finished.",
-        columns=["Run", "State", "Result", "Seconds", "Device", "Commit", "Data"],
-        rows=rows,
-        note="Intervals resample groups (patients), not images. Thresholds are chosen on validation and frozen.",
-    )
-    _write(in_root(f"reports/{study}/index.html"), page)
-    _write_root_index()
-
-
-def _readable_results(study: str) -> list[Result]:
-    """The study's results, or none when one of them cannot be read: `_run_row` says which, `make report` redoes it."""
-    try:
-        return read_results(study)
-    except ResultError:
-        return []
-
-
-def _run_row(study: str, run: str, out_of_date: bool) -> dict:
-    """One line of a study's index. Nothing but a whole `result.json` that is up to date counts as done."""
-    row = {"name": run, "link": f"{run}.html" if in_root(f"reports/{study}/{run}.html").is_file() else None}
-    try:
-        result = read_result(run_folder(study, run))
-    except ResultError:
-        failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
-        state = "failed" if failure.is_file() else "unfinished"
-        message = failure.read_text(encoding="utf-8").strip() if failure.is_file() else ""
-        return row | {"state": state, "state_words": state, "message": message, "cells": [""] * 5}
-    p = result.provenance
-    commit = (p.commit or "none")[:8] + (" +" if p.dirty else "")
-    cells = [
-        headline(result),
-        f"{p.seconds:.0f}",
-        p.device.get("device", ""),
-        commit,
-        result.data.fingerprint,
-    ]
-    state, words = ("due", "out of date") if out_of_date else ("done", "done")
-    return row | {"state": state, "state_words": words, "message": "", "cells": cells}
-
-
-def _write_root_index() -> None:
-    studies = sorted(p.parent.name for p in in_root("reports").glob("*/index.html"))
-    rows = []
-    for study in studies:
-        results = _readable_results(study)
-        kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
-        kind = "smoke run" if study.endswith(SMOKE) else kind
-        row = {"name": study, "link": f"{study}/index.html", "message": ""}
-        rows.append(row | {"state": "done" if results else "unfinished", "state_words": f"{len(results)} finished",
-                           "cells": [kind, study_headline(study)]})  # fmt: skip
-    page = _template("index.html.j2").render(
-        title="Studies", up=None, css=_css(), banners=_banners(None, False), lead=f"{len(rows)} studies have pages here.",
-        columns=["Study", "Runs", "Images", "Headline"], rows=rows, note="",
-    )  # fmt: skip
-    _write(in_root("reports/index.html"), page)
-
-
-def study_headline(study: str) -> str:
-    """One line: what each run has to show, with the run's name."""
-    lines = [f"{r.run}: {words}" + (", synthetic" if r.synthetic and "audit" not in r.checks else "")
-             for r in _readable_results(study) if (words := headline(r))]  # fmt: skip
-    return "; ".join(lines) or "no run has finished that has a result to show"
-
-
-def headline(result: Result) -> str:
-    """What one run found: `test AUROC 0.871 (0.823-0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
-
-    Of the run on equalisation it is the change against images as they are. Empty for a run with nothing of the kind.
-    """
-    if result.metrics.get("test"):
-        return f"test AUROC {in_words(result.metric('auroc'))}"
-    if "equalisation" in result.checks:
-        test = result.checks["equalisation"]["test"]
-        changes = {name: test[way]["difference"] for way, name in (("hist", "HE"), ("clahe", "CLAHE"))}
-        said = [f"{name} {'not computable' if d is None else f'{d:+.3f}'}" for name, d in changes.items()]
-        return f"test AUROC {', '.join(said)}"
-    return _audit_headline(result) if "audit" in result.checks else ""
-
-
-def _audit_headline(result: Result) -> str:
-    verdicts = Counter(finding["verdict"] for finding in result.checks["audit"].values())
-    counts = [f"{verdicts[v]} {v}{'s' if verdicts[v] > 1 else ''}" for v in ("error", "warning") if verdicts[v]]
-    return f"audit: {', '.join(counts) or 'nothing to warn of'}"
-
-
-def index_path(study: str) -> str:
-    """Where the study's index is, as a person at the project's root would type it."""
-    return os.path.relpath(in_root(f"reports/{study}/index.html"), project_root())
-
-
-@cache
-def _css() -> str:
-    return (TEMPLATES / "style.css").read_text(encoding="utf-8")
-
-
 def _highlight_css() -> str:
     from pygments.formatters import HtmlFormatter
 
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
-    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n.highlight {{ background: none !important; }}"
-
-
-def _template(name: str) -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
-
-
-def _write(path: Path, text: str) -> None:
-    """Atomically, and only when the text differs."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    return f"{light}\n{dark}\n.highlight {{ background: none !important; }}"

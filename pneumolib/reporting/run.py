@@ -24,7 +24,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from pneumolib.params import project_root
-from pneumolib.reporting import pages
+from pneumolib.reporting import indexes, pages
 from pneumolib.reporting.inputs import declared_parameters, gather, notebook_path
 from pneumolib.reporting.progress import Progress, cell_number
 from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result, write_result
@@ -64,7 +64,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
     for old in (work, _failed_folder(step), *kept):
         shutil.rmtree(old, ignore_errors=True)
     work.mkdir(parents=True)
-    pages.write_index(step.study, waiting)
+    indexes.write_index(step.study, waiting)
     # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
     inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
     with Progress(position, step.run, work / "run.log") as progress:
@@ -78,7 +78,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
     os.replace(work, step.folder)
     shutil.rmtree(set_aside_folder(step.study, step.run), ignore_errors=True)
     pages.write_run_page(step)
-    pages.write_index(step.study, waiting)
+    indexes.write_index(step.study, waiting)
 
 
 def _set_aside(step: Step) -> None:
@@ -155,7 +155,7 @@ def _fail(step: Step, work: Path, fault: Exception, progress: Progress, waiting:
     os.replace(work, failed)
     headline = describe_failure(failed / "executed.ipynb", fault)
     pages.write_failed_page(step, failed, headline)
-    pages.write_index(step.study, waiting)
+    indexes.write_index(step.study, waiting)
     shown = [os.path.relpath(p, project_root()) for p in (step.page, failed / "run.log")]
     raise RunError(f"{step.study}/{step.run} failed: {headline}\n  page: {shown[0]}\n  log:  {shown[1]}") from fault
 

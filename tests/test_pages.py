@@ -1,0 +1,269 @@
+"""Pages and indexes as text: what stands where, from results and small notebooks written by hand. See test_browser."""
+
+import base64
+import html
+import io
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import Project
+from pneumolib.param_files import load_run
+from pneumolib.reporting import indexes, pages
+from pneumolib.reporting.results import DataResult, write_result
+from pneumolib.reporting.shell import duration
+from pneumolib.reporting.study import Step
+from test_reporting import result
+
+ROOT = "PNEUMOLIB_ROOT"
+
+
+def png(width: int, height: int) -> str:
+    """A grey ramp as base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def cards(name: str, number: int) -> str:
+    """A block of images with captions, as the notebooks on errors and explanations show them."""
+    card = '<figure class="card"><img src="data:image/png;base64,{}" alt="{} {}"><figcaption>case {}: called 0.93</figcaption></figure>'
+    return f'<div class="{name}">{"".join(card.format(png(96, 96), name, i, i) for i in range(number))}</div>'
+
+
+def notebook() -> nbformat.NotebookNode:
+    """One cell of each kind of output; two headings of the same words."""
+    table = "".join(f"<th>column {i}</th>" for i in range(12)), "".join(f"<td>value {i}</td>" for i in range(12))
+    wide = f"<table><thead><tr>{table[0]}</tr></thead><tbody><tr>{table[1]}</tr></tbody></table>"
+    verdicts = "".join(f'<tr><td class="verdict-{v}">{v}</td></tr>' for v in ("error", "warning", "note", "ok"))
+    figure = {"image/png": png(880, 300)}, {"image/png": {"alt": "A ramp from black to white"}}
+    error = nbformat.v4.new_output(
+        "error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: no"]
+    )
+    cells = [
+        "# A page", "Words with a [link](https://example.org).", _code("seed = 1", tags=["injected-parameters"]),
+        "## The images", _code("x = 1  # a comment\nshow('text', 2.5)", _stream("stdout", "read 9 images\n")),
+        "### As *they* are", _code("figure()", nbformat.v4.new_output("display_data", figure[0], metadata=figure[1])),
+        "## Training", _code("fit()", _stream("stdout", "".join(f"epoch {i}\n" for i in range(40)))),
+        _code("warn()", _stream("stderr", "a warning\n")), "### As *they* are", _code("table", _html(wide)),
+        _code("verdicts", _html(f"<table>{verdicts}</table>")), "## Cases & errors < 5", _code("gallery", _html(cards("gallery", 5))),
+        _code("maps", _html(cards("maps", 2))), _code("fail()", error), "## What it says", "Word. " * 800,
+    ]  # fmt: skip
+    cells = [nbformat.v4.new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def _code(source: str, *outputs, tags=()) -> nbformat.NotebookNode:
+    return nbformat.v4.new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags)})
+
+
+def _stream(name: str, text: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+def _html(text: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_output("execute_result", {"text/html": text, "text/plain": "text"})
+
+
+def step(root: Path, study: str, run: str) -> Step:
+    path = root / f"params/{study}/{run}.yaml"
+    return Step(path, load_run(path)[0], {})
+
+
+def finish(root: Path, study: str, run: str, seconds: float = 1.0, **changes) -> None:
+    """A finished run and its page."""
+    one = result(run, study=study, **changes)
+    one = one.model_copy(update={"provenance": one.provenance.model_copy(update={"seconds": seconds})})
+    folder = root / f"runs/{study}/{run}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_result(one, folder)
+    nbformat.write(notebook(), folder / "executed.ipynb")
+    pages.write_run_page(step(root, study, run))
+
+
+def fail(root: Path, study: str, run: str, said: str) -> None:
+    folder = root / f"runs/{study}/.failed/{run}"
+    folder.mkdir(parents=True)
+    (folder / "run.log").write_text("the log's last line\n", encoding="utf-8")
+    nbformat.write(notebook(), folder / "executed.ipynb")
+    pages.write_failed_page(step(root, study, run), folder, said)
+
+
+def study(project: Project, name: str, *runs: str) -> None:
+    source = "synthetic, root: data/tiny" if name == "drawn" else "kaggle_folder, root: data/none"
+    project.write(f"params/{name}/study.yaml", f"data: {{source: {source}}}\n")
+    for run in runs:
+        project.write(f"params/{name}/{run}.yaml", "")
+
+
+def build_site(root: Path) -> Path:
+    """Three studies' pages: `whole` with a failed run, `unlike` whose runs have different splits, `drawn`. Returns `reports/`."""
+    project = Project(root)
+    names = [f"03_baseline_cnn-{letter}" for letter in "abcd"]
+    study(project, "whole", "01_quick", *names, "06_comparison")
+    none = {"metrics": {}, "threshold": None}
+    finish(root, "whole", "01_quick", 9, checks={"audit": {"a": {"verdict": "warning"}}}, **none)
+    for name, auroc, seconds in zip(names, (0.9, 0.7, 0.8), (75, 5000, 8.2), strict=False):
+        finish(root, "whole", name, seconds, auroc=auroc)
+    fail(root, "whole", names[3], "cell 5: ValueError: <drawn> by hand")
+    study(project, "unlike", "01_quick", *names[:2])
+    finish(root, "unlike", names[0], split="split-one")
+    finish(root, "unlike", names[1], split="split-two", auroc=0.8)
+    study(project, "drawn", names[0])
+    finish(root, "drawn", names[0], synthetic=True)
+    for name in ("drawn", "unlike", "whole"):
+        indexes.write_index(name, waiting=["03_baseline_cnn-c"])
+    return root / "reports"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("site")
+        patch.setenv(ROOT, str(root))
+        yield build_site(root)
+
+
+def text(site: Path, name: str) -> str:
+    return (site / f"{name}.html").read_text(encoding="utf-8")
+
+
+def rows(page: str) -> list[str]:
+    """The names in an index's table, in its order."""
+    return re.findall(r'<th scope="row">(?:<a[^>]*>)?([^<]+)', page)
+
+
+def test_every_heading_is_in_the_contents_under_an_id_of_its_own(site):
+    page = text(site, "whole/03_baseline_cnn-a")
+    links = re.findall(r'<li class="level-(\d)"><a href="#([^"]+)">([^<]+)</a>', page)
+    assert [(level, words) for level, _, words in links] == [
+        ("2", "The images"), ("3", "As they are"), ("2", "Training"), ("3", "As they are"), ("2", "Cases &amp; errors &lt; 5"),
+        ("2", "What it says"), ("2", "How this page was made"),
+    ]  # fmt: skip
+    assert [link for _, link, _ in links[1:4]] == ["As-they-are", "Training", "As-they-are-2"]
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert {"The-images", "As-they-are", "As-they-are-2", "made-of"} <= set(ids)
+
+
+def test_contents_of_odd_headings():
+    page = pages.with_ids(
+        "<h2>Was ist <em>größer</em>?</h2><h3>50% &amp; \"more\"</h3><h4>deep</h4><h2 class='own'>own</h2>"
+    )
+    assert pages.headings(page) == [
+        {"level": "2", "link": "#Was-ist-gr%C3%B6%C3%9Fer%3F", "words": "Was ist größer?"},
+        {"level": "3", "link": "#50%25-%26-%22more%22", "words": '50% & "more"'},
+    ]
+    assert '<h3 id="50%-&amp;-&quot;more&quot;">' in page
+    assert pages.headings("<p>no heading</p>") == []
+
+
+def test_style_and_script_weigh_little_beside_the_images(site):
+    """Nothing of lab's own style sheets (300 kB) comes along."""
+    page = text(site, "whole/03_baseline_cnn-a")
+    assert len(re.sub(r"base64,[^\"]+", "", page)) < 60_000
+
+
+def test_a_page_lets_the_browser_load_nothing(site):
+    for page in site.rglob("*.html"):
+        policy = re.search('content="(default-src[^"]+)"', page.read_text("utf-8"))
+        assert html.unescape(policy[1]).split("; ")[0] == "default-src 'unsafe-inline' data: blob:"
+
+
+def test_failures_stand_first_with_what_they_said(site):
+    page = text(site, "whole/index")
+    assert rows(page) == ["03_baseline_cnn-d", "06_comparison", "03_baseline_cnn-c", "01_quick", "03_baseline_cnn-a", "03_baseline_cnn-b"]  # fmt: skip
+    assert re.findall(r'class="chip \w+">([^<]+)', page) == ["failed", "unfinished", "out of date", *["done"] * 3]
+    assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand</td>' in page
+    assert "6 runs, 3 finished." in page
+
+
+def test_like_runs_can_be_sorted_by_result(site):
+    page = text(site, "whole/index")
+    assert '<td data-label="Result" data-value="0.7">test AUROC 0.700 (0.600-0.750)</td>' in page
+    assert '<td data-label="Duration" data-value="75.0">1 min 15 s</td>' in page
+    assert '<th scope="col" data-sort>Result</th>' in page
+    assert "which run is best is decided on validation" in page
+    assert "not ranked" not in page
+
+
+def notice(page: str) -> str:
+    """The words of the notice on unlike runs."""
+    found = re.search(r'<section class="notice".*?</section>', page, re.DOTALL)
+    return " ".join(re.sub("<[^>]+>", " ", found[0]).split()).replace(" ,", ",").replace(" :", ":")
+
+
+def test_runs_of_different_splits_are_not_ranked_and_it_says_why(site):
+    page = text(site, "unlike/index")
+    said = notice(page)
+    assert "These runs are not ranked They differ in split, so their results cannot be compared" in said
+    assert "03_baseline_cnn-a: data d, split split-one, images real" in said
+    assert "03_baseline_cnn-b: data d, split split-two, images real" in said
+    assert '<th scope="col">Result</th>' in page
+    assert '<th scope="col" data-sort>Duration</th>' in page
+    assert "Sorted by result" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"synthetic": True}, "They differ in images, "),
+        ({"parameters": {"seed": 1, "evaluation": {"resamples": 9}}}, "They differ in evaluation, "),
+        (
+            {"data": DataResult(fingerprint="e", images=9, groups=5, left_out=0, split_fingerprint="t")},
+            "They differ in data and split, ",
+        ),
+    ],
+)
+def test_each_reason_not_to_rank(site, tmp_path, monkeypatch, changes, said):
+    monkeypatch.setenv(ROOT, str(tmp_path))
+    study(Project(tmp_path), "pair", "03_baseline_cnn-a", "03_baseline_cnn-b")
+    finish(tmp_path, "pair", "03_baseline_cnn-a")
+    finish(tmp_path, "pair", "03_baseline_cnn-b", **changes)
+    indexes.write_index("pair")
+    assert said in notice(text(tmp_path / "reports", "pair/index"))
+
+
+def test_the_index_of_all_ranks_no_studies(site):
+    page = text(site, "index")
+    assert rows(page) == ["whole", "unlike", "drawn"]
+    assert re.findall(r'class="chip (\w+)">([^<]+)', page)[:4] == [
+        ("failed", "1 failed"), ("unfinished", "1 unfinished"), ("due", "1 out of date"), ("done", "3 done"),
+    ]  # fmt: skip
+    assert '<th scope="col">Results</th>' in page
+    assert page.count("data-sort>") == 7
+    assert "Studies are not ranked by their results" in page
+    assert ">synthetic</td>" in page
+    assert "<li>03_baseline_cnn-a: test AUROC 0.900 (0.800-0.950)</li>" in page
+
+
+def test_a_study_whose_parameter_files_are_gone_keeps_its_row(site):
+    there, away = (site.parent / f"params/{name}" for name in ("drawn", "away"))
+    os.rename(there, away)
+    try:
+        indexes.write_index("whole", waiting=["03_baseline_cnn-c"])
+        assert "no parameter files" in text(site, "index")
+    finally:
+        os.rename(away, there)
+        indexes.write_index("whole", waiting=["03_baseline_cnn-c"])
+    assert "no parameter files" not in text(site, "index")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (136, "2 min 16 s"),
+        (3599.7, "1 h 00 min"),
+        (5000, "1 h 23 min"),
+    ],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
