@@ -30,7 +30,7 @@ report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html 
 data: $(VENV)  ## fetch the real radiographs into data/chest_xray (FROM=..., ADDRESS=..., TO=...)
 	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$(FROM)") $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(TO),--to "$(TO)")
 
-test: $(VENV)  ## run the tests
+test: $(VENV)  ## run the tests; those of pages in a browser are skipped without Chromium
 	@$(BIN)/python -m pytest
 
 lint: $(VENV)  ## check style of code and notebooks, and that notebooks hold no outputs

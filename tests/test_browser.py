@@ -1,0 +1,315 @@
+"""Pages in a real browser, headless: nothing is fetched, nothing fails, and what a page offers works. Needs Chromium.
+
+Installs nothing: without a browser the tests are skipped with the reason. `CHROMIUM` names one that is not on the path.
+"""
+
+import os
+import re
+import shutil
+
+import pytest
+
+from test_pages import ROOT, build_site
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+expect = playwright.expect
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PAGES = ("whole/03_baseline_cnn-a", "whole/03_baseline_cnn-d", "whole/index", "unlike/index", "index")
+RUN_PAGE = PAGES[0]
+
+# Every text that is shown, with the WCAG 2 contrast between its colour and what lies behind it; the lowest five.
+# https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
+CONTRASTS = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = colour => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const ground = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = rgba(getComputedStyle(at).backgroundColor);
+      if (colour[3] === 255) return colour;
+      if (colour[3]) throw new Error("half-transparent ground: " + at.outerHTML.slice(0, 80));
+    }
+    throw new Error("no ground");
+  };
+  const luminance = colour => {
+    const [r, g, b] = colour.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const [a, b] = [rgba(getComputedStyle(element).color), ground(element)].map(luminance).sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), element.outerHTML.slice(0, 120)]);
+  }
+  return { texts: found.length, lowest: found.sort((x, y) => x[0] - y[0]).slice(0, 5), ground: luminance(ground(document.body)) };
+}"""
+
+
+def chromium() -> str:
+    """The path of a Chromium or Chrome; skips where there is none."""
+    found = os.environ.get("CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
+    return found or pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    chromium()  # nothing is built where nothing can be looked at
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("site")
+        patch.setenv(ROOT, str(root))
+        yield build_site(root)
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    with playwright.sync_playwright() as tool:
+        started = tool.chromium.launch(executable_path=chromium())
+        yield started
+        started.close()
+
+
+class Visitor:
+    """Opens pages in one tab and keeps what went wrong on any: requests beyond the file itself, errors, refusals."""
+
+    def __init__(self, browser, site, **options):
+        self.site, self.faults, self.failures = site, [], []
+        self.page = browser.new_context(offline=True, reduced_motion="reduce", **options).new_page()
+        self.page.on("request", self.note_request)
+        self.page.on("requestfailed", lambda request: self.failures.append(request.failure))
+        self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        self.page.on("console", lambda said: self.faults.append(f"{said.type}: {said.text}"))
+
+    def note_request(self, request):
+        if not request.url.startswith(("file:", "data:")):
+            self.faults.append(f"request: {request.url}")
+
+    def __call__(self, name=RUN_PAGE, width=1280, scheme="light", media="screen"):
+        self.page.set_viewport_size({"width": width, "height": 800})
+        self.page.emulate_media(color_scheme=scheme, media=media)
+        self.page.goto((self.site / f"{name}.html").as_uri())
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def visitor(browser, site):
+    return Visitor(browser, site)
+
+
+@pytest.fixture
+def visit(visitor):
+    """`visit(name, width, scheme, media)` gives the page; by the end nothing was fetched and nothing has failed."""
+    visitor.faults.clear()
+    yield visitor
+    visitor.page.evaluate("sessionStorage.clear()")
+    assert visitor.faults == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_shows_every_page_without_moving_sideways(visit, name):
+    page = visit(name, width=360)
+    for contents in page.locator("details").all():
+        contents.evaluate("element => { element.open = true; }")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_text_can_be_read(visit, name, scheme):
+    """WCAG 2 AA asks for 4.5 to 1 of text in body size; code and folded parts count too."""
+    page = visit(name, scheme=scheme)
+    page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    seen = page.evaluate(CONTRASTS)
+    assert seen["texts"] > 20
+    assert seen["lowest"][0][0] >= 4.5, seen["lowest"]
+    assert seen["ground"] < 0.05 if scheme == "dark" else seen["ground"] > 0.9
+
+
+def test_figures_keep_a_white_ground_in_the_dark(visit):
+    page = visit(scheme="dark")
+    grounds = page.locator("main img").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert set(grounds) == {"rgb(255, 255, 255)"}
+
+
+def test_each_line_of_the_contents_leads_to_its_heading(visit):
+    page = visit()
+    links = page.locator(".contents a")
+    assert links.count() == 7
+    for link in links.all():
+        link.click()
+        heading = page.locator(f"[id='{page.evaluate('decodeURIComponent(location.hash.slice(1))')}']")
+        assert heading.inner_text() == link.inner_text()
+        expect(heading).to_be_in_viewport()
+    expect(links.last).to_have_attribute("aria-current", "location")
+    links.nth(2).click()
+    expect(page.locator("[aria-current]")).to_have_text(["Training"])
+    expect(links.first).to_be_in_viewport()  # the contents stay at the side
+
+
+def test_a_phone_folds_the_contents_away(visit):
+    page = visit(width=360)
+    link = page.locator(".contents a").nth(1)
+    expect(link).to_be_hidden()
+    page.locator(".contents summary").press("Enter")
+    link.click()
+    expect(page.locator("[id='As-they-are']")).to_be_in_viewport()
+    expect(link).to_be_hidden()
+
+
+def test_one_switch_opens_and_folds_all_code(visit):
+    page = visit()
+    switch, blocks, code = page.locator(".code-switch"), page.locator("details.code"), page.locator(".highlight")
+    assert blocks.count() == 10
+    expect(code.first).to_be_hidden()
+    expect(switch).to_have_text("Show code")
+    switch.press("Space")
+    assert all(block.is_visible() for block in code.all())
+    expect(switch).to_have_text("Hide code")
+    expect(switch).to_have_attribute("aria-pressed", "true")
+    page.reload()  # remembered for this session
+    assert all(block.is_visible() for block in code.all())
+    blocks.first.locator("summary").click()  # one alone: the switch offers to show the rest
+    expect(switch).to_have_attribute("aria-pressed", "false")
+    switch.click()
+    switch.press("Enter")
+    assert not any(block.is_visible() for block in code.all())
+    expect(switch).to_have_text("Show code")
+
+
+@pytest.mark.parametrize("image", ["A ramp from black to white", "gallery 2", "maps 1"])
+def test_figures_open_large_and_close_again(visit, image):
+    """Those of outputs in HTML too; by keyboard and by mouse; focus goes back to where it was."""
+    page = visit()
+    button, dialog = page.get_by_role("button", name=image, exact=True), page.locator("dialog")
+    small = button.locator("img").bounding_box()
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_visible()
+    large = dialog.locator("img")
+    expect(large).to_have_attribute("alt", image)
+    assert large.bounding_box()["width"] > small["width"]
+    said = "case 2: called 0.93" if image == "gallery 2" else "case 1" if image == "maps 1" else image
+    expect(dialog.locator("p")).to_contain_text(said)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(button).to_be_focused()
+    button.click()
+    large.click()
+    expect(dialog).to_be_hidden()
+    expect(button).to_be_focused()
+
+
+def test_an_enlarged_figure_is_larger_on_a_phone_too(visit):
+    page = visit(width=360)
+    page.get_by_role("button", name="A ramp from black to white").click()
+    assert page.locator("dialog img").bounding_box()["width"] == 880
+    assert page.locator("dialog").bounding_box()["width"] <= 360
+
+
+def test_two_cards_stand_in_a_row_on_a_phone_and_more_on_a_desk(visit):
+    for width, number in ((360, 2), (1280, 5)):
+        boxes = [card.bounding_box() for card in visit(width=width).locator(".gallery .card").all()]
+        assert sum(box["y"] == boxes[0]["y"] for box in boxes) == number
+        assert min(box["width"] for box in boxes) >= 150
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_shows_what_is_to_be_read(visit, scheme):
+    page = visit(width=794, scheme=scheme)  # 210 mm
+    page.locator(".code-switch").click()
+    page.emulate_media(media="print")
+    for gone in (".highlight", "details.code summary", ".contents", ".code-switch"):
+        expect(page.locator(gone).first).to_be_hidden()
+    expect(page.locator("main figure").first).to_be_visible()
+    shapes = page.locator("main figure, main img").evaluate_all(
+        "all => all.map(one => getComputedStyle(one).breakInside)"
+    )
+    assert set(shapes) == {"avoid"}
+    assert page.evaluate(CONTRASTS)["ground"] > 0.9
+
+
+def test_without_scripts_everything_can_be_read(browser, site):
+    visit = Visitor(browser, site, java_script_enabled=False)
+    page = visit()
+    for there in (".contents a", "main figure img", ".card img"):
+        expect(page.locator(there).first).to_be_visible()
+    expect(page.locator(".code-switch")).to_be_hidden()
+    page.locator("details.code summary").first.click()
+    expect(page.locator(".highlight").first).to_be_visible()
+    page = visit("whole/index")
+    assert page.locator("tbody tr").count() == 6
+    expect(page.locator(".filter")).to_be_hidden()
+    expect(page.locator("thead button")).to_have_count(0)
+    assert visit.faults == []
+
+
+def test_what_an_output_asks_of_a_network_is_refused(browser, site):
+    """By the policy in the page's head, before anything leaves the browser."""
+    text = (site / f"{RUN_PAGE}.html").read_text(encoding="utf-8")
+    calls = "".join(
+        f"<{tag}http://127.0.0.1:9/{i}'>"
+        for i, tag in enumerate(("img src='", "link rel=stylesheet href='", "script src='"))
+    )
+    (site / "whole/calls.html").write_text(text.replace("</main>", f"{calls}</script></main>"), encoding="utf-8")
+    visit = Visitor(browser, site)
+    visit("whole/calls")
+    assert visit.failures == ["csp"] * 3
+
+
+def shown(page) -> list[str]:
+    """The names of the rows that are shown, shortened to their ends."""
+    return [re.sub(r".*-", "", row.inner_text()) for row in page.locator("tbody tr:visible th").all()]
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_an_index_is_filtered_and_sorted(visit, width):
+    page = visit("whole/index", width=width)
+    before = shown(page)
+    assert before == ["d", "06_comparison", "c", "01_quick", "a", "b"]
+    box = page.get_by_role("searchbox")
+    box.fill("BASELINE done")
+    assert shown(page) == ["a", "b"]
+    expect(page.locator("output")).to_have_text("2 of 6")
+    box.fill("")
+    assert shown(page) == before
+    head = page.locator("thead th").nth(3)
+    page.get_by_role("button", name="Duration").press("Enter")
+    assert shown(page)[:4] == [
+        "c",
+        "01_quick",
+        "a",
+        "b",
+    ]  # as numbers: 8 s, 9 s, 1 min 15 s, 1 h 23 min; then those without
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    page.get_by_role("button", name="Duration").click()
+    assert shown(page)[:4] == ["b", "a", "01_quick", "c"]
+    expect(head).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name="Result").click()
+    assert shown(page)[:3] == ["b", "c", "a"]  # by AUROC: 0.7, 0.8, 0.9
+    page.get_by_role("button", name="Run").click()
+    assert shown(page) == ["01_quick", "a", "b", "c", "d", "06_comparison"]
+    assert page.locator("th[aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize(("name", "column"), [("unlike/index", "Result"), ("index", "Results")])
+def test_unlike_runs_and_studies_are_not_put_in_order_of_merit(visit, name, column):
+    page = visit(name)
+    expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name=column)).to_have_count(0)
+    expect(page.get_by_role("button", name="Duration")).to_be_visible()
+    expect(page.get_by_text("not ranked")).to_be_visible()
+
+
+def test_links_lead_from_index_to_run_and_back(visit):
+    page = visit("index")
+    page.get_by_role("link", name="whole").click()
+    page.get_by_role("link", name="03_baseline_cnn-a").click()
+    expect(page.locator("h1")).to_have_text("A page")
+    page.get_by_role("link", name="All studies").click()
+    expect(page.locator("h1")).to_have_text("Studies")
