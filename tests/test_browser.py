@@ -165,7 +165,7 @@ def test_a_phone_folds_the_contents_away(visit):
 def test_one_switch_opens_and_folds_all_code(visit):
     page = visit()
     switch, blocks, code = page.locator(".code-switch"), page.locator("details.code"), page.locator(".highlight")
-    assert blocks.count() == 10
+    assert blocks.count() == 12
     expect(code.first).to_be_hidden()
     expect(switch).to_have_text("Show code")
     switch.press("Space")

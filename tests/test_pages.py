@@ -21,6 +21,7 @@ from pneumolib.reporting.study import Step
 from test_reporting import result
 
 ROOT = "PNEUMOLIB_ROOT"
+LONG = "a_path/without_a_place_to_break/" * 5
 
 
 def png(width: int, height: int) -> str:
@@ -48,6 +49,7 @@ def notebook() -> nbformat.NotebookNode:
     cells = [
         "# A page", "Words with a [link](https://example.org).", _code("seed = 1", tags=["injected-parameters"]),
         "## The images", _code("x = 1  # a comment\nshow('text', 2.5)", _stream("stdout", "read 9 images\n")),
+        _code(f"path = '{LONG}'", _stream("stdout", LONG)), _code("path", _html(f"<p>{LONG}</p>")), f"Read from {LONG}.",
         "### As *they* are", _code("figure()", nbformat.v4.new_output("display_data", figure[0], metadata=figure[1])),
         "## Training", _code("fit()", _stream("stdout", "".join(f"epoch {i}\n" for i in range(40)))),
         _code("warn()", _stream("stderr", "a warning\n")), "### As *they* are", _code("table", _html(wide)),
@@ -110,7 +112,7 @@ def build_site(root: Path) -> Path:
     finish(root, "whole", "01_quick", 9, checks={"audit": {"a": {"verdict": "warning"}}}, **none)
     for name, auroc, seconds in zip(names, (0.9, 0.7, 0.8), (75, 5000, 8.2), strict=False):
         finish(root, "whole", name, seconds, auroc=auroc)
-    fail(root, "whole", names[3], "cell 5: ValueError: <drawn> by hand")
+    fail(root, "whole", names[3], f"cell 5: ValueError: <drawn> by hand, {LONG}")
     study(project, "unlike", "01_quick", *names[:2])
     finish(root, "unlike", names[0], split="split-one")
     finish(root, "unlike", names[1], split="split-two", auroc=0.8)
@@ -179,7 +181,7 @@ def test_failures_stand_first_with_what_they_said(site):
     page = text(site, "whole/index")
     assert rows(page) == ["03_baseline_cnn-d", "06_comparison", "03_baseline_cnn-c", "01_quick", "03_baseline_cnn-a", "03_baseline_cnn-b"]  # fmt: skip
     assert re.findall(r'class="chip \w+">([^<]+)', page) == ["failed", "unfinished", "out of date", *["done"] * 3]
-    assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand</td>' in page
+    assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand, a_path/' in page
     assert "6 runs, 3 finished." in page
 
 
