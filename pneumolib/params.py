@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -23,6 +23,9 @@ from pneumolib.model_params import (
 )
 
 SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke`
+Corruption = Literal[
+    "gamma", "contrast", "noise", "blur", "jpeg", "rotation", "downsampling", "zoom", "stretch", "margins"
+]
 PublishedMetric = Literal["auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy"]
 
 
@@ -141,6 +144,13 @@ class EvaluationParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
 
+class RobustnessParams(Section):
+    """How many test images are corrupted, and in which ways, to see whether calls hold: `data.corruptions`. 0: none."""
+
+    images: Annotated[int, Field(ge=0)] = 200
+    corruptions: Annotated[list[Corruption], Field(min_length=1)] = Field(default=[*get_args(Corruption)])
+
+
 class PublishedParams(Section):
     """Test figures that others published, shown beside ours by `06_comparison`; they decide nothing.
 
@@ -168,6 +178,7 @@ class RunParams(Section):
     equalisation: EqualisationParams = EqualisationParams()
     audit: AuditParams = AuditParams()
     evaluation: EvaluationParams = EvaluationParams()
+    robustness: RobustnessParams = RobustnessParams()
     published: PublishedParams = PublishedParams()
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,48 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.table)
+
+
+@dataclass(frozen=True)
+class ChangedPixels:
+    """Pixels that are changed when they are read, a batch at a time; stands in for `ImageSet.pixels` in a prediction.
+
+    Attributes:
+        pixels: uint8 (n, height, width, channels); may be mapped from disk.
+        change: from some of them and the place of their first to as many of the same shape and type.
+    """
+
+    pixels: np.ndarray
+    change: Callable[[np.ndarray, int], np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all of them, as of an array."""
+        return self.pixels.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As of an array."""
+        return self.pixels.dtype
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.change(self.pixels[rows], rows.start)
+
+
+def take(images: ImageSet, image_ids: Sequence[str]) -> ImageSet:
+    """Some images, in the order of `image_ids`, copied out of the file that they are mapped from.
+
+    Raises:
+        KeyError: an id that is not there.
+    """
+    rows = pd.Index(images.table.image_id).get_indexer(list(image_ids))
+    if (rows < 0).any():
+        missing = [name for name, row in zip(image_ids, rows, strict=True) if row < 0]
+        raise KeyError(f"{len(missing)} image id(s) are not among the {len(images)} images, such as {missing[0]}")
+    return ImageSet(images.table.iloc[rows].reset_index(drop=True), images.pixels[rows])
 
 
 def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:

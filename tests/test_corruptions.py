@@ -1,0 +1,126 @@
+"""Corrupted copies: what must stay, what must grow, and what decides them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES, STRENGTHS, corrupt, corruption_samples
+from pneumolib.data.drawing import draw_radiograph
+from pneumolib.data.images import ChangedPixels
+from pneumolib.params import ParamsError, RobustnessParams, check
+from pneumolib.smoke import smoke_params
+
+BOTH_WAYS = ["gamma", "contrast", "rotation", "zoom", "stretch"]
+
+
+def radiographs(side: int, n: int = 8) -> np.ndarray:
+    """Drawn ones, uint8 (n, side, side, 1)."""
+    kinds = ("bacteria", "IM", "virus", "NORMAL2-IM")
+    drawn = (Image.fromarray(draw_radiograph(kinds[i % 4], i)).convert("L") for i in range(n))
+    return np.stack([np.asarray(image.resize((side, side), Image.Resampling.BOX)) for image in drawn])[..., None]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return radiographs(64)
+
+
+def distance(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of each image, in grey values."""
+    return np.abs(one.astype(float) - two).mean(axis=(1, 2, 3))
+
+
+def test_every_name_has_a_strength_and_every_parameter_a_name():
+    assert tuple(STRENGTHS) == CORRUPTIONS == tuple(RobustnessParams().corruptions)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_severity_takes_an_image_farther_from_what_it_was(pixels, name):
+    far = np.array([distance(corrupt(pixels, name, severity, 1), pixels) for severity in SEVERITIES])
+    assert (far[0] > 0).all()
+    assert (np.diff(far.mean(axis=1)) > 0).all()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_shape_type_and_the_original_stay_and_equal_channels_stay_equal(pixels, name):
+    colour = np.repeat(pixels[:3, :, :48], 3, axis=3)  # and an image need not be square
+    before = colour.copy()
+    changed = corrupt(colour, name, 4, 1)
+    assert (changed.shape, changed.dtype) == (colour.shape, np.uint8)
+    np.testing.assert_array_equal(colour, before)
+    assert (changed[..., :1] == changed).all()
+    np.testing.assert_array_equal(changed[..., :1], corrupt(colour[..., :1], name, 4, 1))
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_an_image_s_place_and_the_seed_decide_and_not_its_portion(pixels, name):
+    whole = corrupt(pixels, name, 3, 7)
+    np.testing.assert_array_equal(whole, corrupt(pixels, name, 3, 7))
+    parts = ChangedPixels(pixels, lambda some, first: corrupt(some, name, 3, 7, first))
+    np.testing.assert_array_equal(whole, np.concatenate([parts[0:5], parts[5:8]]))
+    assert (parts.shape, parts.dtype, len(parts)) == (pixels.shape, np.uint8, 8)
+    other = corrupt(pixels, name, 3, 8)
+    assert np.array_equal(whole, other) == (name not in [*BOTH_WAYS, "noise"])
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_an_image_goes_one_way_at_all_severities_and_a_set_goes_both(pixels, name):
+    same = np.repeat(pixels[:1], 40, axis=0)
+    ways = [corrupt(same, name, severity, 1) for severity in (2, 5)]
+    kinds, counts = np.unique(ways[0].reshape(40, -1), axis=0, return_counts=True)
+    assert len(kinds) == 2
+    assert counts.min() >= 10
+    first = [(way == way[0]).all(axis=(1, 2, 3)) for way in ways]
+    np.testing.assert_array_equal(*first)
+
+
+def test_lengths_follow_the_image_s_side():
+    """What a severity does to a large image is, seen small, what it does to the small one."""
+    large = radiographs(256, 4)
+    small = large.reshape(4, 64, 4, 64, 4, 1).mean(axis=(2, 4)).round().astype(np.uint8)
+    for name in ("blur", "zoom", "stretch", "rotation", "margins"):
+        reduced = corrupt(large, name, 5, 1).reshape(4, 64, 4, 64, 4, 1).mean(axis=(2, 4))
+        by_size = distance(reduced, corrupt(small, name, 5, 1))
+        assert (by_size < 0.1 * distance(small, corrupt(small, name, 5, 1))).all(), name
+
+
+def test_what_each_change_does_to_a_simple_image():
+    grey = np.full((4, 40, 40, 1), 100, np.uint8)
+    framed = corrupt(grey, "margins", 5, 1)
+    assert (framed[:, :6] == 0).all()
+    assert (framed[:, 6:-6, 6:-6] == 100).all()
+    levels = {int(image.mean()) for image in corrupt(np.repeat(grey[:1], 20, axis=0), "gamma", 4, 1)}
+    assert levels == {round(255 * (100 / 255) ** 2), round(255 * (100 / 255) ** 0.5)}
+    for unmoved in ("contrast", "blur", "downsampling", "stretch"):
+        np.testing.assert_array_equal(corrupt(grey, unmoved, 5, 1), grey)
+    noisy = corrupt(grey, "noise", 5, 1).astype(float) - 100
+    assert abs(noisy.std() - 25) < 1
+    assert not np.array_equal(noisy[0], noisy[1])
+
+
+def test_wrong_names_severities_and_pixels_are_refused_with_what_is_allowed(pixels):
+    with pytest.raises(ValueError, match=r"received 'fog', allowed: gamma, contrast, .*margins"):
+        corrupt(pixels, "fog", 1, 1)
+    for severity in (0, 6, 1.5):
+        with pytest.raises(ValueError, match=rf"severity: received {severity}, allowed: 1, 2, 3, 4, 5"):
+            corrupt(pixels, "blur", severity, 1)
+    with pytest.raises(ValueError, match=r"expected uint8 \(n, height, width, 1 or 3\), received float64"):
+        corrupt(pixels / 255, "blur", 1, 1)
+    with pytest.raises(ValueError, match=r"received uint8 \(64, 64, 1\)"):
+        corrupt(pixels[0], "blur", 1, 1)
+
+
+def test_samples_are_what_corrupt_gives(pixels):
+    shown, titles = corruption_samples(pixels[0], ["blur", "noise"], (1, 5))
+    assert titles == ["blur 1", "blur 5", "noise 1", "noise 5"]
+    np.testing.assert_array_equal(shown[3], corrupt(pixels[:1], "noise", 5, 1)[0])
+
+
+def test_parameters_name_known_corruptions_and_smoke_makes_them_few():
+    with pytest.raises(ParamsError, match=r"robustness.corruptions.1: Input should be 'gamma'.*received 'fog'"):
+        check({"robustness": {"corruptions": ["blur", "fog"]}})
+    with pytest.raises(ParamsError, match=r"robustness.images: .*received -1"):
+        check({"robustness": {"images": -1}})
+    few = smoke_params(check({})).robustness
+    assert (few.images, few.corruptions) == (8, ["gamma", "contrast"])
+    assert smoke_params(check({"robustness": {"images": 0}})).robustness.images == 0
