@@ -60,7 +60,12 @@ def test_where_tensorflow_and_keras_may_be_imported():
         name: {str(p.relative_to(PACKAGE)) for p in MODULES if name in all_imports(p)}
         for name in ("tensorflow", "keras")
     }
-    assert users["tensorflow"] == {"data/augment.py", "data/pipeline.py", "learning/devices.py"}
+    assert users["tensorflow"] == {
+        "data/augment.py",
+        "data/pipeline.py",
+        "learning/devices.py",
+        "learning/gradients.py",
+    }
     assert {p.split("/")[0] for p in users["keras"]} == {"learning"}
 
 

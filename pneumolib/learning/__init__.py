@@ -1,4 +1,4 @@
-"""The networks and how they are fitted. Keras only; `devices` alone knows the backend."""
+"""The networks and how they are fitted. Keras only; `devices` and `gradients` alone know the backend."""
 
 import lazy_loader
 
@@ -11,6 +11,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "trials": ["train_and_predict"],
         "features": ["fit_head", "frozen_features"],
         "predicting": ["predict", "predict_views"],
+        "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
+        "robustness": ["predict_corrupted"],
         "training": [
             "class_weights",
             "fit",

@@ -1,4 +1,4 @@
-"""Where does it run? The one place of `learning/` that knows the backend."""
+"""Where does it run? With `gradients` the one place of `learning/` that knows the backend."""
 
 import os
 

@@ -164,7 +164,7 @@ def network_blocks(network: keras.Model) -> pd.DataFrame:
             "layer": network.layers,
             "part": layer_parts(network),
             "size": [_size(layer) for layer in network.layers],
-            "narrow": _narrows(network),
+            "narrow": narrows(network),
         }
     )
     table["block"] = [size for _, part in table.groupby("part", sort=False) for size in _block_sizes(part)]
@@ -206,7 +206,7 @@ def _block(rows: pd.DataFrame) -> dict:
     }
 
 
-def _narrows(network: keras.Model) -> list[bool]:
+def narrows(network: keras.Model) -> list[bool]:
     """For each layer whether all that comes later sees what came earlier through this layer alone."""
     tensors = {id(t): n for n, op in enumerate(network.operations) for t in keras.tree.flatten(op.output)}
     last_use = [0] * len(network.operations)

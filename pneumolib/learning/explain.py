@@ -1,0 +1,252 @@
+"""Where does a network look? Grad-CAM, and two checks of what to make of its maps.
+
+Contract: pixels uint8 (n, height, width, channels), as the network takes them; label 1 = pneumonia.
+"""
+
+import random
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import layers
+from PIL import Image
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from pneumolib.data.images import ChangedPixels, ImageSet
+from pneumolib.learning.backbones import layer_parts, leaves
+from pneumolib.learning.gradients import feature_gradients, features_of
+from pneumolib.learning.models import narrows
+from pneumolib.learning.predicting import predict_logits
+
+MAP_BATCH = 32
+SMALLEST_MAP = 9  # places: 3 x 3 has a middle and a rim, 2 x 2 cannot tell a lung from a border
+SETTLING = 64  # images that give the averages of BatchNormalization in a network of random weights
+# Layers that make a feature map coarser, or nothing at all in prediction: the map before them says as much and more.
+_COARSER = (
+    layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D,
+    layers.Dropout, layers.SpatialDropout2D, layers.ZeroPadding2D, layers.Cropping2D,
+)  # fmt: skip
+
+
+def grad_cam(
+    model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray = 1, batch: int = MAP_BATCH
+) -> np.ndarray:
+    """Where the evidence for a call comes from, float32 (n, height, width), 0 to 1 for each image.
+
+    Grad-CAM (Selvaraju et al., ICCV 2017): the feature maps of `map_layer`, each weighted by the mean gradient of the
+    logit over it, are summed; what is below zero counts as nothing; enlarged (bilinear) and divided by the image's own
+    maximum. An image without any evidence in that direction has a map of zeros, and so has one whose 16-bit features
+    overflow. Maps of two images cannot be compared in strength.
+
+    Args:
+        model: a network of `build_model`, in training or from a file; weights and state stay as they are.
+        pixels: as the network takes them; may be mapped from disk.
+        towards: 1, evidence for pneumonia (what raises the logit), or 0, evidence for normal (what lowers it); one for
+            all images, or one for each, such as the calls that were made.
+        batch: images at once; memory does not grow with their number otherwise.
+    Raises:
+        ValueError: a network without a feature map, pixels that are not its own, or labels other than 0 and 1.
+    """
+    _check_pixels(model, pixels)
+    towards = np.broadcast_to(np.asarray(towards, dtype=int), len(pixels))
+    if not np.isin(towards, (0, 1)).all():
+        raise ValueError(f"towards: received {sorted(set(towards.tolist()))}, allowed 0 (normal), 1 (pneumonia)")
+    lower, upper = _split_at_map(model)
+    evidence = _evidence(lower, [upper], pixels, batch)[0]
+    return _enlarged(np.where(towards == 1, 1, -1)[:, None, None] * evidence, pixels.shape[1:3])
+
+
+def map_layer(model: keras.Model) -> keras.Layer:
+    """The layer whose output Grad-CAM reads: the last feature map of 3 x 3 places or more that all later layers see.
+
+    Where images are so small that none has as many, the last one of more than one place. Pooling, Dropout and padding after
+    a convolution are passed over, so that the map is not coarser than it need be. BatchNormalization is not: features
+    count from their average then, and without it separable_cnn, whose pneumonias lack what normal lungs have, showed no
+    evidence for pneumonia anywhere. So that is the last convolution of the CNNs from scratch (with its
+    BatchNormalization), the backbone's output under a pooled head, and the last layer of the recall_vgg19 head that is
+    large enough.
+
+    Raises:
+        ValueError: a network that has none.
+    """
+    seen = zip(model.layers, layer_parts(model), narrows(model), strict=True)
+    fit = [
+        layer
+        for layer, part, narrow in seen
+        if narrow and part != "input" and _places(layer) > 1 and not isinstance(layer, _COARSER)
+    ]
+    if not fit:
+        raise ValueError(
+            f"{model.name} has no feature map, float (batch, height, width, channels), that Grad-CAM could read"
+        )
+    return next((layer for layer in reversed(fit) if _places(layer) >= SMALLEST_MAP), fit[-1])
+
+
+def _places(layer: keras.Layer) -> int:
+    """Of a feature map; 0 for anything else. Pixels and scaled pixels are none."""
+    shape = keras.tree.flatten(layer.output)[0].shape
+    if isinstance(layer, layers.InputLayer | layers.Rescaling) or len(shape) != 4:
+        return 0
+    return shape[1] * shape[2]
+
+
+def _check_pixels(model: keras.Model, pixels: np.ndarray) -> None:
+    wanted = tuple(model.input.shape[1:])
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
+        raise ValueError(f"pixels: {model.name} takes uint8 (n, {', '.join(map(str, wanted))}), received {pixels.dtype} "
+                         f"{tuple(pixels.shape)}")  # fmt: skip
+
+
+def _split_at_map(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """The network up to the map and from there on; both share its layers."""
+    features = map_layer(model).output
+    return keras.Model(model.input, features, name="lower"), keras.Model(features, model.output, name="upper")
+
+
+def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray, batch: int) -> np.ndarray:
+    """Features weighted by their mean gradient and summed, float32 (uppers, n, h, w): above zero for pneumonia."""
+    look, gradients_of = features_of(lower), [feature_gradients(upper) for upper in uppers]
+    maps = [np.zeros((len(uppers), 0, *lower.output.shape[1:3]), np.float32)]
+    for start in range(0, len(pixels), batch):
+        features = look(np.ascontiguousarray(pixels[start : start + batch]))
+        weights = np.stack([gradients(features).mean(axis=(1, 2)) for gradients in gradients_of])
+        maps.append(np.einsum("nhwc,unc->unhw", features, weights))
+    return np.concatenate(maps, axis=1)
+
+
+def _enlarged(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What is above zero, at the image's (height, width), divided by its maximum."""
+    whole = np.isfinite(evidence).all(axis=(1, 2), keepdims=True)
+    rising = np.where(whole, np.maximum(evidence, 0), 0).astype(np.float32)
+    large = [np.asarray(Image.fromarray(one).resize(size[::-1], Image.Resampling.BILINEAR)) for one in rising]
+    maps = np.array(large, np.float32).reshape(-1, *size)
+    most = maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
+
+
+def occlusion_check(model: keras.Model, images: ImageSet, border_fraction: float = 0.125) -> pd.DataFrame:
+    """What a call loses when the middle of the image is covered, and when a border of the same area is.
+
+    Lungs lie in the middle, and a border tells how a child was framed: a network whose logits move more when the
+    border is covered has learned the framing. Covered pixels get the image's mean, so that its brightness stays; the
+    edge of the cover is itself a change, and grey in place of a lung can look like an opacity: the middle has the advantage.
+
+    Args:
+        border_fraction: width of the border, of each side; an eighth covers 44% of the image.
+    Returns:
+        one row an image: `image_id, label, group_id, logit, logit_centre_covered, logit_border_covered`, and the
+        probabilities under the same names: `probability, probability_centre_covered, probability_border_covered`.
+    Raises:
+        ValueError: a fraction outside (0, 0.5), or pixels that are not the network's.
+    """
+    _check_pixels(model, images.pixels)
+    centre, border = _covers(images.pixels.shape[1:3], border_fraction)
+    table = images.table[["image_id", "label", "group_id"]].reset_index(drop=True)
+    logits = {"": predict_logits(model, images)}
+    for name, cover in (("_centre_covered", centre), ("_border_covered", border)):
+        hidden = ChangedPixels(images.pixels, lambda pixels, _, cover=cover: _cover(pixels, cover))
+        logits[name] = predict_logits(model, ImageSet(images.table, hidden))
+    table = table.assign(**{f"logit{name}": values for name, values in logits.items()})
+    return table.assign(**{f"probability{name}": expit(values) for name, values in logits.items()})
+
+
+def _covers(size: tuple[int, int], border_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels a centre and a border of the same area cover, to a row of pixels; bool (height, width) each."""
+    if not 0 < border_fraction < 0.5:
+        raise ValueError(f"border_fraction: received {border_fraction}, allowed: above 0, below 0.5")
+    share = np.sqrt(1 - (1 - 2 * border_fraction) ** 2)  # of height and width, for the centre
+    border, centre = np.ones(size, bool), np.zeros(size, bool)
+    border[tuple(slice(max(1, round(n * border_fraction)), n - max(1, round(n * border_fraction))) for n in size)] = (
+        False
+    )
+    margins = [round(n * (1 - share) / 2) for n in size]
+    centre[tuple(slice(margin, n - margin) for n, margin in zip(size, margins, strict=True))] = True
+    return centre, border
+
+
+def _cover(pixels: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    mean = pixels.mean(axis=(1, 2), keepdims=True).round().astype(np.uint8)
+    return np.where(cover[None, :, :, None], mean, pixels)
+
+
+def randomisation_check(
+    model: keras.Model, pixels: np.ndarray, seed: int, draws: int = 3, batch: int = MAP_BATCH
+) -> dict:
+    """Do the maps depend on what was learned? Against those of the same network with weights drawn anew.
+
+    Weight randomisation (Adebayo et al., NeurIPS 2018): the rank correlation (Spearman) of the two maps of an image,
+    before the cut at zero, at the map's own size. Near 0, maps depend on the learned weights; near 1, they are a
+    property of image and architecture. `whole` draws all weights anew, `top` those after the map. A random network's sign is chance, and
+    all its maps may share it: the spread over draws belongs to the result.
+
+    Args:
+        model: weights and state stay as they are.
+        seed: decides the draws; Python's own random state stays as it is.
+        draws: networks drawn of each kind.
+    Returns:
+        plain values for `result.json`: `images, draws, layer, height, width` (of the map), and for `whole` and `top`
+        each `mean` over images and draws, `low` and `high` (the lowest and highest mean of a draw; null when no
+        correlation can be computed), and `constant`, the number of pairs left out because a map has one value only.
+    Raises:
+        ValueError: as `grad_cam`, or no images.
+    """
+    _check_pixels(model, pixels)
+    if len(pixels) == 0 or draws < 1:
+        raise ValueError(f"randomisation_check needs images and draws; received {len(pixels)} images, {draws} draws")
+    lower, upper = _split_at_map(model)
+    some = np.ascontiguousarray(pixels[:SETTLING])
+    names = [f"{seed} {draw}" for draw in range(draws)]
+    tops = [_redrawn(upper, name, lambda: features_of(lower)(some)) for name in names]
+    trained, *by_top = _evidence(lower, [upper, *tops], pixels, batch)
+    found = {"whole": [], "top": [_rank_correlations(trained, one) for one in by_top]}
+    for name in names:
+        below, above = _split_at_map(_redrawn(model, name, lambda: some))
+        found["whole"].append(_rank_correlations(trained, _evidence(below, [above], pixels, batch)[0]))
+    height, width = trained.shape[1:]
+    return {"images": len(pixels), "draws": draws, "layer": map_layer(model).name, "height": height, "width": width} | {
+        kind: _summary(np.array(values)) for kind, values in found.items()
+    }
+
+
+def _redrawn(network: keras.Model, seed: str, inputs: Callable[[], np.ndarray]) -> keras.Model:
+    """The same network as it was before any training, with averages of BatchNormalization, if it has any, that fit `inputs`.
+
+    Without these the features of a deep network of random weights vanish, and with them what is to be compared.
+    """
+    state = random.getstate()
+    random.seed(seed)  # where Keras takes the seeds of initialisers from that have none
+    try:
+        fresh = keras.models.clone_model(network)
+    finally:
+        random.setstate(state)
+    norms = []
+    pairs = zip(network.layers, fresh.layers, strict=True)
+    for old, new in ((a, b) for one, two in pairs for a, b in zip(leaves(one), leaves(two), strict=True)):
+        if isinstance(new, layers.Normalization) and new.weights:  # how pixels are scaled was not learned here
+            new.set_weights(old.get_weights())
+            new.finalize_state()
+        if isinstance(new, layers.BatchNormalization):
+            new.trainable, new.momentum = True, 0.0
+            norms.append(new)
+    if norms:
+        fresh(keras.ops.convert_to_tensor(inputs()), training=True)
+    return fresh
+
+
+def _rank_correlations(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Spearman's of each pair of maps, float (n,); NaN where one is constant or not finite."""
+    with np.errstate(invalid="ignore"):
+        ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (one, two)]
+        a, b = (r - r.mean(axis=1, keepdims=True) for r in ranks)
+        return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+
+
+def _summary(correlations: np.ndarray) -> dict[str, float | int | None]:
+    """Of correlations (draws, images)."""
+    known = np.isfinite(correlations)
+    means = [float(draw[here].mean()) for draw, here in zip(correlations, known, strict=True) if here.any()]
+    mean = float(correlations[known].mean()) if known.any() else None
+    low, high = (min(means), max(means)) if means else (None, None)
+    return {"mean": mean, "low": low, "high": high, "constant": int((~known).sum())}
