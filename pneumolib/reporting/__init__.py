@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data_plots",
         "equalisation_plots",
         "equalisation_words",
+        "gallery",
         "plots",
         "published_words",
         "words",

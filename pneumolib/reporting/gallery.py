@@ -1,0 +1,229 @@
+"""Errors to look at: radiographs with their Grad-CAM maps as cards, and what such maps do not prove."""
+
+import base64
+import io
+from html import escape
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, Markdown
+from PIL import Image
+
+from pneumolib.data.images import ImageSet
+from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.evaluation.metrics import compute_metrics
+
+SIDE_PX = 160  # the longer side of a radiograph on a card
+GAP_PX = 4
+QUALITY = 72  # JPEG; 60 cards stay well below a megabyte
+COLOUR_MAP = "inferno"  # brightness rises all the way, so that it reads without colour, too
+STRONGEST_COVER = 0.6  # how much of the radiograph the map's maximum covers
+# Enough for a page without a style sheet; two cards a row on a telephone.
+_GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(min(145px, 45%), 1fr)); gap: 1rem 0.75rem"
+_CARD = "margin: 0; min-width: 0"
+_PICTURE = "width: 100%; max-width: 320px; height: auto; display: block"
+_CAPTION = "font-size: 0.85em; line-height: 1.4; overflow-wrap: anywhere; margin-top: 0.3em"
+
+
+def selection(
+    predictions: pd.DataFrame, threshold: float, limit: int = 60, right: int = 12, seed: int = 1
+) -> pd.DataFrame:
+    """Which images of one split to show: its errors, the most confident first, and a few right calls of both classes.
+
+    Args:
+        predictions: rows of one split, as `predictions.csv` has them.
+        threshold: frozen on validation; at or above it an image is called pneumonia.
+        limit: of errors. Confident is a logit far from that of the threshold.
+        right: of right calls, half of them normal, drawn at random; fewer where there are fewer.
+        seed: of that draw.
+    Returns:
+        the columns of `predictions`, then `threshold`, `call` (0 or 1), `right` (bool) and `of`, the number of all errors,
+        or of all right calls, that this row was chosen from.
+    Raises:
+        ValueError: more than one split.
+    """
+    if len(set(predictions.split)) > 1:
+        raise ValueError(
+            f"selection takes the rows of one split, received {', '.join(sorted(predictions.split.unique()))}"
+        )
+    rows = predictions.assign(threshold=threshold, call=(predictions.probability >= threshold).astype(int))
+    rows["right"] = rows.call == rows.label
+    rows["of"] = rows.groupby("right").image_id.transform("size")
+    edge = np.log(np.clip(threshold, 1e-9, 1 - 1e-9) / np.clip(1 - threshold, 1e-9, 1 - 1e-9))
+    order = (rows.logit - edge).abs().sort_values(ascending=False, kind="stable").index
+    errors = rows.loc[order][lambda table: ~table.right].head(limit)
+    drawn = [
+        rows[rows.right & (rows.label == label)].sample(frac=1, random_state=seed).head(places)
+        for label, places in ((0, right - right // 2), (1, right // 2))
+    ]
+    return pd.concat([errors, *drawn], ignore_index=True)
+
+
+def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int = 60) -> HTML:
+    """A card for each row: the radiograph, under it the same with its map, and who it is and what was called, in words.
+
+    Args:
+        images: holds at least the images of `rows`.
+        rows: from `selection`, errors or right calls; all of its columns are needed.
+        maps: from `learning.grad_cam`, float (n, height, width), 0 to 1, in the order of `images.table`.
+        limit: cards; a sentence says how many more there are.
+    Raises:
+        ValueError: as many maps as images are needed.
+        KeyError: a row whose image is not there.
+    """
+    if len(maps) != len(images):
+        raise ValueError(
+            f"gallery: received {len(maps)} maps for {len(images)} images; needed is one for each, in order"
+        )
+    if rows.empty:
+        return HTML("<p>There is no such image on this split.</p>")
+    places = pd.Series(range(len(images)), index=images.table.image_id)
+    cards = []
+    for row in rows.head(limit).itertuples():
+        place = places[row.image_id]
+        cards.append(_card(row, np.asarray(images.pixels[place]), maps[place]))
+    return HTML(
+        f'<p>{_how_many(rows, min(limit, len(rows)))}</p><div class="gallery" style="{_GRID}">{"".join(cards)}</div>'
+    )
+
+
+def _how_many(rows: pd.DataFrame, shown: int) -> str:
+    total, left = int(rows.of.iloc[0]), int(rows.of.iloc[0]) - shown
+    if rows.right.all():
+        words = f"{shown} of {total} right calls, drawn at random from both classes."
+    elif left:
+        words = f"The {shown} most confident of {total} errors; {left} {'is' if left == 1 else 'are'} left out."
+    else:
+        words = "The only error." if total == 1 else f"All {total} errors, the most confident first."
+    return f"{words} An image is called pneumonia from {rows.threshold.iloc[0]:.1%} PNEUMONIA on."
+
+
+def _card(row, pixels: np.ndarray, saliency: np.ndarray) -> str:
+    name, call, share = (escape(words) for words in (str(row.image_id), *_words(row)))
+    alt = " ".join(
+        [f"Radiograph {row.image_id}, and below it the same with its map.", *_words(row), _brightest(saliency)]
+    )
+    data = base64.b64encode(_picture(pixels, saliency)).decode()
+    return (
+        f'<figure class="card" style="{_CARD}">'
+        f'<img style="{_PICTURE}" alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+        f'<figcaption style="{_CAPTION}"><strong>{name}</strong><br>{call}<br>{share}</figcaption></figure>'
+    )
+
+
+def _words(row) -> tuple[str, str]:
+    """`Truly pneumonia (virus), called normal.` and `This image is 97.1% NORMAL, 2.9% PNEUMONIA.`"""
+    kind = f" ({row.kind})" if row.kind != LABEL_NAMES[row.label] else ""
+    sick = round(100 * row.probability, 1)
+    return (
+        f"Truly {LABEL_NAMES[row.label]}{kind}, called {LABEL_NAMES[row.call]}.",
+        f"This image is {100 - sick:.1f}% NORMAL, {sick:.1f}% PNEUMONIA.",
+    )
+
+
+def _brightest(saliency: np.ndarray) -> str:
+    """Where a map has its maximum, for those who cannot see it; left and right are those of the picture."""
+    if not saliency.any():
+        return "The map is empty: nothing speaks for the call."
+    y, x = np.unravel_index(int(saliency.argmax()), saliency.shape)
+    down, across = (int(3 * place / side) for place, side in zip((y, x), saliency.shape, strict=True))
+    if (down, across) == (1, 1):
+        return "The map is strongest in the middle."
+    words = [("upper", "", "lower")[down], ("left", "", "right")[across]]
+    return f"The map is strongest at the {' '.join(word for word in words if word)} of the picture."
+
+
+def _picture(pixels: np.ndarray, saliency: np.ndarray) -> bytes:
+    """Radiograph over map, as JPEG; a small image is enlarged to the same size as a large one."""
+    height, width = pixels.shape[:2]
+    scale = SIDE_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = np.asarray(Image.fromarray(pixels.squeeze()).convert("RGB").resize(size, Image.Resampling.BICUBIC), float)
+    strength = np.asarray(Image.fromarray(saliency.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    strength = np.clip(strength, 0, 1)
+    colours = 255 * mpl.colormaps[COLOUR_MAP](strength)[..., :3]
+    cover = STRONGEST_COVER * strength[..., None]
+    gap = np.full((GAP_PX, size[0], 3), 128.0)  # neither glaring on a dark page nor lost on a light one
+    picture = np.concatenate([grey, gap, grey * (1 - cover) + colours * cover]).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
+    """How to read the maps, and what they do not prove, with the figures of the two checks.
+
+    Args:
+        randomisation: from `learning.randomisation_check`.
+        occlusion: from `learning.occlusion_check`.
+    """
+    return Markdown("\n\n".join([_reading(randomisation), _randomisation(randomisation), _occlusion(occlusion)]))
+
+
+def _reading(check: dict) -> str:
+    return (
+        "**How to read the maps.** Colour, from dark violet to bright yellow, shows where the network found evidence for "
+        "the call it made, right or wrong (Grad-CAM, Selvaraju et al., ICCV 2017). Each map is scaled to its own "
+        f"maximum, so that two maps cannot be compared in strength. They are coarse: {check['height']} x {check['width']} "
+        "fields, drawn large. **What they do not prove:** that the place caused the call, that something is to be seen "
+        "there, or that the call is right. A map within the lungs can belong to a wrong call, and a right call can rest on "
+        "a border, a letter on the film or the exposure. Evidence that lies in what is missing has no place on a map."
+    )
+
+
+def _randomisation(check: dict) -> str:
+    whole, top = check["whole"], check["top"]
+    if whole["mean"] is None:
+        return "**Do the maps depend on what was learned?** That cannot be said here: the maps have one value only."
+    strongest = max(abs(whole["low"]), abs(whole["high"]))
+    verdict = (
+        "the maps depend on what was learned"
+        if strongest < 0.3
+        else "the maps follow the image and the architecture more than what was learned, and say little"
+        if strongest > 0.7
+        else "a part of each map comes from image and architecture and not from what was learned"
+    )
+    return (
+        f"**Do the maps depend on what was learned?** With all weights drawn anew, {check['draws']} times, the rank "
+        f"correlation with the maps of the trained network is {_spread(whole)} over {check['images']} images; with the "
+        f"layers after the map alone drawn anew it is {_spread(top)}. 0 is no likeness, 1 the same map, and -1 the same "
+        f"with the opposite sign: {verdict} (weight randomisation, Adebayo et al., NeurIPS 2018)."
+        + (f" {whole['constant']} pairs of maps could not be compared." if whole["constant"] else "")
+    )
+
+
+def _spread(kind: dict) -> str:
+    if kind["mean"] is None:
+        return "not computable"
+    return f"{kind['mean']:+.2f} (by draw {kind['low']:+.2f} to {kind['high']:+.2f})"
+
+
+def _occlusion(table: pd.DataFrame) -> str:
+    moved = {part: table[f"logit_{part}_covered"] - table.logit for part in ("centre", "border")}
+    size = {part: float(change.abs().mean()) for part, change in moved.items()}
+    n = int((moved["border"].abs() > moved["centre"].abs()).sum())
+    verdict = (
+        "the border, where no lung is, decides more than the middle"
+        if size["border"] > size["centre"]
+        else "the middle decides more than the border"
+    )
+    lines = [
+        f"**Does the border decide?** With the middle of each image covered by its mean grey the logit moves by "
+        f"{size['centre']:.1f} on average ({_by_class(table, moved['centre'])}); with a border of the same area covered, by "
+        f"{size['border']:.1f} ({_by_class(table, moved['border'])}). The border moves it more in {n} of {len(table)} "
+        f"images: {verdict}."
+    ]
+    if table.label.nunique() == 2:
+        scores = ("logit", "logit_centre_covered", "logit_border_covered")
+        whole, rim, middle = (float(compute_metrics(table.label, table[name], 0)["auroc"]) for name in scores)
+        lines.append(
+            f"The AUROC of these images is {whole:.3f}, with the middle covered {rim:.3f}, and with the border covered "
+            f"{middle:.3f}. A cover is itself a change that no training image had, and grey in place of a lung can look like an opacity."
+        )
+    return " ".join(lines)
+
+
+def _by_class(table: pd.DataFrame, change: pd.Series) -> str:
+    means = change.groupby(table.label).mean()
+    return ", ".join(f"{LABEL_NAMES[label]} {mean:+.1f}" for label, mean in means.items())

@@ -1,0 +1,192 @@
+"""The gallery of errors: which images it shows, what it says of them, and that a foreign file name does no harm."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pneumolib.data.drawing import draw_radiograph
+from pneumolib.data.images import ImageSet, take
+from pneumolib.reporting.gallery import explanation_words, gallery, selection
+
+
+def predictions(n: int = 40, wrong: tuple[int, ...] = (3, 8, 21, 30)) -> pd.DataFrame:
+    """Every second image is pneumonia; the probability is the truer, the later the row, but for those called wrong."""
+    labels = np.arange(n) % 2
+    logits = np.where(labels == 1, 1, -1) * (0.5 + np.arange(n) / 10)
+    logits[list(wrong)] *= -1
+    ids = [f"person{i}_x" for i in range(n)]
+    return pd.DataFrame(
+        {"image_id": ids, "split": "test", "label": labels, "kind": np.where(labels == 1, "virus", "normal"),
+         "group_id": ids, "logit": logits, "probability": 1 / (1 + np.exp(-logits))}
+    )  # fmt: skip
+
+
+def image_set(rows: pd.DataFrame, side: int = 64, channels: int = 1) -> ImageSet:
+    drawn = Image.fromarray(draw_radiograph("virus")).convert("L").resize((side, side))
+    pixels = np.repeat(np.asarray(drawn)[None, ..., None], len(rows), axis=0)
+    return ImageSet(rows.reset_index(drop=True), np.repeat(pixels, channels, axis=3))
+
+
+def maps_of(n: int, side: int = 64, place: tuple[int, int] = (10, 50)) -> np.ndarray:
+    maps = np.zeros((n, side, side), np.float32)
+    maps[:, place[0] - 4 : place[0] + 5, place[1] - 4 : place[1] + 5] = 1
+    return maps
+
+
+def shown(rows: pd.DataFrame, **options) -> str:
+    return gallery(image_set(rows), rows, maps_of(len(rows)), **options).data
+
+
+def pictures(page: str) -> list[np.ndarray]:
+    data = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))).astype(int) for one in data]
+
+
+def test_selection_takes_the_most_confident_errors_and_right_calls_of_both_classes():
+    rows = selection(predictions(), 0.5, limit=3, right=6)
+    errors, right = rows[~rows.right], rows[rows.right]
+    assert errors.image_id.tolist() == ["person30_x", "person21_x", "person8_x"]
+    assert set(errors.of) == {4}
+    assert right.label.tolist() == [0, 0, 0, 1, 1, 1]
+    assert set(right.of) == {36}
+    assert (rows.call == (rows.probability >= 0.5)).all()
+    assert not selection(predictions(), 0.5, seed=2).equals(selection(predictions(), 0.5))
+    assert selection(predictions(), 0.5, seed=2).equals(selection(predictions(), 0.5, seed=2))
+
+
+def test_confidence_counts_from_the_threshold_and_not_from_one_half():
+    table = predictions(4, wrong=()).assign(logit=[0.2, 3.0, -1.0, -4.0])
+    table["probability"] = 1 / (1 + np.exp(-table.logit))
+    # At a threshold of 0.1, logit -2.2, a logit of -1 is a false call 1.2 away, and 0.2 one 2.4 away.
+    assert selection(table, 0.1, right=0).image_id.tolist() == ["person0_x", "person3_x", "person2_x"]
+
+
+def test_selection_with_no_errors_few_right_ones_or_two_splits():
+    assert selection(predictions(wrong=()), 0.5, right=2).right.all()
+    assert len(selection(predictions(6, wrong=()), 0.5)) == 6
+    assert selection(predictions(), 0.0).call.all()
+    two = predictions().assign(split=["val", "test"] * 20)
+    with pytest.raises(ValueError, match="rows of one split, received test, val"):
+        selection(two, 0.5)
+
+
+def test_a_card_says_who_it_is_what_was_called_and_how_sure():
+    rows = selection(predictions(), 0.5, right=0)
+    page = shown(rows)
+    assert page.count('<figure class="card"') == page.count("<figcaption") == 4
+    assert "All 4 errors, the most confident first. An image is called pneumonia from 50.0% PNEUMONIA on." in page
+    assert "<strong>person21_x</strong><br>Truly pneumonia (virus), called normal.<br>" in page
+    assert "<strong>person30_x</strong><br>Truly normal, called pneumonia.<br>" in page
+    sick = round(100 * float(rows.probability[rows.image_id == "person21_x"].iloc[0]), 1)
+    assert f"This image is {100 - sick:.1f}% NORMAL, {sick:.1f}% PNEUMONIA." in page
+    assert "The map is strongest at the upper right of the picture." in page
+
+
+def test_what_is_left_out_is_said():
+    rows = selection(predictions(), 0.5, limit=3)
+    errors, right = rows[~rows.right], rows[rows.right]
+    assert "The 3 most confident of 4 errors; 1 is left out." in shown(errors)
+    assert "The 2 most confident of 4 errors; 2 are left out." in shown(errors, limit=2)
+    assert shown(errors, limit=2).count("<figure") == 2
+    assert "12 of 36 right calls, drawn at random from both classes." in shown(right)
+    assert gallery(image_set(rows), rows.iloc[:0], maps_of(len(rows))).data == (
+        "<p>There is no such image on this split.</p>"
+    )
+
+
+@pytest.mark.parametrize(("side", "channels"), [(64, 1), (224, 3)])
+def test_the_picture_is_the_radiograph_over_its_map(side, channels):
+    rows = selection(predictions(), 0.5, right=0)
+    images = image_set(rows, side, channels)
+    centre = side // 2
+    maps = maps_of(len(rows), side, (centre, centre))
+    picture = pictures(gallery(images, rows, maps).data)[0]
+    assert picture.shape == (324, 160, 3)
+    above, below = picture[:160], picture[164:]
+    expected = np.asarray(Image.fromarray(images.pixels[0, ..., 0]).resize((160, 160), Image.Resampling.BICUBIC))
+    assert np.abs(above.mean(axis=2) - expected).mean() < 4
+    assert np.abs(above - below)[:40, :40].mean() < 4  # where the map says nothing, the radiograph stays
+    assert np.abs(above - below)[78:83, 78:83].mean() > 30
+    assert np.ptp(above.reshape(-1, 3), axis=1).mean() < 3
+
+
+def test_images_are_found_by_id_whatever_the_order():
+    rows = selection(predictions(), 0.5, right=0)
+    images = image_set(predictions())
+    pixels = np.repeat(np.arange(40, dtype=np.uint8)[:, None, None, None] * 6, 64, axis=1)
+    images = ImageSet(images.table, np.repeat(pixels, 64, axis=2))
+    page = gallery(images, rows, np.zeros((40, 64, 64), np.float32)).data
+    assert [round(p[:160].mean() / 6) for p in pictures(page)] == [30, 21, 8, 3]
+    assert page.count("The map is empty: nothing speaks for the call.") == 4
+    some = take(images, rows.image_id)
+    assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
+    with pytest.raises(KeyError, match=r"1 image id\(s\) are not among the 40 images, such as nobody"):
+        take(images, ["person3_x", "nobody"])
+
+
+def test_foreign_names_are_shown_and_not_executed():
+    rows = selection(predictions(4, wrong=(1,)), 0.5, right=0)
+    evil = '"><script>alert(1)</script>'
+    rows["image_id"], rows["kind"] = evil, "<b>odd</b>"
+    page = shown(rows)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_sixty_cards_are_less_than_a_megabyte():
+    many = predictions(150, wrong=tuple(range(80)))
+    rows = selection(many, 0.5)
+    errors = rows[~rows.right]
+    page = gallery(image_set(errors, 160), errors, maps_of(len(errors), 160, (80, 80))).data
+    assert page.count("<figure") == 60
+    assert len(page) < 1_000_000
+
+
+def test_maps_must_belong_to_the_images():
+    rows = selection(predictions(), 0.5, right=0)
+    with pytest.raises(ValueError, match="received 3 maps for 4 images"):
+        gallery(image_set(rows), rows, maps_of(3))
+
+
+def randomised(low: float, high: float) -> dict:
+    kind = {"mean": (low + high) / 2, "low": low, "high": high, "constant": 0}
+    return {"images": 8, "draws": 3, "layer": "conv", "height": 8, "width": 7, "whole": kind, "top": kind}
+
+
+def covered(centre: float, border: float) -> pd.DataFrame:
+    labels = np.array([0, 1] * 4)
+    logits = np.where(labels == 1, 2.0, -2.0)
+    return pd.DataFrame(
+        {"image_id": list("abcdefgh"), "label": labels, "group_id": list("abcdefgh"), "logit": logits,
+         "logit_centre_covered": logits + centre, "logit_border_covered": logits + np.where(labels == 0, border, 0)}
+    )  # fmt: skip
+
+
+def test_the_explanation_says_what_the_checks_found():
+    text = explanation_words(randomised(-0.1, 0.2), covered(-3.0, 1.0)).data
+    assert "8 x 7 fields" in text
+    assert "is +0.05 (by draw -0.10 to +0.20) over 8 images" in text
+    assert "the maps depend on what was learned" in text
+    assert "moves by 3.0 on average (normal -3.0, pneumonia -3.0)" in text
+    assert "by 0.5 (normal +1.0, pneumonia +0.0)" in text
+    assert "in 0 of 8 images: the middle decides more than the border" in text
+    assert "AUROC of these images is 1.000, with the middle covered 1.000" in text
+
+
+def test_the_explanation_warns_of_maps_that_learned_nothing_and_of_borders_that_decide():
+    text = explanation_words(randomised(-0.9, 0.8), covered(-0.1, 6.0)).data
+    assert "say little" in text
+    assert "the border, where no lung is, decides more than the middle" in text
+    assert "with the border covered 0.000" in text
+    nothing = randomised(0.0, 0.0)
+    nothing["whole"] = nothing["top"] = {"mean": None, "low": None, "high": None, "constant": 24}
+    one_class = covered(1.0, 2.0)[lambda table: table.label == 0]
+    text = explanation_words(nothing, one_class).data
+    assert "cannot be said here" in text
+    assert "AUROC" not in text
