@@ -53,6 +53,7 @@ open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RU
 bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/input_pipeline.py
 	@$(BIN)/python benchmarks/data_audit.py
+	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/training.py
 
 lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step

@@ -1,6 +1,7 @@
-"""The command line: `pneumolib report|run|open|data`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib report|run|open|data|schema`. The Makefile's targets are thin covers of these."""
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import replace
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--address", help="of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name")
     data.add_argument("--to", default="data/chest_xray", metavar="DIR", help="where to put them (%(default)s)")
     data.set_defaults(command=_data)
+    schema = commands.add_parser("schema", help="print the JSON Schema of result.json")
+    schema.set_defaults(command=_schema)
     for command in (report, run, opener):
         command.add_argument("--data", metavar="DIR", help="read the radiographs from DIR instead of data.root")
         command.add_argument("--smoke", action="store_true", help="few drawn images, one epoch: does all of it run?")
@@ -120,6 +123,13 @@ def _data(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What was fetched is kept; the same command goes on from there.", file=sys.stderr)
         return 130
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from pneumolib.reporting.results import result_schema
+
+    print(json.dumps(result_schema(), indent=1))
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What was asked? One parameter file becomes one frozen, checked object. Sections of networks and trainings are `model_params`.
+"""What was asked? One parameter file becomes one frozen, checked object. Sections of networks and trainings are in
+`model_params`, those of what comes after in `evaluation_params`.
 
 A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
 `NN_<notebook>[-<variant>].yaml` adds what one run needs. Units stand in the names: `size_px`, `rotation_deg`.
@@ -9,10 +10,11 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pneumolib.evaluation_params import EvaluationParams, PublishedParams, RobustnessParams
 from pneumolib.model_params import (
     FeatureParams,
     FineTuningParams,
@@ -23,10 +25,6 @@ from pneumolib.model_params import (
 )
 
 SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke`
-Corruption = Literal[
-    "gamma", "contrast", "noise", "blur", "jpeg", "rotation", "downsampling", "zoom", "stretch", "margins"
-]
-PublishedMetric = Literal["auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy"]
 
 
 class ParamsError(ValueError):
@@ -129,39 +127,6 @@ class AuditParams(Section):
     cure_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
 
 
-class EvaluationParams(Section):
-    """How scores become calls and intervals. The threshold is chosen on validation and frozen.
-
-    With `threshold_views` it is chosen on validation as it is and, with the same weight, in so many views changed by the
-    run's `augment`, so that it need not move when images come from other settings.
-    """
-
-    threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
-    target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
-    fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    threshold_views: Annotated[int, Field(ge=0, le=64)] = 0
-    resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-
-
-class RobustnessParams(Section):
-    """How many test images are corrupted, and in which ways, to see whether calls hold: `data.corruptions`. 0: none."""
-
-    images: Annotated[int, Field(ge=0)] = 200
-    corruptions: Annotated[list[Corruption], Field(min_length=1)] = Field(default=[*get_args(Corruption)])
-
-
-class PublishedParams(Section):
-    """Test figures that others published, shown beside ours by `06_comparison`; they decide nothing.
-
-    `figures` maps a run of this study that repeats a published system, or a name of one that no run repeats, to its
-    figures.
-    """
-
-    source: str = ""
-    figures: dict[str, Annotated[dict[PublishedMetric, Fraction], Field(min_length=1)]] = Field(default={})
-
-
 class RunParams(Section):
     """Everything that decides one run."""
 
@@ -180,6 +145,13 @@ class RunParams(Section):
     evaluation: EvaluationParams = EvaluationParams()
     robustness: RobustnessParams = RobustnessParams()
     published: PublishedParams = PublishedParams()
+
+    @model_validator(mode="after")
+    def _other_seeds(self):
+        seeds = [self.seed, *self.evaluation.seeds]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"evaluation.seeds are further ones: each once, and not the run's own seed {self.seed}")
+        return self
 
 
 def project_root() -> Path:
@@ -236,7 +208,7 @@ def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cel
 def _explain(error: dict, origin: dict[str, str]) -> str:
     """One line: file: key: what was wrong, received, allowed."""
     location = [str(part) for part in error["loc"]]
-    place = origin.get(location[0] if location else "", "parameters")
+    place = origin.get(location[0] if location else "", "parameters")  # some rules are of several sections
     key, received = ".".join(location), error["input"]
     if error["type"] == "extra_forbidden":
         allowed = list(_section_at(location[:-1]).model_fields)
@@ -247,7 +219,7 @@ def _explain(error: dict, origin: dict[str, str]) -> str:
         return f"{place}: {key}: unknown key (received {received!r}).{hint} Allowed here: {', '.join(allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(received, BaseModel | dict) and error["type"] == "value_error":
-        return f"{place}: {key}: {message}"
+        return f"{place}: {key}: {message}" if key else f"{place}: {message}"
     hint = ""
     if isinstance(received, str) and error["type"] in ("float_type", "int_type") and _is_number(received):
         hint = f" It is a number read as text: take the quotes away, or write {_yaml_number(received, error['type'])}."

@@ -28,6 +28,7 @@ def smoke_params(params: RunParams) -> RunParams:
     values["audit"]["folds"] = 2
     if params.evaluation.threshold_rule == "binormal":
         values["evaluation"]["threshold_rule"] = "youden"  # one epoch need not bring the classes into their order
+    values["evaluation"]["seeds"] = params.evaluation.seeds[:1]
     values["evaluation"]["threshold_views"] = min(params.evaluation.threshold_views, 1)
     values["evaluation"]["resamples"] = min(params.evaluation.resamples, FEWEST_RESAMPLES)
     values["robustness"]["images"] = min(params.robustness.images, CORRUPTED)

@@ -11,6 +11,7 @@ PACKAGE = REPO / "pneumolib"
 ROOMS = [
     "code_digest",
     "model_params",
+    "evaluation_params",
     "params",
     "smoke",
     "param_files",

@@ -7,11 +7,31 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import logit
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import bootstrap
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+from sklearn.metrics import classification_report as sklearn_report
 
 from pneumolib.evaluation.comparison import compare_auroc
 from pneumolib.evaluation.intervals import group_weights, metric_table
-from pneumolib.evaluation.metrics import METRICS, EvaluationError, check_predictions, compute_metrics, confusion_counts
+from pneumolib.evaluation.metrics import (
+    METRICS,
+    EvaluationError,
+    check_predictions,
+    classification_report,
+    compute_metrics,
+    confusion_counts,
+)
 from pneumolib.evaluation.thresholds import Threshold, choose_threshold
 from pneumolib.params import EvaluationParams
 
@@ -53,6 +73,11 @@ def test_by_hand_on_four_rows_with_ties():
         "ppv": 2 / 3,
         "npv": 1.0,
         "accuracy": 0.75,
+        "balanced_accuracy": 0.75,
+        "f1": 4 / 5,
+        "mcc": (2 * 1 - 1 * 0) / np.sqrt(3 * 2 * 2 * 1),
+        "brier": (0.04 + 0.25 + 0.25 + 0.04) / 4,
+        "log_loss": -np.log([0.8, 0.5, 0.5, 0.8]).mean(),
     }
     assert {name: float(value) for name, value in got.items()} == pytest.approx(want)
     assert confusion_counts([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.2], 0.5) == {"tp": 2, "fp": 1, "tn": 1, "fn": 0}
@@ -66,6 +91,12 @@ def test_weights_agree_with_scikit_learn():
     for row, weight in enumerate(weights):
         assert got["auroc"][row] == pytest.approx(roc_auc_score(labels, scores, sample_weight=weight))
         assert got["auprc"][row] == pytest.approx(average_precision_score(labels, scores, sample_weight=weight))
+        known = {"balanced_accuracy": balanced_accuracy_score, "f1": f1_score, "mcc": matthews_corrcoef,
+                 "sensitivity": recall_score, "ppv": precision_score, "accuracy": accuracy_score}  # fmt: skip
+        for name, metric in known.items():
+            assert got[name][row] == pytest.approx(metric(labels, scores >= 0.5, sample_weight=weight)), name
+        for name, metric in {"brier": brier_score_loss, "log_loss": log_loss}.items():
+            assert got[name][row] == pytest.approx(metric(labels, scores, sample_weight=weight)), name
         copies = np.repeat(np.arange(80), weight)
         again = compute_metrics(labels[copies], scores[copies], 0.5)
         assert [float(got[m][row]) for m in METRICS] == pytest.approx([float(again[m]) for m in METRICS], nan_ok=True)
@@ -106,6 +137,62 @@ def test_intervals_hold_the_value_and_widen_with_grouping(predictions):
     alone = predictions.assign(group_id=predictions.image_id)
     width = [(t.high - t.low).to_numpy() for t in (metric_table(p, "test", 0.5, PARAMS, 1) for p in (copies, alone))]
     np.testing.assert_allclose(width[0], width[1], atol=0.005)
+
+
+def test_intervals_agree_with_scipys_bootstrap_of_groups(predictions):
+    """Groups as scipy's observations: each class is a sample, an observation is a group's place in it."""
+    rows = predictions[predictions.split == "test"]
+    own = metric_table(predictions, "test", 0.5, EvaluationParams(resamples=4000), seed=1).set_index("metric")
+    sick, well = ([g for _, g in rows[rows.label == label].groupby("group_id")] for label in (1, 0))
+
+    def auroc(of_sick, of_well):
+        drawn = pd.concat([*(sick[int(i)] for i in of_sick), *(well[int(i)] for i in of_well)])
+        return roc_auc_score(drawn.label, drawn.probability)
+
+    options = {"vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
+    places = (np.arange(len(sick)), np.arange(len(well)))
+    theirs = bootstrap(places, auroc, n_resamples=600, **options).confidence_interval
+    assert (own.low["auroc"], own.high["auroc"]) == pytest.approx(theirs, abs=0.012)
+    hits, sizes = np.array([[(g.probability >= 0.5).sum(), len(g)] for g in sick]).T
+    share = bootstrap(
+        (hits, sizes), lambda h, n: h.sum() / n.sum(), n_resamples=4000, paired=True, **options
+    ).confidence_interval
+    assert (own.low["sensitivity"], own.high["sensitivity"]) == pytest.approx(share, abs=0.012)
+
+
+def test_resamples_that_all_agree_are_not_certainty():
+    """No error among 10 groups of each class: the exact interval of 10 cases, and none where there is no such thing."""
+    labels = np.repeat([0, 1], 20)
+    groups = [f"{label}-{i // 2 % 10}" for i, label in enumerate(labels)]
+    table = metric_table(frame(labels, 0.1 + 0.8 * labels, groups=groups), "test", 0.5, PARAMS, seed=1).set_index(
+        "metric"
+    )
+    for name in ("sensitivity", "specificity", "ppv", "npv"):
+        assert (table.value[name], table.high[name]) == (1, 1)
+        assert table.low[name] == pytest.approx(0.025 ** (1 / 10))
+    assert table.low["accuracy"] == pytest.approx(0.025 ** (1 / 20))
+    assert table.value["auroc"] == 1
+    assert table.loc[["auroc", "auprc", "mcc"], ["low", "high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]])
+@pytest.mark.parametrize("scores", [[0.5] * 4, [0.1, 0.9, 0.2, 0.8]])
+def test_small_and_lopsided_splits_give_values_or_nan(labels, scores):
+    table = metric_table(frame(labels, scores), "test", 0.5, PARAMS, seed=1).set_index("metric")
+    one_class = len(set(labels)) == 1
+    assert table.value.isna()["auroc"] == one_class
+    assert table.low.isna()["auroc"]  # of one class, of scores that are all equal, or of classes that are apart
+    assert table.value[["accuracy", "brier", "log_loss"]].notna().all()
+
+
+def test_the_classification_report_is_scikit_learns(predictions):
+    rows = predictions[predictions.split == "test"]
+    own = classification_report(rows.label, rows.probability, 0.6).set_index("label")
+    theirs = sklearn_report(rows.label, rows.probability >= 0.6, output_dict=True)
+    for row, name in {0: "0", 1: "1", "mean": "macro avg", "weighted mean": "weighted avg"}.items():
+        assert [*own.loc[row]] == pytest.approx(
+            [theirs[name][k] for k in ("precision", "recall", "f1-score", "support")]
+        )
 
 
 def test_a_class_with_one_group_has_no_interval(predictions):

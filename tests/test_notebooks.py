@@ -54,12 +54,14 @@ TINY_TRANSFER = """\
 model: {name: transfer, backbone: backbone.keras, preprocess: unit}
 features: {views: 1}
 training: {epochs: 3, batch_size: 4, schedule: constant}
-evaluation: {resamples: 50}
+evaluation: {resamples: 50, seeds: [2]}
+robustness: {images: 4, corruptions: [margins]}
 """
 TINY_FINE_TUNING = """\
 fine_tuning: {unfreeze: all}
 training: {epochs: 40, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
 evaluation: {resamples: 50}
+robustness: {images: 0}
 """
 
 
@@ -90,6 +92,10 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(study):
     assert result["facts"]["epochs"] == 40
     assert result["checks"]["continues"] == "04_transfer_learning"
     before = study.result("04_transfer_learning")
+    assert before["spread"]["test"]["auroc"]["seeds"] == 2
+    assert "Over 2 seeds the test AUROC is" in html.unescape(page(study, "04_transfer_learning"))
+    assert [row["corruption"] for row in before["checks"]["robustness"]] == ["none"] + ["margins"] * 5
+    assert "No image was changed" in text
     assert before["facts"]["trainable_parameters"] == 9  # eight pooled features and a bias
     assert result["facts"]["trainable_parameters"] == 5 * 5 * 3 * 8 + 8 + 9  # BatchNormalization stays frozen
     # Other images than before would mean training on what is validated here.

@@ -6,8 +6,9 @@ import pytest
 
 from conftest import REPO, TINY_STUDY
 from pneumolib.evaluation.metrics import METRICS
+from pneumolib.evaluation_params import PublishedMetric
 from pneumolib.param_files import load_run
-from pneumolib.params import ParamsError, PublishedMetric, RunParams, check, notebook_of
+from pneumolib.params import ParamsError, RunParams, check, notebook_of
 from pneumolib.reporting import run as running
 from pneumolib.reporting.study import continued_run, plan, training_folder
 from pneumolib.smoke import smoke_params
@@ -144,12 +145,13 @@ def test_published_figures_stand_beside_runs_that_exist(study):
     named = [name for name in params.published.figures if name[:2].isdigit()]
     assert [name for name in named if not (study / f"{name}.yaml").is_file()] == []
     assert bool(params.published.figures) == bool(params.published.source)
+    assert set(params.published.other_data) <= set(params.published.figures)
     assert study.name in ("demo", "kermany") or named
 
 
 def test_published_figures_are_test_metrics_of_ours():
-    assert list(PublishedMetric.__args__) == METRICS
-    for wrong in ({"f1": 0.5}, {"accuracy": 87.0}, {}):
+    assert [name for name in METRICS if name not in ("mcc", "log_loss")] == list(PublishedMetric.__args__)
+    for wrong in ({"kappa": 0.5}, {"accuracy": 87.0}, {}):
         with pytest.raises(ParamsError, match=r"parameters cell: published\.figures\.theirs"):
             check({"published": {"source": "x", "figures": {"theirs": wrong}}})
 

@@ -3,12 +3,14 @@
 import json
 from datetime import UTC, datetime
 
+import jsonschema
 import pandas as pd
 import pytest
 
+from conftest import REPO
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
-from pneumolib.reporting import indexes, plots, words
+from pneumolib.reporting import comparison_plots, evaluation_plots, indexes, words
 from pneumolib.reporting.progress import Progress
 from pneumolib.reporting.published_words import published_summary, published_table
 from pneumolib.reporting.results import (
@@ -17,25 +19,27 @@ from pneumolib.reporting.results import (
     Provenance,
     Result,
     ResultError,
+    SpreadResult,
     ThresholdResult,
     in_words,
     leaderboard,
     metrics_of,
     read_result,
     read_results,
+    result_schema,
     write_result,
 )
 
 
 def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
     now = datetime.now(UTC)
-    metrics = {name: MetricResult(value=auroc, low=auroc - 0.1, high=auroc + 0.05) for name in METRICS}
+    metrics = metrics_of(pd.DataFrame({"metric": METRICS, "value": auroc, "low": auroc - 0.1, "high": auroc + 0.05}))
     values = {
         "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
         "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9),
         "metrics": {"validation": metrics, "test": metrics},
-        "facts": {"parameters": 5, "epochs": 3, "training_seconds": 90.0},
+        "facts": {"parameters": 5, "epochs": 3, "training_seconds": 90.0, "test_images": 624, "milliseconds_per_image": 2.0},
         "provenance": Provenance(commit=None, dirty=None, started=now, finished=now, seconds=1, python="3", platform="p",
                                  versions={}, device={}),
     }  # fmt: skip
@@ -46,6 +50,44 @@ def test_a_result_survives_the_disk(tmp_path):
     one = result()
     write_result(one, tmp_path)
     assert read_result(tmp_path) == one
+
+
+def test_nothing_is_written_that_could_not_be_read(tmp_path):
+    wrong = result().model_copy(
+        update={"threshold": ThresholdResult.model_construct(value=1.5, rule="r", sensitivity=1.0, specificity=1.0)}
+    )
+    with pytest.raises(ResultError, match=r"threshold\.value"):
+        write_result(wrong, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_published_schema_is_the_one_that_results_are_checked_by(tmp_path):
+    """Valid JSON for one is valid for the other, and what one refuses, so does the other."""
+    published = json.loads((REPO / "docs/result.schema.json").read_text(encoding="utf-8"))
+    assert published == result_schema(), "docs/result.schema.json is old: pneumolib schema > docs/result.schema.json"
+    jsonschema.Draft202012Validator.check_schema(published)
+    good = json.loads(write_result(result(), tmp_path).read_text(encoding="utf-8"))
+    jsonschema.validate(good, published)
+    for path, value in {
+        ("threshold", "chosen_on"): "test",
+        ("threshold", "value"): 1.5,
+        ("metrics", "test", "auroc", "value"): 1.2,
+        ("metrics", "test", "mcc", "value"): -1.2,
+        ("metrics", "test", "log_loss", "low"): -0.1,
+        ("metrics", "train"): {},
+        ("schema_version",): 1,
+        ("surprise",): 1,
+    }.items():
+        bad = json.loads(json.dumps(good))
+        part = bad
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, published)
+        (tmp_path / "result.json").write_text(json.dumps(bad))
+        with pytest.raises(ResultError):
+            read_result(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +137,24 @@ def test_leaderboard_is_ordered_by_validation():
     assert "b** is the best of 2 runs on validation" in words.comparison_summary(board, "x").data
 
 
+def test_a_run_of_several_seeds_stands_with_their_mean():
+    spread = {
+        name: SpreadResult(seeds=3, mean=0.8, low=0.7, high=0.9, sd=0.01, lowest=0.79, highest=0.81) for name in METRICS
+    }
+    seeds = result(
+        "lucky", 0.95, spread={"validation": spread, "test": spread}, parameters={"evaluation": {"seeds": [2, 3]}}
+    )
+    board = leaderboard([seeds, result("plain", 0.85, parameters={"evaluation": {"seeds": []}})])
+    assert board.run.tolist() == ["plain", "lucky"]
+    assert board.auroc.tolist() == [0.85, 0.8]
+    assert board.seeds.tolist() == [1, 3]
+    shown = words.leaderboard_words(board).set_index("Run")
+    assert shown.loc["lucky", "AUROC"] == "0.800 (0.700-0.900)"
+    assert shown.loc["lucky", "Seeds"] == "mean of 3, SD 0.010"
+    with pytest.raises(ResultError, match="evaluation parameters cannot be ranked"):
+        leaderboard([seeds, result("other", parameters={"evaluation": {"resamples": 50}})])
+
+
 def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():
     for other in (result("b", split="s2"), result("b", synthetic=True)):
         with pytest.raises(ResultError, match="different data, splits"):
@@ -106,11 +166,12 @@ def test_an_empty_study_has_an_empty_board():
     assert board.empty
     assert words.show(words.leaderboard_words(board), empty="no run").data == "<p>no run</p>"
     assert "make report STUDY=x" in words.comparison_summary(board, "x").data
-    assert "no finished training run" in plots.forest(board).alt
+    assert "no finished training run" in comparison_plots.forest(board).alt
 
 
 PUBLISHED = PublishedParams(
     source="their paper",
+    other_data=["theirs"],
     figures={"theirs": {"auroc": 0.968}, "b": {"accuracy": 0.97, "auroc": 0.7}, "a": {"accuracy": 0.65}},
 )
 
@@ -118,14 +179,16 @@ PUBLISHED = PublishedParams(
 def test_published_figures_stand_beside_ours():
     table = published_table(leaderboard([result("a", 0.7), result("b", 0.9), result("c", 0.8)]), PUBLISHED)
     assert table.to_numpy().tolist() == [
-        ["theirs", "published", "0.968", ""],
-        ["b", "published", "0.700", "0.970"],
-        ["b", "ours", "0.900 (0.800-0.950)", "0.900 (0.800-0.950)"],
-        ["a", "published", "", "0.650"],
-        ["a", "ours", "0.700 (0.600-0.750)", "0.700 (0.600-0.750)"],
-        ["c", "ours", "0.800 (0.700-0.850)", "0.800 (0.700-0.850)"],
+        ["theirs", "published", "other data", "0.968", ""],
+        ["b", "published", "official test", "0.700", "0.970"],
+        ["b", "measured", "official test", "0.900 (0.800-0.950)", "0.900 (0.800-0.950)"],
+        ["a", "published", "official test", "", "0.650"],
+        ["a", "measured", "official test", "0.700 (0.600-0.750)", "0.700 (0.600-0.750)"],
+        ["c", "measured", "official test", "0.800 (0.700-0.850)", "0.800 (0.700-0.850)"],
     ]
-    assert table.columns.tolist() == ["System or run", "Figures", "AUROC", "Accuracy"]
+    assert table.columns.tolist() == ["System or run", "Figures", "Test set", "AUROC", "Accuracy"]
+    block = result("d").model_copy(update={"facts": result().facts | {"test_images": 312}})
+    assert published_table(leaderboard([block]), PUBLISHED)["Test set"].iloc[-1] == "other data, 312 images"
 
 
 def test_what_lies_between_published_figures_and_ours_is_said():
@@ -165,6 +228,9 @@ def test_the_headline_of_each_kind_of_run():
     assert indexes.headline(result(checks={"audit": audit}, **none)) == "audit: 1 error, 2 warnings"
     assert indexes.headline(result(checks={"audit": {}}, **none)) == "audit: nothing to warn of"
     assert indexes.headline(result(**none)) == ""
+    spread = SpreadResult(seeds=3, mean=0.85, low=0.8, high=0.9, sd=0.01, lowest=0.84, highest=0.86)
+    several = result(spread={"test": {"auroc": spread}})
+    assert indexes.headline(several) == "test AUROC 0.850 (0.800-0.900), mean of 3 seeds"
 
 
 def test_the_headline_of_a_study(tmp_path, monkeypatch):
@@ -188,7 +254,7 @@ def test_what_cannot_be_computed_says_so():
 
 def test_a_plot_shows_itself_with_alt_text():
     counts = {"tp": 5, "fp": 1, "tn": 7, "fn": 0}
-    data, metadata = plots.confusion_matrix(counts)._repr_mimebundle_()
+    data, metadata = evaluation_plots.confusion_matrix(counts)._repr_mimebundle_()
     assert data["image/png"].startswith(b"\x89PNG")
     assert "5 true and 1 false calls" in metadata["image/png"]["alt"]
 

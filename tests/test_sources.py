@@ -446,6 +446,16 @@ def test_a_table_of_paths_gives_the_same_manifest(table_of_paths, tmp_path):
     assert set(left_out.table.source_split) == {"train", "test"}
 
 
+def test_a_table_may_name_hospitals(table_of_paths, tmp_path):
+    file, table = table_of_paths
+    plain = read(file, tmp_path / "cache", source="csv")
+    assert (plain.table.site == "").all()
+    table.assign(site=["north", "south"] * (len(table) // 2)).to_csv(file, index=False)
+    named = read(file, tmp_path / "cache", source="csv")
+    assert set(named.table.site) == {"north", "south"}
+    assert named.fingerprint != plain.fingerprint
+
+
 def test_faults_of_a_table_are_told_by_line(table_of_paths, tmp_path):
     file, table = table_of_paths
     table.loc[0, "label"], table.loc[1, "split"], table.loc[2, "group_id"] = "maybe", "training", ""

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from conftest import TINY_BASELINE, Project
+from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
 from pneumolib.learning.training import HISTORY_COLUMNS
 from pneumolib.reporting.study import plan
@@ -94,7 +96,10 @@ def test_every_artefact_is_there(study):
         assert page(study, run).count("<html") == 1
     folder = study.root / "runs/tiny/03_baseline_cnn"
     predictions = pd.read_csv(folder / "predictions.csv")
-    assert list(predictions.columns) == PREDICTION_COLUMNS
+    assert list(predictions.columns) == [*PREDICTION_COLUMNS, "calibrated"]
+    np.testing.assert_allclose(
+        predictions.calibrated, Calibration(**study.result("03_baseline_cnn")["calibration"]).apply(predictions.logit)
+    )
     split = pd.read_csv(folder / "split.csv")
     expected = split[split.split != "train"].image_id
     assert sorted(predictions.image_id) == sorted(expected)
@@ -110,7 +115,10 @@ def test_result_json_says_what_where_and_from_what(study):
     result = study.result("03_baseline_cnn")
     assert result["synthetic"] is True
     assert set(result["metrics"]["test"]) == set(METRICS)
-    assert result["threshold"]["chosen_on"] == "validation"
+    assert result["threshold"]["chosen_on"] == result["calibration"]["chosen_on"] == "validation"
+    assert result["checks"].keys() >= {"confusion", "calibration", "predictive_values", "subgroups", "robustness"}
+    assert 0 <= result["checks"]["permutation"]["p"] <= 1
+    assert result["checks"]["randomisation"]["images"] == result["checks"]["occlusion"]["images"]
     assert result["parameters"]["training"]["epochs"] == 1
     provenance = result["provenance"]
     assert provenance["device"]["cores"] >= 1

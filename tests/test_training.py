@@ -11,15 +11,14 @@ from sklearn.metrics import roc_auc_score
 from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
-from pneumolib.learning import predicting, stopping, training
+from pneumolib.learning import predicting, stopping, training, trials
 from pneumolib.learning.devices import start
 from pneumolib.learning.features import fit_head
 from pneumolib.learning.fine_tuning import unfreeze
 from pneumolib.learning.models import SMALLEST_PX, build_model, summary_table
 from pneumolib.learning.optimizers import current_rate, make_optimizer, rate_callbacks
 from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
-from pneumolib.learning.trials import train_and_predict
-from pneumolib.params import ImageParams, ModelParams, RunParams, check
+from pneumolib.params import EvaluationParams, ImageParams, ModelParams, RunParams, check
 
 IMAGE = ImageParams(size_px=32, channels=1)
 
@@ -395,10 +394,29 @@ def test_a_trial_starts_from_the_same_state_whatever_ran_before(archive, tmp_pat
     )  # fmt: skip
     manifest = read_manifest(params.data)
     split = split_manifest(manifest.table, params.split)
-    (one, history), (two, _) = (train_and_predict(manifest, split, params) for _ in range(2))
+    (one, history), (two, _) = (trials.train_and_predict(manifest, split, params) for _ in range(2))
     pd.testing.assert_frame_equal(one, two)
     assert sorted(one.image_id) == sorted(split.image_id[split.split != "train"])
     assert len(history) == 1
+
+
+def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
+    """A seed gives what a run of that seed gives, keeps its own state, and another seed gives something else."""
+    monkeypatch.setattr(trials, "build_model", lambda *_: small_network())
+    sets = {"train": image_set(48, 0), "val": image_set(25, 1, "val"), "test": image_set(20, 2, "test")}
+    params = run_params()
+    asked = params.model_copy(update={"evaluation": EvaluationParams(seeds=[5, 6], threshold_views=2)})
+    start(params.seed)
+    found = trials.train_other_seeds(training.fit, sets, asked, tmp_path)
+    assert list(found) == [5, 6]
+    assert found[5].split.value_counts().to_dict() == {"views": 50, "val": 25, "test": 20}
+    assert (found[5].logit != found[6].logit).all()
+    network, _ = fitted(params.model_copy(update={"seed": 5}))
+    own = predicting.predict(network, sets["test"])
+    np.testing.assert_array_equal(own.logit, found[5].logit[found[5].split == "test"])
+    monkeypatch.setattr(keras.Model, "fit", None)  # kept states: nothing is trained again
+    pd.testing.assert_frame_equal(trials.train_other_seeds(training.fit, sets, asked, tmp_path)[6], found[6])
+    assert predicting.milliseconds_per_image(network, sets["test"]) > 0
 
 
 def transfer_params(folder, **model_values) -> RunParams:

@@ -1,4 +1,4 @@
-"""A table of paths as a source: `path,label,group_id,kind,split`, files of any kind that `decoding` reads."""
+"""A table of paths as a source: `path,label,group_id,kind,split,site`, files of any kind that `decoding` reads."""
 
 import os
 import zipfile
@@ -9,11 +9,11 @@ import pandas as pd
 from pneumolib.data.sources import CLASS_NAMES, CLASSES, LABEL_NAMES, SPLITS, Listing, ManifestError
 
 KIND_LABELS = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}
-CSV_COLUMNS = ["path", "label", "group_id", "split"]  # needed; `kind` may be there too
+CSV_COLUMNS = ["path", "label", "group_id", "split"]  # needed; `kind` and `site`, the hospital, may be there too
 
 
 def list_csv(file: Path, join_val: bool) -> Listing:
-    """List a table's images; paths are relative to its folder, or absolute. `kind` may be missing or empty.
+    """List a table's images; paths are relative to its folder, or absolute. `kind` and `site` may be missing or empty.
 
     Raises:
         ManifestError: no such table, or all its faults at once, by line.
@@ -25,7 +25,8 @@ def list_csv(file: Path, join_val: bool) -> Listing:
     kind = kind.where(kind != "", labels.map(LABEL_NAMES))
     _refuse_rows(file, table, labels, kind)
     images = pd.DataFrame({"image_id": table.path, "path": table.path, "label": labels.astype(int), "kind": kind,
-                           "group_id": table.group_id, "source_split": table.split})  # fmt: skip
+                           "group_id": table.group_id, "source_split": table.split,
+                           "site": table.site if "site" in table else ""})  # fmt: skip
     images = images[join_val | (images.source_split != "val")]
     if images.empty:
         raise ManifestError(f"{file}: all its rows are val, which data.val_folder: leave_out leaves out")
@@ -59,7 +60,7 @@ def _read_table(file: Path) -> pd.DataFrame:
         why = " Without group_id nobody can tell which images are of one patient." if "group_id" in missing else ""
         raise ManifestError(
             f"{file}: missing column(s) {', '.join(missing)}; found {', '.join(table)}. Needed: "
-            f"{', '.join(CSV_COLUMNS)}; kind may be added.{why}"
+            f"{', '.join(CSV_COLUMNS)}; kind and site may be added.{why}"
         )
     table = table.apply(lambda column: column.str.strip())
     return table[(table != "").any(axis=1)]

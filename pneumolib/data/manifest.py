@@ -28,8 +28,8 @@ from pneumolib.data.sources import CLASSES, Listing, ManifestError, list_source
 from pneumolib.params import DataParams, in_root
 
 COLUMNS = [
-    "image_id", "path", "label", "kind", "group_id", "source_split", "width_px", "height_px", "mode", "bytes", "sha256",
-    "quantisation_sum", "pixel_min", "pixel_max", "mean_intensity", "sd_intensity", "pixel_hash",
+    "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
+    "sha256", "quantisation_sum", "pixel_min", "pixel_max", "mean_intensity", "sd_intensity", "pixel_hash",
 ]  # fmt: skip
 _CACHE_VERSION = 3  # raise it when the meaning of a cached column changes
 
@@ -52,8 +52,9 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change when an image's bytes, path, label, kind, group or split do, and with nothing else."""
-        rows = self.table[["path", "label", "kind", "group_id", "source_split", "sha256"]].to_numpy().tolist()
+        """16 hex digits that change when an image's bytes, path, label, kind, group, split or site do, and with nothing else."""
+        columns = ["path", "label", "kind", "group_id", "source_split", "sha256"]
+        rows = self.table[columns + (["site"] if self.table.site.any() else [])].to_numpy().tolist()
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def counts(self) -> pd.DataFrame:
@@ -78,7 +79,8 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     listing = list_source(params)
     cache = _Cache(listing.root, cache_dir or in_root(".cache/manifest"))
     described = _describe_all(listing.root, listing.images, cache)
-    table = pd.DataFrame([row for row in described if "reason" not in row], columns=COLUMNS)
+    # Sources of one hospital name none.
+    table = pd.DataFrame([{"site": ""} | row for row in described if "reason" not in row], columns=COLUMNS)
     broken = [row for row in described if "reason" in row]
     problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason"])
     problems = problems.sort_values("path", ignore_index=True)

@@ -44,7 +44,7 @@ class Listing:
 
     Attributes:
         root: the folder that paths are relative to.
-        images: dicts of `image_id, path, label, kind, group_id, source_split`.
+        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
         strangers: dicts of `path, reason`: files that are no images by their name.
         needed: (split, class) pairs that must hold an image.
     """

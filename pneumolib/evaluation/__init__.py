@@ -5,9 +5,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "metrics": ["METRICS", "EvaluationError", "compute_metrics", "confusion_counts"],
+        "metrics": ["METRICS", "EvaluationError", "classification_report", "compute_metrics", "confusion_counts"],
         "intervals": ["metric_table"],
-        "comparison": ["compare_auroc"],
         "thresholds": ["Threshold", "choose_threshold"],
+        "calibration": ["Calibration", "calibration_table", "fit_calibration", "reliability"],
+        "curves": ["curve_bands", "threshold_sweep"],
+        "use": ["decision_curve", "predictive_values"],
+        "subgroups": ["subgroup_table"],
+        "robustness": ["permutation_check", "robustness_table"],
+        "comparison": ["compare_auroc", "paired_differences", "secondary_tests"],
+        "seeds": ["seed_tables"],
     },
 )

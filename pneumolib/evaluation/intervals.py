@@ -3,12 +3,17 @@
 Images of one patient resemble each other: on this data's groups, a nominal 95% interval for sensitivity covered
 84-86% when images were resampled at an intra-group correlation of 0.6, and 92% when groups were. So whole groups are
 drawn, as often as there are groups, within each class; an image's weight is how often its group was drawn.
+
+Where all resamples agree, as they do when not one image was called wrongly, they say nothing about how sure that is.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
-from pneumolib.evaluation.metrics import METRICS, check_predictions, compute_metrics
+from pneumolib.evaluation.metrics import METRICS, PROPORTIONS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights stay small
@@ -37,6 +42,56 @@ def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: 
     return weights
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """The resamples of one split: the same for every model, metric and part that is scored on them.
+
+    Attributes:
+        labels: int (n,).
+        weights: (resamples, n), or None where a class has fewer than two groups.
+        tail: share of resamples beyond each limit.
+    """
+
+    labels: np.ndarray
+    weights: np.ndarray | None
+    tail: float
+
+    def score(
+        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Each metric's value, and its value in every resample: one NaN where there are no resamples.
+
+        Args:
+            scores: probabilities, (n,).
+            threshold: frozen.
+            kept: a mask of the images to count, all when None.
+        """
+        kept = np.ones(len(self.labels), bool) if kept is None else kept
+        labels, scores = self.labels[kept], np.asarray(scores)[kept]
+        value = {name: float(v) for name, v in compute_metrics(labels, scores, threshold).items()}
+        if self.weights is None:
+            return value, dict.fromkeys(METRICS, np.array([np.nan]))
+        weights = self.weights[:, kept]
+        blocks = [
+            compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)
+        ]
+        return value, {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+    def limits(self, draws: np.ndarray) -> tuple[float, float]:
+        """Lower and upper limit of what `score` gave, or of a difference of two; see `percentiles`.
+
+        NaN where all resamples agree: limits of no width would look certain.
+        """
+        low, high = percentiles(draws, self.tail)
+        return (low, high) if low < high else (np.nan, np.nan)
+
+
+def resample(rows: pd.DataFrame, params: EvaluationParams, seed: int) -> Resamples:
+    """Resamples of `check_predictions` rows, in their order; sort by `image_id` to have the same ones for every model."""
+    weights = group_weights(rows.label, rows.group_id, params.resamples, seed)
+    return Resamples(rows.label.to_numpy(), weights, (1 - params.confidence) / 2)
+
+
 def metric_table(
     predictions: pd.DataFrame, split: str, threshold: float, params: EvaluationParams, seed: int
 ) -> pd.DataFrame:
@@ -50,33 +105,35 @@ def metric_table(
         seed: the same seed gives every model of a study the same resamples.
     Returns:
         one row a metric: `metric, value, low, high`; NaN where a value or its interval cannot be computed: a ratio
-        without cases, a class with fewer than two groups, or more than one resample in twenty without a value.
+        without cases, a class with fewer than two groups, more than one resample in twenty without a value, or
+        resamples that all agree. A proportion of 0 or 1 has Clopper and Pearson's interval instead, groups counted as
+        cases: of 30 children without an error one can say more than nothing.
     Raises:
         EvaluationError: see `check_predictions`.
     """
     rows = check_predictions(predictions, split).sort_values("image_id")
-    labels, scores = rows.label.to_numpy(), rows.probability.to_numpy()
-    value = compute_metrics(labels, scores, threshold)
-    weights = group_weights(labels, rows.group_id.to_numpy(), params.resamples, seed)
-    tail = (1 - params.confidence) / 2
-    if weights is None:
-        limits = dict.fromkeys(METRICS, (np.nan, np.nan))
-    else:
-        draws = resampled_metrics(labels, scores, threshold, weights)
-        limits = {name: percentiles(draws[name], tail) for name in METRICS}
-    return pd.DataFrame(
-        [{"metric": n, "value": float(value[n]), "low": limits[n][0], "high": limits[n][1]} for n in METRICS]
-    )
+    resamples = resample(rows, params, seed)
+    value, draws = resamples.score(rows.probability, threshold)
+    limits = {name: resamples.limits(draws[name]) for name in METRICS}
+    if resamples.weights is not None:
+        called = rows.probability >= threshold
+        for name in PROPORTIONS:
+            if value[name] in (0, 1):
+                limits[name] = _exact(value[name], rows[_cases(name, rows.label, called)], params.confidence)
+    return pd.DataFrame([{"metric": n, "value": value[n], "low": limits[n][0], "high": limits[n][1]} for n in METRICS])
 
 
-def resampled_metrics(
-    labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """`compute_metrics` for every row of `weights` (resamples, n), block by block: each metric float (resamples,)."""
-    blocks = [
-        compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+def _cases(name: str, labels: pd.Series, called: pd.Series) -> pd.Series:
+    """The images that a proportion is a share of."""
+    whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
+    return whole.get(name, labels >= 0)
+
+
+def _exact(value: float, rows: pd.DataFrame, confidence: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a proportion of 0 or 1, with each group as one case."""
+    groups = rows.group_id.nunique()
+    limits = binomtest(round(value * groups), groups).proportion_ci(confidence, "exact")
+    return float(limits.low), float(limits.high)
 
 
 def percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 Contract: labels int (n,), 1 = pneumonia; scores float (n,), larger = more like pneumonia; weights (..., n), one set of
 non-negative weights a row; results (...,). A weight is how often an image counts: one row of ones gives the plain
-value, multinomial counts give a bootstrap resample. A value that cannot be computed is NaN, never 0 or 1.
+value, multinomial counts give a bootstrap resample. A value that cannot be computed is NaN, never 0 or 1. All metrics lie
+between 0 and 1, but for MCC, from -1 to 1, and log loss, from 0 up.
 """
 
 import numpy as np
@@ -10,9 +11,12 @@ import pandas as pd
 
 METRIC_NAMES = {
     "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity",
-    "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy",
+    "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "mcc": "MCC",
+    "brier": "Brier score", "log_loss": "Log loss",
 }  # fmt: skip
 METRICS = list(METRIC_NAMES)
+# Shares of images that were called rightly or wrongly, and what each is a share of.
+PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
 PREDICTION_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "logit", "probability"]
 
 
@@ -55,12 +59,29 @@ def compute_metrics(
     called = (scores >= threshold).astype(float)
     tp, fp = positive @ called, negative @ called
     fn, tn = positive.sum(-1) - tp, negative.sum(-1) - fp
+    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     return _ranking_metrics(scores, positive, negative) | {
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
         "ppv": _ratio(tp, tp + fp),
         "npv": _ratio(tn, tn + fn),
         "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
+    } | _probability_metrics(labels, scores, weights)  # fmt: skip
+
+
+def _probability_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Brier score and log loss, as scikit-learn's `brier_score_loss` and `log_loss`; NaN for scores that are no probabilities."""
+    if not ((scores >= 0) & (scores <= 1)).all():
+        nothing = np.full(weights.shape[:-1], np.nan)
+        return {"brier": nothing, "log_loss": nothing}
+    tiny = np.finfo(float).eps  # a certain error would cost an infinite loss
+    likely = np.where(labels == 1, scores, 1 - scores).clip(tiny, 1)
+    return {
+        "brier": _ratio(weights @ (scores - labels) ** 2, weights.sum(-1)),
+        "log_loss": _ratio(weights @ -np.log(likely), weights.sum(-1)),
     }
 
 
@@ -95,3 +116,23 @@ def confusion_counts(labels: np.ndarray, scores: np.ndarray, threshold: float) -
         "tn": int((~sick & ~called).sum()),
         "fn": int((sick & ~called).sum()),
     }
+
+
+def classification_report(labels: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Precision, recall and F1 of each class as if it were the positive one, and their means.
+
+    Returns:
+        one row each for normal (0), pneumonia (1), the plain mean of both and the mean weighted by `images`; columns
+        `label` (0, 1, `mean`, `weighted mean`), `precision, recall, f1, images`; NaN where a ratio has no cases.
+    """
+    counts = confusion_counts(labels, scores, threshold)
+    rows = []
+    for label, (hit, false, missed) in enumerate((("tn", "fn", "fp"), ("tp", "fp", "fn"))):
+        tp, fp, fn = counts[hit], counts[false], counts[missed]
+        shares = [float(_ratio(a, b)) for a, b in ((tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn))]
+        rows.append([label, *shares, tp + fn])
+    table = pd.DataFrame(rows, columns=["label", "precision", "recall", "f1", "images"])
+    shares, n = table[["precision", "recall", "f1"]], table.images.sum()
+    means = {"mean": shares.mean(skipna=False), "weighted mean": shares.mul(table.images / n, axis=0).sum(skipna=False)}
+    extra = pd.DataFrame([{"label": name, **row, "images": n} for name, row in means.items()])
+    return pd.concat([table.astype({"label": object}), extra], ignore_index=True)

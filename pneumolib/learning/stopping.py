@@ -12,8 +12,8 @@ from pneumolib.learning.optimizers import current_rate
 from pneumolib.params import TrainingParams
 
 HISTORY_COLUMNS = [
-    "epoch", "loss", "auroc", "val_loss", "val_auroc", "val_accuracy", "val_sensitivity", "val_specificity",
-    "learning_rate", "kept", "seconds",
+    "epoch", "loss", "auroc", "sensitivity", "ppv", "val_loss", "val_auroc", "val_accuracy", "val_sensitivity",
+    "val_specificity", "val_ppv", "learning_rate", "kept", "seconds",
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class ValidationWatch(keras.callbacks.Callback):
 
 
 def validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Loss, exact AUROC, and accuracy, sensitivity and specificity at a probability of 0.5.
+    """Loss, exact AUROC, and accuracy, sensitivity, specificity and PPV at a probability of 0.5.
 
     Keras's own AUC metric sums over 200 thresholds on [0, 1], which is coarse once probabilities crowd at the ends.
     """
@@ -109,6 +109,7 @@ def validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, floa
         "val_accuracy": float((called == (labels == 1)).mean()),
         "val_sensitivity": float(called[labels == 1].mean()),
         "val_specificity": float((~called[labels == 0]).mean()),
+        "val_ppv": float((labels[called] == 1).mean()) if called.any() else float("nan"),
     }
 
 

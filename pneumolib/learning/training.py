@@ -143,7 +143,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
 
 
 def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
-    """Optimizer, loss and the streaming training metric."""
+    """Optimizer, loss and the streaming training metrics, which see augmented images and weights that still move."""
     training, factor = params.training, params.fine_tuning.backbone_rate_factor
     slow = [v for layer in backbone_layers(model) for v in layer.trainable_variables] if factor < 1 else []
     if factor < 1 and len(slow) == len(model.trainable_variables):
@@ -153,7 +153,13 @@ def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
         )
     optimizer = make_optimizer(training, steps, slow, factor)
     loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
-    model.compile(optimizer, loss, metrics=[keras.metrics.AUC(from_logits=True, name="auroc")])
+    # A logit above 0 is a probability above 0.5, as in `validation_figures`.
+    metrics = [
+        keras.metrics.AUC(from_logits=True, name="auroc"),
+        keras.metrics.Recall(thresholds=0.0, name="sensitivity"),
+        keras.metrics.Precision(thresholds=0.0, name="ppv"),
+    ]
+    model.compile(optimizer, loss, metrics=metrics)
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
 
 

@@ -6,9 +6,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "audit_words",
+        "comparing",
         "data_plots",
+        "comparison_plots",
         "equalisation_plots",
         "equalisation_words",
+        "evaluation_plots",
+        "evaluation_words",
         "gallery",
         "plots",
         "published_words",
@@ -17,5 +21,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "session": ["Session", "start"],
         "results": ["Result", "leaderboard", "read_results"],
+        "comparing": ["compare_runs"],
     },
 )

@@ -12,8 +12,7 @@ from pneumolib.audit.findings import Finding
 from pneumolib.audit.groups import shared_groups
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
-from pneumolib.reporting.results import Result
-from pneumolib.reporting.words import interval
+from pneumolib.reporting.results import Result, interval
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
 

@@ -4,8 +4,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.reporting.equalisation_plots import WAYS
-from pneumolib.reporting.results import Result
-from pneumolib.reporting.words import interval
+from pneumolib.reporting.results import Result, interval
 
 
 def distance_words(distances: dict[str, dict[str, float]]) -> pd.DataFrame:

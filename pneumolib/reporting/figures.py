@@ -35,11 +35,13 @@ class Plot:
         return {"image/png": buffer.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def new_axes(columns: int = 1, width: float = 8, height: float = 3.4, rows: int = 1, style: str = "whitegrid"):
+def new_axes(
+    columns: int = 1, width: float = 8, height: float = 3.4, rows: int = 1, style: str = "whitegrid", height_ratios=None
+):
     """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes."""
     with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.85):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+        axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
     return figure, list(axes.flat)
 
 

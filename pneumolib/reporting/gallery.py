@@ -199,27 +199,40 @@ def _spread(kind: dict) -> str:
     return f"{kind['mean']:+.2f} (by draw {kind['low']:+.2f} to {kind['high']:+.2f})"
 
 
+def occlusion_facts(table: pd.DataFrame) -> dict:
+    """What `learning.occlusion_check` found, as plain values for `result.json`.
+
+    `images`; `centre` and `border`, the mean move of the logit, up or down, when that part is covered; `border_more`, images
+    whose logit the border moves more; and, with both classes, `auroc`, `auroc_centre_covered`, `auroc_border_covered`.
+    """
+    moved = {part: (table[f"logit_{part}_covered"] - table.logit).abs() for part in ("centre", "border")}
+    facts = {"images": len(table), **{part: float(change.mean()) for part, change in moved.items()}}
+    facts["border_more"] = int((moved["border"] > moved["centre"]).sum())
+    if table.label.nunique() == 2:
+        for name in ("", "_centre_covered", "_border_covered"):
+            facts[f"auroc{name}"] = float(compute_metrics(table.label, table[f"logit{name}"], 0)["auroc"])
+    return facts
+
+
 def _occlusion(table: pd.DataFrame) -> str:
-    moved = {part: table[f"logit_{part}_covered"] - table.logit for part in ("centre", "border")}
-    size = {part: float(change.abs().mean()) for part, change in moved.items()}
-    n = int((moved["border"].abs() > moved["centre"].abs()).sum())
+    facts = occlusion_facts(table)
+    by_class = {part: _by_class(table, table[f"logit_{part}_covered"] - table.logit) for part in ("centre", "border")}
     verdict = (
         "the border, where no lung is, decides more than the middle"
-        if size["border"] > size["centre"]
+        if facts["border"] > facts["centre"]
         else "the middle decides more than the border"
     )
     lines = [
         f"**Does the border decide?** With the middle of each image covered by its mean grey the logit moves by "
-        f"{size['centre']:.1f} on average ({_by_class(table, moved['centre'])}); with a border of the same area covered, by "
-        f"{size['border']:.1f} ({_by_class(table, moved['border'])}). The border moves it more in {n} of {len(table)} "
-        f"images: {verdict}."
+        f"{facts['centre']:.1f} on average ({by_class['centre']}); with a border of the same area covered, by "
+        f"{facts['border']:.1f} ({by_class['border']}). The border moves it more in {facts['border_more']} of "
+        f"{facts['images']} images: {verdict}."
     ]
-    if table.label.nunique() == 2:
-        scores = ("logit", "logit_centre_covered", "logit_border_covered")
-        whole, rim, middle = (float(compute_metrics(table.label, table[name], 0)["auroc"]) for name in scores)
+    if "auroc" in facts:
         lines.append(
-            f"The AUROC of these images is {whole:.3f}, with the middle covered {rim:.3f}, and with the border covered "
-            f"{middle:.3f}. A cover is itself a change that no training image had, and grey in place of a lung can look like an opacity."
+            f"The AUROC of these images is {facts['auroc']:.3f}, with the middle covered "
+            f"{facts['auroc_centre_covered']:.3f}, and with the border covered {facts['auroc_border_covered']:.3f}. A cover "
+            f"is itself a change that no training image had."
         )
     return " ".join(lines)
 

@@ -5,7 +5,9 @@ from IPython.display import Markdown
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import PublishedParams
-from pneumolib.reporting.words import interval
+from pneumolib.reporting.results import interval
+
+OFFICIAL_TEST_IMAGES = 624
 
 
 def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataFrame:
@@ -15,7 +17,8 @@ def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataF
         board: `results.leaderboard`.
         published: the study's.
     Returns:
-        columns `System or run`, `Figures` (published, or ours), and one for each metric that someone published.
+        columns `System or run`, `Figures` (published, or measured here), `Test set` (official test, or other data), and one
+        for each metric that someone published.
         Empty when nothing is.
     """
     names = _metrics(published)
@@ -24,11 +27,18 @@ def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataF
     ours = {row["run"]: row for row in board.to_dict("records")}
     rows = []
     for system, figures in published.figures.items():
-        rows.append({"System or run": system, "Figures": "published"} | _published_cells(figures, names))
+        place = "other data" if system in published.other_data else "official test"
+        start = {"System or run": system, "Figures": "published", "Test set": place}
+        rows.append(start | _published_cells(figures, names))
         if system in ours:
-            rows.append({"System or run": system, "Figures": "ours"} | _our_cells(ours.pop(system), names))
-    rows += [{"System or run": run, "Figures": "ours"} | _our_cells(row, names) for run, row in ours.items()]
-    return pd.DataFrame(rows)
+            rows.append(_measured(ours.pop(system), names))
+    return pd.DataFrame(rows + [_measured(row, names) for row in ours.values()])
+
+
+def _measured(row: dict, names: list[str]) -> dict[str, str]:
+    official = row["test_images"] == OFFICIAL_TEST_IMAGES
+    place = "official test" if official else f"other data, {row['test_images']} images"
+    return {"System or run": row["run"], "Figures": "measured", "Test set": place} | _our_cells(row, names)
 
 
 def _metrics(published: PublishedParams) -> list[str]:

@@ -1,4 +1,7 @@
-"""`result.json`: what a run found, what it was made from, and on what machine. Checked on write and on read."""
+"""`result.json`: what a run found, what it was made from, and on what machine. Checked on write and on read.
+
+`docs/result.schema.json` is the same contract as a JSON Schema, for programs in other languages; `pneumolib schema` prints it.
+"""
 
 import json
 import math
@@ -9,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import in_root, params_folder
@@ -33,10 +37,53 @@ class MetricResult(_Part):
     high: Fraction | None
 
 
+class CorrelationResult(_Part):
+    """As `MetricResult`, from -1 to 1."""
+
+    value: Annotated[float, Field(ge=-1, le=1)] | None
+    low: Annotated[float, Field(ge=-1, le=1)] | None
+    high: Annotated[float, Field(ge=-1, le=1)] | None
+
+
+class LossResult(_Part):
+    """As `MetricResult`, from 0 up."""
+
+    value: Annotated[float, Field(ge=0)] | None
+    low: Annotated[float, Field(ge=0)] | None
+    high: Annotated[float, Field(ge=0)] | None
+
+
+_KINDS = {"mcc": CorrelationResult, "log_loss": LossResult}
+SplitMetrics = TypedDict("SplitMetrics", {name: _KINDS.get(name, MetricResult) for name in METRICS})
+
+
+class SpreadResult(_Part):
+    """A metric over several training seeds: the mean with its interval, and the spread over seeds."""
+
+    seeds: Annotated[int, Field(ge=2)]
+    mean: float | None
+    low: float | None
+    high: float | None
+    sd: float | None
+    lowest: float | None
+    highest: float | None
+
+
+class CalibrationResult(_Part):
+    """The frozen map from logit to probability, see `evaluation.Calibration`; `chosen_on` is a constant."""
+
+    method: Literal["none", "temperature", "platt", "isotonic"]
+    slope: float
+    intercept: float
+    logits: list[float]
+    probabilities: list[Fraction]
+    chosen_on: Literal["validation"] = "validation"
+
+
 class ThresholdResult(_Part):
     """The frozen threshold on the probability; `chosen_on` is a constant, one chosen on test cannot be written."""
 
-    value: float
+    value: Fraction
     rule: str
     sensitivity: Fraction
     specificity: Fraction
@@ -70,7 +117,7 @@ class Provenance(_Part):
 class Result(_Part):
     """One finished run."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     study: str
     run: str
     notebook: str
@@ -78,42 +125,75 @@ class Result(_Part):
     parameters: dict[str, Any]
     data: DataResult
     threshold: ThresholdResult | None = None
-    metrics: dict[Literal["validation", "test"], dict[str, MetricResult]] = {}
+    calibration: CalibrationResult | None = None
+    metrics: dict[Literal["validation", "test"], SplitMetrics] = {}
+    spread: dict[Literal["validation", "test"], dict[str, SpreadResult]] = {}
     facts: dict[str, Any] = {}
     checks: dict[str, Any] = {}
     provenance: Provenance
     inputs: dict[str, Any] = {}
     artefacts: list[str] = []
 
-    def metric(self, name: str, part: str = "test") -> MetricResult | None:
+    def metric(self, name: str, part: str = "test") -> MetricResult | CorrelationResult | LossResult | None:
         """One metric of `test` or `validation`, None where the run has none."""
         return self.metrics.get(part, {}).get(name)
 
 
-def metrics_of(table: pd.DataFrame) -> dict[str, MetricResult]:
+def metrics_of(table: pd.DataFrame) -> SplitMetrics:
     """The rows of `evaluation.metric_table` as result entries; NaN becomes null."""
     return {
-        row.metric: MetricResult(
-            **{k: None if math.isnan(v := getattr(row, k)) else v for k in ("value", "low", "high")}
-        )
-        for row in table.itertuples()
+        row["metric"]: _KINDS.get(row["metric"], MetricResult)(**{k: plain(row[k]) for k in ("value", "low", "high")})
+        for row in table.to_dict("records")
     }
 
 
-def in_words(metric: MetricResult | None) -> str:
+def spread_of(table: pd.DataFrame) -> dict[str, SpreadResult]:
+    """The rows of `evaluation.seed_table` as result entries."""
+    return {
+        row.pop("metric"): SpreadResult(**{k: plain(v) for k, v in row.items()}) for row in table.to_dict("records")
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: NumPy's scalars as Python's, NaN as null, tables as rows, all the way down."""
+    if isinstance(value, pd.DataFrame):
+        return plain(value.to_dict("records"))
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "item"):
+        return plain(value.item())
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def in_words(metric: MetricResult | CorrelationResult | LossResult | None) -> str:
     """`0.871 (0.823-0.912)`, with words where there is nothing to compute."""
-    if metric is None or metric.value is None:
+    return interval(metric.value, metric.low, metric.high) if metric else interval(None, None, None)
+
+
+def interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
+    """`0.871 (0.823-0.912)` or `+0.012 (-0.004 to +0.027)`; words where there is nothing to compute."""
+    if value is None or pd.isna(value):
         return "not computable"
-    if metric.low is None or metric.high is None:
-        return f"{metric.value:.3f} (interval not computable)"
-    return f"{metric.value:.3f} ({metric.low:.3f}-{metric.high:.3f})"
+    if low is None or high is None or pd.isna(low):
+        return f"{value:+.3f} (interval not computable)" if signed else f"{value:.3f} (interval not computable)"
+    if signed:
+        return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < 0 else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
 def write_result(result: Result, folder: Path) -> Path:
-    """Write atomically, so that a file that is there is whole."""
+    """Write atomically, so that a file that is there is whole, and nothing that could not be read again.
+
+    Raises:
+        ResultError: a value that the contract does not allow, such as a fraction above 1.
+    """
     file = folder / RESULT_FILE
+    text = result.model_dump_json(indent=1) + "\n"
+    _checked(text, file)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
     return file
 
@@ -122,11 +202,21 @@ def read_result(folder: Path) -> Result:
     """Read and check one run's result. Raises ResultError when it is missing or does not fit."""
     file = folder / RESULT_FILE
     try:
-        return Result.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return _checked(file.read_text(encoding="utf-8"), file)
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file; the run has not finished") from None
+
+
+def _checked(text: str, file: Path) -> Result:
+    try:
+        return Result.model_validate(json.loads(text))
     except (json.JSONDecodeError, ValidationError) as fault:
         raise ResultError(f"{file}: {fault}") from None
+
+
+def result_schema() -> dict[str, Any]:
+    """The contract of `result.json` as a JSON Schema (draft 2020-12)."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Result.model_json_schema()
 
 
 def read_results(study: str) -> list[Result]:
@@ -136,40 +226,60 @@ def read_results(study: str) -> list[Result]:
     return [read_result(f) for f in folders if f.name in named]
 
 
+# Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
+_OF_ONE_RUN = {"seeds", "calibration"}
+
+
 def leaderboard(results: list[Result]) -> pd.DataFrame:
     """One row a training run, ordered by validation AUROC: the order never looks at test.
 
-    Columns: `run, validation_auroc`, then for each test metric `<metric>, <metric>_low, <metric>_high`, then
-    `threshold, parameters, epochs, minutes`. Empty, with these columns, when there is no training run.
+    A run of several seeds stands with their mean, so that no lucky seed stands for it.
+
+    Columns: `run, seeds, validation_auroc`, then for each test metric `<metric>, <metric>_low, <metric>_high`, `auroc_sd`
+    over seeds, then `threshold, parameters, epochs, minutes, milliseconds_per_image, test_images`. Empty, with these
+    columns, when there is no training run.
     Raises:
         ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
     """
     trained = [r for r in results if r.metrics.get("test")]
-    kinds = {
-        (r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(r.parameters.get("evaluation")))
-        for r in trained
-    }
+    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(_shared_evaluation(r))) for r in trained}
     if len(kinds) > 1:
         pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
         raise ResultError(
             f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
         )
     columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
-    rows = [_leaderboard_row(r) for r in trained]
+    costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images"]
     table = pd.DataFrame(
-        rows, columns=["run", "validation_auroc", *columns, "threshold", "parameters", "epochs", "minutes"]
+        [_leaderboard_row(r) for r in trained],
+        columns=["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs],
     )
     return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
 
 
+def _shared_evaluation(result: Result) -> dict[str, Any]:
+    return {k: v for k, v in result.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}
+
+
 def _leaderboard_row(result: Result) -> dict[str, Any]:
-    row = {"run": result.run, "validation_auroc": result.metrics["validation"]["auroc"].value}
+    spread, facts = result.spread.get("test", {}), result.facts
+    of_validation = result.spread.get("validation", {}).get("auroc")
+    row = {"run": result.run, "seeds": spread["auroc"].seeds if spread else 1}
+    row["validation_auroc"] = of_validation.mean if of_validation else result.metrics["validation"]["auroc"].value
     for name in METRICS:
         entry = result.metrics["test"][name]
-        row |= {name: entry.value, f"{name}_low": entry.low, f"{name}_high": entry.high}
+        value = spread[name].mean if spread else entry.value
+        low, high = (spread[name].low, spread[name].high) if spread else (entry.low, entry.high)
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return row | {
+        "auroc_sd": spread["auroc"].sd if spread else None,
         "threshold": result.threshold.value,
-        "parameters": result.facts.get("parameters"),
-        "epochs": result.facts.get("epochs"),
-        "minutes": result.facts["training_seconds"] / 60,
+        "minutes": facts["training_seconds"] / 60,
+        **{name: facts.get(name) for name in ("parameters", "epochs", "milliseconds_per_image", "test_images")},
     }
+
+
+def read_predictions(results: list[Result]) -> dict[str, pd.DataFrame]:
+    """`predictions.csv` of each training run among `results`, by run."""
+    trained = [r for r in results if r.metrics.get("test")]
+    return {r.run: pd.read_csv(in_root(f"runs/{r.study}/{r.run}/predictions.csv")) for r in trained}

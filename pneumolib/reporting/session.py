@@ -18,22 +18,27 @@ from typing import Any
 import pandas as pd
 
 from pneumolib.data.manifest import Manifest
+from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
 from pneumolib.reporting.results import (
     RESULT_FILE,
+    CalibrationResult,
     DataResult,
     Provenance,
     Result,
     ResultError,
     ThresholdResult,
     metrics_of,
+    plain,
     read_result,
+    spread_of,
     write_result,
 )
 
 # Set by `reporting.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
+_PARTS = {"val": "validation", "test": "test"}
 PACKAGES = [
     "tensorflow-cpu", "tensorflow", "keras", "jax", "numpy", "pandas", "pillow", "scikit-learn", "scikit-image",
     "scipy", "papermill", "nbconvert",
@@ -151,6 +156,8 @@ class Session:
         device: dict | None = None,
         facts: dict[str, Any] | None = None,
         checks: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
+        seeds: dict[str, pd.DataFrame] | None = None,
     ) -> Result:
         """Write `result.json`, the last act of every notebook.
 
@@ -160,7 +167,9 @@ class Session:
             validation, test: tables of `evaluation.metric_table`.
             device: from `learning.start`.
             facts: figures of the run that are no metrics (epochs, parameters, ...).
-            checks: findings about data and run, each a plain value.
+            checks: findings about data and run, each a plain value or a table.
+            calibration: frozen on validation.
+            seeds: `evaluation.seed_table` of `val` and `test`; empty ones where the training was run from one seed.
         """
         tables = {"validation": validation, "test": test}
         result = Result(
@@ -172,8 +181,10 @@ class Session:
             data=_describe_data(manifest, split),
             threshold=ThresholdResult(**asdict(threshold)) if threshold else None,
             metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
-            facts=facts or {},
-            checks=checks or {},
+            calibration=CalibrationResult(**plain(asdict(calibration))) if calibration else None,
+            spread={_PARTS[part]: spread_of(table) for part, table in (seeds or {}).items() if len(table)},
+            facts=plain(facts or {}),
+            checks=plain(checks or {}),
             provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
         )
         write_result(result, self.folder)

@@ -9,7 +9,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import ModelParams
-from pneumolib.reporting.results import Result, in_words, metrics_of
+from pneumolib.reporting.results import Result, in_words, interval, metrics_of
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
@@ -31,15 +31,6 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
         f"- {n_same} files repeat the bytes of another; {len(manifest.problems)} files were left out as unusable.",
     ]
     return Markdown("\n".join(lines))
-
-
-def interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
-    """`0.871 (0.823-0.912)` or `+0.012 (-0.004 to +0.027)`; words where there is nothing to compute."""
-    if value is None or pd.isna(value):
-        return "not computable"
-    if low is None or high is None or pd.isna(low):
-        return f"{value:+.3f} (interval not computable)" if signed else f"{value:.3f} (interval not computable)"
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
 def metric_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -151,19 +142,33 @@ def _training_words(facts: dict) -> str:
     return f"{words}; it was the last one, and more epochs might help." if late else f"{words}."
 
 
+# Of the metrics, those that fit beside each other; `leaderboard.csv` has them all.
+_LEADING = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy", "brier")
+
+
 def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
     """`results.leaderboard` for reading, intervals folded into one column a metric."""
     table = pd.DataFrame({"Run": board.run, "AUROC (validation)": board.validation_auroc.map("{:.3f}".format)})
-    for name in (n for n in METRIC_NAMES if n in board):
+    for name in _LEADING:
         columns = zip(board[name], board[f"{name}_low"], board[f"{name}_high"], strict=True)
-        table[METRIC_NAMES[name]] = [
-            "not computable" if pd.isna(v) else f"{v:.3f}" + ("" if pd.isna(low) else f" ({low:.3f}-{high:.3f})")
-            for v, low, high in columns
-        ]
+        table[METRIC_NAMES[name]] = [interval(*cells) for cells in columns]
     table["Threshold"] = board.threshold.map("{:.3f}".format)
-    return table.assign(
-        Parameters=board.parameters, Epochs=board.epochs, **{"Training, minutes": board.minutes.map("{:.1f}".format)}
-    )
+    if (board.seeds > 1).any():
+        seeds = zip(board.seeds, board.auroc_sd, strict=True)
+        table["Seeds"] = [f"mean of {n}, SD {sd:.3f}" if n > 1 else "1" for n, sd in seeds]
+    return table
+
+
+def cost_words(board: pd.DataFrame) -> pd.DataFrame:
+    """What each run of `results.leaderboard` cost, for reading."""
+
+    def shown(name: str, form: str) -> list[str]:
+        return ["not measured" if pd.isna(value) else form.format(value) for value in board[name]]
+
+    return pd.DataFrame({
+        "Run": board.run, "Weights": shown("parameters", "{:,.0f}"), "Epochs": shown("epochs", "{:.0f}"),
+        "Training, minutes": shown("minutes", "{:.1f}"), "Prediction, ms an image": shown("milliseconds_per_image", "{:.1f}"),
+    })  # fmt: skip
 
 
 def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:

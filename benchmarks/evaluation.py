@@ -1,0 +1,87 @@
+"""What the evaluation of a page costs: `make bench`. The limits: 3 seconds for all statistics at 624 images, 20 for the figures.
+
+Images are drawn at the size of the official test set and of a validation set, in groups as large as the archive's.
+"""
+
+import time
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from pneumolib import evaluation
+from pneumolib.params import EvaluationParams
+from pneumolib.reporting import evaluation_plots
+
+SIZES = {"val": (180, 520), "test": (234, 390)}  # normal, pneumonia
+IN_A_GROUP = 1.6
+
+
+def draw(seed: int) -> pd.DataFrame:
+    """Predictions with an AUROC of about 0.97."""
+    rng, parts = np.random.default_rng(seed), []
+    for split, sizes in SIZES.items():
+        for label, n in enumerate(sizes):
+            groups = rng.integers(0, round(n / IN_A_GROUP), n)
+            logits = rng.normal(4 * label - 2, 1.5, n)
+            kinds = rng.choice(["bacteria", "virus"], n) if label else ["normal"] * n
+            parts.append(pd.DataFrame({
+                "image_id": [f"{split}-{label}-{i}" for i in range(n)], "split": split, "label": label, "kind": kinds,
+                "group_id": [f"{split}-{label}-{g}" for g in groups], "logit": logits, "probability": expit(logits),
+            }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def main() -> None:
+    """Print the table."""
+    predictions, options = draw(1), {"params": EvaluationParams(), "seed": 1}
+    test = predictions[predictions.split == "test"]
+    found, seconds = {}, {}
+
+    def timed(name, function, *args, **more):
+        began = time.perf_counter()
+        found[name] = function(*args, **more)
+        seconds[name] = time.perf_counter() - began
+        return found[name]
+
+    threshold = timed("threshold", evaluation.choose_threshold, predictions, options["params"])
+    calibration = timed("calibration", evaluation.fit_calibration, predictions, "platt")
+    for part in ("val", "test"):
+        timed(f"metrics, {part}", evaluation.metric_table, predictions, part, threshold.value, **options)
+    bands = timed("curves", evaluation.curve_bands, predictions, **options)
+    timed("calibration, test", evaluation.calibration_table, predictions, "test", **options)
+    probability = calibration.apply(test.logit)
+    curve = timed("decision curve", evaluation.decision_curve, predictions, "test", probability, **options)
+    timed("predictive values", evaluation.predictive_values, predictions, "test", threshold.value, **options)
+    timed("parts", evaluation.subgroup_table, predictions, "test", threshold.value, **options)
+    timed("permutation", evaluation.permutation_check, predictions, "test", 1)
+    sweep = timed("sweep", evaluation.threshold_sweep, predictions, "test")
+    bins = timed("reliability", evaluation.reliability, test, probability)
+    of_statistics = sum(seconds.values())
+    other = predictions.assign(
+        probability=expit(predictions.logit + np.random.default_rng(0).normal(0, 1, len(predictions)))
+    )
+    timed("two models compared", evaluation.compare_auroc, {"a": predictions, "b": other}, "test", "a", **options)
+    statistics = dict(seconds)
+    began = time.perf_counter()
+    plots = [
+        evaluation_plots.curves(bands, found["metrics, val"], found["metrics, test"]),
+        evaluation_plots.threshold_sweep(sweep, threshold.value),
+        evaluation_plots.score_histograms(predictions, threshold.value),
+        evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, threshold.value)),
+        evaluation_plots.calibration(bins, bins, "platt"),
+        evaluation_plots.decision_curve(curve, "calibrated"),
+    ]
+    for plot in plots:
+        plot._repr_mimebundle_()
+    figures = time.perf_counter() - began
+    print(
+        "\n## Statistics of a page at 624 test and 700 validation images, 2,000 resamples\n\n| step | seconds |\n|---|---|"
+    )
+    for name, value in statistics.items():
+        print(f"| {name} | {value:.2f} |")
+    print(f"| **all statistics of one run** | {of_statistics:.2f} |\n| **{len(plots)} figures** | {figures:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Are probabilities what they say? Recalibration, fitted on validation and frozen, and how well the result holds on test.
+
+Discrimination and calibration are different questions: a network whose scores are all twice too sure has the same AUROC.
+Class weights move the mean probability, strong augmentation and label smoothing flatten it, and a long training sharpens it.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_expit
+from sklearn.isotonic import IsotonicRegression
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+
+from pneumolib.evaluation.metrics import EvaluationError, check_predictions
+from pneumolib.params import EvaluationParams
+
+METHODS = ("none", "temperature", "platt", "isotonic")
+_BINS = 10
+_NARROWEST, _WIDEST = 0.05, 20.0  # temperatures; on a validation set without an error the best one would be 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A frozen map from a logit to a probability.
+
+    Attributes:
+        method: one of `METHODS`.
+        slope, intercept: probability = expit(slope * logit + intercept), for all methods but `isotonic`.
+        logits, probabilities: the corners of the isotonic map, straight between them; empty otherwise.
+        chosen_on: a constant; a calibration fitted on test cannot be expressed.
+    """
+
+    method: Literal["none", "temperature", "platt", "isotonic"]
+    slope: float = 1.0
+    intercept: float = 0.0
+    logits: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    chosen_on: Literal["validation"] = "validation"
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities of pneumonia, the shape of `logits`."""
+        logits = np.asarray(logits, dtype=float)
+        if self.method == "isotonic":
+            return np.interp(logits, self.logits, self.probabilities)
+        return expit(self.slope * logits + self.intercept)
+
+    def in_words(self) -> str:
+        """Such as `Platt scaling: slope 0.812, intercept -0.104`."""
+        if self.method == "none":
+            return "none: probabilities are the network's own"
+        if self.method == "temperature":
+            return f"temperature scaling: logits are divided by {1 / self.slope:.3f}"
+        if self.method == "platt":
+            return f"Platt scaling: slope {self.slope:.3f}, intercept {self.intercept:+.3f}"
+        return f"isotonic regression with {len(self.logits)} corners"
+
+
+def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
+    """Fit on the validation rows; rows of other splits are not looked at.
+
+    `temperature`: one factor for all logits, by maximum likelihood (Guo et al., ICML 2017). `platt`: slope and intercept,
+    with targets drawn in by one image of each class as Platt did (1999), so that separated classes do not ask for an
+    infinite slope. `isotonic`: any rising map (Zadrozny and Elkan, KDD 2002); it needs more images than the others.
+
+    Raises:
+        EvaluationError: an unknown method, or validation rows that cannot be used, one class alone among them.
+    """
+    if method not in METHODS:
+        raise EvaluationError(f"calibration: received {method!r}, allowed {', '.join(METHODS)}")
+    rows = check_predictions(predictions, "val")
+    logits, labels = rows.logit.to_numpy(dtype=float), rows.label.to_numpy()
+    if method == "none":
+        return Calibration("none")
+    if len(set(labels)) < 2:
+        raise EvaluationError(f"calibration {method}: validation holds one class only, label {labels[0]}; use none")
+    if method == "temperature":
+        found = minimize_scalar(
+            lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=np.log([_NARROWEST, _WIDEST]), method="bounded"
+        )
+        return Calibration("temperature", slope=float(np.exp(-found.x)))
+    if method == "platt":
+        positives, negatives = (labels == 1).sum(), (labels == 0).sum()
+        targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
+        found = minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS")
+        return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
+    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(logits, labels)
+    return Calibration(
+        "isotonic",
+        logits=tuple(map(float, fitted.X_thresholds_)),
+        probabilities=tuple(map(float, fitted.y_thresholds_)),
+    )
+
+
+def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
+    return float(-(targets * log_expit(logits) + (1 - targets) * log_expit(-logits)).mean())
+
+
+def calibration_table(predictions: pd.DataFrame, split: str, params: EvaluationParams, seed: int) -> pd.DataFrame:
+    """Every method, fitted on validation, and what it gives on `split`.
+
+    Returns:
+        one row a method: `method, chosen` (whether it is the one of `params.calibration`), `brier, log_loss, ece,
+        ece_floor`, and `slope, intercept` with `_low, _high` (see `slope_and_intercept`).
+    """
+    rows = check_predictions(predictions, split)
+    labels, table = rows.label.to_numpy(), []
+    for method in METHODS:
+        probability = fit_calibration(predictions, method).apply(rows.logit)
+        table.append({
+            "method": method,
+            "chosen": method == params.calibration,
+            "brier": float(((probability - labels) ** 2).mean()),
+            "log_loss": float(-np.log(np.where(labels == 1, probability, 1 - probability).clip(1e-15)).mean()),
+            "ece": expected_error(labels, probability),
+            "ece_floor": error_floor(probability, seed),
+        } | slope_and_intercept(rows, probability, params.confidence))  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
+    """Calibration slope and intercept by logistic regression on the logit of `probability` (Cox, Biometrika 1958).
+
+    A slope below 1 means scores that are too extreme, above 1 too timid; the intercept, with the slope held at 1, is
+    above 0 where pneumonia is commoner than the probabilities say. Intervals are Wald's with standard errors that are
+    robust to groups (statsmodels, `cov_type="cluster"`).
+
+    Args:
+        rows: columns `label, group_id`.
+        probability: as many.
+    Returns:
+        `slope, slope_low, slope_high, intercept, intercept_low, intercept_high`; NaN where a regression has no answer:
+        classes that the probabilities separate, one class, all probabilities equal, or fewer than two groups.
+    """
+    logits = np.log(np.clip(probability, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(probability, 1e-9, 1 - 1e-9))
+    one = np.ones(len(rows))
+    found = {}
+    for name, design, offset in (("slope", np.column_stack([logits, one]), None), ("intercept", one, logits)):
+        value, low, high = _regression(rows, design, offset, confidence)
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def _regression(rows: pd.DataFrame, design: np.ndarray, offset: np.ndarray | None, confidence: float) -> list[float]:
+    """The first coefficient with its limits."""
+    labels, groups = rows.label.to_numpy(), pd.factorize(rows.group_id)[0]
+    nothing = [np.nan] * 3
+    if len(set(labels)) < 2 or len(set(groups)) < 2 or (offset is None and np.ptp(design[:, 0]) == 0):
+        return nothing
+    if offset is None and _separates(design[:, 0], labels):
+        return nothing
+    model = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset)
+    with warnings.catch_warnings():
+        # Near-separation: the interval, which comes out very wide, says it.
+        warnings.simplefilter("ignore", PerfectSeparationWarning)
+        fitted = model.fit(cov_type="cluster", cov_kwds={"groups": groups})
+    limits = np.asarray(fitted.conf_int(1 - confidence))[0]
+    return [float(fitted.params[0]), float(limits[0]), float(limits[1])]
+
+
+def _separates(scores: np.ndarray, labels: np.ndarray) -> bool:
+    sick, well = scores[labels == 1], scores[labels == 0]
+    return sick.min() >= well.max() or well.min() >= sick.max()
+
+
+def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float = 0.95) -> pd.DataFrame:
+    """Observed share of pneumonia in ten bins of equal width.
+
+    Returns:
+        one row a bin that holds images: `images, groups, probability` (the mean of the bin), `observed, low, high`.
+        Limits are Wilson's, with groups instead of images as cases: wider, because images of a child repeat each other.
+    """
+    probability = np.asarray(probability)
+    place = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    table = pd.DataFrame({"bin": place, "probability": probability, "label": rows.label.to_numpy(),
+                          "group": rows.group_id.to_numpy()})  # fmt: skip
+    bins = table.groupby("bin").agg(
+        images=("label", "size"),
+        groups=("group", "nunique"),
+        probability=("probability", "mean"),
+        observed=("label", "mean"),
+    )
+    low, high = proportion_confint(bins.observed * bins.groups, bins.groups, 1 - confidence, method="wilson")
+    return bins.assign(low=low, high=high).reset_index(drop=True)
+
+
+def expected_error(labels: np.ndarray, probability: np.ndarray) -> float:
+    """Expected calibration error over ten bins of equal width (Naeini et al., AAAI 2015)."""
+    place = np.minimum((np.asarray(probability) * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(place, np.asarray(probability) - np.asarray(labels), minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(place))
+
+
+def error_floor(probability: np.ndarray, seed: int, draws: int = 200) -> float:
+    """The expected calibration error that labels drawn from these very probabilities give: what no model goes below."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((draws, len(probability))) < probability
+    return float(np.mean([expected_error(drawn, probability) for drawn in labels]))

@@ -1,0 +1,206 @@
+"""Figures of one run's evaluation, one per function, from tables of `evaluation`; nothing is computed here that a table lacks."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from pneumolib.evaluation.metrics import METRIC_NAMES
+from pneumolib.reporting.figures import (
+    DIVERGING,
+    NAMES,
+    NEUTRAL,
+    NORMAL,
+    OTHERS,
+    PNEUMONIA,
+    Plot,
+    kind_palette,
+    new_axes,
+)
+
+SPLITS = {"val": ("validation", NORMAL), "test": ("test", PNEUMONIA)}
+# The curves of a sweep; colours apart from those of the classes.
+_SWEPT = {"sensitivity": OTHERS[0], "specificity": OTHERS[1], "ppv": OTHERS[2], "accuracy": NEUTRAL}
+
+
+def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) -> Plot:
+    """ROC and precision-recall curves of validation and test with their bands, and the frozen threshold as a dot.
+
+    Args:
+        bands: `evaluation.curve_bands`.
+        validation, test: `evaluation.metric_table` of each, at the frozen threshold.
+    """
+    figure, (left, right) = new_axes(2, width=9, height=4.4)
+    values = {"val": validation.set_index("metric").value, "test": test.set_index("metric").value}
+    left.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
+    for ax, curve, area, point in (
+        (left, "roc", "auroc", {s: (1 - v["specificity"], v["sensitivity"]) for s, v in values.items()}),
+        (right, "precision_recall", "auprc", {s: (v["sensitivity"], v["ppv"]) for s, v in values.items()}),
+    ):
+        panels = [ax, _corner(ax, 0.0 if curve == "roc" else 0.75)] if values["test"][area] > 0.9 else [ax]
+        for split, (name, colour) in SPLITS.items():
+            band = bands[(bands.curve == curve) & (bands.split == split)]
+            for panel in panels:
+                panel.plot(band.x, band.y, color=colour, label=f"{name}, {values[split][area]:.3f}")
+                panel.fill_between(
+                    band.x, band.low.astype(float), band.high.astype(float), color=colour, alpha=0.15, lw=0
+                )
+                panel.plot(*point[split], "o", color=colour, mec="white")
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        ax.legend(title=f"area ({METRIC_NAMES[area]})", frameon=False, loc="lower center")
+    left.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
+    right.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", title="precision and recall")
+    words = "; ".join(f"{SPLITS[s][0]} AUROC {v['auroc']:.3f}, AUPRC {v['auprc']:.3f}" for s, v in values.items())
+    return Plot(
+        figure,
+        f"ROC and precision-recall curves with bands of groups resampled: {words}; dots mark the frozen threshold.",
+    )
+
+
+def _corner(ax: Axes, start: float) -> Axes:
+    """The corner where good curves crowd, a quarter of each axis drawn large in the panel's empty middle."""
+    corner = ax.inset_axes([0.3, 0.36, 0.5, 0.5])
+    corner.set(xlim=(start - 0.005, start + 0.255), ylim=(0.745, 1.005))
+    corner.tick_params(labelsize=7)
+    ax.indicate_inset_zoom(corner, edgecolor=NEUTRAL, alpha=0.5)
+    return corner
+
+
+def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> Plot:
+    """What every threshold would give on test, and the frozen one, from `evaluation.threshold_sweep`."""
+    figure, (ax,) = new_axes(width=8, height=3.6)
+    for name, colour in _SWEPT.items():
+        ax.plot(sweep.threshold, sweep[name], color=colour, label=METRIC_NAMES[name])
+    ax.axvline(threshold, color=PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
+    ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    row = sweep.iloc[(sweep.threshold - threshold).abs().argmin()]
+    return Plot(figure, f"Sensitivity, specificity, PPV and accuracy on test by threshold; near the frozen one, {threshold:.3f}: sensitivity {row.sensitivity:.3f}, specificity {row.specificity:.3f}.")  # fmt: skip
+
+
+def score_histograms(predictions: pd.DataFrame, threshold: float) -> Plot:
+    """Predicted probabilities by kind, validation above test, and the frozen threshold."""
+    figure, axes = new_axes(1, width=8, height=4.8, rows=2)
+    palette = kind_palette(predictions.kind)
+    bins = np.linspace(0, 1, 41)
+    for ax, (split, (name, _)) in zip(axes, SPLITS.items(), strict=True):
+        rows = predictions[predictions.split == split]
+        parts = [rows.probability[rows.kind == kind] for kind in palette]
+        labels = [f"{kind} ({len(part)})" for kind, part in zip(palette, parts, strict=True)]
+        ax.hist(parts, bins=bins, stacked=True, color=list(palette.values()), label=labels, edgecolor="white", lw=0.3)
+        ax.axvline(threshold, color=NEUTRAL, lw=1.4, ls="--", label="frozen threshold")
+        ax.set(ylabel=f"images, {name}", yscale="symlog", xlim=(0, 1))
+        ax.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
+        ax.set_ylim(bottom=0, top=ax.get_ylim()[1] * 1.1)
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes[1].set_xlabel("probability of pneumonia (counts on a logarithmic scale)")
+    return Plot(
+        figure,
+        f"Histograms of the predicted probability by kind, validation and test; the frozen threshold is {threshold:.3f}.",
+    )
+
+
+def confusion_matrix(counts: dict[str, int]) -> Plot:
+    """`tp, fp, tn, fn` as a heat map: counts, and the share of each true class."""
+    figure, (ax,) = new_axes(width=4.6, height=3.2, style="white")
+    table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    words = [[f"{n}\n{share:.1%}" for n, share in zip(*row, strict=True)] for row in zip(table, shares, strict=True)]
+    sns.heatmap(shares, annot=np.array(words), fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=ax,
+                xticklabels=list(NAMES.values()), yticklabels=list(NAMES.values()))  # fmt: skip
+    ax.set(xlabel="called", ylabel="truly")
+    alt = "Confusion matrix on test: {tp} true and {fp} false calls of pneumonia, {tn} true and {fn} false of normal."
+    return Plot(figure, alt.format(**counts))
+
+
+def calibration(raw: pd.DataFrame, calibrated: pd.DataFrame, method: str) -> Plot:
+    """Reliability of the network's own and of the calibrated probabilities, each by `evaluation.reliability`, with counts."""
+    figure, axes = new_axes(2, width=8, height=4.6, rows=2, height_ratios=(3, 1))
+    alts = []
+    for place, (bins, title) in enumerate(((raw, "as the network gives them"), (calibrated, f"calibrated: {method}"))):
+        ax, below = axes[place], axes[2 + place]
+        ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
+        reach = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
+        ax.errorbar(bins.probability, bins.observed, yerr=reach, fmt="o-", color=PNEUMONIA, lw=1, capsize=3, ms=5)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+        below.bar(bins.probability, bins.images, width=0.05, color=NORMAL)
+        for row in bins.itertuples():
+            below.annotate(str(row.images), (row.probability, row.images), ha="center", va="bottom", fontsize=7)
+        below.set(xlim=(-0.02, 1.02), ylim=(0, bins.images.max() * 1.35), xlabel="probability of pneumonia")
+        alts.append("; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples()))
+    axes[0].set_ylabel("share with pneumonia")
+    axes[2].set_ylabel("images")
+    return Plot(
+        figure, f"Reliability on test, share with pneumonia by mean probability. Raw: {alts[0]}. {method}: {alts[1]}."
+    )
+
+
+def decision_curve(curve: pd.DataFrame, calibrated: str) -> Plot:
+    """Net benefit on test by threshold probability against treating all and none, from `evaluation.decision_curve`."""
+    figure, (ax,) = new_axes(width=8, height=3.6)
+    ax.plot(curve.threshold, curve.model, color=PNEUMONIA, label=f"the network ({calibrated})")
+    ax.fill_between(
+        curve.threshold, curve.low.astype(float), curve.high.astype(float), color=PNEUMONIA, alpha=0.15, lw=0
+    )
+    ax.plot(curve.threshold, curve.treat_all, color=NORMAL, ls="--", label="treat all")
+    ax.axhline(0, color=NEUTRAL, lw=1, label="treat none")
+    ax.set(
+        xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.1, curve.model.max() * 1.1 + 0.02)
+    )
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    better = curve[curve.model > np.maximum(curve.treat_all, 0) + 1e-9].threshold
+    said = "nowhere" if better.empty else f"from {better.min():.2f} to {better.max():.2f}"
+    return Plot(figure, f"Net benefit by threshold probability; the network lies above treating all and none {said}.")
+
+
+def robustness(table: pd.DataFrame) -> Plot:
+    """Change of AUROC, sensitivity and specificity by kind and severity of a change of the images, as heat maps."""
+    changed = table[table.corruption != "none"]
+    names = list(dict.fromkeys(changed.corruption))
+    figure, axes = new_axes(3, width=9.5, height=0.9 + 0.34 * max(len(names), 2), style="white")
+    for ax, metric in zip(axes, ("auroc", "sensitivity", "specificity"), strict=True):
+        grid = changed.pivot_table(index="corruption", columns="severity", values=f"{metric}_change").reindex(names)
+        sns.heatmap(grid.astype(float), annot=grid.map(lambda v: "" if pd.isna(v) else f"{v:+.2f}"), fmt="", vmin=-0.5, vmax=0.5,
+                    cmap=DIVERGING, cbar=False, ax=ax, annot_kws={"fontsize": 7})  # fmt: skip
+        ax.set(title=METRIC_NAMES[metric], xlabel="severity", ylabel="")
+        ax.tick_params(axis="y", rotation=0, left=False)
+    for ax in axes[1:]:
+        ax.set_yticks([])
+    worst = changed.loc[changed.auroc_change.idxmin()] if changed.auroc_change.notna().any() else None
+    said = (
+        ""
+        if worst is None
+        else f" The AUROC changes most under {worst.corruption}, severity {worst.severity}: {worst.auroc_change:+.3f}."
+    )
+    return Plot(
+        figure, f"Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed.{said}"
+    )
+
+
+def over_seeds(table: pd.DataFrame, values: pd.DataFrame) -> Plot:
+    """Each seed's value as a dot, the mean over seeds with its interval beside them.
+
+    Args:
+        table: `evaluation.seed_table`.
+        values: one row a seed, a column for each of the metrics shown.
+    """
+    shown = [name for name in values if name in METRIC_NAMES]
+    figure, (ax,) = new_axes(width=8, height=3.2)
+    means = table.set_index("metric")
+    for place, name in enumerate(shown):
+        ax.plot(np.full(len(values), place) - 0.12, values[name], "o", color=NEUTRAL, alpha=0.6)
+        _dot_with_interval(ax, place + 0.12, *(float(means[k][name]) for k in ("mean", "low", "high")))
+    ax.set_xticks(range(len(shown)), [METRIC_NAMES[name] for name in shown])
+    handles = [
+        Patch(color=NEUTRAL, alpha=0.6, label="each seed"),
+        Patch(color=PNEUMONIA, label="mean, with its interval"),
+    ]
+    ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    words = "; ".join(f"{METRIC_NAMES[n]} {means['lowest'][n]:.3f} to {means['highest'][n]:.3f}" for n in shown)
+    return Plot(figure, f"Test metrics of {len(values)} training seeds, lowest to highest: {words}.")
+
+
+def _dot_with_interval(ax: Axes, place: float, value: float, low: float, high: float) -> None:
+    reach = None if np.isnan(low) else [[max(value - low, 0)], [max(high - value, 0)]]
+    ax.errorbar([place], [value], yerr=reach, fmt="D", color=PNEUMONIA, capsize=3)
