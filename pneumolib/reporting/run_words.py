@@ -1,0 +1,278 @@
+"""What a run was made from and how, in plain sentences read from its result; the model card and the checklist share them.
+
+Sentences carry no markup: Markdown and HTML escape them in their own ways. What a result does not hold is `NOT`, never a
+guess; results of older versions and runs that left a check out are read like any other.
+"""
+
+from typing import Any
+
+from pneumolib.evaluation.metrics import METRIC_NAMES
+from pneumolib.params import SMOKE
+from pneumolib.reporting.results import Result, SpreadResult
+
+NOT = "not available"
+
+# What is known of the archive behind `kaggle_folder` and `tfrecord`, beside its files.
+ARCHIVE = {
+    "name": "Kermany, Zhang and Goldbaum, Mendeley Data, doi:10.17632/rscbjbr9sj, licence CC BY 4.0; described in "
+    "Kermany et al., Cell 2018;172:1122-1131, doi:10.1016/j.cell.2018.02.010",
+    "patients": "children of one to five years",
+    "images": "frontal (antero-posterior) chest radiographs",
+    "place": "one hospital in Guangzhou",
+    "labels": "Two physicians graded the images, and a third the evaluation set.",
+    "groups": "A group stands for a child: series and number of the file name. No table of patients exists to check it by.",
+}
+_OWN = {
+    "csv": "A table of the user's own names images, labels and patients; who was imaged, where and when, it does not say.",
+    "npz": "Arrays of images and labels; who was imaged, where and when, they do not say, and each image counts as a group.",
+}
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+_FITS = {"stretch": "stretched to a square", "pad": "padded to a square", "crop": "cropped to the square of the middle"}
+
+
+def asked(result: Result, path: str) -> Any:
+    """A parameter by its full name, such as `image.size_px`; None where the result does not hold it."""
+    value: Any = result.parameters
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def is_archive(result: Result) -> bool:
+    """Whether the images are the archive's, so that what is known of it may be said."""
+    return not result.synthetic and asked(result, "data.source") in ("kaggle_folder", "tfrecord")
+
+
+def is_smoke(result: Result) -> bool:
+    """Whether the study was run small, so that figures mean nothing."""
+    return result.study.endswith(SMOKE)
+
+
+def source_words(result: Result) -> str:
+    """Whose images, and from where."""
+    if result.synthetic:
+        return "Synthetic: every image was drawn by a program. There are no patients behind it."
+    if is_archive(result):
+        return f"{ARCHIVE['images'].capitalize()} of {ARCHIVE['patients']} from {ARCHIVE['place']}: {ARCHIVE['name']}."
+    return _OWN.get(asked(result, "data.source"), NOT)
+
+
+def size_words(result: Result) -> str:
+    """How many images of how many groups."""
+    data = result.data
+    return f"{data.images:,} images of {data.groups:,} groups; {data.left_out:,} files left out as unusable"
+
+
+def image_words(result: Result) -> str:
+    """What is made of a file before the network sees it."""
+    size, channels = asked(result, "image.size_px"), asked(result, "image.channels")
+    if size is None:
+        return NOT
+    crop, quality, way = (asked(result, f"image.{key}") for key in ("crop_border", "reencode_quality", "equalize"))
+    steps = [f"saved anew as JPEG of quality {quality}"] if quality else []
+    steps += [f"{crop:.1%} cut off each side"] if crop else []
+    steps += [_FITS.get(asked(result, "image.fit"), NOT), f"resized to {size} x {size} px"]
+    steps += ["equalised: " + {"hist": "histogram", "clahe": "CLAHE"}[way]] if way in ("hist", "clahe") else []
+    steps = ", ".join(steps)
+    return f"{steps[0].upper()}{steps[1:]}; uint8, {'grey' if channels == 1 else f'{channels} channels'}"
+
+
+def network_words(result: Result) -> str:
+    """Which network, and what its weights start from."""
+    name, backbone, weights = (asked(result, f"model.{key}") for key in ("name", "backbone", "weights"))
+    if before := result.checks.get("continues"):
+        return f"the network of run {before}, trained further ({_unfrozen(result)})"
+    if name is None:
+        return NOT
+    if backbone is None:
+        return f"{name}, from random weights"
+    origin = {"imagenet": "ImageNet weights", "none": "random weights", None: "the weights of that file"}
+    start = origin.get(weights, f"weights of {weights}")
+    return f"a {asked(result, 'model.head')} head on backbone {backbone} with {start}, frozen"
+
+
+def _unfrozen(result: Result) -> str:
+    free = asked(result, "fine_tuning.unfreeze")
+    if free is None:
+        return f"layers that move: {NOT}"
+    if isinstance(free, int):
+        return f"the backbone's last {free} layers move"
+    return "all layers move" if free == "all" else f"layers from {free} on move"
+
+
+def weight_words(result: Result) -> str:
+    """How many weights there are, and how many are trained."""
+    total, trained = result.facts.get("parameters"), result.facts.get("trainable_parameters")
+    if total is None:
+        return NOT
+    return f"{total:,} weights" + (
+        "" if trained is None else f", {trained:,} of them trained, {total - trained:,} frozen"
+    )
+
+
+def optimizer_words(result: Result) -> str:
+    """Optimizer, rate and its schedule, loss and what is done about the classes."""
+    training = result.parameters.get("training")
+    if not training:
+        return NOT
+    parts = [f"{training.get('optimizer')}, learning rate {training.get('learning_rate'):g}, schedule {training.get('schedule')}",
+             f"batches of {training.get('batch_size')}", "loss: binary cross-entropy on the logit",
+             f"class weights: {training.get('class_weights')}"]  # fmt: skip
+    told = {"weight_decay": "weight decay", "warmup_epochs": "epochs of warm-up", "decay_rate": "decay rate",
+            "decay_every": "decay every", "lowest_rate": "lowest rate", "label_smoothing": "label smoothing",
+            "ema_momentum": "moving average of weights"}  # fmt: skip
+    parts += [f"{words} {training[key]:g}" for key, words in told.items() if training.get(key)]
+    return "; ".join([*parts, f"precision {training.get('precision')}"])
+
+
+def epoch_words(result: Result) -> str:
+    """How long the training went, which epoch was kept, and by what."""
+    epochs, best, floors = (result.facts.get(key) for key in ("epochs", "best_epoch", "floors_exceeded"))
+    if epochs is None:
+        return NOT
+    by = " and ".join(METRIC_NAMES.get(m, m) for m in asked(result, "training.keep_best") or []) or NOT
+    words = f"{epochs} epochs trained, of at most {asked(result, 'training.epochs') or NOT}"
+    if floors is False:
+        return f"{words}; no epoch exceeded all floors, so the weights of the last one stay"
+    return f"{words}; weights of epoch {NOT if best is None else best} kept, chosen on validation by {by}"
+
+
+def augment_words(result: Result) -> str:
+    """Random changes of training images, named as in the parameter files."""
+    augment = result.parameters.get("augment")
+    if augment is None:
+        return NOT
+    # A factor of 1 changes nothing, and neither does 0 of anything else.
+    used = [f"{key} {value:g}" if value is not True else key for key, value in augment.items()
+            if value and not (key.endswith("_factor") and value == 1)]  # fmt: skip
+    return ", ".join(used) or "none"
+
+
+def split_words(result: Result) -> str:
+    """Where test and validation come from, and what is kept apart."""
+    split = result.parameters.get("split")
+    if not split:
+        return NOT
+    if split.get("validation") == "as_published":
+        return "Test and validation are the source's own; no group stands on both sides."
+    return (
+        f"Test is the source's own. Validation is {split.get('validation_fraction'):.0%} of the training pool, cut by whole "
+        f"groups (seed {split.get('seed')}), with the share of pneumonia kept within {split.get('ratio_tolerance_points'):g} "
+        f"percentage points."
+    )
+
+
+def interval_method(result: Result) -> str:
+    """How intervals are made, and from how many resamples."""
+    resamples, confidence = asked(result, "evaluation.resamples"), asked(result, "evaluation.confidence")
+    if resamples is None or confidence is None:
+        return "Bootstrap of whole groups within each class; the number of resamples is not available."
+    return f"{confidence:.0%} percentile intervals from {resamples:,} bootstrap resamples of whole groups within each class."
+
+
+def threshold_words(result: Result) -> str:
+    """The frozen threshold, its rule, and what it gave on validation."""
+    t = result.threshold
+    if t is None:
+        return NOT
+    return (
+        f"{t.value:.3f} on the sigmoid of the logit ({t.rule}), chosen on {t.chosen_on} and frozen; there it gives a "
+        f"sensitivity of {t.sensitivity:.3f} and a specificity of {t.specificity:.3f}"
+    )
+
+
+def calibration_words(result: Result) -> str:
+    """The frozen map from logit to calibrated probability."""
+    c = result.calibration
+    if c is None:
+        return NOT
+    maps = {"none": "none: probabilities are the sigmoid of the logit",
+            "isotonic": f"isotonic regression with {len(c.logits)} corners"}  # fmt: skip
+    name = {"temperature": "temperature scaling", "platt": "Platt scaling"}.get(c.method)
+    words = maps.get(c.method) or f"{name}: sigmoid of {c.slope:.3f} x logit {c.intercept:+.3f}"
+    return f"{words}; fitted on {c.chosen_on} and frozen"
+
+
+def seed_words(result: Result) -> str:
+    """The run's own seed and further ones."""
+    more = asked(result, "evaluation.seeds")
+    return f"seed {asked(result, 'seed')}" + (f", repeated from {', '.join(map(str, more))}" if more else "")
+
+
+def version_words(result: Result) -> str:
+    """Python and packages."""
+    p = result.provenance
+    return f"Python {p.python}" + "".join(f", {name} {number}" for name, number in p.versions.items())
+
+
+def commit_words(result: Result) -> str:
+    """The commit, and whether it is all that ran."""
+    p = result.provenance
+    if p.commit is None:
+        return f"{NOT}: no git checkout"
+    return p.commit[:12] + (" with uncommitted changes" if p.dirty else "")
+
+
+def part_sizes(result: Result) -> list[dict]:
+    """Rows of `checks.split`: `split, images, groups, pneumonia`; of older results test alone, from its calls."""
+    if rows := result.checks.get("split"):
+        return rows
+    counts = result.checks.get("confusion")
+    if not counts:
+        return []
+    return [{"split": "test", "images": sum(counts.values()), "pneumonia": counts["tp"] + counts["fn"]}]
+
+
+def size_of_parts(result: Result) -> str:
+    """Such as `test: 100 images, 62 with pneumonia`; empty where nothing is known."""
+    told = [f"{PARTS.get(row['split'], row['split'])}: {row['images']:,} images" + (f" of {row['groups']:,} groups" if "groups" in row else "")
+            + f", {row['pneumonia']:,} with pneumonia" for row in part_sizes(result)]  # fmt: skip
+    return "; ".join(told)
+
+
+def spread_of_parts(result: Result) -> dict[str, dict[str, SpreadResult]]:
+    """Part to metric to its spread over training seeds; empty where the training was not repeated."""
+    if any(isinstance(entry, SpreadResult) for entry in result.spread.values()):  # of test alone
+        return {"test": result.spread}
+    return result.spread
+
+
+NO_AUDIT = "No audit of these images is at hand: shortcuts may be present."
+
+
+def source_limits(result: Result) -> list[str]:
+    """What the images keep the figures from saying."""
+    lines = []
+    if is_smoke(result):
+        lines.append("A smoke run: a few drawn images and one epoch. Its figures mean nothing.")
+    if result.synthetic:
+        return [*lines, "The images are synthetic: figures test the software and say nothing about patients."]
+    if is_archive(result):
+        lines += [f"All images come from {ARCHIVE['place']}: how the network does elsewhere is not known.",
+                  f"Only {ARCHIVE['patients']}: other ages were never seen.", ARCHIVE["groups"]]  # fmt: skip
+    else:
+        lines.append("Hospital, age and how labels were made are not available for this source.")
+    return [*lines, "Sex, origin and devices are not available, so fairness across them cannot be judged."]
+
+
+def limitations(result: Result, audit: dict | None = None) -> list[str]:
+    """What keeps a training run's figures from meaning more, as far as results tell.
+
+    Args:
+        result: of the run.
+        audit: `checks.audit` of the exploration of the same images; None where there is none.
+    """
+    lines = source_limits(result)
+    if (moved := change_to_test(result)) is not None:
+        lines.append(f"From validation to test the AUROC changes by {moved:+.3f}.")
+    if audit is None:
+        return [*lines, NO_AUDIT]
+    return lines + [found["sentence"] for found in audit.values() if found["verdict"] in ("warning", "error")]
+
+
+def change_to_test(result: Result) -> float | None:
+    """Test AUROC less that of validation; None where one is missing."""
+    pair = [result.metric("auroc", part) for part in ("validation", "test")]
+    if any(m is None or m.value is None for m in pair):
+        return None
+    return pair[1].value - pair[0].value

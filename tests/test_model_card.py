@@ -1,0 +1,318 @@
+"""Model cards and checklists say what results say, and no more. No TensorFlow here."""
+
+import re
+from html import unescape
+
+import pandas as pd
+import pytest
+
+from pneumolib.evaluation.metrics import METRICS
+from pneumolib.params import check
+from pneumolib.reporting import pages
+from pneumolib.reporting.checklist import checklist, checklist_page, counts
+from pneumolib.reporting.checklist_data import DATA
+from pneumolib.reporting.checklist_items import CLAIM_ITEMS, SECTIONS, TRIPOD_ITEMS
+from pneumolib.reporting.checklist_model import MODEL
+from pneumolib.reporting.checklist_results import RESULTS
+from pneumolib.reporting.model_card import CARD_FILE, model_card
+from pneumolib.reporting.results import CalibrationResult, DataResult, SpreadResult, write_result
+from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start
+from test_reporting import result as any_result
+
+PARAMETERS = {
+    "data": {"source": "kaggle_folder"}, "image": {"size_px": 64, "fit": "crop", "crop_border": 0.05},
+    "training": {"epochs": 7, "keep_best": ["auroc"]}, "evaluation": {"resamples": 1234, "seeds": [5, 6]},
+}  # fmt: skip
+AUDIT = {
+    "groups_across_splits": {"verdict": "ok", "sentence": "None of 5 groups crosses."},
+    "metadata_only_cv": {"verdict": "warning", "sentence": "Facts of the file reach an AUROC of 0.957."},
+}
+EVERYTHING = {
+    "confusion": {"tp": 41, "fp": 7, "tn": 23, "fn": 2},
+    "split": [{"split": name, "images": 73, "groups": 31, "pneumonia": 43} for name in ("train", "val", "test")],
+    "calibration": [{"method": "platt", "chosen": True, "brier": 0.123, "slope": 0.8, "slope_low": 0.51, "slope_high": 1.11,
+                     "intercept": -0.1, "intercept_low": -0.41, "intercept_high": 0.21}],
+    "subgroups": [{"part": "all", "images": 73, "auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95},
+                  {"part": "without images related to training (a|b)", "images": 61, "auroc": 0.77, "auroc_low": 0.7, "auroc_high": None}],
+    "robustness": [{"corruption": "none", "severity": 0, "auroc": 0.9, "auroc_change": None, "auroc_change_low": None},
+                   {"corruption": "blur", "severity": 3, "auroc": 0.6, "auroc_change": -0.3, "auroc_change_low": -0.4,
+                    "auroc_change_high": -0.2}],
+    "permutation": {"mean": 0.501, "low": 0.402, "high": 0.603, "p": 0.001},
+    "predictive_values": [{"prevalence": 0.1, "ppv": 0.31, "ppv_low": 0.2, "ppv_high": 0.4, "npv": 0.99}],
+    "explanation": {"randomisation": {"head": 0.125}, "occlusion": {"images": 12, "by_part": [{"drop": 0.33}]}},
+    "continues": "04_transfer_learning",
+}  # fmt: skip
+FACTS = {"parameters": 1234567, "trainable_parameters": 1200000, "epochs": 7, "best_epoch": 6, "floors_exceeded": True,
+         "training_seconds": 90.0, "weights_sha256": "ab" * 32, "milliseconds_per_image": 1.25}  # fmt: skip
+
+
+def result(run="03_baseline_cnn", auroc=0.9, **changes):
+    """As that of `test_reporting`, with figures as `result.json` has them: each metric is checked as its own kind."""
+    metrics = {name: {"value": auroc, "low": auroc - 0.1, "high": auroc + 0.05} for name in METRICS}
+    return any_result(run, **({"metrics": {"validation": metrics, "test": metrics}} | changes))
+
+
+def trained(run="03_baseline_cnn", **changes):
+    """A training run with all its checks, on the archive's images."""
+    parameters = check({"study": "x", **PARAMETERS}).model_dump()
+    values = {"parameters": parameters, "facts": FACTS, "checks": EVERYTHING,
+              "calibration": CalibrationResult(method="platt", slope=0.812, intercept=-0.104, logits=[], probabilities=[])}  # fmt: skip
+    return result(run, **(values | changes))
+
+
+def explored(**changes):
+    return result(
+        "01_exploration", notebook="01_exploration", metrics={}, threshold=None, checks={"audit": AUDIT} | changes
+    )
+
+
+def section(card: str, name: str) -> str:
+    return card.split(f"\n## {name}\n")[1].split("\n## ")[0].strip()
+
+
+def test_the_numbers_of_a_card_are_those_of_its_result():
+    card = model_card(trained(), AUDIT)
+    assert "1,234,567 weights, 1,200,000 of them trained, 34,567 frozen" in section(card, "Model details")
+    assert "(batch, 64, 64, 1)" in section(card, "Model details")
+    assert f"{'ab' * 32}" in card
+    assert "| training | 73 | 31 | 43 |" in section(card, "Data")
+    assert "5.0% cut off each side, cropped to the square of the middle, resized to 64 x 64 px" in section(card, "Data")
+    assert "7 epochs trained, of at most 7; weights of epoch 6 kept, chosen on validation by AUROC" in card
+    assert "seed 1, repeated from 5, 6" in section(card, "Training")
+    assert "0.400 on the sigmoid of the logit (r), chosen on validation and frozen" in section(card, "Decision")
+    assert "Platt scaling: sigmoid of 0.812 x logit -0.104; fitted on validation" in section(card, "Decision")
+    assert "| AUROC | 0.900 (0.800-0.950) | 0.900 (0.800-0.950) |" in section(card, "Results")
+    assert "1,234 bootstrap resamples of whole groups" in section(card, "Results")
+    assert "| called pneumonia | 41 | 7 |\n| called normal | 2 | 23 |" in section(card, "Results")
+    assert "| 0.770 (interval not computable) |" in section(card, "Parts of the test images")
+    assert "| none | 0 | 0.900 |  |\n| blur | 3 | 0.600 | -0.300 (-0.400 to -0.200) |" in section(card, "Robustness")
+    assert "| platt | yes | 0.123 | 0.800 (0.510-1.110) | -0.100 (-0.410 to +0.210) |" in section(
+        card, "Calibration on test"
+    )
+    assert "| 0.100 | 0.310 (0.200-0.400) | 0.990 |" in section(card, "Predictive values at other prevalences")
+    assert "0.402 to 0.603 in 95% of the deals; p = 0.001" in section(card, "Chance")
+    assert "| occlusion, by_part 1, drop | 0.330 |" in section(card, "Where it looks")
+    assert "- Facts of the file reach an AUROC of 0.957." in section(card, "Limitations")
+    assert "pneumonia = probability >= 0.4\n" in section(card, "How to load it")
+    assert "Synthetic" not in card
+
+
+def test_the_code_of_a_card_reads_an_image_as_training_did(archive):
+    """Run as far as it goes without Keras: the image that it hands to the network."""
+    code = re.search(r"```python\n(.*?)```", model_card(trained()), re.S)[1]
+    file = next(archive.rglob("*.jpeg"))
+    kept = [line for line in code.splitlines() if not re.search(r"keras|model\.|logit|probability", line)]
+    names = {}
+    exec("\n".join(kept).replace('"radiograph.jpeg"', repr(str(file))), names)
+    assert names["pixels"].shape == (64, 64, 1)
+    assert names["image"].model_dump() == trained().parameters["image"]
+
+
+def test_what_a_result_does_not_hold_is_not_available():
+    card = model_card(result(facts={}, checks={}))
+    for name in (
+        "Robustness",
+        "Parts of the test images",
+        "Calibration on test",
+        "Chance",
+        "Where it looks",
+        "How to load it",
+    ):
+        assert section(card, name) == "Not available.", name
+    assert "**Weights**: not available" in card
+    assert "**Calibration**: not available" in card
+    assert "Calls on test: not available." in card
+    assert "Guangzhou" not in card
+    assert "shortcuts may be present" in section(card, "Limitations")
+
+
+def test_what_is_known_of_the_archive_is_said_of_no_other_images():
+    own = check({"data": {"source": "csv", "root": "t.csv"}}).model_dump()
+    assert "Guangzhou" in model_card(trained())
+    for other in (trained(synthetic=True), trained(parameters=own)):
+        assert not re.search("Guangzhou|Kermany|physicians graded", model_card(other))
+        said = " ".join(line for row in checklist("x", [other]) for line in row.lines)
+        assert not re.search("Guangzhou|Kermany|physicians graded", said)
+
+
+def test_synthetic_and_smoke_cards_say_so_first():
+    assert model_card(result(synthetic=True)).splitlines()[2].startswith("> **Synthetic.**")
+    assert model_card(result(synthetic=True, study="x-smoke")).splitlines()[2].startswith("> **Smoke run. Synthetic.**")
+    assert "figures mean nothing" in section(model_card(result(study="x-smoke")), "Limitations")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_seeds_stand_in_the_card(nested):
+    spread = {"auroc": SpreadResult(seeds=3, mean=0.881, low=0.8, high=0.9, sd=0.012, lowest=0.87, highest=0.893)}
+    one = trained().model_copy(update={"spread": {"test": spread} if nested else spread})
+    assert "| AUROC | 0.881 (0.800-0.900) | 3 | 0.012 | 0.870 | 0.893 |" in section(model_card(one), "Results")
+    assert rows([one])["seeds"].lines == [
+        "3 seeds: test AUROC 0.881 (0.800-0.900) on average, SD 0.012, from 0.870 to 0.893."
+    ]
+
+
+HOSTILE = "a|b <script>alert(1)</script> `x` *y* [z](http://bad)\n# no heading"
+
+
+def test_hostile_words_are_no_markup_in_a_card():
+    checks = EVERYTHING | {"explanation": {HOSTILE: HOSTILE}, "subgroups": [{"part": HOSTILE, "images": 1}]}
+    card = model_card(trained(HOSTILE, checks=checks, study=HOSTILE))
+    assert "<script" not in card
+    assert "\n# no heading" not in card
+    assert "](http" not in card.replace("\\](http", "")
+    for name in ("Where it looks", "Parts of the test images"):
+        lines = section(card, name).splitlines()
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}, lines
+
+
+def rows(results, study="x"):
+    return {row.key: row for row in checklist(study, results)}
+
+
+def test_every_item_of_both_checklists_is_asked_and_answered_once():
+    items = [item for part in SECTIONS.values() for item in part]
+    assert set(CLAIM_ITEMS) == {n for item in items for n in item.claim} == set(range(1, 45))
+    wanted = {number + letter for number, letters in TRIPOD_ITEMS.items() for letter in letters or [""]}
+    assert wanted == {number for item in items for number in item.tripod}
+    assert len(TRIPOD_ITEMS) == 27
+    assert len(wanted) == 52
+    keys = [item.key for item in items]
+    assert len(keys) == len(set(keys))
+    answered = [*DATA, *MODEL, *RESULTS]
+    assert len(answered) == len(set(answered))
+    assert set(answered) < set(keys)
+
+
+def test_a_checklist_follows_its_results():
+    both = rows([explored(), trained()])
+    assert both["disjoint"].status == "answered"
+    assert "Audit: None of 5 groups crosses." in both["disjoint"].lines
+    assert both["failures"].lines[0].startswith("2 of 43 test images with pneumonia called normal, 7 of 30 normal ones")
+    assert both["robustness"].status == "answered"
+    assert "worst: blur, severity 3, AUROC -0.300 (-0.400 to -0.200)." in both["robustness"].lines[0]
+    assert both["calibration"].lines == [
+        "platt, on test: slope 0.800 (0.510-1.110), intercept -0.100 (-0.410 to +0.210), ECE not computable (floor not computable)."
+    ]
+    assert both["performance"].runs == ["03_baseline_cnn"]
+    assert "error 0, warning 1." in " ".join(both["limitations"].lines)
+    crossing = AUDIT | {"groups_across_splits": {"verdict": "error", "sentence": "2 groups cross."}}
+    assert rows([explored(audit=crossing), trained()])["disjoint"].status == "in part"
+    assert rows([trained()])["disjoint"].status == "in part"
+    bare = rows([trained(checks={})])
+    assert {bare[key].status for key in ("robustness", "calibration", "explanation", "subgroups", "failures")} == {
+        "not available"
+    }
+    assert bare["numbers"].status == "not available"
+
+
+def test_runs_that_differ_are_told_apart_and_a_silent_one_leaves_a_gap():
+    two = [trained("a", auroc=0.8), trained("b", auroc=0.9, checks={})]
+    told = rows(two)
+    assert told["internal"].lines[0].startswith("a: validation AUROC 0.800")
+    assert told["internal"].lines[1].startswith("b: validation AUROC 0.900")
+    assert told["uncertainty"].lines[0].startswith("95% percentile intervals from 1,234")
+    assert "Best of 2: b, validation AUROC 0.900." in told["selection"].lines
+    assert told["calibration"].status == "in part"
+    assert told["calibration"].lines[1] == "b: not available."
+
+
+def test_without_a_finished_run_nothing_is_claimed():
+    found = checklist("x", [])
+    assert {row.status for row in found} == {"not available", "for the author"}
+    only_explored = rows([explored()])
+    assert only_explored["disjoint"].status == "answered"
+    assert only_explored["performance"].lines == ["No training run has finished."]
+    assert only_explored["preparation"].status == "not available"
+
+
+def test_counts_are_those_of_the_rows():
+    found = checklist("x", [explored(), trained()])
+    assert sum(counts(found).values()) == len(found)
+    assert counts(found)["for the author"] == sum(row.status == "for the author" for row in found) > 0
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    (tmp_path / "params/x").mkdir(parents=True)
+    (tmp_path / "params/x/study.yaml").write_text("data: {source: kaggle_folder, root: data/none}\n")
+    for run in ("01_exploration", "03_baseline_cnn"):
+        (tmp_path / f"params/x/{run}.yaml").write_text("")
+    return tmp_path
+
+
+def finish(root, one) -> None:
+    (root / "runs/x" / one.run).mkdir(parents=True, exist_ok=True)
+    write_result(one, root / "runs/x" / one.run)
+
+
+def test_the_page_is_written_with_the_index(root):
+    page = root / "reports/x/checklist.html"
+    pages.write_index("x")
+    assert "No training run has finished yet" in page.read_text()
+    finish(root, explored())
+    finish(root, trained())
+    pages.write_index("x", waiting=["03_baseline_cnn"])
+    text = page.read_text()
+    assert "Out of date and due again: 03_baseline_cnn." in text
+    assert '<a href="03_baseline_cnn.html">03_baseline_cnn</a>' in text
+    assert "Research only, not a medical device" in text
+    assert text.count('class="chip ') == checklist_page("x", [])["total"]
+    for row in checklist("x", [explored(), trained()]):
+        assert f'id="{row.key}"' in text
+        assert all(line in unescape(text) for line in row.lines), row.key
+    pages.write_index("x")
+    assert "Out of date" not in page.read_text()
+    before = page.stat().st_mtime_ns
+    pages.write_index("x")
+    assert page.stat().st_mtime_ns == before
+
+
+def test_hostile_words_are_no_markup_on_the_page(root):
+    checks = EVERYTHING | {"explanation": {HOSTILE: 1}, "subgroups": [{"part": HOSTILE, "images": 1, "auroc": 0.5}]}
+    audit = {"groups_across_splits": {"verdict": "ok", "sentence": HOSTILE}}
+    finish(root, explored(audit=audit))
+    finish(root, trained(checks=checks))
+    pages.write_index("x")
+    text = (root / "reports/x/checklist.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_training_leaves_its_card_and_other_runs_none(root, monkeypatch):
+    """Through `Session.finish`; the audit is taken from an exploration of the very same images, and from no other."""
+    table = pd.DataFrame({"metric": ["auroc"], "value": [0.9], "low": [0.8], "high": [0.95]})
+    manifest = FakeManifest()
+    folder = root / "work"
+    monkeypatch.setenv(RUN_VARIABLE, "03_baseline_cnn")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    run = start("03_baseline_cnn", study="x")
+    run.finish(manifest, checks={"anything": 1})
+    assert not (folder / CARD_FILE).exists()
+    parts = {name: complete(table) for name in ("validation", "test")}
+    run.finish(manifest, **parts)
+    assert "No audit of these images" in (folder / CARD_FILE).read_text()
+    of_these = DataResult(fingerprint="f", images=2, groups=2, left_out=0)
+    finish(root, explored().model_copy(update={"data": of_these}))
+    written = run.finish(manifest, **parts)
+    card = (folder / CARD_FILE).read_text()
+    assert "Facts of the file reach" in card
+    assert card == model_card(written, AUDIT)
+    finish(root, explored())  # of other images
+    run.finish(manifest, **parts)
+    assert "No audit of these images" in (folder / CARD_FILE).read_text()
+
+
+class FakeManifest:
+    """What `Session.finish` looks at of a manifest."""
+
+    table = pd.DataFrame({"group_id": ["a", "b"]})
+    problems = pd.DataFrame()
+    fingerprint = "f"
+    synthetic = False
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each metric, all like the first."""
+    names = result().metrics["test"]
+    return pd.concat([table.assign(metric=name) for name in names], ignore_index=True)
