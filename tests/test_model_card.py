@@ -8,7 +8,7 @@ import pytest
 
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import check
-from pneumolib.reporting import pages
+from pneumolib.reporting import indexes
 from pneumolib.reporting.checklist import checklist, checklist_page, counts
 from pneumolib.reporting.checklist_data import DATA
 from pneumolib.reporting.checklist_items import CLAIM_ITEMS, SECTIONS, TRIPOD_ITEMS
@@ -141,10 +141,9 @@ def test_synthetic_and_smoke_cards_say_so_first():
     assert "figures mean nothing" in section(model_card(result(study="x-smoke")), "Limitations")
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_seeds_stand_in_the_card(nested):
+def test_seeds_stand_in_the_card():
     spread = {"auroc": SpreadResult(seeds=3, mean=0.881, low=0.8, high=0.9, sd=0.012, lowest=0.87, highest=0.893)}
-    one = trained().model_copy(update={"spread": {"test": spread} if nested else spread})
+    one = trained().model_copy(update={"spread": {"test": spread}})
     assert "| AUROC | 0.881 (0.800-0.900) | 3 | 0.012 | 0.870 | 0.893 |" in section(model_card(one), "Results")
     assert rows([one])["seeds"].lines == [
         "3 seeds: test AUROC 0.881 (0.800-0.900) on average, SD 0.012, from 0.870 to 0.893."
@@ -248,11 +247,11 @@ def finish(root, one) -> None:
 
 def test_the_page_is_written_with_the_index(root):
     page = root / "reports/x/checklist.html"
-    pages.write_index("x")
+    indexes.write_index("x")
     assert "No training run has finished yet" in page.read_text()
     finish(root, explored())
     finish(root, trained())
-    pages.write_index("x", waiting=["03_baseline_cnn"])
+    indexes.write_index("x", waiting=["03_baseline_cnn"])
     text = page.read_text()
     assert "Out of date and due again: 03_baseline_cnn." in text
     assert '<a href="03_baseline_cnn.html">03_baseline_cnn</a>' in text
@@ -261,10 +260,10 @@ def test_the_page_is_written_with_the_index(root):
     for row in checklist("x", [explored(), trained()]):
         assert f'id="{row.key}"' in text
         assert all(line in unescape(text) for line in row.lines), row.key
-    pages.write_index("x")
+    indexes.write_index("x")
     assert "Out of date" not in page.read_text()
     before = page.stat().st_mtime_ns
-    pages.write_index("x")
+    indexes.write_index("x")
     assert page.stat().st_mtime_ns == before
 
 
@@ -273,34 +272,40 @@ def test_hostile_words_are_no_markup_on_the_page(root):
     audit = {"groups_across_splits": {"verdict": "ok", "sentence": HOSTILE}}
     finish(root, explored(audit=audit))
     finish(root, trained(checks=checks))
-    pages.write_index("x")
+    indexes.write_index("x")
     text = (root / "reports/x/checklist.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
 
-def test_a_training_leaves_its_card_and_other_runs_none(root, monkeypatch):
-    """Through `Session.finish`; the audit is taken from an exploration of the very same images, and from no other."""
-    table = pd.DataFrame({"metric": ["auroc"], "value": [0.9], "low": [0.8], "high": [0.95]})
-    manifest = FakeManifest()
-    folder = root / "work"
+def test_a_training_has_its_card_and_other_runs_none(root):
+    """Written with the index; the audit is taken from an exploration of the very same images, and from no other."""
+    card = root / "runs/x/03_baseline_cnn" / CARD_FILE
+    finish(root, trained())
+    finish(
+        root, explored().model_copy(update={"data": DataResult(fingerprint="other", images=2, groups=2, left_out=0)})
+    )
+    indexes.write_index("x")
+    assert "No audit of these images" in card.read_text()
+    finish(root, explored())
+    indexes.write_index("x")
+    assert "Facts of the file reach" in card.read_text()
+    assert card.read_text() == model_card(trained(), AUDIT)
+    assert not (root / "runs/x/01_exploration" / CARD_FILE).exists()
+
+
+def test_the_sizes_of_the_parts_are_kept(root, monkeypatch):
     monkeypatch.setenv(RUN_VARIABLE, "03_baseline_cnn")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
-    run = start("03_baseline_cnn", study="x")
-    run.finish(manifest, checks={"anything": 1})
-    assert not (folder / CARD_FILE).exists()
-    parts = {name: complete(table) for name in ("validation", "test")}
-    run.finish(manifest, **parts)
-    assert "No audit of these images" in (folder / CARD_FILE).read_text()
-    of_these = DataResult(fingerprint="f", images=2, groups=2, left_out=0)
-    finish(root, explored().model_copy(update={"data": of_these}))
-    written = run.finish(manifest, **parts)
-    card = (folder / CARD_FILE).read_text()
-    assert "Facts of the file reach" in card
-    assert card == model_card(written, AUDIT)
-    finish(root, explored())  # of other images
-    run.finish(manifest, **parts)
-    assert "No audit of these images" in (folder / CARD_FILE).read_text()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(root / "work"))
+    split = pd.DataFrame({"image_id": list("abcde"), "group_id": ["p", "p", "q", "r", "s"], "label": [1, 1, 0, 1, 0],
+                          "split": ["test", "test", "test", "train", "val"]})  # fmt: skip
+    parts = {name: complete(pd.DataFrame({"metric": ["auroc"], "value": [0.9], "low": [0.8], "high": [0.95]}))
+             for name in ("validation", "test")}  # fmt: skip
+    written = start("03_baseline_cnn", study="x").finish(FakeManifest(), split, checks={"one": 1}, **parts)
+    assert written.checks["split"][2] == {"split": "test", "images": 3, "groups": 2, "pneumonia": 2}
+    assert written.checks["one"] == 1
+    assert "| test | 3 | 2 | 2 |" in model_card(written)
+    assert rows([written])["numbers"].status == "answered"
 
 
 class FakeManifest:

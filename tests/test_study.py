@@ -107,6 +107,7 @@ def test_every_artefact_is_there(study):
     assert list(history.columns) == HISTORY_COLUMNS
     assert len(history) == 1
     assert (folder / "model.keras").stat().st_size > 10_000
+    assert "Model card" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()[0]
     assert len(pd.read_csv(study.root / "runs/tiny/06_comparison/leaderboard.csv")) == 1
     assert not [f for f in (study.root / "runs/tiny").iterdir() if f.name.startswith(".work")]
 
@@ -118,7 +119,8 @@ def test_result_json_says_what_where_and_from_what(study):
     assert result["threshold"]["chosen_on"] == result["calibration"]["chosen_on"] == "validation"
     assert result["checks"].keys() >= {"confusion", "calibration", "predictive_values", "subgroups", "robustness"}
     assert 0 <= result["checks"]["permutation"]["p"] <= 1
-    assert result["checks"]["randomisation"]["images"] == result["checks"]["occlusion"]["images"]
+    explanation = result["checks"]["explanation"]
+    assert explanation["randomisation"]["images"] == explanation["occlusion"]["images"]
     assert result["parameters"]["training"]["epochs"] == 1
     provenance = result["provenance"]
     assert provenance["device"]["cores"] >= 1

@@ -79,7 +79,7 @@ def _signed(row: dict, key: str) -> str:
 
 def _seeds(e: Evidence) -> Answer:
     def say(r: Result) -> str:
-        s = run_words.spread_of_parts(r).get("test", {}).get("auroc")
+        s = r.spread.get("test", {}).get("auroc")
         if s is None or s.mean is None:
             return NOT
         return (f"{s.seeds} seeds: test AUROC {interval(s.mean, s.low, s.high)} on average, SD {number(s.sd)}, from "

@@ -1,5 +1,7 @@
 """The way in: an index a study and an index of all, failures first. Unlike runs are never put in an order of merit.
 
+What is made from results alone is written with them: the study's checklist, and a model card in the folder of each training.
+
 A table is plain HTML, whole without a script; `template/page.js` adds the filter and the sorting. A cell that sorts as
 a number carries it in `value`; a column is a title and whether the table may be sorted by it.
 """
@@ -11,6 +13,8 @@ from typing import Any
 
 from pneumolib.param_files import load_run
 from pneumolib.params import SMOKE, ParamsError, in_root, params_folder, project_root
+from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
+from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.results import Result, ResultError, in_words, interval, leaderboard, read_result, read_results
 from pneumolib.reporting.shell import banners, duration, is_synthetic, render, write_page
 from pneumolib.reporting.study import run_files, run_folder
@@ -26,7 +30,7 @@ NO_RESULT = "no run has finished that has a result to show"
 
 
 def write_index(study: str, waiting: Sequence[str] = ()) -> None:
-    """`reports/<study>/index.html` and `reports/index.html`, failures first; unchanged files are left alone.
+    """`reports/<study>/index.html`, its checklist and model cards, and `reports/index.html`; unchanged files are left alone.
 
     Args:
         study: its name.
@@ -36,12 +40,13 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     results = [row["result"] for row in rows if row["result"]]
     unlike = _unlike(results)
     drawn = is_synthetic(load_run(run_files(params_folder(study))[0], smoke=study.endswith(SMOKE))[0])
+    on_top = banners(study, drawn or any(r.synthetic for r in results))
     titles = ["Run", "State", "Result", "Duration", "Device", "Commit", "Data"]
     page = render(
         "index.html.j2",
         title=study,
         up="../index.html",
-        banners=banners(study, drawn or any(r.synthetic for r in results)),
+        banners=on_top,
         lead=f"{len(rows)} runs, {sum(row['state'] == 'done' for row in rows)} finished.",
         thing="runs",
         columns=[(title, title != "Result" or not unlike) for title in titles],
@@ -51,9 +56,24 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
             "Intervals resample groups (patients), not images. Thresholds are chosen on validation and frozen.",
             *([] if unlike else [BY_RESULT]),
         ],
+        checklist=CHECKLIST_PAGE,
     )
     write_page(in_root(f"reports/{study}/index.html"), page)
+    asked = render("checklist.html.j2", **checklist_page(study, results, waiting), banners=on_top)
+    write_page(in_root(f"reports/{study}/{CHECKLIST_PAGE}"), asked)
+    _write_cards(results)
     _write_root_index(study, waiting)
+
+
+def _write_cards(results: list[Result]) -> None:
+    """`MODEL_CARD.md` in the folder of each training run, with what the study's audit found in the very same images."""
+    for result in results:
+        if result.metrics.get("test"):
+            audits = [r.checks["audit"] for r in results
+                      if "audit" in r.checks and r.data.fingerprint == result.data.fingerprint]  # fmt: skip
+            write_page(
+                run_folder(result.study, result.run) / CARD_FILE, model_card(result, audits[0] if audits else None)
+            )
 
 
 def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
@@ -144,6 +164,7 @@ def _write_root_index(study: str, waiting: Sequence[str]) -> None:
         rows=rows,
         unlike=None,
         notes=[NOT_BY_RESULT],
+        checklist=None,
     )
     write_page(in_root("reports/index.html"), page)
 

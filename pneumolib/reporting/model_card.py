@@ -180,7 +180,7 @@ def _results(result: Result) -> str:
 def _spread(result: Result) -> list[str]:
     """A table for each part whose training was repeated from several seeds."""
     blocks = []
-    for part, entries in run_words.spread_of_parts(result).items():
+    for part, entries in result.spread.items():
         rows = [{"metric": METRIC_NAMES.get(name, name)} | {"mean": s.mean, "mean_low": s.low, "mean_high": s.high}
                 | {"seeds": s.seeds, "sd": s.sd, "lowest": s.lowest, "highest": s.highest} for name, s in entries.items()]  # fmt: skip
         blocks += [f"Over several training seeds, {part}:", _table(*readable(rows))] if rows else []

@@ -8,7 +8,7 @@ from typing import Any
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import SMOKE
-from pneumolib.reporting.results import Result, SpreadResult
+from pneumolib.reporting.results import Result
 
 NOT = "not available"
 
@@ -228,13 +228,6 @@ def size_of_parts(result: Result) -> str:
     told = [f"{PARTS.get(row['split'], row['split'])}: {row['images']:,} images" + (f" of {row['groups']:,} groups" if "groups" in row else "")
             + f", {row['pneumonia']:,} with pneumonia" for row in part_sizes(result)]  # fmt: skip
     return "; ".join(told)
-
-
-def spread_of_parts(result: Result) -> dict[str, dict[str, SpreadResult]]:
-    """Part to metric to its spread over training seeds; empty where the training was not repeated."""
-    if any(isinstance(entry, SpreadResult) for entry in result.spread.values()):  # of test alone
-        return {"test": result.spread}
-    return result.spread
 
 
 NO_AUDIT = "No audit of these images is at hand: shortcuts may be present."

@@ -167,7 +167,8 @@ class Session:
             validation, test: tables of `evaluation.metric_table`.
             device: from `learning.start`.
             facts: figures of the run that are no metrics (epochs, parameters, ...).
-            checks: findings about data and run, each a plain value or a table.
+            checks: findings about data and run, each a plain value or a table. With a split, the sizes of its parts
+                are added as `split`.
             calibration: frozen on validation.
             seeds: `evaluation.seed_table` of `val` and `test`; empty ones where the training was run from one seed.
         """
@@ -184,7 +185,7 @@ class Session:
             calibration=CalibrationResult(**plain(asdict(calibration))) if calibration else None,
             spread={_PARTS[part]: spread_of(table) for part, table in (seeds or {}).items() if len(table)},
             facts=plain(facts or {}),
-            checks=plain(checks or {}),
+            checks=plain({"split": _part_sizes(split)} | (checks or {}) if split is not None else checks or {}),
             provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
         )
         write_result(result, self.folder)
@@ -226,6 +227,14 @@ def _describe_data(manifest: Manifest, split: pd.DataFrame | None) -> DataResult
         left_out=len(manifest.problems),
         split_fingerprint=None if split is None else table_fingerprint(split),
     )
+
+
+def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:
+    """Columns `split, images, groups, pneumonia`, in the order train, val, test."""
+    sizes = split.groupby("split").agg(
+        images=("image_id", "size"), groups=("group_id", "nunique"), pneumonia=("label", "sum")
+    )
+    return sizes.reindex(["train", "val", "test"]).dropna().astype(int).reset_index()
 
 
 def _provenance(session: Session, device: dict) -> Provenance:
