@@ -131,7 +131,7 @@ def _numbers(e: Evidence) -> Answer:
 def _metric_words(names: tuple[str, ...]) -> Callable[[Result], str]:
     def say(r: Result) -> str:
         told = [f"{METRIC_NAMES[name]} {in_words(m)}" for name in names if (m := r.metric(name)) is not None]
-        return "test " + ", ".join(told) if told else NOT
+        return "On test: " + ", ".join(told) if told else NOT
 
     return say
 

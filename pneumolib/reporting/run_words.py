@@ -224,10 +224,11 @@ def part_sizes(result: Result) -> list[dict]:
 
 
 def size_of_parts(result: Result) -> str:
-    """Such as `test: 100 images, 62 with pneumonia`; empty where nothing is known."""
+    """Such as `Test: 100 images, 62 with pneumonia`; empty where nothing is known."""
     told = [f"{PARTS.get(row['split'], row['split'])}: {row['images']:,} images" + (f" of {row['groups']:,} groups" if "groups" in row else "")
             + f", {row['pneumonia']:,} with pneumonia" for row in part_sizes(result)]  # fmt: skip
-    return "; ".join(told)
+    words = "; ".join(told)
+    return words[:1].upper() + words[1:]
 
 
 NO_AUDIT = "No audit of these images is at hand: shortcuts may be present."
