@@ -109,7 +109,9 @@ def build_site(root: Path) -> Path:
     names = [f"03_baseline_cnn-{letter}" for letter in "abcd"]
     study(project, "whole", "01_quick", *names, "06_comparison")
     none = {"metrics": {}, "threshold": None}
-    finish(root, "whole", "01_quick", 9, checks={"audit": {"a": {"verdict": "warning", "sentence": "Something."}}}, **none)
+    finish(
+        root, "whole", "01_quick", 9, checks={"audit": {"a": {"verdict": "warning", "sentence": "Something."}}}, **none
+    )
     for name, auroc, seconds in zip(names, (0.9, 0.7, 0.8), (75, 5000, 8.2), strict=False):
         finish(root, "whole", name, seconds, auroc=auroc)
     fail(root, "whole", names[3], f"cell 5: ValueError: <drawn> by hand, {LONG}")

@@ -2,6 +2,8 @@
 
 Discrimination and calibration are different questions: a network whose scores are all twice too sure has the same AUROC.
 Class weights move the mean probability, strong augmentation and label smoothing flatten it, and a long training sharpens it.
+
+Optimisers and regressions are imported where they are used: they take a second, and reading a result needs none of them.
 """
 
 import warnings
@@ -10,12 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit
-from sklearn.isotonic import IsotonicRegression
-from statsmodels.stats.proportion import proportion_confint
-from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 from pneumolib.evaluation.metrics import EvaluationError, check_predictions
 from pneumolib.params import EvaluationParams
@@ -79,23 +76,34 @@ def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
         return Calibration("none")
     if len(set(labels)) < 2:
         raise EvaluationError(f"calibration {method}: validation holds one class only, label {labels[0]}; use none")
-    if method == "temperature":
-        found = minimize_scalar(
-            lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=np.log([_NARROWEST, _WIDEST]), method="bounded"
-        )
-        return Calibration("temperature", slope=float(np.exp(-found.x)))
-    if method == "platt":
-        positives, negatives = (labels == 1).sum(), (labels == 0).sum()
-        targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-        spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
-        found = minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS")
-        return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
-    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(logits, labels)
-    return Calibration(
-        "isotonic",
-        logits=tuple(map(float, fitted.X_thresholds_)),
-        probabilities=tuple(map(float, fitted.y_thresholds_)),
+    return {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}[method](logits, labels)
+
+
+def _temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=np.log([_NARROWEST, _WIDEST]), method="bounded"
     )
+    return Calibration("temperature", slope=float(np.exp(-found.x)))
+
+
+def _platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    from scipy.optimize import minimize
+
+    positives, negatives = (labels == 1).sum(), (labels == 0).sum()
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
+    found = minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS")
+    return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
+
+
+def _isotonic(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(logits, labels)
+    corners = (tuple(map(float, values)) for values in (fitted.X_thresholds_, fitted.y_thresholds_))
+    return Calibration("isotonic", 1.0, 0.0, *corners)
 
 
 def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -149,13 +157,17 @@ def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence:
 
 def _regression(rows: pd.DataFrame, design: np.ndarray, offset: np.ndarray | None, confidence: float) -> list[float]:
     """The first coefficient with its limits."""
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+
     labels, groups = rows.label.to_numpy(), pd.factorize(rows.group_id)[0]
     nothing = [np.nan] * 3
     if len(set(labels)) < 2 or len(set(groups)) < 2 or (offset is None and np.ptp(design[:, 0]) == 0):
         return nothing
     if offset is None and _separates(design[:, 0], labels):
         return nothing
-    model = sm.GLM(labels, design, family=sm.families.Binomial(), offset=offset)
+    model = GLM(labels, design, family=Binomial(), offset=offset)
     with warnings.catch_warnings():
         # Near-separation: the interval, which comes out very wide, says it.
         warnings.simplefilter("ignore", PerfectSeparationWarning)
@@ -176,6 +188,8 @@ def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float =
         one row a bin that holds images: `images, groups, probability` (the mean of the bin), `observed, low, high`.
         Limits are Wilson's, with groups instead of images as cases: wider, because images of a child repeat each other.
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     probability = np.asarray(probability)
     place = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     table = pd.DataFrame({"bin": place, "probability": probability, "label": rows.label.to_numpy(),
