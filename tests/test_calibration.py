@@ -94,6 +94,14 @@ def test_what_has_no_slope_is_nan(labels):
     assert np.isnan(slope_and_intercept(rows, np.full(4, 0.5))["slope"])
 
 
+def test_certain_probabilities_that_are_wrong_have_a_finite_intercept():
+    """As isotonic maps give them: 0 and 1, and some of them wrong."""
+    rows = drawn("test", 200, 4)
+    certain = np.clip(np.round(rows.probability * 2) / 2, 0, 1)
+    found = slope_and_intercept(rows, certain.to_numpy())
+    assert all(np.isfinite(value) and abs(value) < 20 for value in found.values())
+
+
 def test_reliability_by_hand():
     rows = pd.DataFrame({"label": [0, 0, 1, 1, 1], "group_id": ["a", "a", "b", "c", "c"]})
     bins = reliability(rows, np.array([0.11, 0.13, 0.15, 0.93, 1.0]))

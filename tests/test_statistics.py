@@ -116,7 +116,7 @@ def test_parts_are_scored_like_tables_of_their_own(predictions):
     sites = pd.Series(np.where(np.arange(180) % 2, "north", "south"), index=predictions.image_id)
     table = subgroup_table(predictions, "test", 0.5, PARAMS, 1, related, sites).set_index("part")
     assert list(table.index) == [
-        "all", "bacteria against normal", "virus against normal", "without images related to training (same number)",
+        "all", "bacteria against normal", "virus against normal", "unrelated to training (same number)",
         "site north", "site south",
     ]  # fmt: skip
     whole = metric_table(predictions, "test", 0.5, PARAMS, seed=1).set_index("metric")
@@ -125,7 +125,7 @@ def test_parts_are_scored_like_tables_of_their_own(predictions):
     assert table.auroc["virus against normal"] == pytest.approx(roc_auc_score(virus.label, virus.probability))
     assert table.images.to_dict()["virus against normal"] == 110
     assert table.specificity["virus against normal"] == table.specificity["all"]  # the same normal images
-    assert table.images["without images related to training (same number)"] == 178
+    assert table.images["unrelated to training (same number)"] == 178
     plain = predictions.assign(kind=predictions.label.map({0: "normal", 1: "pneumonia"}))
     assert subgroup_table(plain, "test", 0.5, PARAMS, 1, related.iloc[:0]).part.tolist() == ["all"]
 

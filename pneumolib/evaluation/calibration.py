@@ -12,13 +12,14 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, logit
 
 from pneumolib.evaluation.metrics import EvaluationError, check_predictions
 from pneumolib.params import EvaluationParams
 
 METHODS = ("none", "temperature", "platt", "isotonic")
 _BINS = 10
+_CERTAIN = 1e-6  # isotonic maps give 0 and 1, whose logits are infinite
 _NARROWEST, _WIDEST = 0.05, 20.0  # temperatures; on a validation set without an error the best one would be 0
 
 
@@ -146,7 +147,7 @@ def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence:
         `slope, slope_low, slope_high, intercept, intercept_low, intercept_high`; NaN where a regression has no answer:
         classes that the probabilities separate, one class, all probabilities equal, or fewer than two groups.
     """
-    logits = np.log(np.clip(probability, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(probability, 1e-9, 1 - 1e-9))
+    logits = logit(np.clip(probability, _CERTAIN, 1 - _CERTAIN))
     one = np.ones(len(rows))
     found = {}
     for name, design, offset in (("slope", np.column_stack([logits, one]), None), ("intercept", one, logits)):
@@ -169,11 +170,23 @@ def _regression(rows: pd.DataFrame, design: np.ndarray, offset: np.ndarray | Non
         return nothing
     model = GLM(labels, design, family=Binomial(), offset=offset)
     with warnings.catch_warnings():
-        # Near-separation: the interval, which comes out very wide, says it.
+        # Near-separation shows in the interval, which comes out very wide; a search that ran away is looked for below.
         warnings.simplefilter("ignore", PerfectSeparationWarning)
-        fitted = model.fit(cov_type="cluster", cov_kwds={"groups": groups})
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fitted = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, start_params=_start(labels, offset))
     limits = np.asarray(fitted.conf_int(1 - confidence))[0]
+    if not fitted.converged or not np.isfinite(limits).all():
+        return nothing
     return [float(fitted.params[0]), float(limits[0]), float(limits[1])]
+
+
+def _start(labels: np.ndarray, offset: np.ndarray | None) -> np.ndarray | None:
+    """Where the search begins: for the intercept at its end, which steps from zero miss where offsets are extreme."""
+    from scipy.optimize import brentq
+
+    if offset is None:
+        return None
+    return np.array([brentq(lambda a: (expit(offset + a) - labels).sum(), -100, 100)])
 
 
 def _separates(scores: np.ndarray, labels: np.ndarray) -> bool:

@@ -48,11 +48,13 @@ class Resamples:
 
     Attributes:
         labels: int (n,).
+        groups: group of each image, (n,).
         weights: (resamples, n), or None where a class has fewer than two groups.
         tail: share of resamples beyond each limit.
     """
 
     labels: np.ndarray
+    groups: np.ndarray
     weights: np.ndarray | None
     tail: float
 
@@ -85,11 +87,27 @@ class Resamples:
         low, high = percentiles(draws, self.tail)
         return (low, high) if low < high else (np.nan, np.nan)
 
+    def metric_limits(
+        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
+    ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Each metric's value and its limits; of a proportion of 0 or 1 Clopper and Pearson's, groups counted as cases."""
+        value, draws = self.score(scores, threshold, kept)
+        limits = {name: self.limits(draws[name]) for name in METRICS}
+        kept = np.ones(len(self.labels), bool) if kept is None else kept
+        labels, called = self.labels[kept], np.asarray(scores)[kept] >= threshold
+        whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
+        for name in PROPORTIONS if self.weights is not None else ():
+            if value[name] in (0, 1):
+                cases = len(set(self.groups[kept][whole.get(name, labels >= 0)]))
+                exact = binomtest(round(value[name] * cases), cases).proportion_ci(1 - 2 * self.tail, "exact")
+                limits[name] = (float(exact.low), float(exact.high)) if cases > 1 else (np.nan, np.nan)
+        return value, limits
+
 
 def resample(rows: pd.DataFrame, params: EvaluationParams, seed: int) -> Resamples:
     """Resamples of `check_predictions` rows, in their order; sort by `image_id` to have the same ones for every model."""
     weights = group_weights(rows.label, rows.group_id, params.resamples, seed)
-    return Resamples(rows.label.to_numpy(), weights, (1 - params.confidence) / 2)
+    return Resamples(rows.label.to_numpy(), rows.group_id.to_numpy(), weights, (1 - params.confidence) / 2)
 
 
 def metric_table(
@@ -112,28 +130,8 @@ def metric_table(
         EvaluationError: see `check_predictions`.
     """
     rows = check_predictions(predictions, split).sort_values("image_id")
-    resamples = resample(rows, params, seed)
-    value, draws = resamples.score(rows.probability, threshold)
-    limits = {name: resamples.limits(draws[name]) for name in METRICS}
-    if resamples.weights is not None:
-        called = rows.probability >= threshold
-        for name in PROPORTIONS:
-            if value[name] in (0, 1):
-                limits[name] = _exact(value[name], rows[_cases(name, rows.label, called)], params.confidence)
+    value, limits = resample(rows, params, seed).metric_limits(rows.probability, threshold)
     return pd.DataFrame([{"metric": n, "value": value[n], "low": limits[n][0], "high": limits[n][1]} for n in METRICS])
-
-
-def _cases(name: str, labels: pd.Series, called: pd.Series) -> pd.Series:
-    """The images that a proportion is a share of."""
-    whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
-    return whole.get(name, labels >= 0)
-
-
-def _exact(value: float, rows: pd.DataFrame, confidence: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a proportion of 0 or 1, with each group as one case."""
-    groups = rows.group_id.nunique()
-    limits = binomtest(round(value * groups), groups).proportion_ci(confidence, "exact")
-    return float(limits.low), float(limits.high)
 
 
 def percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:

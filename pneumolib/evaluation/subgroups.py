@@ -36,12 +36,12 @@ def subgroup_table(
     rows = check_predictions(predictions, split).sort_values("image_id", ignore_index=True)
     resamples, table = resample(rows, params, seed), []
     for part, kept in _parts(rows, related, sites).items():
-        value, draws = resamples.score(rows.probability, threshold, kept)
+        value, limits = resamples.metric_limits(rows.probability, threshold, kept)
         of_class = rows[kept].groupby("label").group_id.nunique().reindex([0, 1], fill_value=0)
         row = {"part": part, "images": int(kept.sum()), "pneumonia": int(rows.label[kept].sum()),
                "groups": rows.group_id[kept].nunique()}  # fmt: skip
         for name in SHOWN:
-            low, high = resamples.limits(draws[name]) if of_class.min() >= 2 else (np.nan, np.nan)
+            low, high = limits[name] if of_class.min() >= 2 else (np.nan, np.nan)
             row |= {name: value[name], f"{name}_low": low, f"{name}_high": high}
         table.append(row)
     return pd.DataFrame(table)
@@ -55,7 +55,7 @@ def _parts(rows: pd.DataFrame, related: pd.DataFrame | None, sites: pd.Series | 
     if related is not None:
         for reason in related.columns.drop("image_id"):
             out = rows.image_id.isin(related.image_id[related[reason]]).to_numpy()
-            parts[f"without images related to training ({reason.replace('_', ' ')})"] = ~out
+            parts[f"unrelated to training ({reason.replace('_', ' ')})"] = ~out
     if sites is not None:
         of_row = rows.image_id.map(sites).fillna("")
         parts |= {f"site {name}": (of_row == name).to_numpy() for name in sorted(set(of_row) - {""})}

@@ -90,9 +90,10 @@ def score_histograms(predictions: pd.DataFrame, threshold: float) -> Plot:
         labels = [f"{kind} ({len(part)})" for kind, part in zip(palette, parts, strict=True)]
         ax.hist(parts, bins=bins, stacked=True, color=list(palette.values()), label=labels, edgecolor="white", lw=0.3)
         ax.axvline(threshold, color=NEUTRAL, lw=1.4, ls="--", label="frozen threshold")
+        most = np.histogram(rows.probability, bins)[0].max()
         ax.set(ylabel=f"images, {name}", yscale="symlog", xlim=(0, 1))
         ax.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
-        ax.set_ylim(bottom=0, top=ax.get_ylim()[1] * 1.1)
+        ax.set_ylim(0, 1.5 * most + 1)
         ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes[1].set_xlabel("probability of pneumonia (counts on a logarithmic scale)")
     return Plot(

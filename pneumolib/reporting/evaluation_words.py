@@ -53,7 +53,7 @@ def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
         "Log loss": table.log_loss.map("{:.4f}".format),
         "Slope": [interval(r.slope, r.slope_low, r.slope_high) for r in table.itertuples()],
         "Intercept": [interval(r.intercept, r.intercept_low, r.intercept_high, signed=True) for r in table.itertuples()],
-        "ECE": [f"{r.ece:.3f} (floor {r.ece_floor:.3f})" for r in table.itertuples()],
+        "ECE (floor)": [f"{r.ece:.3f} ({r.ece_floor:.3f})" for r in table.itertuples()],
     })  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def predictive_words(table: pd.DataFrame) -> pd.DataFrame:
 def subgroup_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.subgroup_table` for reading."""
     shown = pd.DataFrame(
-        {"Part of test": table.part, "Images": table.images, "with pneumonia": table.pneumonia, "Groups": table.groups}
+        {"Part": table.part, "Images": table.images, "Pneumonia": table.pneumonia, "Groups": table.groups}
     )
     for name in ("auroc", "sensitivity", "specificity"):
         columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)

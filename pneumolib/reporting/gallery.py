@@ -104,6 +104,8 @@ def _card(row, pixels: np.ndarray, saliency: np.ndarray) -> str:
     alt = " ".join(
         [f"Radiograph {row.image_id}, and below it the same with its map.", *_words(row), _brightest(saliency)]
     )
+    if not saliency.any():
+        share += "<br>The map is empty."
     data = base64.b64encode(_picture(pixels, saliency)).decode()
     return (
         f'<figure class="card" style="{_CARD}">'

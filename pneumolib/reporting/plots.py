@@ -26,7 +26,7 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 6, wha
 
 def network_diagram(blocks: pd.DataFrame) -> Plot:
     """A network from its input, on top, to its output: a bar a block, as wide as its feature map, by `network_blocks`."""
-    figure, (ax,) = new_axes(width=8, height=0.5 * len(blocks) + 0.8, style="white")
+    figure, (ax,) = new_axes(width=9.5, height=0.5 * len(blocks) + 0.8, style="white")
     colours = [_block_colour(block) for block in blocks.itertuples()]
     widths = np.maximum(np.sqrt(blocks.width / blocks.width.max()), 0.02)
     places = np.arange(len(blocks))
@@ -37,7 +37,7 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)
     ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.01))
-    ax.set(xlim=(-1.9, 1.5), ylim=(len(blocks) - 0.4, -0.6))
+    ax.set(xlim=(-2.2, 1.9), ylim=(len(blocks) - 0.4, -0.6))
     ax.set_axis_off()
     words = "; ".join(f"{b.part}, {b.kinds}, {b.output}{_block_weights(b)}" for b in blocks.itertuples())
     return Plot(figure, f"The network from input to output in {len(blocks)} blocks: {words}.")
