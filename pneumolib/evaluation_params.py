@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pneumolib.model_params import Fraction, Section
 
@@ -49,3 +49,11 @@ class PublishedParams(Section):
     source: str = ""
     other_data: list[str] = Field(default=[])
     figures: dict[str, Annotated[dict[PublishedMetric, Fraction], Field(min_length=1)]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _known_systems(self):
+        if strangers := [name for name in self.other_data if name not in self.figures]:
+            raise ValueError(
+                f"other_data: {strangers[0]!r} has no figures; allowed {', '.join(self.figures) or 'none'}"
+            )
+        return self

@@ -263,7 +263,7 @@ def test_maps_that_show_the_image_and_nothing_learned_are_told():
     for kind in ("whole", "top"):
         assert {abs(round(found[kind][end], 5)) for end in ("low", "high")} == {1.0}
     grey = randomisation_check(network, np.full((2, 32, 32, 1), 9, np.uint8), seed=1, draws=2)
-    assert grey["whole"] == {"mean": None, "low": None, "high": None, "constant": 4}
+    assert grey["whole"] == {"mean": None, "low": None, "high": None, "strength": None, "constant": 4}
 
 
 def robustness(n: int, **values):

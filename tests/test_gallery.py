@@ -79,7 +79,9 @@ def test_a_card_says_who_it_is_what_was_called_and_how_sure():
     rows = selection(predictions(), 0.5, right=0)
     page = shown(rows)
     assert page.count('<figure class="card"') == page.count("<figcaption") == 4
-    assert "All 4 errors, the most confident first. An image is called pneumonia from 50.0% PNEUMONIA on." in page
+    assert (
+        "All 4 errors, the most confident first. An image is called pneumonia from 50.0% PNEUMONIA on, by the " in page
+    )
     assert "<strong>person21_x</strong><br>Truly pneumonia (virus), called normal.<br>" in page
     assert "<strong>person30_x</strong><br>Truly normal, called pneumonia.<br>" in page
     sick = round(100 * float(rows.probability[rows.image_id == "person21_x"].iloc[0]), 1)
@@ -122,7 +124,7 @@ def test_images_are_found_by_id_whatever_the_order():
     images = ImageSet(images.table, np.repeat(pixels, 64, axis=2))
     page = gallery(images, rows, np.zeros((40, 64, 64), np.float32)).data
     assert [round(p[:160].mean() / 6) for p in pictures(page)] == [30, 21, 8, 3]
-    assert page.count("The map is empty: nothing speaks for the call.") == 4
+    assert page.count("The map is empty: no evidence for the call") == page.count("<br>The map is empty.") == 4
     some = take(images, rows.image_id)
     assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
     with pytest.raises(KeyError, match=r"1 image id\(s\) are not among the 40 images, such as nobody"):
@@ -155,7 +157,7 @@ def test_maps_must_belong_to_the_images():
 
 
 def randomised(low: float, high: float) -> dict:
-    kind = {"mean": (low + high) / 2, "low": low, "high": high, "constant": 0}
+    kind = {"mean": (low + high) / 2, "low": low, "high": high, "strength": max(abs(low), abs(high)), "constant": 0}
     return {"images": 8, "draws": 3, "layer": "conv", "height": 8, "width": 7, "whole": kind, "top": kind}
 
 
@@ -175,17 +177,17 @@ def test_the_explanation_says_what_the_checks_found():
     assert "the maps depend on what was learned" in text
     assert "moves by 3.0 on average (normal -3.0, pneumonia -3.0)" in text
     assert "by 0.5 (normal +1.0, pneumonia +0.0)" in text
-    assert "in 0 of 8 images: the middle decides more than the border" in text
+    assert "in 0 of 8 images: covering the middle moves the logit more than covering the border" in text
     assert "AUROC of these images is 1.000, with the middle covered 1.000" in text
 
 
 def test_the_explanation_warns_of_maps_that_learned_nothing_and_of_borders_that_decide():
     text = explanation_words(randomised(-0.9, 0.8), covered(-0.1, 6.0)).data
     assert "say little" in text
-    assert "the border, where no lung is, decides more than the middle" in text
+    assert "covering the border moves the logit more than covering the middle" in text
     assert "with the border covered 0.000" in text
     nothing = randomised(0.0, 0.0)
-    nothing["whole"] = nothing["top"] = {"mean": None, "low": None, "high": None, "constant": 24}
+    nothing["whole"] = nothing["top"] = {"mean": None, "low": None, "high": None, "strength": None, "constant": 24}
     one_class = covered(1.0, 2.0)[lambda table: table.label == 0]
     text = explanation_words(nothing, one_class).data
     assert "cannot be said here" in text

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pneumolib.evaluation.metrics import METRICS
+from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import check
 from pneumolib.reporting import indexes
 from pneumolib.reporting.checklist import checklist, checklist_page, counts
@@ -33,7 +34,7 @@ EVERYTHING = {
     "calibration": [{"method": "platt", "chosen": True, "brier": 0.123, "slope": 0.8, "slope_low": 0.51, "slope_high": 1.11,
                      "intercept": -0.1, "intercept_low": -0.41, "intercept_high": 0.21}],
     "subgroups": [{"part": "all", "images": 73, "auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95},
-                  {"part": "without images related to training (a|b)", "images": 61, "auroc": 0.77, "auroc_low": 0.7, "auroc_high": None}],
+                  {"part": "unrelated to training (a|b)", "images": 61, "auroc": 0.77, "auroc_low": 0.7, "auroc_high": None}],
     "robustness": [{"corruption": "none", "severity": 0, "auroc": 0.9, "auroc_change": None, "auroc_change_low": None},
                    {"corruption": "blur", "severity": 3, "auroc": 0.6, "auroc_change": -0.3, "auroc_change_low": -0.4,
                     "auroc_change_high": -0.2}],
@@ -56,7 +57,7 @@ def trained(run="03_baseline_cnn", **changes):
     """A training run with all its checks, on the archive's images."""
     parameters = check({"study": "x", **PARAMETERS}).model_dump()
     values = {"parameters": parameters, "facts": FACTS, "checks": EVERYTHING,
-              "calibration": CalibrationResult(method="platt", slope=0.812, intercept=-0.104, logits=[], probabilities=[])}  # fmt: skip
+              "calibration": CalibrationResult(method="platt", slope=0.812, intercept=-0.104, logits=[], probabilities=[], chosen_on="validation")}  # fmt: skip
     return result(run, **(values | changes))
 
 
@@ -209,7 +210,7 @@ def test_runs_that_differ_are_told_apart_and_a_silent_one_leaves_a_gap():
     told = rows(two)
     assert told["internal"].lines[0].startswith("a: validation AUROC 0.800")
     assert told["internal"].lines[1].startswith("b: validation AUROC 0.900")
-    assert told["uncertainty"].lines[0].startswith("95% percentile intervals from 1,234")
+    assert told["uncertainty"].lines[0].startswith("95% intervals: percentiles of 1,234 bootstrap resamples")
     assert "Best of 2: b, validation AUROC 0.900." in told["selection"].lines
     assert told["calibration"].status == "in part"
     assert told["calibration"].lines[1] == "b: not available."
@@ -301,7 +302,9 @@ def test_the_sizes_of_the_parts_are_kept(root, monkeypatch):
                           "split": ["test", "test", "test", "train", "val"]})  # fmt: skip
     parts = {name: complete(pd.DataFrame({"metric": ["auroc"], "value": [0.9], "low": [0.8], "high": [0.95]}))
              for name in ("validation", "test")}  # fmt: skip
-    written = start("03_baseline_cnn", study="x").finish(FakeManifest(), split, checks={"one": 1}, **parts)
+    written = start("03_baseline_cnn", study="x").finish(
+        FakeManifest(), split, Threshold(0.5, "fixed", 1.0, 1.0), checks={"one": 1}, **parts
+    )
     assert written.checks["split"][2] == {"split": "test", "images": 3, "groups": 2, "pneumonia": 2}
     assert written.checks["one"] == 1
     assert "| test | 3 | 2 | 2 |" in model_card(written)

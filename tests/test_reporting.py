@@ -11,6 +11,7 @@ from conftest import REPO
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
 from pneumolib.reporting import comparison_plots, evaluation_plots, indexes, words
+from pneumolib.reporting.leaderboard import leaderboard
 from pneumolib.reporting.progress import Progress
 from pneumolib.reporting.published_words import published_summary, published_table
 from pneumolib.reporting.results import (
@@ -22,7 +23,6 @@ from pneumolib.reporting.results import (
     SpreadResult,
     ThresholdResult,
     in_words,
-    leaderboard,
     metrics_of,
     read_result,
     read_results,
@@ -35,9 +35,9 @@ def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
     now = datetime.now(UTC)
     metrics = metrics_of(pd.DataFrame({"metric": METRICS, "value": auroc, "low": auroc - 0.1, "high": auroc + 0.05}))
     values = {
-        "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
+        "schema_version": 2, "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
-        "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9),
+        "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9, chosen_on="validation"),
         "metrics": {"validation": metrics, "test": metrics},
         "facts": {"parameters": 5, "epochs": 3, "training_seconds": 90.0, "test_images": 624, "milliseconds_per_image": 2.0},
         "provenance": Provenance(commit=None, dirty=None, started=now, finished=now, seconds=1, python="3", platform="p",
@@ -54,7 +54,11 @@ def test_a_result_survives_the_disk(tmp_path):
 
 def test_nothing_is_written_that_could_not_be_read(tmp_path):
     wrong = result().model_copy(
-        update={"threshold": ThresholdResult.model_construct(value=1.5, rule="r", sensitivity=1.0, specificity=1.0)}
+        update={
+            "threshold": ThresholdResult.model_construct(
+                value=1.5, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"
+            )
+        }
     )
     with pytest.raises(ResultError, match=r"threshold\.value"):
         write_result(wrong, tmp_path)
@@ -77,6 +81,8 @@ def test_the_published_schema_is_the_one_that_results_are_checked_by(tmp_path):
         ("metrics", "train"): {},
         ("schema_version",): 1,
         ("surprise",): 1,
+        ("threshold", "sensitivity"): "0.4",
+        ("data", "images"): True,
     }.items():
         bad = json.loads(json.dumps(good))
         part = bad
@@ -88,6 +94,18 @@ def test_the_published_schema_is_the_one_that_results_are_checked_by(tmp_path):
         (tmp_path / "result.json").write_text(json.dumps(bad))
         with pytest.raises(ResultError):
             read_result(tmp_path)
+
+
+def test_what_a_schema_cannot_say_is_checked_too():
+    with pytest.raises(ValueError, match="needed are both in this order, or neither"):
+        MetricResult(value=0.5, low=0.6, high=0.4)
+    with pytest.raises(ValueError, match="metrics of test need the threshold"):
+        result(threshold=None)
+    for part in ("threshold", "schema_version"):
+        lacking = json.loads(result().model_dump_json())
+        (lacking["threshold"] if part == "threshold" else lacking).pop({"threshold": "chosen_on"}.get(part, part))
+        with pytest.raises(jsonschema.ValidationError, match="is a required property"):
+            jsonschema.validate(lacking, result_schema())
 
 
 @pytest.mark.parametrize(

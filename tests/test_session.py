@@ -26,7 +26,14 @@ def finished(root, run: str, folder: str = "runs/demo", **values) -> None:
     data = DataResult(fingerprint="f", images=2, groups=2, left_out=0, split_fingerprint=table_fingerprint(SPLIT))
     parameters = json.loads(check(values).model_dump_json())
     result = Result(
-        study="demo", run=run, notebook=run, synthetic=True, parameters=parameters, data=data, provenance=origin
+        schema_version=2,
+        study="demo",
+        run=run,
+        notebook=run,
+        synthetic=True,
+        parameters=parameters,
+        data=data,
+        provenance=origin,
     )
     (root / folder / run).mkdir(parents=True)
     write_result(result, root / folder / run)

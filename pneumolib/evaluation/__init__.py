@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "subgroups": ["subgroup_table"],
         "robustness": ["permutation_check", "robustness_table"],
         "comparison": ["compare_auroc", "paired_differences", "secondary_tests"],
-        "seeds": ["seed_tables"],
+        "seeds": ["seed_predictions", "seed_tables"],
     },
 )

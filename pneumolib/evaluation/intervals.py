@@ -4,18 +4,21 @@ Images of one patient resemble each other: on this data's groups, a nominal 95% 
 84-86% when images were resampled at an intra-group correlation of 0.6, and 92% when groups were. So whole groups are
 drawn, as often as there are groups, within each class; an image's weight is how often its group was drawn.
 
-Where all resamples agree, as they do when not one image was called wrongly, they say nothing about how sure that is.
+Where all resamples agree, as they do when not one image was called wrongly, they say nothing about how sure that is; with
+a few errors they say too little. Proportions have exact limits there.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 from pneumolib.evaluation.metrics import METRICS, PROPORTIONS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
+_NOTHING = 1e-9  # rounding alone spreads resamples by less
+_FEW_GROUPS = 5  # with errors in fewer, resamples make a proportion near 0 or 1 look too sure
 _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights stay small
 
 
@@ -31,6 +34,8 @@ def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: 
         return None
     mean = table.groupby("group").label.transform("mean")
     strata = mean.where(mean.isin([0, 1]), 2)
+    if (table.groupby(strata).group.nunique() < 2).any():
+        return None  # a stratum of one group would be the same in every resample
     weights = np.zeros((resamples, len(table)))
     for stratum in (0, 1, 2):
         rows = np.flatnonzero(strata == stratum)
@@ -85,23 +90,38 @@ class Resamples:
         NaN where all resamples agree: limits of no width would look certain.
         """
         low, high = percentiles(draws, self.tail)
-        return (low, high) if low < high else (np.nan, np.nan)
+        return (low, high) if high - low > _NOTHING else (np.nan, np.nan)
 
     def metric_limits(
         self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Each metric's value and its limits; of a proportion of 0 or 1 Clopper and Pearson's, groups counted as cases."""
+        """Each metric's value and its limits.
+
+        Where fewer than five groups hold a wrong call, or fewer than five a right one, a proportion has Clopper and
+        Pearson's limits, groups counted as cases: percentiles of so few errors are too close, and of none they are one point.
+        """
         value, draws = self.score(scores, threshold, kept)
         limits = {name: self.limits(draws[name]) for name in METRICS}
         kept = np.ones(len(self.labels), bool) if kept is None else kept
-        labels, called = self.labels[kept], np.asarray(scores)[kept] >= threshold
+        labels, groups, called = self.labels[kept], self.groups[kept], np.asarray(scores)[kept] >= threshold
         whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
         for name in PROPORTIONS if self.weights is not None else ():
-            if value[name] in (0, 1):
-                cases = len(set(self.groups[kept][whole.get(name, labels >= 0)]))
-                exact = binomtest(round(value[name] * cases), cases).proportion_ci(1 - 2 * self.tail, "exact")
-                limits[name] = (float(exact.low), float(exact.high)) if cases > 1 else (np.nan, np.nan)
+            cases = whole.get(name, labels >= 0)
+            right = called == (labels == 1)
+            rarer = min(len(set(groups[cases & right])), len(set(groups[cases & ~right])))
+            if rarer < _FEW_GROUPS:
+                limits[name] = _exact(value[name], len(set(groups[cases])), self.tail)
         return value, limits
+
+
+def _exact(value: float, cases: int, tail: float) -> tuple[float, float]:
+    """Clopper and Pearson's limits of `value` of `cases`, which need not be a whole number; NaN for fewer than two."""
+    if cases < 2 or np.isnan(value):
+        return np.nan, np.nan
+    hits = value * cases
+    low = 0.0 if hits <= 0 else beta.ppf(tail, hits, cases - hits + 1)
+    high = 1.0 if hits >= cases else beta.ppf(1 - tail, hits + 1, cases - hits)
+    return float(low), float(high)
 
 
 def resample(rows: pd.DataFrame, params: EvaluationParams, seed: int) -> Resamples:
@@ -124,8 +144,7 @@ def metric_table(
     Returns:
         one row a metric: `metric, value, low, high`; NaN where a value or its interval cannot be computed: a ratio
         without cases, a class with fewer than two groups, more than one resample in twenty without a value, or
-        resamples that all agree. A proportion of 0 or 1 has Clopper and Pearson's interval instead, groups counted as
-        cases: of 30 children without an error one can say more than nothing.
+        resamples that all agree. Proportions with few errors have exact limits, see `Resamples.metric_limits`.
     Raises:
         EvaluationError: see `check_predictions`.
     """

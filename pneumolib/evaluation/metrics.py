@@ -30,10 +30,12 @@ def check_predictions(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
         raise EvaluationError(f"predictions lack the column(s) {', '.join(missing)}; found {', '.join(predictions)}")
     rows = predictions[predictions.split == split]
     if rows.empty:
-        found = ", ".join(sorted(predictions.split.unique())) or "none"
+        found = ", ".join(sorted(map(str, predictions.split.unique()))) or "none"
         raise EvaluationError(f"predictions hold no rows of split {split!r}; splits found: {found}")
     if not rows.label.isin([0, 1]).all():
-        raise EvaluationError(f"label: received {sorted(set(rows.label) - {0, 1})}, allowed 0 (normal), 1 (pneumonia)")
+        others = rows.label[~rows.label.isin([0, 1])].drop_duplicates().tolist()
+        raise EvaluationError(f"label: received {others}, allowed 0 (normal), 1 (pneumonia)")
+    rows = rows.assign(**{name: pd.to_numeric(rows[name], errors="coerce") for name in ("logit", "probability")})
     bad = rows[~(np.isfinite(rows.logit) & rows.probability.between(0, 1))]
     if len(bad):
         raise EvaluationError(f"{len(bad)} {split} row(s) without a usable probability, such as {bad.image_id.iloc[0]}")

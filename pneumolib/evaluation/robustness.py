@@ -8,6 +8,8 @@ from pneumolib.evaluation.metrics import EvaluationError, check_predictions, com
 from pneumolib.params import EvaluationParams
 
 CHANGED = ("auroc", "sensitivity", "specificity")
+COLUMNS = ["corruption", "severity", *(f"{n}{end}" for n in CHANGED
+           for end in ("", "_change", "_change_low", "_change_high"))]  # fmt: skip
 
 
 def robustness_table(
@@ -24,12 +26,12 @@ def robustness_table(
     Returns:
         one row a corruption and severity: `corruption, severity`, and for each of `CHANGED` the value and
         `<metric>_change, <metric>_change_low, <metric>_change_high`, the paired difference from the images as they are.
-        The first row is of these. Empty when nothing was corrupted.
+        The first row is of these. Empty, with these columns, when nothing was corrupted.
     Raises:
         EvaluationError: a change that was applied to other images than `none`.
     """
     if corrupted.empty:
-        return pd.DataFrame(columns=["corruption", "severity", *CHANGED])
+        return pd.DataFrame(columns=COLUMNS)
     clean = check_predictions(corrupted[corrupted.corruption == "none"], split).sort_values("image_id")
     resamples = resample(clean, params, seed)
     value, draws = resamples.score(clean.probability, threshold)
@@ -41,7 +43,7 @@ def robustness_table(
             raise EvaluationError(f"{corruption}, severity {severity}: predicted on other images than `none`")
         row = {"corruption": corruption, "severity": int(severity)}
         table.append(row | _changes(resamples, value, draws, *resamples.score(rows.probability, threshold)))
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=COLUMNS)
 
 
 def _changes(
@@ -56,7 +58,9 @@ def _changes(
 
 
 def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:
-    """The AUROC that is left when labels are dealt out anew: near 0.5, unless the evaluation itself leaks.
+    """The AUROC that is left when labels are dealt out anew, near 0.5, and how often it reaches the observed one.
+
+    It checks the arithmetic of the evaluation and gives a p-value. It cannot see a leak in training: scores stay as they are.
 
     Labels are shuffled among groups, not images: what images of one child have in common is no evidence. A group that
     holds both classes hands on its mean, which its new images carry as weights in either class.

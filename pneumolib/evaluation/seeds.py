@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib.evaluation.intervals import resample
-from pneumolib.evaluation.metrics import METRICS, EvaluationError, check_predictions
+from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, EvaluationError, check_predictions
 from pneumolib.evaluation.thresholds import choose_threshold
 from pneumolib.params import EvaluationParams
 
@@ -32,6 +32,13 @@ def seed_tables(
     }
     every = {"own": own} | others
     return {part: seed_table(every, part, {"own": threshold} | frozen, params, seed) for part in ("val", "test")}
+
+
+def seed_predictions(others: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    """The predictions of all other seeds in one table, to be kept; `seed` is its first column."""
+    if not others:
+        return pd.DataFrame(columns=["seed", *PREDICTION_COLUMNS])
+    return pd.concat([table.assign(seed=seed) for seed, table in others.items()])[["seed", *PREDICTION_COLUMNS]]
 
 
 def seed_table(

@@ -8,6 +8,7 @@ from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.params import EvaluationParams
 
 SHOWN = ("auroc", "sensitivity", "specificity")
+SITE, UNRELATED = "site ", "unrelated to training "  # what the names of such parts start with
 _KINDS = ("bacteria", "virus")
 
 
@@ -55,9 +56,9 @@ def _parts(rows: pd.DataFrame, related: pd.DataFrame | None, sites: pd.Series | 
     if related is not None:
         for reason in related.columns.drop("image_id"):
             out = rows.image_id.isin(related.image_id[related[reason]]).to_numpy()
-            parts[f"unrelated to training ({reason.replace('_', ' ')})"] = ~out
+            parts[f"{UNRELATED}({reason.replace('_', ' ')})"] = ~out
     if sites is not None:
         of_row = rows.image_id.map(sites).fillna("")
-        parts |= {f"site {name}": (of_row == name).to_numpy() for name in sorted(set(of_row) - {""})}
+        parts |= {f"{SITE}{name}": (of_row == name).to_numpy() for name in sorted(set(of_row) - {""})}
     parts = {name: kept for name, kept in parts.items() if 0 < kept.sum() < len(rows)}
     return {"all": np.ones(len(rows), bool)} | parts

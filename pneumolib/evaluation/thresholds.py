@@ -50,6 +50,11 @@ def choose_threshold(
         EvaluationError: no usable validation rows, views of other images, or means in the wrong order for `binormal`.
     """
     rows = check_predictions(predictions, "val")
+    if rows.label.nunique() < 2:
+        raise EvaluationError(
+            f"threshold_rule {params.threshold_rule}: validation holds one class only, label {rows.label.iloc[0]}, so that "
+            f"sensitivity and specificity cannot both be had there; give it images of the other class"
+        )
     seen, weights, said = _with_views(rows, views)
     labels, scores = seen.label.to_numpy(), seen.probability.to_numpy()
     if params.threshold_rule == "fixed":

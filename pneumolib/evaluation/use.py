@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib.evaluation.intervals import resample
-from pneumolib.evaluation.metrics import check_predictions
+from pneumolib.evaluation.metrics import EvaluationError, check_predictions
 from pneumolib.params import EvaluationParams
 
 PREVALENCES = (0.05, 0.10, 0.20, 0.40)
@@ -27,7 +27,14 @@ def decision_curve(
     Returns:
         one row for p = 0.01 to 0.99: `threshold, model, low, high, treat_all`; treating none is 0.
     """
-    rows = check_predictions(predictions, split).assign(calibrated=probability).sort_values("image_id")
+    rows = check_predictions(predictions, split)
+    calibrated = np.asarray(probability, float)
+    if len(calibrated) != len(rows) or not ((calibrated >= 0) & (calibrated <= 1)).all():
+        raise EvaluationError(
+            f"probability: received {len(calibrated)} value(s), {np.isnan(calibrated).sum()} of them no number; needed is one "
+            f"between 0 and 1 for each of the {len(rows)} rows of split {split!r}"
+        )
+    rows = rows.assign(calibrated=calibrated).sort_values("image_id")
     resamples, labels = resample(rows, params, seed), rows.label.to_numpy()
     odds = _ODDS_AT / (1 - _ODDS_AT)
     called = rows.calibrated.to_numpy()[:, None] >= _ODDS_AT

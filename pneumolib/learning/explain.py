@@ -249,4 +249,5 @@ def _summary(correlations: np.ndarray) -> dict[str, float | int | None]:
     means = [float(draw[here].mean()) for draw, here in zip(correlations, known, strict=True) if here.any()]
     mean = float(correlations[known].mean()) if known.any() else None
     low, high = (min(means), max(means)) if means else (None, None)
-    return {"mean": mean, "low": low, "high": high, "constant": int((~known).sum())}
+    strength = float(np.abs(correlations[known]).mean()) if known.any() else None  # signs of a random network cancel
+    return {"mean": mean, "low": low, "high": high, "strength": strength, "constant": int((~known).sum())}

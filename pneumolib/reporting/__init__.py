@@ -20,7 +20,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ],
     submod_attrs={
         "session": ["Session", "start"],
-        "results": ["Result", "leaderboard", "read_results"],
+        "results": ["Result", "read_results"],
+        "leaderboard": ["leaderboard"],
         "comparing": ["compare_runs"],
     },
 )

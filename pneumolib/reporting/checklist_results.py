@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
+from pneumolib.evaluation.subgroups import SITE, UNRELATED
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import flat, number
 from pneumolib.reporting.checklist_evidence import Answer, Evidence
@@ -46,7 +47,7 @@ def _uncertainty(e: Evidence) -> Answer:
 
 
 def _clusters(e: Evidence) -> Answer:
-    told = _parts_of_test(e, lambda part: part.startswith("source "))
+    told = _parts_of_test(e, lambda part: part.startswith(SITE))
     if told.status != "not available":
         return told
     one = "All images come from one hospital: there are no clusters to compare." if is_archive(e.first) else (
@@ -65,7 +66,7 @@ def _robustness(e: Evidence) -> Answer:
         return (f"{kinds} kinds of change to the test images; worst: {worst['corruption']}, severity {worst['severity']}, "
                 f"AUROC {_signed(worst, 'auroc_change')}")  # fmt: skip
 
-    told, sample = e.checked("robustness", say), _parts_of_test(e, lambda part: part.startswith("without "))
+    told, sample = e.checked("robustness", say), _parts_of_test(e, lambda part: part.startswith(UNRELATED))
     lines = [line for answer in (told, sample) if answer.status != "not available" for line in answer.lines]
     if not lines:
         return told

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, new_axes
+from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, figure_words, new_axes
 
 # Runs apart by colour and, beyond so many, by line.
 _LINES = [(colour, line) for line in ("-", "--", ":") for colour in (NORMAL, PNEUMONIA, *OTHERS)]
@@ -21,7 +21,7 @@ def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity"
         _forest_panel(ax, board, metric)
     for ax in axes[1:]:
         ax.set_yticklabels([])
-    words = "; ".join(f"{row.run} AUROC {row.auroc:.3f}" for row in board.itertuples())
+    words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
     return Plot(figure, f"Test metrics with intervals by run: {words or 'no finished training run'}.")
 
 
@@ -35,7 +35,8 @@ def _forest_panel(ax: Axes, board: pd.DataFrame, metric: str) -> None:
     # A bootstrap's interval need not hold the value itself.
     reach = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
     ax.errorbar(value, places, xerr=reach, fmt="o", color=NORMAL, capsize=3)
-    left = max(0.0, np.nanmin([*low, *value]) - 0.05)
+    least = pd.concat([low, value]).min()
+    left = 0.0 if pd.isna(least) else max(0.0, least - 0.05)
     ax.set(yticks=places, yticklabels=board.run, xlim=(left, 1.01), ylim=(len(board) - 0.5, -0.5))
     ax.set_xlabel(f"{METRIC_NAMES[metric]} on test")
 
@@ -73,5 +74,5 @@ def cost_against_quality(board: pd.DataFrame) -> Plot:
             ax.margins(x=0.2)
     if len(board):
         figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
-    words = "; ".join(f"{r.run} {r.auroc:.3f} with {r.parameters:,} weights" for r in board.itertuples())
+    words = "; ".join(f"{r.run} {figure_words(r.auroc)} with {r.parameters:,} weights" for r in board.itertuples())
     return Plot(figure, f"Test AUROC against weights, training time and prediction time: {words or 'no finished run'}.")

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
+from pneumolib.evaluation.robustness import CHANGED
 from pneumolib.reporting.figures import (
     DIVERGING,
     NAMES,
@@ -15,6 +15,7 @@ from pneumolib.reporting.figures import (
     OTHERS,
     PNEUMONIA,
     Plot,
+    figure_words,
     kind_palette,
     new_axes,
 )
@@ -42,7 +43,7 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
         for split, (name, colour) in SPLITS.items():
             band = bands[(bands.curve == curve) & (bands.split == split)]
             for panel in panels:
-                panel.plot(band.x, band.y, color=colour, label=f"{name}, {values[split][area]:.3f}")
+                panel.plot(band.x, band.y, color=colour, label=f"{name}, {figure_words(values[split][area])}")
                 panel.fill_between(
                     band.x, band.low.astype(float), band.high.astype(float), color=colour, alpha=0.15, lw=0
                 )
@@ -51,7 +52,9 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
         ax.legend(title=f"area ({METRIC_NAMES[area]})", frameon=False, loc="lower center")
     left.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     right.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", title="precision and recall")
-    words = "; ".join(f"{SPLITS[s][0]} AUROC {v['auroc']:.3f}, AUPRC {v['auprc']:.3f}" for s, v in values.items())
+    words = "; ".join(
+        f"{SPLITS[s][0]} AUROC {figure_words(v['auroc'])}, AUPRC {figure_words(v['auprc'])}" for s, v in values.items()
+    )
     return Plot(
         figure,
         f"ROC and precision-recall curves with bands of groups resampled: {words}; dots mark the frozen threshold.",
@@ -76,7 +79,7 @@ def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> Plot:
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     row = sweep.iloc[(sweep.threshold - threshold).abs().argmin()]
-    return Plot(figure, f"Sensitivity, specificity, PPV and accuracy on test by threshold; near the frozen one, {threshold:.3f}: sensitivity {row.sensitivity:.3f}, specificity {row.specificity:.3f}.")  # fmt: skip
+    return Plot(figure, f"Sensitivity, specificity, PPV and accuracy on test by threshold; near the frozen one, {threshold:.3f}: sensitivity {figure_words(row.sensitivity)}, specificity {figure_words(row.specificity)}.")  # fmt: skip
 
 
 def score_histograms(predictions: pd.DataFrame, threshold: float) -> Plot:
@@ -107,7 +110,10 @@ def confusion_matrix(counts: dict[str, int]) -> Plot:
     figure, (ax,) = new_axes(width=4.6, height=3.2, style="white")
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    words = [[f"{n}\n{share:.1%}" for n, share in zip(*row, strict=True)] for row in zip(table, shares, strict=True)]
+    words = [
+        [f"{n}\n{share:.1%}" if sum(row[0]) else "0" for n, share in zip(*row, strict=True)]
+        for row in zip(table, shares, strict=True)
+    ]
     sns.heatmap(shares, annot=np.array(words), fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=ax,
                 xticklabels=list(NAMES.values()), yticklabels=list(NAMES.values()))  # fmt: skip
     ax.set(xlabel="called", ylabel="truly")
@@ -158,10 +164,16 @@ def decision_curve(curve: pd.DataFrame, calibrated: str) -> Plot:
 def robustness(table: pd.DataFrame) -> Plot:
     """Change of AUROC, sensitivity and specificity by kind and severity of a change of the images, as heat maps."""
     changed = table[table.corruption != "none"]
+    if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
+        return Plot(
+            new_axes(height=0.6, style="white")[0], "No image was changed, or nothing can be computed of changed ones."
+        )
     names = list(dict.fromkeys(changed.corruption))
     figure, axes = new_axes(3, width=9.5, height=0.9 + 0.34 * max(len(names), 2), style="white")
-    for ax, metric in zip(axes, ("auroc", "sensitivity", "specificity"), strict=True):
-        grid = changed.pivot_table(index="corruption", columns="severity", values=f"{metric}_change").reindex(names)
+    for ax, metric in zip(axes, CHANGED, strict=True):
+        grid = changed.pivot_table(
+            index="corruption", columns="severity", values=f"{metric}_change", dropna=False
+        ).reindex(names)
         sns.heatmap(grid.astype(float), annot=grid.map(lambda v: "" if pd.isna(v) else f"{v:+.2f}"), fmt="", vmin=-0.5, vmax=0.5,
                     cmap=DIVERGING, cbar=False, ax=ax, annot_kws={"fontsize": 7})  # fmt: skip
         ax.set(title=METRIC_NAMES[metric], xlabel="severity", ylabel="")
@@ -177,31 +189,3 @@ def robustness(table: pd.DataFrame) -> Plot:
     return Plot(
         figure, f"Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed.{said}"
     )
-
-
-def over_seeds(table: pd.DataFrame, values: pd.DataFrame) -> Plot:
-    """Each seed's value as a dot, the mean over seeds with its interval beside them.
-
-    Args:
-        table: `evaluation.seed_table`.
-        values: one row a seed, a column for each of the metrics shown.
-    """
-    shown = [name for name in values if name in METRIC_NAMES]
-    figure, (ax,) = new_axes(width=8, height=3.2)
-    means = table.set_index("metric")
-    for place, name in enumerate(shown):
-        ax.plot(np.full(len(values), place) - 0.12, values[name], "o", color=NEUTRAL, alpha=0.6)
-        _dot_with_interval(ax, place + 0.12, *(float(means[k][name]) for k in ("mean", "low", "high")))
-    ax.set_xticks(range(len(shown)), [METRIC_NAMES[name] for name in shown])
-    handles = [
-        Patch(color=NEUTRAL, alpha=0.6, label="each seed"),
-        Patch(color=PNEUMONIA, label="mean, with its interval"),
-    ]
-    ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    words = "; ".join(f"{METRIC_NAMES[n]} {means['lowest'][n]:.3f} to {means['highest'][n]:.3f}" for n in shown)
-    return Plot(figure, f"Test metrics of {len(values)} training seeds, lowest to highest: {words}.")
-
-
-def _dot_with_interval(ax: Axes, place: float, value: float, low: float, high: float) -> None:
-    reach = None if np.isnan(low) else [[max(value - low, 0)], [max(high - value, 0)]]
-    ax.errorbar([place], [value], yerr=reach, fmt="D", color=PNEUMONIA, capsize=3)

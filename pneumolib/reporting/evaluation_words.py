@@ -7,7 +7,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import EvaluationParams
-from pneumolib.reporting.figures import NAMES
+from pneumolib.reporting.figures import NAMES, figure_words
 from pneumolib.reporting.results import interval
 
 
@@ -31,7 +31,7 @@ def target_summary(threshold: Threshold, params: EvaluationParams, test: pd.Data
 
 def _target_verdict(target: float, low: float, high: float) -> str:
     if low <= target <= high:
-        return " The interval of the sensitivity holds what validation promised."
+        return " The interval of the sensitivity includes what validation promised; it does not show that the promise was kept."
     side = "below" if high < target else "above"
     return f" The whole interval of the sensitivity lies {side} what validation promised: the threshold did not carry over."
 
@@ -58,32 +58,34 @@ def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibration_summary(calibration: Calibration, table: pd.DataFrame) -> Markdown:
-    """Whether the calibrated probabilities mean on test what they say."""
-    row = table[table.chosen].iloc[0]
-    parts = [f"The run uses {calibration.in_words()}, frozen on validation."]
-    if not pd.isna(row.slope_low):
-        extreme = (
-            "too extreme"
-            if row.slope_high < 1
-            else "too timid"
-            if row.slope_low > 1
-            else "neither too extreme nor too timid"
-        )
-        parts.append(
-            f"On test its slope is {interval(row.slope, row.slope_low, row.slope_high)}: probabilities are {extreme}."
-        )
-    if not pd.isna(row.intercept_low):
-        moved = (
-            "pneumonia is commoner than they say" if row.intercept_low > 0
-            else "pneumonia is rarer than they say" if row.intercept_high < 0 else "their mean is about right"
-        )  # fmt: skip
-        parts.append(
-            f"The intercept, {interval(row.intercept, row.intercept_low, row.intercept_high, signed=True)}, says that {moved}."
-        )
+    """What test says of the calibrated probabilities, and whether calibration helped."""
+    row, raw = table[table.chosen].iloc[0], table[table.method == "none"].iloc[0]
+    parts = [f"The run uses {calibration.in_words()}, frozen on validation.", *_slope_words(row)]
+    if calibration.method != "none":
+        helped = "a gain" if row.brier < raw.brier else "**no gain: what validation taught does not hold on test**"
+        parts.append(f"It changes the Brier score on test from {raw.brier:.4f} to {row.brier:.4f}, {helped}.")
     parts.append(
-        f"A model whose probabilities were exactly right would show an ECE of about {row.ece_floor:.3f} on so many images."
+        f"A model whose probabilities were exactly right would show an ECE of about {row.ece_floor:.3f} on so many images, if "
+        f"they were independent."
     )
     return Markdown(" ".join(parts))
+
+
+def _slope_words(row: pd.Series) -> list[str]:
+    parts = []
+    if not pd.isna(row.slope_low):
+        said = "which includes 1: neither too extreme nor too timid probabilities are shown"
+        if not row.slope_low <= 1 <= row.slope_high:
+            said = f"so that probabilities are too {'extreme' if row.slope_high < 1 else 'timid'}"
+        parts.append(f"On test its slope is {interval(row.slope, row.slope_low, row.slope_high)}, {said}.")
+    if not pd.isna(row.intercept_low):
+        said = "which includes 0: no shift is shown"
+        if not row.intercept_low <= 0 <= row.intercept_high:
+            said = f"so that pneumonia is {'commoner' if row.intercept_low > 0 else 'rarer'} than they say"
+        parts.append(
+            f"The intercept is {interval(row.intercept, row.intercept_low, row.intercept_high, signed=True)}, {said}."
+        )
+    return parts
 
 
 def predictive_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,21 +115,28 @@ def robustness_summary(table: pd.DataFrame, images: int) -> Markdown:
         return Markdown("No image was changed: `robustness.images` is 0, or a class is missing.")
     worst = changed.loc[changed.groupby("corruption").auroc_change.idxmin()].sort_values("auroc_change")
     hurt = worst[worst.auroc_change_high < 0]
+    unknown = worst[worst.auroc_change_low.isna()]
     lines = [
         f"- **{r.corruption}**, severity {r.severity}: AUROC "
         f"{interval(r.auroc_change, r.auroc_change_low, r.auroc_change_high, signed=True)}, sensitivity "
         f"{r.sensitivity_change:+.3f}, specificity {r.specificity_change:+.3f}"
         for r in hurt.itertuples()
     ]
-    unhurt = [name for name in worst.corruption if name not in set(hurt.corruption)]
-    lead = f"{images} test images, changed in {changed.corruption.nunique()} ways at {changed.severity.nunique()} severities."
-    lead += (
-        " The AUROC falls, its interval excluding zero, under:"
-        if lines
-        else " No change lowers the AUROC by more than its interval allows for."
-    )
-    tail = f"\n\nNo fall of the AUROC is shown under {', '.join(unhurt)}." if unhurt and lines else ""
-    return Markdown("\n".join([lead, "", *lines]) + tail)
+    ways, severities = changed.corruption.nunique(), changed.severity.nunique()
+    parts = [
+        f"{images} test images, changed in {ways} ways at {severities} severities; of each way the severity with the lowest AUROC, "
+        f"its interval not corrected for that choice. "
+        + (
+            "The AUROC falls, the interval excluding zero, under:"
+            if lines
+            else "Under none does the interval of a fall exclude zero."
+        )
+    ]
+    parts += ["\n".join(lines)] if lines else []
+    others = {"No fall is shown under": set(worst.corruption) - set(hurt.corruption) - set(unknown.corruption),
+              "No interval can be computed under": set(unknown.corruption)}  # fmt: skip
+    parts += [f"{words} {', '.join(sorted(names))}." for words, names in others.items() if names]
+    return Markdown("\n\n".join(parts))
 
 
 def permutation_summary(found: dict[str, float]) -> Markdown:
@@ -136,8 +145,8 @@ def permutation_summary(found: dict[str, float]) -> Markdown:
         return Markdown("Labels cannot be dealt out anew: test holds one class only.")
     return Markdown(
         f"When the labels are dealt out anew among groups, a thousand times, the AUROC is {found['mean']:.3f} on average and "
-        f"within {found['low']:.3f} to {found['high']:.3f} in 95% of the deals: the evaluation makes nothing out of nothing. "
-        f"The p-value of the AUROC above is {found['p']:.3f}."
+        f"within {found['low']:.3f} to {found['high']:.3f} in 95% of the deals; chance would be 0.5. The p-value of the AUROC above is "
+        f"{found['p']:.3f}. That checks the arithmetic of the evaluation; it says nothing about leaks in the training."
     )
 
 
@@ -146,8 +155,10 @@ def seed_words(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "Metric": table.metric.map(METRIC_NAMES),
         "Mean (its interval)": [interval(*cells) for cells in zip(table["mean"], table.low, table.high, strict=True)],
-        "SD over seeds": table.sd.map("{:.3f}".format),
-        "Lowest to highest": [f"{r.lowest:.3f} to {r.highest:.3f}" for r in table.itertuples()],
+        "SD over seeds": table.sd.map(figure_words),
+        "Lowest to highest": [
+            figure_words(r.lowest) if pd.isna(r.sd) else f"{r.lowest:.3f} to {r.highest:.3f}" for r in table.itertuples()
+        ],
     })  # fmt: skip
 
 
@@ -156,15 +167,12 @@ def seed_summary(table: pd.DataFrame) -> Markdown:
     if table.empty:
         return Markdown("")
     row = table.set_index("metric").loc["auroc"]
-    if pd.isna(row["low"]):
-        return Markdown(
-            f"Over {row.seeds:.0f} seeds the test AUROC is {row['mean']:.3f} on average; an interval is not computable."
-        )
-    wide, spread = row.high - row.low, row.highest - row.lowest
-    which = "less than" if spread < wide else "as much as"
+    if pd.isna(row["mean"]):
+        return Markdown("The AUROC of the seeds cannot be computed on test.")
     return Markdown(
-        f"Over {row.seeds:.0f} seeds the test AUROC is {interval(row['mean'], row.low, row.high)} on average, with seeds from "
-        f"{row.lowest:.3f} to {row.highest:.3f}. Another random start changes it by {which} other children would."
+        f"Over {row.seeds:.0f} seeds the test AUROC is {interval(row['mean'], row.low, row.high)} on average: the interval says "
+        f"how far other children would move that mean. From seed to seed it lies between {row.lowest:.3f} and {row.highest:.3f}: "
+        f"so far another start moved it, and with more seeds it may be further."
     )
 
 

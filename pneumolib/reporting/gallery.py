@@ -18,6 +18,7 @@ SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
 QUALITY = 72  # JPEG; 60 cards stay well below a megabyte
 COLOUR_MAP = "inferno"  # brightness rises all the way, so that it reads without colour, too
+_LITTLE_LIKE, _MUCH_LIKE = 0.3, 0.7  # rank correlations below and above which maps count as unlike and alike
 STRONGEST_COVER = 0.6  # how much of the radiograph the map's maximum covers
 # Enough for a page without a style sheet; two cards a row on a telephone.
 _GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(min(145px, 45%), 1fr)); gap: 1rem 0.75rem"
@@ -96,7 +97,7 @@ def _how_many(rows: pd.DataFrame, shown: int) -> str:
         words = f"The {shown} most confident of {total} errors; {left} {'is' if left == 1 else 'are'} left out."
     else:
         words = "The only error." if total == 1 else f"All {total} errors, the most confident first."
-    return f"{words} An image is called pneumonia from {rows.threshold.iloc[0]:.1%} PNEUMONIA on."
+    return f"{words} An image is called pneumonia from {rows.threshold.iloc[0]:.1%} PNEUMONIA on, by the network's own probability."
 
 
 def _card(row, pixels: np.ndarray, saliency: np.ndarray) -> str:
@@ -127,7 +128,7 @@ def _words(row) -> tuple[str, str]:
 def _brightest(saliency: np.ndarray) -> str:
     """Where a map has its maximum, for those who cannot see it; left and right are those of the picture."""
     if not saliency.any():
-        return "The map is empty: nothing speaks for the call."
+        return "The map is empty: no evidence for the call at the layer that it is read from."
     y, x = np.unravel_index(int(saliency.argmax()), saliency.shape)
     down, across = (int(3 * place / side) for place, side in zip((y, x), saliency.shape, strict=True))
     if (down, across) == (1, 1):
@@ -178,19 +179,19 @@ def _randomisation(check: dict) -> str:
     whole, top = check["whole"], check["top"]
     if whole["mean"] is None:
         return "**Do the maps depend on what was learned?** That cannot be said here: the maps have one value only."
-    strongest = max(abs(whole["low"]), abs(whole["high"]))
     verdict = (
-        "the maps depend on what was learned"
-        if strongest < 0.3
-        else "the maps follow the image and the architecture more than what was learned, and say little"
-        if strongest > 0.7
-        else "a part of each map comes from image and architecture and not from what was learned"
+        f"that is below {_LITTLE_LIKE}, so the maps depend on what was learned"
+        if whole["strength"] < _LITTLE_LIKE
+        else f"that is above {_MUCH_LIKE}: the maps follow image and architecture more than what was learned, and say little"
+        if whole["strength"] > _MUCH_LIKE
+        else "so a part of each map comes from image and architecture and not from what was learned"
     )
     return (
         f"**Do the maps depend on what was learned?** With all weights drawn anew, {check['draws']} times, the rank "
         f"correlation with the maps of the trained network is {_spread(whole)} over {check['images']} images; with the "
         f"layers after the map alone drawn anew it is {_spread(top)}. 0 is no likeness, 1 the same map, and -1 the same "
-        f"with the opposite sign: {verdict} (weight randomisation, Adebayo et al., NeurIPS 2018)."
+        f"with the opposite sign. Whatever the sign, the first is {whole['strength']:.2f} strong on average: {verdict} (weight "
+        f"randomisation, Adebayo et al., NeurIPS 2018; the limits {_LITTLE_LIKE} and {_MUCH_LIKE} are ours)."
         + (f" {whole['constant']} pairs of maps could not be compared." if whole["constant"] else "")
     )
 
@@ -220,9 +221,9 @@ def _occlusion(table: pd.DataFrame) -> str:
     facts = occlusion_facts(table)
     by_class = {part: _by_class(table, table[f"logit_{part}_covered"] - table.logit) for part in ("centre", "border")}
     verdict = (
-        "the border, where no lung is, decides more than the middle"
+        "covering the border moves the logit more than covering the middle, where the lungs are"
         if facts["border"] > facts["centre"]
-        else "the middle decides more than the border"
+        else "covering the middle moves the logit more than covering the border"
     )
     lines = [
         f"**Does the border decide?** With the middle of each image covered by its mean grey the logit moves by "

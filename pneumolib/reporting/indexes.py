@@ -14,8 +14,9 @@ from typing import Any
 from pneumolib.param_files import load_run
 from pneumolib.params import SMOKE, ParamsError, in_root, params_folder, project_root
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
+from pneumolib.reporting.leaderboard import leaderboard
 from pneumolib.reporting.model_card import CARD_FILE, model_card
-from pneumolib.reporting.results import Result, ResultError, in_words, interval, leaderboard, read_result, read_results
+from pneumolib.reporting.results import Result, ResultError, in_words, read_result, read_results
 from pneumolib.reporting.shell import banners, duration, is_synthetic, render, write_page
 from pneumolib.reporting.study import run_files, run_folder
 
@@ -212,9 +213,8 @@ def headline(result: Result) -> str:
     Of the run on equalisation it is the change against images as they are. Empty for a run with nothing of the kind.
     """
     if result.metrics.get("test"):
-        if several := result.spread.get("test", {}).get("auroc"):
-            return f"test AUROC {interval(several.mean, several.low, several.high)}, mean of {several.seeds} seeds"
-        return f"test AUROC {in_words(result.metric('auroc'))}"
+        several = f", mean of {result.seeds()} seeds" if result.seeds() > 1 else ""
+        return f"test AUROC {in_words(result.metric('auroc'))}{several}"
     if "equalisation" in result.checks:
         test = result.checks["equalisation"]["test"]
         changes = {name: test[way]["difference"] for way, name in (("hist", "HE"), ("clahe", "CLAHE"))}

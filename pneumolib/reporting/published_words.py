@@ -36,8 +36,9 @@ def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataF
 
 
 def _measured(row: dict, names: list[str]) -> dict[str, str]:
-    official = row["test_images"] == OFFICIAL_TEST_IMAGES
-    place = "official test" if official else f"other data, {row['test_images']} images"
+    official = row["test_images"] == OFFICIAL_TEST_IMAGES and not row["synthetic"]
+    drawn = "drawn " if row["synthetic"] else ""
+    place = "official test" if official else f"other data, {row['test_images']} {drawn}images"
     return {"System or run": row["run"], "Figures": "measured", "Test set": place} | _our_cells(row, names)
 
 

@@ -3,7 +3,6 @@
 `docs/result.schema.json` is the same contract as a JSON Schema, for programs in other languages; `pneumolib schema` prints it.
 """
 
-import json
 import math
 import os
 from datetime import datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
 from pneumolib.evaluation.metrics import METRICS
@@ -29,24 +28,34 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class MetricResult(_Part):
+class _Interval(_Part):
     """A value with its interval; null where it could not be computed."""
+
+    @model_validator(mode="after")
+    def _limits_in_order(self):
+        if (self.low is None) != (self.high is None) or (self.low is not None and self.low > self.high):
+            raise ValueError(f"low {self.low} and high {self.high}: needed are both in this order, or neither")
+        return self
+
+
+class MetricResult(_Interval):
+    """A share of something, from 0 to 1."""
 
     value: Fraction | None
     low: Fraction | None
     high: Fraction | None
 
 
-class CorrelationResult(_Part):
-    """As `MetricResult`, from -1 to 1."""
+class CorrelationResult(_Interval):
+    """From -1 to 1."""
 
     value: Annotated[float, Field(ge=-1, le=1)] | None
     low: Annotated[float, Field(ge=-1, le=1)] | None
     high: Annotated[float, Field(ge=-1, le=1)] | None
 
 
-class LossResult(_Part):
-    """As `MetricResult`, from 0 up."""
+class LossResult(_Interval):
+    """From 0 up."""
 
     value: Annotated[float, Field(ge=0)] | None
     low: Annotated[float, Field(ge=0)] | None
@@ -57,7 +66,7 @@ _KINDS = {"mcc": CorrelationResult, "log_loss": LossResult}
 SplitMetrics = TypedDict("SplitMetrics", {name: _KINDS.get(name, MetricResult) for name in METRICS})
 
 
-class SpreadResult(_Part):
+class SpreadResult(_Interval):
     """A metric over several training seeds: the mean with its interval, and the spread over seeds."""
 
     seeds: Annotated[int, Field(ge=2)]
@@ -77,7 +86,7 @@ class CalibrationResult(_Part):
     intercept: float
     logits: list[float]
     probabilities: list[Fraction]
-    chosen_on: Literal["validation"] = "validation"
+    chosen_on: Literal["validation"]
 
 
 class ThresholdResult(_Part):
@@ -87,7 +96,7 @@ class ThresholdResult(_Part):
     rule: str
     sensitivity: Fraction
     specificity: Fraction
-    chosen_on: Literal["validation"] = "validation"
+    chosen_on: Literal["validation"]
 
 
 class DataResult(_Part):
@@ -117,7 +126,7 @@ class Provenance(_Part):
 class Result(_Part):
     """One finished run."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2]
     study: str
     run: str
     notebook: str
@@ -134,9 +143,23 @@ class Result(_Part):
     inputs: dict[str, Any] = {}
     artefacts: list[str] = []
 
+    @model_validator(mode="after")
+    def _test_at_a_frozen_threshold(self):
+        if self.metrics.get("test") and self.threshold is None:
+            raise ValueError("metrics of test need the threshold that was frozen on validation")
+        return self
+
     def metric(self, name: str, part: str = "test") -> MetricResult | CorrelationResult | LossResult | None:
-        """One metric of `test` or `validation`, None where the run has none."""
-        return self.metrics.get(part, {}).get(name)
+        """One metric of `test` or `validation`, None where the run has none; the mean over seeds where there are several."""
+        entry, several = self.metrics.get(part, {}).get(name), self.spread.get(part, {}).get(name)
+        if entry is None or several is None:
+            return entry
+        return type(entry)(value=several.mean, low=several.low, high=several.high)
+
+    def seeds(self) -> int:
+        """How many seeds the training was run from."""
+        several = self.spread.get("test", {}).get("auroc")
+        return several.seeds if several else 1
 
 
 def metrics_of(table: pd.DataFrame) -> SplitMetrics:
@@ -209,8 +232,8 @@ def read_result(folder: Path) -> Result:
 
 def _checked(text: str, file: Path) -> Result:
     try:
-        return Result.model_validate(json.loads(text))
-    except (json.JSONDecodeError, ValidationError) as fault:
+        return Result.model_validate_json(text, strict=True)
+    except ValidationError as fault:
         raise ResultError(f"{file}: {fault}") from None
 
 
@@ -224,62 +247,3 @@ def read_results(study: str) -> list[Result]:
     named = {file.stem for file in params_folder(study).glob("*.yaml")}
     folders = sorted(file.parent for file in in_root(f"runs/{study}").glob(f"*/{RESULT_FILE}"))
     return [read_result(f) for f in folders if f.name in named]
-
-
-# Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
-_OF_ONE_RUN = {"seeds", "calibration"}
-
-
-def leaderboard(results: list[Result]) -> pd.DataFrame:
-    """One row a training run, ordered by validation AUROC: the order never looks at test.
-
-    A run of several seeds stands with their mean, so that no lucky seed stands for it.
-
-    Columns: `run, seeds, validation_auroc`, then for each test metric `<metric>, <metric>_low, <metric>_high`, `auroc_sd`
-    over seeds, then `threshold, parameters, epochs, minutes, milliseconds_per_image, test_images`. Empty, with these
-    columns, when there is no training run.
-    Raises:
-        ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
-    """
-    trained = [r for r in results if r.metrics.get("test")]
-    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(_shared_evaluation(r))) for r in trained}
-    if len(kinds) > 1:
-        pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
-        raise ResultError(
-            f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
-        )
-    columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
-    costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images"]
-    table = pd.DataFrame(
-        [_leaderboard_row(r) for r in trained],
-        columns=["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs],
-    )
-    return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
-
-
-def _shared_evaluation(result: Result) -> dict[str, Any]:
-    return {k: v for k, v in result.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}
-
-
-def _leaderboard_row(result: Result) -> dict[str, Any]:
-    spread, facts = result.spread.get("test", {}), result.facts
-    of_validation = result.spread.get("validation", {}).get("auroc")
-    row = {"run": result.run, "seeds": spread["auroc"].seeds if spread else 1}
-    row["validation_auroc"] = of_validation.mean if of_validation else result.metrics["validation"]["auroc"].value
-    for name in METRICS:
-        entry = result.metrics["test"][name]
-        value = spread[name].mean if spread else entry.value
-        low, high = (spread[name].low, spread[name].high) if spread else (entry.low, entry.high)
-        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return row | {
-        "auroc_sd": spread["auroc"].sd if spread else None,
-        "threshold": result.threshold.value,
-        "minutes": facts["training_seconds"] / 60,
-        **{name: facts.get(name) for name in ("parameters", "epochs", "milliseconds_per_image", "test_images")},
-    }
-
-
-def read_predictions(results: list[Result]) -> dict[str, pd.DataFrame]:
-    """`predictions.csv` of each training run among `results`, by run."""
-    trained = [r for r in results if r.metrics.get("test")]
-    return {r.run: pd.read_csv(in_root(f"runs/{r.study}/{r.run}/predictions.csv")) for r in trained}

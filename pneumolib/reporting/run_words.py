@@ -167,7 +167,11 @@ def interval_method(result: Result) -> str:
     resamples, confidence = asked(result, "evaluation.resamples"), asked(result, "evaluation.confidence")
     if resamples is None or confidence is None:
         return "Bootstrap of whole groups within each class; the number of resamples is not available."
-    return f"{confidence:.0%} percentile intervals from {resamples:,} bootstrap resamples of whole groups within each class."
+    return (
+        f"{confidence:.0%} intervals: percentiles of {resamples:,} bootstrap resamples of whole groups within each class; for "
+        f"proportions with errors in fewer than five groups Clopper and Pearson's, groups counted as cases; for slope and "
+        f"intercept of the calibration Wald's, robust to groups."
+    )
 
 
 def threshold_words(result: Result) -> str:

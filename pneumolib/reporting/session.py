@@ -21,6 +21,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
+from pneumolib.reporting.leaderboard import read_prediction_table
 from pneumolib.reporting.results import (
     RESULT_FILE,
     CalibrationResult,
@@ -59,7 +60,7 @@ class Continued:
 
     def predictions(self) -> pd.DataFrame:
         """Its `predictions.csv`."""
-        return pd.read_csv(self.folder / "predictions.csv")
+        return read_prediction_table(self.folder / "predictions.csv")
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ class Session:
         """
         tables = {"validation": validation, "test": test}
         result = Result(
+            schema_version=2,
             study=self.params.study,
             run=self.run,
             notebook=self.notebook,

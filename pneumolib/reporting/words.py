@@ -9,7 +9,9 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import ModelParams
+from pneumolib.reporting.figures import figure_words
 from pneumolib.reporting.results import Result, in_words, interval, metrics_of
+from pneumolib.reporting.run_words import interval_method
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
@@ -101,8 +103,10 @@ def change_summary(change: dict[str, float | None], before: str) -> Markdown:
     """What `change_of` says of two networks, in words."""
     low, high = change["low"], change["high"]
     difference = interval(change["difference"], low, high, signed=True)
+    if change["difference"] is None:
+        return Markdown(f"The AUROC cannot be computed on test, so that no change from {before} can be named.")
     if low is None:
-        verdict = "The images are too few to say whether that is a difference."
+        verdict = "Whether that is a difference cannot be said: the resamples give no interval."
     elif low > 0 or high < 0:
         verdict = f"The interval excludes zero: on these images the network is {'better' if low > 0 else 'worse'} than before."
     else:
@@ -126,7 +130,7 @@ def result_summary(result: Result) -> Markdown:
         f"{t.sensitivity:.3f} and a specificity of {t.specificity:.3f}. On test it gives "
         f"{in_words(result.metric('sensitivity'))} and {in_words(result.metric('specificity'))}.",
         _training_words(result.facts),
-        "Brackets hold intervals from a bootstrap of groups within each class.",
+        f"Brackets hold {interval_method(result)}",
     ]
     if result.synthetic:
         lines.append("**The images are synthetic**, drawn by a program: these figures test the software, not medicine.")
@@ -148,7 +152,7 @@ _LEADING = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accur
 
 def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
     """`results.leaderboard` for reading, intervals folded into one column a metric."""
-    table = pd.DataFrame({"Run": board.run, "AUROC (validation)": board.validation_auroc.map("{:.3f}".format)})
+    table = pd.DataFrame({"Run": board.run, "AUROC (validation)": board.validation_auroc.map(figure_words)})
     for name in _LEADING:
         columns = zip(board[name], board[f"{name}_low"], board[f"{name}_high"], strict=True)
         table[METRIC_NAMES[name]] = [interval(*cells) for cells in columns]
@@ -181,8 +185,11 @@ def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:
         if len(board) > 1
         else "is the only run; its validation AUROC is"
     )
+    auroc, sensitivity, specificity = (
+        interval(*best[[name, f"{name}_low", f"{name}_high"]]) for name in ("auroc", "sensitivity", "specificity")
+    )
     return Markdown(
-        f"**{best.run}** {place} {best.validation_auroc:.3f}. On test it reaches an AUROC of "
-        f"{best.auroc:.3f}, a sensitivity of {best.sensitivity:.3f} and a specificity of {best.specificity:.3f} at the "
-        f"frozen threshold. The order of the table is that of validation; test plays no part in it."
+        f"**{best.run}** {place} {figure_words(best.validation_auroc)}. On test it reaches an AUROC of {auroc}, a sensitivity of "
+        f"{sensitivity} and a specificity of {specificity} at the frozen threshold. The order of the table is that of "
+        f"validation; test plays no part in it."
     )

@@ -1,0 +1,200 @@
+"""What a page says of an evaluation: every table, sentence and figure, for a usual test set and for odd ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from pneumolib import evaluation
+from pneumolib.params import EvaluationParams
+from pneumolib.reporting import comparing, comparison_plots, evaluation_plots, evaluation_words, words
+from pneumolib.reporting.leaderboard import leaderboard
+from pneumolib.reporting.results import metrics_of, write_result
+from test_reporting import result
+
+PARAMS = EvaluationParams(resamples=100)
+OPTIONS = {"params": PARAMS, "seed": 1}
+
+
+def drawn(n: int, split: str, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) % 3 > 0).astype(int)
+    logits = rng.normal(2.0 * labels - 1, 1.2)
+    kinds = np.where(labels == 0, "normal", np.where(np.arange(n) % 3 == 1, "bacteria", "virus"))
+    return pd.DataFrame({
+        "image_id": [f"{split}{i:04d}" for i in range(n)], "split": split, "label": labels, "kind": kinds,
+        "group_id": [f"{kind}-{i // 6}" for i, kind in enumerate(kinds)], "logit": logits, "probability": expit(logits),
+    })  # fmt: skip
+
+
+def usual() -> pd.DataFrame:
+    return pd.concat([drawn(150, "val", 1), drawn(120, "test", 2)], ignore_index=True)
+
+
+def odd(case: str) -> pd.DataFrame:
+    """A usual validation, and a test set with something amiss."""
+    val, test = drawn(150, "val", 1), drawn(120, "test", 2)
+    if case == "ten images":
+        test = test.iloc[:10]
+    if case == "one class":
+        test = test[test.label == 1]
+    if case == "all scores equal":
+        test = test.assign(logit=0.0, probability=0.5)
+    if case == "no error":
+        test = test.assign(logit=10.0 * test.label - 5).assign(probability=lambda t: expit(t.logit))
+    if case == "one child a class":
+        test = test.assign(group_id=test.label.map({0: "a", 1: "b"}))
+    return pd.concat([val, test], ignore_index=True)
+
+
+def spoken(table: pd.DataFrame) -> str:
+    """All that a page would say and show; warnings are errors here."""
+    test = table[table.split == "test"]
+    threshold = evaluation.choose_threshold(table, PARAMS)
+    calibration = evaluation.fit_calibration(table, PARAMS.calibration)
+    validation, metrics = (evaluation.metric_table(table, part, threshold.value, **OPTIONS) for part in ("val", "test"))
+    calibrated = calibration.apply(test.logit)
+    calibrations = evaluation.calibration_table(table, "test", **OPTIONS)
+    grey = [
+        test.assign(corruption=name, severity=s, probability=expit(test.logit - s / 2))
+        for name, s in (("none", 0), ("gamma", 3))
+    ]
+    robust = evaluation.robustness_table(pd.concat(grey), "test", threshold.value, **OPTIONS)
+    seeds = evaluation.seed_tables(
+        table, threshold.value, {7: table.assign(probability=table.probability**2)}, **OPTIONS
+    )
+    counts = evaluation.confusion_counts(test.label, test.probability, threshold.value)
+    report = evaluation.classification_report(test.label, test.probability, threshold.value)
+    parts = evaluation.subgroup_table(table, "test", threshold.value, **OPTIONS)
+    said = [
+        words.metric_words(metrics), evaluation_words.report_words(report), evaluation_words.calibration_words(calibrations),
+        evaluation_words.predictive_words(evaluation.predictive_values(table, "test", threshold.value, **OPTIONS)),
+        evaluation_words.subgroup_words(parts), evaluation_words.seed_words(seeds["test"]),
+    ]  # fmt: skip
+    sentences = [
+        evaluation_words.target_summary(threshold, PARAMS, metrics),
+        evaluation_words.calibration_summary(calibration, calibrations),
+        evaluation_words.robustness_summary(robust, len(test)),
+        evaluation_words.permutation_summary(evaluation.permutation_check(table, "test", 1)),
+        evaluation_words.seed_summary(seeds["test"]),
+    ]
+    bins = evaluation.reliability(test, calibrated)
+    plots = [
+        evaluation_plots.curves(evaluation.curve_bands(table, **OPTIONS), validation, metrics),
+        evaluation_plots.threshold_sweep(evaluation.threshold_sweep(table, "test"), threshold.value),
+        evaluation_plots.score_histograms(table, threshold.value),
+        evaluation_plots.confusion_matrix(counts),
+        evaluation_plots.calibration(bins, bins, "platt"),
+        evaluation_plots.decision_curve(evaluation.decision_curve(table, "test", calibrated, **OPTIONS), "platt"),
+        evaluation_plots.robustness(robust),
+    ]
+    for plot in plots:
+        assert plot._repr_mimebundle_()[0]["image/png"]
+    return "\n".join([*(t.to_string() for t in said), *(s.data for s in sentences), *(p.alt for p in plots)])
+
+
+def test_a_usual_evaluation_is_said_whole():
+    text = spoken(usual())
+    assert "nan" not in text.lower()
+    assert "not computable" not in text
+    for words_ in (
+        "the same threshold",
+        "Over 2 seeds the test AUROC is",
+        "changed in 1 ways at 1 severities",
+        "platt (used)",
+    ):
+        assert words_ in text
+
+
+@pytest.mark.parametrize("case", ["ten images", "one class", "all scores equal", "no error", "one child a class"])
+def test_odd_test_sets_are_told_and_no_crash(case):
+    text = spoken(odd(case))
+    assert " nan" not in text.lower()
+    assert "not computable" in text
+
+
+def test_without_changed_images_the_page_says_so():
+    nothing = evaluation.robustness_table(usual().iloc[:0].assign(corruption="", severity=0), "test", 0.5, **OPTIONS)
+    assert "No image was changed" in evaluation_words.robustness_summary(nothing, 0).data
+    assert "No image was changed" in evaluation_plots.robustness(nothing).alt
+
+
+def test_what_calibration_spoilt_is_said():
+    table = usual()
+    test = (table.split == "test").to_numpy()
+    turned = table.assign(logit=np.where(test, -table.logit, 3 * table.logit))
+    turned["probability"] = expit(turned.logit)
+    found = evaluation.calibration_table(turned, "test", **OPTIONS)
+    assert "no gain" in evaluation_words.calibration_summary(
+        evaluation.fit_calibration(turned, "temperature"), found
+    ).data or (found.brier[2] < found.brier[0])
+
+
+def study(root, monkeypatch, tables: dict[str, pd.DataFrame]) -> list:
+    """Finished runs on disk, with their predictions."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(root))
+    results = []
+    for run, table in tables.items():
+        metrics = {name: metrics_of(evaluation.metric_table(table, part, 0.5, **OPTIONS))
+                   for name, part in (("validation", "val"), ("test", "test"))}  # fmt: skip
+        one = result(run, metrics=metrics, parameters={"evaluation": PARAMS.model_dump(), "split": {"seed": 1}})
+        folder = root / "runs/x" / run
+        folder.mkdir(parents=True)
+        table.to_csv(folder / "predictions.csv", index=False)
+        write_result(one, folder)
+        results.append(one)
+    return results
+
+
+def numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """Ids and groups that look like numbers, and must not become any."""
+    return table.assign(image_id="00" + table.image_id.str[-4:] + table.split.map({"val": "1", "test": "2"}),
+                        group_id="00" + table.group_id.str.extract(r"(\d+)")[0] + table.label.astype(str))  # fmt: skip
+
+
+def test_runs_are_compared_from_their_files(tmp_path, monkeypatch):
+    table = numbered(usual())
+    worse = table.assign(logit=table.logit + np.random.default_rng(0).normal(0, 3, len(table)))
+    worse["probability"] = expit(worse.logit)
+    results = study(tmp_path, monkeypatch, {"worse": worse, "better": table})
+    compared = comparing.compare_runs(results)
+    assert compared.reference == "better"
+    assert "- **worse** against better: AUROC -0." in comparing.difference_summary(compared).data
+    assert "worse on test" in comparing.difference_summary(compared).data
+    assert evaluation_words.difference_words(compared.differences, "better").Run.tolist() == ["worse"]
+    assert "Holm" in evaluation_words.tests_words(compared.tests).DeLong[0]
+    assert list(compared.bands) == ["better", "worse"]
+    # From files or from memory, to the last digit.
+    direct = evaluation.paired_differences(
+        {"better": table, "worse": worse}, "test", {"better": 0.4, "worse": 0.4}, "better", **OPTIONS
+    )
+    pd.testing.assert_frame_equal(compared.differences, direct)
+    board = leaderboard(results)
+    for plot in (
+        comparison_plots.forest(board),
+        comparison_plots.roc_overlay(compared.bands),
+        comparison_plots.cost_against_quality(board),
+    ):
+        assert plot._repr_mimebundle_()[0]["image/png"]
+        assert "better" in plot.alt
+
+
+@pytest.mark.parametrize("tables", [{}, {"alone": usual()}, {"one class": odd("one class"), "too": odd("one class")}])
+def test_nothing_one_run_or_one_class_to_compare_is_no_crash(tmp_path, monkeypatch, tables):
+    results = study(tmp_path, monkeypatch, tables)
+    compared, board = comparing.compare_runs(results), leaderboard(results)
+    shown = [
+        words.show(evaluation_words.difference_words(compared.differences, compared.reference), empty="no two runs").data,
+        words.show(evaluation_words.tests_words(compared.tests), empty="no two runs").data,
+        comparing.difference_summary(compared).data, words.comparison_summary(board, "x").data,
+        words.leaderboard_words(board).to_string(), words.cost_words(board).to_string(),
+    ]  # fmt: skip
+    for plot in (
+        comparison_plots.forest(board),
+        comparison_plots.roc_overlay(compared.bands),
+        comparison_plots.cost_against_quality(board),
+    ):
+        assert plot._repr_mimebundle_()[0]["image/png"]
+        shown.append(plot.alt)
+    assert " nan" not in "\n".join(shown).lower()
+    assert ("no two runs" in shown[0]) == (len(tables) < 2)
