@@ -53,8 +53,8 @@ open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RU
 bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/input_pipeline.py
 	@$(BIN)/python benchmarks/data_audit.py
-	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/evaluation.py
 
 lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step
 	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 \
