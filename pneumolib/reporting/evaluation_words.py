@@ -104,7 +104,10 @@ def subgroup_words(table: pd.DataFrame) -> pd.DataFrame:
     )
     for name in ("auroc", "sensitivity", "specificity"):
         columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        shown[METRIC_NAMES[name]] = [interval(*cells) for cells in columns]
+        # Short words: seven columns must stand beside each other.
+        shown[METRIC_NAMES[name]] = [
+            interval(*cells).replace("interval not computable", "no interval") for cells in columns
+        ]
     return shown
 
 
