@@ -20,6 +20,7 @@ from pneumolib.learning.gradients import SCALE, feature_gradients, features_of
 from pneumolib.learning.models import build_model
 from pneumolib.learning.predicting import predict
 from pneumolib.learning.robustness import choose_images, predict_corrupted
+from pneumolib.learning.training import load_model, save_model
 from pneumolib.params import ImageParams, ModelParams, check
 
 RNG = np.random.default_rng(0)
@@ -166,9 +167,9 @@ def test_a_backbone_from_a_file_and_a_network_read_back_have_the_same_maps(tmp_p
     model = ModelParams(name="transfer", backbone="b.keras", preprocess="caffe")
     network = build_model(model, ImageParams(size_px=32, channels=3))
     assert map_layer(network).name == "joined"
-    network.save(tmp_path / "model.keras")
+    save_model(network, tmp_path / "model.keras")
     pixels = noise(2, 32, 3)
-    again = keras.saving.load_model(tmp_path / "model.keras")
+    again = load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(grad_cam(again, pixels), grad_cam(network, pixels), atol=1e-6)
 
 

@@ -93,7 +93,7 @@ def _places(layer: keras.Layer) -> int:
 
 
 def _check_pixels(model: keras.Model, pixels: np.ndarray) -> None:
-    wanted = tuple(model.input.shape[1:])
+    wanted = tuple(model.inputs[0].shape[1:])
     if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
         raise ValueError(f"pixels: {model.name} takes uint8 (n, {', '.join(map(str, wanted))}), received {pixels.dtype} "
                          f"{tuple(pixels.shape)}")  # fmt: skip
@@ -102,7 +102,8 @@ def _check_pixels(model: keras.Model, pixels: np.ndarray) -> None:
 def _split_at_map(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """The network up to the map and from there on; both share its layers."""
     features = map_layer(model).output
-    return keras.Model(model.input, features, name="lower"), keras.Model(features, model.output, name="upper")
+    # Of a network from a file `input` and `output` are lists of one, and so would be what it returns.
+    return keras.Model(model.inputs[0], features, name="lower"), keras.Model(features, model.outputs[0], name="upper")
 
 
 def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray, batch: int) -> np.ndarray:

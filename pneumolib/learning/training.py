@@ -239,7 +239,8 @@ def arrays_hash(arrays: Iterable[np.ndarray]) -> str:
 
 def save_model(model: keras.Model, file: Path) -> None:
     """Save network and weights as `.keras`, without the optimizer: smaller, and it loads without this library."""
-    keras.Model(model.inputs, model.outputs, name=model.name).save(file)
+    # Tensors, not lists of one: a network that is read back has them as it was built with.
+    keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(file)
 
 
 def load_model(file: Path) -> keras.Model:
