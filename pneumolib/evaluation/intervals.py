@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
 
 from pneumolib.evaluation.metrics import METRICS, PROPORTIONS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
@@ -116,6 +115,8 @@ class Resamples:
 
 def _exact(value: float, cases: int, tail: float) -> tuple[float, float]:
     """Clopper and Pearson's limits of `value` of `cases`, which need not be a whole number; NaN for fewer than two."""
+    from scipy.stats import beta  # here, because it takes a second and reading results does without
+
     if cases < 2 or np.isnan(value):
         return np.nan, np.nan
     hits = value * cases

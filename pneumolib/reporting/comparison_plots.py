@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, figure_words, new_axes
+from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, new_axes
+from pneumolib.reporting.results import figure_words
 
 # Runs apart by colour and, beyond so many, by line.
 _LINES = [(colour, line) for line in ("-", "--", ":") for colour in (NORMAL, PNEUMONIA, *OTHERS)]

@@ -15,10 +15,10 @@ from pneumolib.reporting.figures import (
     OTHERS,
     PNEUMONIA,
     Plot,
-    figure_words,
     kind_palette,
     new_axes,
 )
+from pneumolib.reporting.results import figure_words
 
 SPLITS = {"val": ("validation", NORMAL), "test": ("test", PNEUMONIA)}
 # The curves of a sweep; colours apart from those of the classes.

@@ -7,8 +7,8 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import EvaluationParams
-from pneumolib.reporting.figures import NAMES, figure_words
-from pneumolib.reporting.results import interval
+from pneumolib.reporting.figures import NAMES
+from pneumolib.reporting.results import figure_words, interval
 
 
 def target_summary(threshold: Threshold, params: EvaluationParams, test: pd.DataFrame) -> Markdown:

@@ -55,8 +55,3 @@ def kind_palette(kinds: pd.Series) -> dict[str, str]:
 def by_class(values: pd.Series, form: str) -> str:
     """`1.24 for normal and 1.49 for pneumonia` from values indexed by label."""
     return " and ".join(f"{value:{form}} for {NAMES[label]}" for label, value in values.items())
-
-
-def figure_words(value: float | None) -> str:
-    """`0.871`, or words for what cannot be computed."""
-    return "not computable" if value is None or pd.isna(value) else f"{value:.3f}"

@@ -206,6 +206,11 @@ def interval(value: float | None, low: float | None, high: float | None, signed:
     return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < 0 else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
+def figure_words(value: float | None) -> str:
+    """`0.871`, or words for what cannot be computed."""
+    return "not computable" if value is None or pd.isna(value) else f"{value:.3f}"
+
+
 def write_result(result: Result, folder: Path) -> Path:
     """Write atomically, so that a file that is there is whole, and nothing that could not be read again.
 

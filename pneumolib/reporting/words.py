@@ -9,8 +9,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import ModelParams
-from pneumolib.reporting.figures import figure_words
-from pneumolib.reporting.results import Result, in_words, interval, metrics_of
+from pneumolib.reporting.results import Result, figure_words, in_words, interval, metrics_of
 from pneumolib.reporting.run_words import interval_method
 
 
