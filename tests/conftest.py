@@ -1,10 +1,13 @@
 """Fixtures that several test files share. TensorFlow is imported by the tests that need it, never here."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +134,28 @@ class Project:
         return os.environ | {"PNEUMOLIB_ROOT": str(self.root)}
 
     def run(self, *words: str, code: int = 0) -> str:
-        """The command line in a process of its own; returns what it printed and checks the exit code."""
+        """The command line, in this process, which has imported what it needs once; kernels are processes as ever.
+
+        Returns what it printed and checks the exit code.
+        """
+        from pneumolib.__main__ import main
+
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            for name, value in self.environment().items():
+                patch.setenv(name, value)
+            patch.chdir(self.root)
+            warnings.simplefilter("ignore")  # of papermill and its kin, as in a process of their own
+            before = dict(os.environ)
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                found = main(list(words))
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]  # a run tells its kernel who it is
+        assert found == code, said.getvalue()
+        return said.getvalue()
+
+    def run_apart(self, *words: str, code: int = 0) -> str:
+        """As `run`, in a process of its own, as a person starts it."""
         done = subprocess.run(
             self.command(*words), cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=300
         )

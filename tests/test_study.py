@@ -1,4 +1,4 @@
-"""A tiny study end to end, in processes of its own: 24 images, 32 px, one epoch. Tests share one finished study."""
+"""A tiny study end to end: 24 images, 32 px, one epoch. Tests share one finished study."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def study(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     project.good = ""  # what `set_cell` puts in for the notebook that the finished study was made with
     began = time.monotonic()
-    project.said = project.run("report", "tiny")
+    project.said = project.run_apart("report", "tiny")
     project.took = time.monotonic() - began
     return project
 
@@ -319,7 +319,7 @@ def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study, stamps):
 
 def test_one_run_alone_and_what_builds_on_it(study):
     study.write("params/tiny/06_comparison.yaml", "# another comment\n")
-    said = study.run("run", "params/tiny/06_comparison.yaml")
+    said = study.run_apart("run", "params/tiny/06_comparison.yaml")
     assert "06_comparison  because: asked for" in said
     assert "no such file. Runs of the study: 01_quick" in study.run("run", "params/tiny/99_x.yaml", code=2)
 
