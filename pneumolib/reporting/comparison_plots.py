@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, new_axes
@@ -73,6 +74,9 @@ def cost_against_quality(board: pd.DataFrame) -> Plot:
         if costs.notna().any() and (costs.dropna() > 0).all():
             ax.set_xscale("log")
             ax.margins(x=0.2)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+            ax.xaxis.set_major_formatter(EngFormatter() if name == "parameters" else StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
     if len(board):
         figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
     words = "; ".join(f"{r.run} {figure_words(r.auroc)} with {r.parameters:,} weights" for r in board.itertuples())
