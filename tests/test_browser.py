@@ -15,7 +15,14 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the package play
 expect = playwright.expect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PAGES = ("whole/03_baseline_cnn-a", "whole/03_baseline_cnn-d", "whole/index", "unlike/index", "index")
+PAGES = (
+    "whole/03_baseline_cnn-a",
+    "whole/03_baseline_cnn-d",
+    "whole/index",
+    "whole/checklist",
+    "unlike/index",
+    "index",
+)
 RUN_PAGE = PAGES[0]
 
 # Every text that is shown, with the WCAG 2 contrast between its colour and what lies behind it; the lowest five.

@@ -212,6 +212,8 @@ def test_a_class_with_one_group_has_no_interval(predictions):
         (lambda p: pd.concat([p, p]), r"test0000 stands more than once"),
         (lambda p: p[p.split == "val"], r"no rows of split 'test'; splits found: val"),
         (lambda p: p.assign(group_id=None), r"group_id is missing"),
+        (lambda p: p.assign(group_id=" "), r"group_id is missing in 200 test row\(s\), such as test0000"),
+        (lambda p: p.assign(logit="high"), r"without a usable probability"),
     ],
 )
 def test_unusable_predictions_are_refused_in_words(predictions, change, message):

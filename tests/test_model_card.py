@@ -81,7 +81,7 @@ def test_the_numbers_of_a_card_are_those_of_its_result():
     assert "7 epochs trained, of at most 7; weights of epoch 6 kept, chosen on validation by AUROC" in card
     assert "seed 1, repeated from 5, 6" in section(card, "Training")
     assert "0.400 on the sigmoid of the logit (r), chosen on validation and frozen" in section(card, "Decision")
-    assert "Platt scaling: sigmoid of 0.812 x logit -0.104; fitted on validation" in section(card, "Decision")
+    assert "Platt scaling: the sigmoid of 0.812 x logit -0.104; fitted on validation" in section(card, "Decision")
     assert "| AUROC | 0.900 (0.800-0.950) | 0.900 (0.800-0.950) |" in section(card, "Results")
     assert "1,234 bootstrap resamples of whole groups" in section(card, "Results")
     assert "| called pneumonia | 41 | 7 |\n| called normal | 2 | 23 |" in section(card, "Results")

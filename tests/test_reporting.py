@@ -39,7 +39,7 @@ def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
         "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9, chosen_on="validation"),
         "metrics": {"validation": metrics, "test": metrics},
-        "facts": {"parameters": 5, "epochs": 3, "training_seconds": 90.0, "test_images": 624, "milliseconds_per_image": 2.0},
+        "facts": {"parameters": 5, "floors_exceeded": True, "best_epoch": 2, "epochs": 3, "training_seconds": 90.0, "test_images": 624, "milliseconds_per_image": 2.0},
         "provenance": Provenance(commit=None, dirty=None, started=now, finished=now, seconds=1, python="3", platform="p",
                                  versions={}, device={}),
     }  # fmt: skip
@@ -101,6 +101,14 @@ def test_what_a_schema_cannot_say_is_checked_too():
         MetricResult(value=0.5, low=0.6, high=0.4)
     with pytest.raises(ValueError, match="metrics of test need the threshold"):
         result(threshold=None)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        result(
+            spread={"test": {"auroc": SpreadResult(seeds=2, mean=7, low=None, high=None, sd=0, lowest=0, highest=1)}}
+        )
+    with pytest.raises(ValueError, match="no metric of this run"):
+        result(
+            spread={"test": {"luck": SpreadResult(seeds=2, mean=0.5, low=None, high=None, sd=0, lowest=0, highest=1)}}
+        )
     for part in ("threshold", "schema_version"):
         lacking = json.loads(result().model_dump_json())
         (lacking["threshold"] if part == "threshold" else lacking).pop({"threshold": "chosen_on"}.get(part, part))
@@ -160,17 +168,25 @@ def test_a_run_of_several_seeds_stands_with_their_mean():
         name: SpreadResult(seeds=3, mean=0.8, low=0.7, high=0.9, sd=0.01, lowest=0.79, highest=0.81) for name in METRICS
     }
     seeds = result(
-        "lucky", 0.95, spread={"validation": spread, "test": spread}, parameters={"evaluation": {"seeds": [2, 3]}}
+        "lucky",
+        0.95,
+        spread={"validation": spread, "test": spread},
+        parameters={"evaluation": {"seeds": [2, 3], "resamples": 50, "confidence": 0.95}},
     )
-    board = leaderboard([seeds, result("plain", 0.85, parameters={"evaluation": {"seeds": []}})])
+    board = leaderboard(
+        [seeds, result("plain", 0.85, parameters={"evaluation": {"seeds": [], "resamples": 50, "confidence": 0.95}})]
+    )
     assert board.run.tolist() == ["plain", "lucky"]
     assert board.auroc.tolist() == [0.85, 0.8]
     assert board.seeds.tolist() == [1, 3]
+    said = words.result_summary(seeds).data
+    assert "The test AUROC is **0.950" in said  # of the network at hand, whose threshold it is
+    assert "one seed of 3, whose mean is **0.800 (0.700-0.900)**" in said
     shown = words.leaderboard_words(board).set_index("Run")
     assert shown.loc["lucky", "AUROC"] == "0.800 (0.700-0.900)"
     assert shown.loc["lucky", "Seeds"] == "mean of 3, SD 0.010"
     with pytest.raises(ResultError, match="evaluation parameters cannot be ranked"):
-        leaderboard([seeds, result("other", parameters={"evaluation": {"resamples": 50}})])
+        leaderboard([seeds, result("other", parameters={"evaluation": {"resamples": 60, "confidence": 0.95}})])
 
 
 def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():

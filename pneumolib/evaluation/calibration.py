@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, log_expit, logit
 
-from pneumolib.evaluation.metrics import EvaluationError, check_predictions
+from pneumolib.evaluation.metrics import EvaluationError, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 METHODS = ("none", "temperature", "platt", "isotonic")
@@ -49,13 +49,13 @@ class Calibration:
         return expit(self.slope * logits + self.intercept)
 
     def in_words(self) -> str:
-        """Such as `Platt scaling: slope 0.812, intercept -0.104`."""
+        """Such as `Platt scaling: the sigmoid of 0.812 x logit -0.104`."""
         if self.method == "none":
             return "none: probabilities are the network's own"
         if self.method == "temperature":
             return f"temperature scaling: logits are divided by {1 / self.slope:.3f}"
         if self.method == "platt":
-            return f"Platt scaling: slope {self.slope:.3f}, intercept {self.intercept:+.3f}"
+            return f"Platt scaling: the sigmoid of {self.slope:.3f} x logit {self.intercept:+.3f}"
         return f"isotonic regression with {len(self.logits)} corners"
 
 
@@ -122,11 +122,12 @@ def calibration_table(predictions: pd.DataFrame, split: str, params: EvaluationP
     labels, table = rows.label.to_numpy(), []
     for method in METHODS:
         probability = fit_calibration(predictions, method).apply(rows.logit)
+        found = compute_metrics(labels, probability, 0.5)
         table.append({
             "method": method,
             "chosen": method == params.calibration,
-            "brier": float(((probability - labels) ** 2).mean()),
-            "log_loss": float(-np.log(np.where(labels == 1, probability, 1 - probability).clip(1e-15)).mean()),
+            "brier": float(found["brier"]),
+            "log_loss": float(found["log_loss"]),
             "ece": expected_error(labels, probability),
             "ece_floor": error_floor(probability, seed),
         } | slope_and_intercept(rows, probability, params.confidence))  # fmt: skip
@@ -204,7 +205,7 @@ def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float =
     from statsmodels.stats.proportion import proportion_confint
 
     probability = np.asarray(probability)
-    place = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    place = _bin_of(probability)
     table = pd.DataFrame({"bin": place, "probability": probability, "label": rows.label.to_numpy(),
                           "group": rows.group_id.to_numpy()})  # fmt: skip
     bins = table.groupby("bin").agg(
@@ -217,9 +218,13 @@ def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float =
     return bins.assign(low=low, high=high).reset_index(drop=True)
 
 
+def _bin_of(probability: np.ndarray) -> np.ndarray:
+    return np.minimum((np.asarray(probability) * _BINS).astype(int), _BINS - 1)
+
+
 def expected_error(labels: np.ndarray, probability: np.ndarray) -> float:
     """Expected calibration error over ten bins of equal width (Naeini et al., AAAI 2015)."""
-    place = np.minimum((np.asarray(probability) * _BINS).astype(int), _BINS - 1)
+    place = _bin_of(probability)
     gaps = np.bincount(place, np.asarray(probability) - np.asarray(labels), minlength=_BINS)
     return float(np.abs(gaps).sum() / len(place))
 

@@ -47,11 +47,8 @@ def _counts(labels: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> tuple[
 
 def _roc(labels: np.ndarray, weights: np.ndarray, ends: np.ndarray, places: np.ndarray) -> np.ndarray:
     true, false = _counts(labels, weights, ends)
-    x, y = np.append(0, false / false[-1]), np.append(0, true / true[-1])
-    # Of points one above the other the highest counts, as the curve rises there before it goes on.
-    last = np.flatnonzero(np.diff(x, append=np.inf) > 0)
-    risen = np.interp(places, x[last], y[last])
-    return np.where(places == 0, y[x == 0].max(), risen)
+    # Where x repeats, `interp` takes the last value: the curve rises there before it goes on.
+    return np.interp(places, np.append(0, false / false[-1]), np.append(0, true / true[-1]))
 
 
 def _precision_recall(labels: np.ndarray, weights: np.ndarray, ends: np.ndarray, places: np.ndarray) -> np.ndarray:

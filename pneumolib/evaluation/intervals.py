@@ -22,7 +22,8 @@ _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights s
 
 
 def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> np.ndarray | None:
-    """Bootstrap weights, float (resamples, n), or None where a class has fewer than two groups to draw from.
+    """Bootstrap weights, float (resamples, n), or None where a class has fewer than two groups to draw from, or a single
+    group holds both classes.
 
     Groups are drawn among those of the same class; groups that hold both classes are a stratum of their own, so that
     each is drawn whole.

@@ -42,8 +42,11 @@ def check_predictions(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
     if rows.image_id.duplicated().any():
         twice = rows.image_id[rows.image_id.duplicated()].iloc[0]
         raise EvaluationError(f"{twice} stands more than once in split {split!r}; every image counts exactly once")
-    if rows.group_id.isna().any():
-        raise EvaluationError(f"group_id is missing in {rows.group_id.isna().sum()} {split} row(s)")
+    missing = rows.group_id.isna() | (rows.group_id.astype(str).str.strip() == "")
+    if missing.any():
+        raise EvaluationError(
+            f"group_id is missing in {missing.sum()} {split} row(s), such as {rows.image_id[missing].iloc[0]}"
+        )
     return rows
 
 

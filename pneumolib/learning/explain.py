@@ -189,7 +189,7 @@ def randomisation_check(
     Returns:
         plain values for `result.json`: `images, draws, layer, height, width` (of the map), and for `whole` and `top`
         each `mean` over images and draws, `low` and `high` (the lowest and highest mean of a draw; null when no
-        correlation can be computed), and `constant`, the number of pairs left out because a map has one value only.
+        correlation can be computed), `strength`, the mean of their absolute values, and `constant`, the number of pairs left out because a map has one value only.
     Raises:
         ValueError: as `grad_cam`, or no images.
     """

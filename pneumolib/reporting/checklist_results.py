@@ -106,7 +106,7 @@ def _internal(e: Evidence) -> Answer:
     def say(r: Result) -> str:
         moved = run_words.change_to_test(r)
         return NOT if moved is None else (
-            f"validation AUROC {in_words(r.metric('auroc', 'validation'))}, test {in_words(r.metric('auroc'))}, "
+            f"validation AUROC {in_words(r.own('auroc', 'validation'))}, test {in_words(r.own('auroc'))}, "
             f"a change of {moved:+.3f}"
         )  # fmt: skip
 
@@ -131,7 +131,7 @@ def _numbers(e: Evidence) -> Answer:
 
 def _metric_words(names: tuple[str, ...]) -> Callable[[Result], str]:
     def say(r: Result) -> str:
-        told = [f"{METRIC_NAMES[name]} {in_words(m)}" for name in names if (m := r.metric(name)) is not None]
+        told = [f"{METRIC_NAMES[name]} {in_words(m)}" for name in names if (m := r.own(name)) is not None]
         return "On test: " + ", ".join(told) if told else NOT
 
     return say

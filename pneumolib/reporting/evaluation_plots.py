@@ -184,7 +184,9 @@ def robustness(table: pd.DataFrame) -> Plot:
     said = (
         ""
         if worst is None
-        else f" The AUROC changes most under {worst.corruption}, severity {worst.severity}: {worst.auroc_change:+.3f}."
+        else " The AUROC falls under none."
+        if worst.auroc_change >= 0
+        else f" The AUROC falls most under {worst.corruption}, severity {worst.severity}: {worst.auroc_change:+.3f}."
     )
     return Plot(
         figure, f"Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed.{said}"

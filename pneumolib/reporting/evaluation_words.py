@@ -39,7 +39,7 @@ def _target_verdict(target: float, low: float, high: float) -> str:
 def report_words(report: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.classification_report` for reading."""
     named = report.label.map(lambda label: NAMES.get(label, label))
-    figures = report[["precision", "recall", "f1"]].map(lambda v: "not computable" if pd.isna(v) else f"{v:.3f}")
+    figures = report[["precision", "recall", "f1"]].map(figure_words)
     figures.columns = ["Precision", "Recall", "F1"]
     return pd.concat([named.rename("Class"), figures, report.images.rename("Images").astype(int)], axis=1)
 

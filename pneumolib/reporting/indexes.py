@@ -14,7 +14,7 @@ from typing import Any
 from pneumolib.param_files import load_run
 from pneumolib.params import SMOKE, ParamsError, in_root, params_folder, project_root
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
-from pneumolib.reporting.leaderboard import leaderboard
+from pneumolib.reporting.leaderboard import leaderboard, shared_evaluation
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.results import Result, ResultError, in_words, read_result, read_results
 from pneumolib.reporting.shell import banners, duration, is_synthetic, render, write_page
@@ -138,7 +138,7 @@ def _unlike(results: list[Result]) -> dict[str, Any] | None:
         "data": [r.data.fingerprint for r in trained],
         "split": [r.data.split_fingerprint or "none" for r in trained],
         "images": ["synthetic" if r.synthetic else "real" for r in trained],
-        "evaluation": [str(r.parameters.get("evaluation")) for r in trained],
+        "evaluation": [str(shared_evaluation(r)) for r in trained],
     }
     differ = [name for name, values in aspects.items() if len(set(values)) > 1]
     shown = ["data", "split", "images", *(["evaluation"] if "evaluation" in differ else [])]

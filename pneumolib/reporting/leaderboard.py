@@ -25,7 +25,7 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
         ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
     """
     trained = [r for r in results if r.metrics.get("test")]
-    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(_shared_evaluation(r))) for r in trained}
+    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(shared_evaluation(r))) for r in trained}
     if len(kinds) > 1:
         pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
         raise ResultError(
@@ -42,7 +42,8 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
     return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
 
 
-def _shared_evaluation(result: Result) -> dict[str, Any]:
+def shared_evaluation(result: Result) -> dict[str, Any]:
+    """The evaluation parameters in which runs of one table must agree."""
     return {k: v for k, v in result.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}
 
 

@@ -163,9 +163,9 @@ def _decision(result: Result) -> str:
 def _results(result: Result) -> str:
     parts = [part for part in ("validation", "test") if part in result.metrics]
     rows = [
-        [name, *(in_words(result.metric(key, part)) for part in parts)]
+        [name, *(in_words(result.own(key, part)) for part in parts)]
         for key, name in METRIC_NAMES.items()
-        if any(result.metric(key, part) for part in parts)
+        if any(result.own(key, part) for part in parts)
     ]
     blocks = [_table(["Metric", *map(str.capitalize, parts)], rows), run_words.interval_method(result)]
     if counts := result.checks.get("confusion"):
@@ -217,8 +217,7 @@ def _explanation(result: Result) -> str:
     found = result.checks.get("explanation")
     if not found:
         return f"{NOT.capitalize()}."
-    rows = flat(found) if isinstance(found, dict) else flat({"": found})
-    return _table(["Check", "Value"], rows)
+    return _table(["Check", "Value"], flat(found))
 
 
 def _loading(result: Result) -> str:

@@ -1,6 +1,6 @@
 """`result.json`: what a run found, what it was made from, and on what machine. Checked on write and on read.
 
-`docs/result.schema.json` is the same contract as a JSON Schema, for programs in other languages; `pneumolib schema` prints it.
+`docs/result.schema.json` holds its types and bounds as a JSON Schema, for programs in other languages; `pneumolib schema` prints it.
 """
 
 import math
@@ -25,7 +25,7 @@ class ResultError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Interval(_Part):
@@ -73,7 +73,7 @@ class SpreadResult(_Interval):
     mean: float | None
     low: float | None
     high: float | None
-    sd: float | None
+    sd: Annotated[float, Field(ge=0)] | None
     lowest: float | None
     highest: float | None
 
@@ -149,12 +149,28 @@ class Result(_Part):
             raise ValueError("metrics of test need the threshold that was frozen on validation")
         return self
 
+    @model_validator(mode="after")
+    def _means_within_bounds(self):
+        for part, entries in self.spread.items():
+            for name, entry in entries.items():
+                if name not in METRICS or part not in self.metrics:
+                    raise ValueError(f"spread.{part}.{name}: no metric of this run; allowed {', '.join(METRICS)}")
+                _KINDS.get(name, MetricResult)(value=entry.mean, low=entry.low, high=entry.high)
+        return self
+
     def metric(self, name: str, part: str = "test") -> MetricResult | CorrelationResult | LossResult | None:
-        """One metric of `test` or `validation`, None where the run has none; the mean over seeds where there are several."""
-        entry, several = self.metrics.get(part, {}).get(name), self.spread.get(part, {}).get(name)
+        """One metric of `test` or `validation`, None where the run has none; the mean over seeds where there are several.
+
+        For tables that rank runs or stand for one; what belongs to its one `model.keras` is `own`.
+        """
+        entry, several = self.own(name, part), self.spread.get(part, {}).get(name)
         if entry is None or several is None:
             return entry
         return type(entry)(value=several.mean, low=several.low, high=several.high)
+
+    def own(self, name: str, part: str = "test") -> MetricResult | CorrelationResult | LossResult | None:
+        """One metric of the run's own seed, that of its `model.keras` and its threshold; None where the run has none."""
+        return self.metrics.get(part, {}).get(name)
 
     def seeds(self) -> int:
         """How many seeds the training was run from."""
@@ -187,7 +203,7 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if hasattr(value, "item"):
         return plain(value.item())
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_words(metric: MetricResult | CorrelationResult | LossResult | None) -> str:

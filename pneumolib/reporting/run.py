@@ -92,21 +92,26 @@ def _set_aside(step: Step) -> None:
 
 def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
     notebook = notebook_path(step.run)
-    os.environ |= {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}
-    with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
-        papermill_engines.register("pneumolib", _engine(progress, sockets))
-        papermill.execute_notebook(
-            notebook,
-            work / "executed.ipynb",
-            parameters=injected_parameters(step),
-            engine_name="pneumolib",
-            kernel_name=KERNEL,
-            cwd=project_root(),
-            progress_bar=False,
-            stdout_file=progress,
-            stderr_file=progress,
-            start_timeout=120,
-        )
+    told = {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}
+    os.environ |= told  # the kernel inherits it
+    try:
+        with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
+            papermill_engines.register("pneumolib", _engine(progress, sockets))
+            papermill.execute_notebook(
+                notebook,
+                work / "executed.ipynb",
+                parameters=injected_parameters(step),
+                engine_name="pneumolib",
+                kernel_name=KERNEL,
+                cwd=project_root(),
+                progress_bar=False,
+                stdout_file=progress,
+                stderr_file=progress,
+                start_timeout=120,
+            )
+    finally:
+        for name in told:
+            del os.environ[name]
 
 
 def injected_parameters(step: Step) -> dict:

@@ -6,6 +6,7 @@ guess; results of older versions and runs that left a check out are read like an
 
 from typing import Any
 
+from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import SMOKE
 from pneumolib.reporting.results import Result
@@ -190,10 +191,7 @@ def calibration_words(result: Result) -> str:
     c = result.calibration
     if c is None:
         return NOT
-    maps = {"none": "none: probabilities are the sigmoid of the logit",
-            "isotonic": f"isotonic regression with {len(c.logits)} corners"}  # fmt: skip
-    name = {"temperature": "temperature scaling", "platt": "Platt scaling"}.get(c.method)
-    words = maps.get(c.method) or f"{name}: sigmoid of {c.slope:.3f} x logit {c.intercept:+.3f}"
+    words = Calibration(**c.model_dump()).in_words()
     return f"{words}; fitted on {c.chosen_on} and frozen"
 
 
@@ -270,7 +268,7 @@ def limitations(result: Result, audit: dict | None = None) -> list[str]:
 
 def change_to_test(result: Result) -> float | None:
     """Test AUROC less that of validation; None where one is missing."""
-    pair = [result.metric("auroc", part) for part in ("validation", "test")]
+    pair = [result.own("auroc", part) for part in ("validation", "test")]
     if any(m is None or m.value is None for m in pair):
         return None
     return pair[1].value - pair[0].value

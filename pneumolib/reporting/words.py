@@ -9,8 +9,8 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import ModelParams
-from pneumolib.reporting.results import Result, figure_words, in_words, interval, metrics_of
-from pneumolib.reporting.run_words import interval_method
+from pneumolib.reporting.results import Result, figure_words, in_words, interval, metrics_of, plain
+from pneumolib.reporting.run_words import change_to_test, interval_method
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
@@ -95,7 +95,7 @@ def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
     before, after = compared.itertuples()
     values = {"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
               "low": after.difference_low, "high": after.difference_high}  # fmt: skip
-    return {name: None if pd.isna(value) else float(value) for name, value in values.items()}
+    return plain(values)
 
 
 def change_summary(change: dict[str, float | None], before: str) -> Markdown:
@@ -118,19 +118,23 @@ def change_summary(change: dict[str, float | None], before: str) -> Markdown:
 
 def result_summary(result: Result) -> Markdown:
     """What a training run found, read from its `result.json`."""
-    validation, test = (result.metric("auroc", part) for part in ("validation", "test"))
-    drop = "" if None in (validation.value, test.value) else (
-        f" From validation to test the AUROC changes by {test.value - validation.value:+.3f}."
-    )  # fmt: skip
+    validation, test = (result.own("auroc", part) for part in ("validation", "test"))
+    moved = change_to_test(result)
+    drop = "" if moved is None else f" From validation to test the AUROC changes by {moved:+.3f}."
     t = result.threshold
     lines = [
         f"The test AUROC is **{in_words(test)}**; on validation it is {in_words(validation)}.{drop}",
         f"The threshold, {t.value:.3f} ({t.rule}), was frozen on validation, where it gave a sensitivity of "
         f"{t.sensitivity:.3f} and a specificity of {t.specificity:.3f}. On test it gives "
-        f"{in_words(result.metric('sensitivity'))} and {in_words(result.metric('specificity'))}.",
+        f"{in_words(result.own('sensitivity'))} and {in_words(result.own('specificity'))}.",
         _training_words(result.facts),
         f"Brackets hold {interval_method(result)}",
     ]
+    if result.seeds() > 1:
+        lines.insert(
+            1,
+            f"That is one seed of {result.seeds()}, whose mean is **{in_words(result.metric('auroc'))}**: quote that.",
+        )
     if result.synthetic:
         lines.append("**The images are synthetic**, drawn by a program: these figures test the software, not medicine.")
     return Markdown("\n\n".join(lines))
