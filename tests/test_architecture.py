@@ -9,6 +9,7 @@ from pneumolib.reporting.inputs import imported_modules
 
 PACKAGE = REPO / "pneumolib"
 ROOMS = [
+    "hosts",
     "code_digest",
     "model_params",
     "evaluation_params",
