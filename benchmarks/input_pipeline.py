@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256, help="images of the epoch in part two")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
-    facts = start(seed=1)
+    facts = start(RunParams())
     print(f"{time.strftime('%Y-%m-%d')}: {facts['device']}, {facts['cores']} cores, TensorFlow {tf.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         compare_readers(Path(scratch), options.size_px, options.rounds)

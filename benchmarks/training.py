@@ -58,7 +58,7 @@ def build(params: RunParams, train: ImageSet) -> keras.Model:
 def one_epoch(way: str, images: int = 512) -> float:
     """Seconds of an epoch of the baseline in this process, the faster of three after the first."""
     if way == WAYS[0]:
-        learning.start(1)
+        learning.start(RunParams())
     params = RunParams(image=ImageParams(size_px=128))
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 255, (images, 128, 128, 1), np.uint8), rng.integers(0, 2, (images, 1)).astype(np.float32)
@@ -104,7 +104,7 @@ def kept_features(images: int, epochs: int, views: int) -> None:
     for name, k in ((f"kept features, {views} views", views), ("through the frozen backbone", 0)):
         params = params_of("kermany/04_transfer_learning.yaml", features={"views": k},
                            training={"epochs": epochs, "patience_epochs": None})  # fmt: skip
-        learning.start(params.seed)
+        learning.start(params)
         train, val = read(params, images)
         network = build(params, train)
         began = time.perf_counter()
@@ -136,7 +136,7 @@ def time_to(auroc: float, published_epochs: int) -> None:
         ("tpu-cnn/03_baseline_cnn.yaml", learning.fit, {"epochs": published_epochs}),
     ):
         params = params_of(file, training=limit)
-        learning.start(params.seed)
+        learning.start(params)
         train, val = read(params)
         network = build(params, train)
         began = time.perf_counter()
@@ -168,7 +168,7 @@ def main() -> None:
     if options.epoch:
         print(one_epoch(options.epoch))
         return
-    print(f"{time.strftime('%Y-%m-%d')}: {learning.start(1)['cores']} cores")
+    print(f"{time.strftime('%Y-%m-%d')}: {learning.start(RunParams())['cores']} cores")
     if "1" in options.parts:
         determinism()
     if not RADIOGRAPHS.is_dir():

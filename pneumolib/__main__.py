@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from pneumolib.hosts import HostError, processes
 from pneumolib.params import ParamsError, in_root
 
 
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return options.command(options)
-    except (ParamsError, ManifestError) as fault:
+    except (ParamsError, ManifestError, HostError) as fault:
         print(f"Stopped before any run:\n{fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -57,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
 def _report(options: argparse.Namespace) -> int:
     from pneumolib.reporting.study import plan
 
+    if processes()[1] > 1:
+        raise ParamsError(
+            "several processes run one parameter file together: pneumolib run params/<study>/<run>.yaml on each"
+        )
     steps = plan(_study_dir(options.study), options.data, options.force, options.smoke)
     due = [step for step in steps if step.reasons]
     for step in steps:
@@ -83,12 +88,13 @@ def _execute(due: list, total: int, steps: list) -> int:
     from pneumolib.reporting import indexes, pages
     from pneumolib.reporting.study import still_due
 
-    began = time.monotonic()
+    began, first = time.monotonic(), processes()[0] == 0
     if due:
         from pneumolib.reporting.run import RunError, execute
 
         # Results that were brought back by `plan` get their pages before a failure can end this.
-        pages.refresh(steps, waiting=still_due(steps, []))
+        if first:
+            pages.refresh(steps, waiting=still_due(steps, []))
         for number, step in enumerate(due):
             position = f"[{steps.index(step) + 1}/{total}]" if total > 1 else ""
             try:
@@ -96,6 +102,8 @@ def _execute(due: list, total: int, steps: list) -> int:
             except RunError as fault:
                 print(f"\n{fault}", file=sys.stderr)
                 return 1
+    if not first:  # of several processes, the first one writes pages
+        return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")

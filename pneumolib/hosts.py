@@ -12,6 +12,10 @@ from typing import Literal
 Host = Literal["kaggle", "colab", "local"]
 
 
+class HostError(ValueError):
+    """What a machine says of itself makes no sense."""
+
+
 def host(environment: Mapping[str, str] | None = None) -> Host:
     """Whose machine this is, by the variables that the platforms set.
 
@@ -35,3 +39,26 @@ def tpu_hint(environment: Mapping[str, str] | None = None, devices: Path = Path(
     named = (f"{name}={variables[name]}" for name in ("TPU_ACCELERATOR_TYPE", "ISTPUVM") if variables.get(name))
     chips = (str(chip) for chip in sorted(devices.glob("accel*")))
     return next(named, None) or next(chips, None)
+
+
+def processes(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """This process's number, from 0, and how many there are that train one network together: 0 and 1 without others.
+
+    Keras's own variables are read, which a launcher sets for each host: `KERAS_DISTRIBUTION_PROCESS_ID`,
+    `KERAS_DISTRIBUTION_NUM_PROCESSES` and, for the address of the first, `KERAS_DISTRIBUTION_JOB_ADDRESSES`.
+
+    Raises:
+        HostError: numbers that make no sense, or no address.
+    """
+    variables = os.environ if environment is None else environment
+    names = ("KERAS_DISTRIBUTION_PROCESS_ID", "KERAS_DISTRIBUTION_NUM_PROCESSES", "KERAS_DISTRIBUTION_JOB_ADDRESSES")
+    number, total, address = (variables.get(name, "") for name in names)
+    if not any((number, total, address)) or total == "1":
+        return 0, 1
+    if not (number.isdigit() and total.isdigit() and int(number) < int(total) and address):
+        received = ", ".join(f"{name}={variables.get(name, '')!r}" for name in names)
+        raise HostError(
+            f"{received}: the first must be a number below the second, and the third the address of process 0, such as "
+            f"10.0.0.1:1234; for one process leave all three unset"
+        )
+    return int(number), int(total)

@@ -39,6 +39,27 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class DeviceParams(Section):
+    """Where a run happens, see `learning.devices`. What cannot be had stops the run; `auto` takes what there is and says so.
+
+    `count` uses the first so many devices, null all of them; `virtual_cpus` splits the CPU into so many devices, which is no
+    faster: to try out several without having them.
+    """
+
+    backend: Literal["auto", "tensorflow", "jax"] = "auto"
+    require: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    count: Annotated[int, Field(ge=1)] | None = None
+    virtual_cpus: Annotated[int, Field(ge=2, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _virtual_is_cpu(self):
+        if self.virtual_cpus and self.require in ("gpu", "tpu"):
+            raise ValueError(
+                f"virtual_cpus {self.virtual_cpus} are CPUs, and require: {self.require} asks for another kind"
+            )
+        return self
+
+
 class ModelParams(Section):
     """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not
     0.99, and the head of recall_vgg19.
@@ -129,6 +150,10 @@ class TrainingParams(Section):
     `step_epochs` the same with floor, epochs counted from 0; `plateau` multiplies by decay_rate after decay_every epochs
     without a better `plateau_metric`. None falls below `lowest_rate`; `warmup_epochs` rise linearly from zero to L first.
 
+    `batch_size` is of a whole step, whatever number of devices share it. `precision: auto` is float32 on a CPU, float16 with
+    loss scaling on a GPU, bfloat16 on a TPU. `steps_per_execution` sends so many steps to the device at once, or as many as
+    divide an epoch; the loss is looked at between.
+
     The moving average is one of trained weights: averages of BatchNormalization that move stay as they are.
 
     An epoch's weights are kept when every metric of `keep_best` beats that of the kept epoch and every floor is
@@ -151,7 +176,8 @@ class TrainingParams(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     class_weights: Literal["balanced", "none"] = "balanced"
     ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no moving average of the weights
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    steps_per_execution: Annotated[int, Field(ge=1, le=1000)] = 1
     keep_best: Annotated[list[Metric], Field(min_length=1)] = ["auroc"]
     floors: dict[Literal["auroc", "accuracy", "sensitivity", "specificity"], Fraction] = {}
     patience_epochs: Annotated[int, Field(ge=1)] | None = 10

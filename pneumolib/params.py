@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pneumolib.evaluation_params import EvaluationParams, PublishedParams, RobustnessParams
 from pneumolib.model_params import (
+    DeviceParams,
     FeatureParams,
     FineTuningParams,
     Fraction,
@@ -132,6 +133,7 @@ class RunParams(Section):
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] = "demo"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    devices: DeviceParams = DeviceParams()
     data: DataParams = DataParams()
     split: SplitParams = SplitParams()
     image: ImageParams = ImageParams()

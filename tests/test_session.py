@@ -19,10 +19,13 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+DEVICE = {"device": "CPU", "precision": "float32"}
+
+
 def finished(root, run: str, folder: str = "runs/demo", **values) -> None:
     """A run that left a result, made from these parameters and `SPLIT`."""
     origin = Provenance(commit=None, dirty=None, started="2026-01-01", finished="2026-01-01", seconds=1, python="3",
-                        platform="x", versions={}, device={})  # fmt: skip
+                        platform="x", versions={}, device=DEVICE)  # fmt: skip
     data = DataResult(fingerprint="f", images=2, groups=2, left_out=0, split_fingerprint=table_fingerprint(SPLIT))
     parameters = json.loads(check(values).model_dump_json())
     result = Result(
@@ -49,34 +52,39 @@ def session(root, monkeypatch, run: str | None = None, **values):
 def test_the_run_of_the_same_variant_is_continued(root, monkeypatch):
     finished(root, "04_transfer_learning-a")
     finished(root, "04_transfer_learning-b")
-    before = session(root, monkeypatch, "05_fine_tuning-b").continued(SPLIT)
+    before = session(root, monkeypatch, "05_fine_tuning-b").continued(SPLIT, DEVICE)
     assert before.result.run == "04_transfer_learning-b"
     assert before.model_file == root / "runs/demo/04_transfer_learning-b/model.keras"
     with pytest.raises(ResultError, match=r"04_transfer_learning has not finished: looked for .*-c/result\.json"):
-        session(root, monkeypatch, "05_fine_tuning-c").continued(SPLIT)
+        session(root, monkeypatch, "05_fine_tuning-c").continued(SPLIT, DEVICE)
 
 
 def test_by_hand_no_variant_is_guessed(root, monkeypatch):
     finished(root, "04_transfer_learning-a")
-    assert session(root, monkeypatch).continued(SPLIT).result.run == "04_transfer_learning-a"
+    assert session(root, monkeypatch).continued(SPLIT, DEVICE).result.run == "04_transfer_learning-a"
     finished(root, "04_transfer_learning-b")
     with pytest.raises(
         ResultError, match="several runs could be continued: 04_transfer_learning-a, 04_transfer_learning-b"
     ):
-        session(root, monkeypatch).continued(SPLIT)
+        session(root, monkeypatch).continued(SPLIT, DEVICE)
     finished(root, "04_transfer_learning", "runs/interactive")
-    assert session(root, monkeypatch).continued(SPLIT).folder == root / "runs/interactive/04_transfer_learning"
+    assert session(root, monkeypatch).continued(SPLIT, DEVICE).folder == root / "runs/interactive/04_transfer_learning"
 
 
 @pytest.mark.parametrize(
-    ("values", "split", "said"),
+    ("values", "split", "device", "said"),
     [
-        ({"image": {"size_px": 64}}, SPLIT, "was trained on images prepared otherwise"),
-        ({"training": {"precision": "float16"}}, SPLIT, "training.precision float32, which its layers keep"),
-        ({}, SPLIT.assign(split=["val", "train"]), "its training images may be validated on here"),
+        ({"image": {"size_px": 64}}, SPLIT, DEVICE, "was trained on images prepared otherwise"),
+        (
+            {},
+            SPLIT,
+            {"device": "H200", "precision": "mixed_float16"},
+            "trained in float32 on CPU, and this run computes in mixed_",
+        ),
+        ({}, SPLIT.assign(split=["val", "train"]), DEVICE, "its training images may be validated on here"),
     ],
 )
-def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, values, split, said):
+def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, values, split, device, said):
     finished(root, "04_transfer_learning")
     with pytest.raises(ResultError, match=said):
-        session(root, monkeypatch, "05_fine_tuning", **values).continued(split)
+        session(root, monkeypatch, "05_fine_tuning", **values).continued(split, device)

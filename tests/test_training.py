@@ -52,7 +52,7 @@ def small_network() -> keras.Model:
 
 
 def fitted(params: RunParams, build=small_network):
-    start(params.seed)
+    start(params)
     network = build()
     history = training.fit(network, image_set(48, 0), image_set(25, 1, "val"), params)
     return network, history
@@ -126,7 +126,7 @@ def test_best_weights_are_kept_and_figures_are_exact(capsys):
     # Labels that have nothing to do with the pixels: validation goes up and down, and the best epoch is not the last.
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)
     params = run_params(epochs=40, patience_epochs=2, learning_rate=0.01)
-    start(params.seed)
+    start(params)
     network = small_network()
     history = training.fit(network, image_set(48, 0), val, params)
     predictions = predicting.predict(network, val)
@@ -234,7 +234,7 @@ def test_the_lowest_loss_is_the_best(monkeypatch):
 
 
 def test_floors_that_no_epoch_exceeds_are_said(capsys):
-    start(1)
+    start(RunParams())
     network = small_network()
     params = run_params(epochs=1, floors={"accuracy": 1.0})
     history = training.fit(network, image_set(16, 0), image_set(9, 1, "val"), params)
@@ -244,7 +244,7 @@ def test_floors_that_no_epoch_exceeds_are_said(capsys):
 
 
 def test_divergence_says_where_and_what_to_do():
-    start(1)
+    start(RunParams())
     network = small_network()
     network.get_layer("logit").bias.assign([np.nan])
     with pytest.raises(
@@ -267,7 +267,7 @@ def test_divergence_says_where_and_what_to_do():
 
 def test_a_full_memory_names_what_to_lower():
     """A real one: a layer that asks for more than any machine has."""
-    start(1)
+    start(RunParams())
     pixels = keras.Input((32, 32, 1), dtype="uint8")
     wide = keras.layers.Lambda(lambda x: keras.ops.tile(keras.ops.cast(x, "float32"), (1, 9000, 9000, 400)))(pixels)
     pooled = keras.layers.GlobalAveragePooling2D()(wide)
@@ -306,7 +306,7 @@ def test_schedules(values, expected):
 
 
 def test_plateau_lowers_the_rate_of_a_training_that_stands_still():
-    start(1)
+    start(RunParams())
     val = image_set(16, 1, "val")
     val.table["label"] = [0, 1] * 8
     values = {
@@ -338,7 +338,7 @@ def test_discriminative_rates_scale_the_step():
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_trains_and_its_logit_is_float32(precision):
     try:
-        device = start(1, precision)
+        device = start(check({"training": {"precision": precision}}))
         network = small_network()
         before = training.weights_hash(network)
         params = run_params(epochs=1, precision=precision)
@@ -367,7 +367,7 @@ def test_tensorboard_logs_and_a_finished_training_is_not_repeated(tmp_path, monk
     params = run_params(tensorboard=True, label_smoothing=0.1)
 
     def train():
-        start(params.seed)
+        start(params)
         network = small_network()
         return network, training.fit(network, image_set(48, 0), image_set(25, 1, "val"), params, tmp_path)
 
@@ -406,7 +406,7 @@ def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
     sets = {"train": image_set(48, 0), "val": image_set(25, 1, "val"), "test": image_set(20, 2, "test")}
     params = run_params()
     asked = params.model_copy(update={"evaluation": EvaluationParams(seeds=[5, 6], threshold_views=2)})
-    start(params.seed)
+    start(params)
     found = trials.train_other_seeds(training.fit, sets, asked, tmp_path)
     assert list(found) == [5, 6]
     assert found[5].split.value_counts().to_dict() == {"views": 50, "val": 25, "test": 20}
@@ -431,7 +431,7 @@ def transfer_params(folder, **model_values) -> RunParams:
 
 
 def head_fitted(params: RunParams, folder) -> keras.Model:
-    start(params.seed)
+    start(params)
     network = build_model(params.model, params.image)
     fit_head(network, image_set(48, 0), image_set(25, 1, "val"), params, folder)
     return network
@@ -482,7 +482,7 @@ def test_the_backbones_rate_is_a_fraction_of_the_heads(tmp_path):
     """RMSprop's first steps have the size of the rate, so the factor shows in how far weights go."""
 
     def moved(factor):
-        start(1)
+        start(RunParams())
         params = transfer_params(tmp_path)
         network = build_model(params.model, params.image)
         unfreeze(network, params.fine_tuning)

@@ -76,7 +76,7 @@ def trained(folder: Path, trainer: str, before_the_end=lambda: None) -> dict[str
     model = {"model": backbone(folder.parent)} if trainer == "head" else {}
     params = check({**model, "training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2},
                     "features": {"views": 2}, "image": {"size_px": 32, "channels": 1}})  # fmt: skip
-    learning.start(params.seed)
+    learning.start(params)
     network = small_network() if trainer == "cnn" else learning.build_model(params.model, params.image)
     val = image_set(25, 1, "val")
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)  # so that no epoch is plainly the best

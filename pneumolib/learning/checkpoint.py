@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
+from pneumolib.hosts import processes
 from pneumolib.learning.stopping import ValidationWatch
 
 FILE = "checkpoint.npz"
@@ -77,7 +78,7 @@ class Checkpoint(keras.callbacks.Callback):
         # A finished training needs the weights it ended with, and no state to go on from: a third of the space.
         if self.watch.is_over and self.watch.best_weights is None:
             self.watch.best_weights = self.model.get_weights()
-        if self.file is not None:
+        if self.file is not None and processes()[0] == 0:
             self._write([] if self.watch.is_over else _variables(self.model), self.watch.best_weights or [])
 
     def _write(self, variables: list[keras.Variable], best: list[np.ndarray]) -> None:

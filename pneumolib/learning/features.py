@@ -15,10 +15,12 @@ import pandas as pd
 from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import eval_dataset, feature_dataset, view_dataset
 from pneumolib.data.progress import bar
+from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import write_atomically
 from pneumolib.learning.devices import describe
+from pneumolib.learning.distribution import check_agreement, predict_batches
 from pneumolib.learning.fine_tuning import split_at_head
-from pneumolib.learning.predicting import PREDICT_BATCH
+from pneumolib.learning.predicting import predict_batch
 from pneumolib.learning.training import (
     Task,
     architecture_hash,
@@ -64,14 +66,14 @@ def _head_task(model: keras.Model, train: ImageSet, val: ImageSet, params: RunPa
     val_seen, val_seconds = frozen_features(backbone, val, None, 1, params.seed, folder)
     labels = train.table.label.to_numpy()
     weights = class_weights(labels, training.class_weights)
-    val_batch = min(PREDICT_BATCH, len(val))
+    val_batch = predict_batch(len(val))
     return Task(
         model=head,
         batches=lambda start: feature_dataset(
             seen, labels, training.batch_size, params.seed, training.epochs, weights, start
         ),
         steps=len(seen) // training.batch_size,
-        score=lambda: head.predict(eval_dataset(val_seen[:, 0], val_batch), verbose=0)[: len(val), 0].astype(float),
+        score=lambda: predict_batches(head, eval_dataset(val_seen[:, 0], val_batch))[: len(val), 0].astype(float),
         labels=val.table.label.to_numpy(),
         seen=[seen, val_seen, labels],
         prepared_in=seconds + val_seconds,
@@ -97,19 +99,21 @@ def frozen_features(
     """
     part, key = images.table.split.iloc[0], _key(backbone, images, augment, views, seed)
     file = None if folder is None else folder / f"features-{part}-{key}.npz"
-    if file is not None and (kept := _read(file)):
+    kept = None if file is None else _read(file)
+    check_agreement(f"kept features of {part}", int(kept is not None))
+    if kept:
         return kept
     began = time.perf_counter()
-    batch, made = min(PREDICT_BATCH, len(images)), None
+    batch, made = predict_batch(len(images)), None
     for view in bar(range(views), views, f"features of {len(images)} images", unit="view"):
         plain = augment is None
         data = eval_dataset(images.pixels, batch) if plain else view_dataset(images, augment, batch, seed, view)
-        found = backbone.predict(data, verbose=0)[: len(images)]
+        found = predict_batches(backbone, data)[: len(images)]
         if made is None:
             made = np.empty((len(images), views, *found.shape[1:]), np.float32)
         made[:, view] = found
     seconds = time.perf_counter() - began
-    if file is not None:
+    if file is not None and processes()[0] == 0:
         for outdated in folder.glob(f"features-{part}-*.npz"):
             outdated.unlink()
         write_atomically(file, lambda opened: np.savez(opened, features=made, seconds=seconds))

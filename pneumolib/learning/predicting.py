@@ -9,15 +9,25 @@ from scipy.special import expit
 
 from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import eval_dataset, view_dataset
+from pneumolib.learning.distribution import even, predict_batches
 from pneumolib.params import RunParams
 
 PREDICT_BATCH = 64
 
 
+def predict_batch(n: int) -> int:
+    """Images in a batch when `n` are predicted: `PREDICT_BATCH` or fewer, a multiple of the devices that share it."""
+    return even(min(PREDICT_BATCH, n))
+
+
 def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
     """Logits, float64 (n,), in the order of `images.table`, every image once."""
-    batches = eval_dataset(images.pixels, min(PREDICT_BATCH, len(images)))
-    return model.predict(batches, verbose=0)[: len(images), 0].astype(np.float64)
+    return _logits(model, eval_dataset(images.pixels, predict_batch(len(images))), len(images))
+
+
+def _logits(model: keras.Model, batches, n: int) -> np.ndarray:
+    """Of the first `n` images; those after them fill the last batch."""
+    return predict_batches(model, batches)[:n, 0].astype(np.float64)
 
 
 def predict(model: keras.Model, images: ImageSet) -> pd.DataFrame:
@@ -31,10 +41,9 @@ def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd
     empty = images.table.iloc[:0].assign(logit=0.0, probability=0.0)
     tables = []
     for view in range(params.evaluation.threshold_views):
-        batch = min(PREDICT_BATCH, len(images))
         # Another seed than training's, whose kept features may be of the same views.
-        changed = view_dataset(images, params.augment, batch, params.seed + 1, view)
-        logits = model.predict(changed, verbose=0)[: len(images), 0].astype(np.float64)
+        changed = view_dataset(images, params.augment, predict_batch(len(images)), params.seed + 1, view)
+        logits = _logits(model, changed, len(images))
         tables.append(images.table.assign(logit=logits, probability=expit(logits)))
     return pd.concat(tables, ignore_index=True) if tables else empty
 

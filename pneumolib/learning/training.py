@@ -17,16 +17,18 @@ from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import steps_per_epoch, train_dataset
 from pneumolib.learning.checkpoint import Checkpoint
 from pneumolib.learning.devices import describe, is_out_of_memory
+from pneumolib.learning.distribution import check_agreement, local_rows, synchronised
 from pneumolib.learning.fine_tuning import backbone_layers
 from pneumolib.learning.optimizers import make_optimizer, rate_callbacks
 from pneumolib.learning.predicting import PREDICT_BATCH, predict_logits
+from pneumolib.learning.runtimes import DeviceError
 from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
-from pneumolib.params import RunParams
+from pneumolib.params import RunParams, TrainingParams
 
 # The code, besides the network, that decides what a training gives.
 _DECIDE = [
     *(f"learning/{name}.py" for name in ("training", "optimizers", "stopping", "checkpoint", "features", "fine_tuning")),
-    "learning/devices.py", "data/pipeline.py", "data/augment.py",
+    "learning/devices.py", "learning/runtimes.py", "learning/distribution.py", "data/pipeline.py", "data/augment.py",
 ]  # fmt: skip
 
 
@@ -125,6 +127,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
     done = checkpoint.take_up(model)
+    check_agreement("epochs done", done)
     if done:
         print(f"Taken up after epoch {done} from {folder}" + (": nothing left to train" if watch.is_over else ""))
     if not watch.is_over:
@@ -132,10 +135,11 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
         # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
         callbacks = [DivergenceGuard(), *average, watch, *rates, *board, checkpoint]
         # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
-        model.fit(
-            task.batches(done), epochs=training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
-            callbacks=callbacks, shuffle=False, verbose=0,
-        )  # fmt: skip
+        with synchronised(model):
+            model.fit(
+                local_rows(task.batches(done)), epochs=training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
+                callbacks=callbacks, shuffle=False, verbose=0,
+            )  # fmt: skip
     model.set_weights(watch.best_weights)
     if watch.kept is None:
         print(f"No epoch exceeded all floors ({training.floors}); the weights of the last one stay")
@@ -159,8 +163,23 @@ def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
         keras.metrics.Recall(thresholds=0.0, name="sensitivity"),
         keras.metrics.Precision(thresholds=0.0, name="ppv"),
     ]
-    model.compile(optimizer, loss, metrics=metrics)
+    model.compile(optimizer, loss, metrics=metrics, steps_per_execution=_steps_at_once(training, steps))
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
+
+
+def _steps_at_once(training: TrainingParams, steps: int) -> int:
+    """The largest number up to `steps_per_execution` that divides an epoch, which otherwise would run into the next one.
+
+    Raises:
+        DeviceError: several under MirroredStrategy, where Keras's fit fails (keras#19246).
+    """
+    asked, devices = training.steps_per_execution, describe()["devices"]
+    if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
+        raise DeviceError(
+            f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
+            f"devices.backend: jax"
+        )
+    return max(n for n in range(1, min(asked, steps) + 1) if steps % n == 0)
 
 
 @contextmanager

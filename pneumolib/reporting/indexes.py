@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pneumolib.learning.devices import several_words
 from pneumolib.param_files import load_run
 from pneumolib.params import SMOKE, ParamsError, in_root, params_folder, project_root
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
@@ -113,7 +114,7 @@ def _made_of(results: list[Result]) -> list[dict[str, Any]]:
     made = [r.provenance for r in results]
     seconds = sum(p.seconds for p in made)
     commits = [(p.commit or "none")[:8] + (" + changes" if p.dirty else "") for p in made]
-    devices = [str(p.device["device"]) for p in made if p.device.get("device")]
+    devices = [f"{several_words(p.device)}{p.device['device']}" for p in made if p.device.get("device")]
     return [
         _cell(duration(seconds) if results else "", seconds if results else None),
         _cell(_each(devices)),

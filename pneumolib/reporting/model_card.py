@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
+from pneumolib.learning.devices import device_words
 from pneumolib.model_params import FAMILIES
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import flat, number, readable
@@ -96,7 +97,7 @@ def _details(result: Result) -> str:
         "Date": f"{p.finished:%Y-%m-%d %H:%M} UTC",
         "Commit": run_words.commit_words(result),
         "Versions": run_words.version_words(result),
-        "Machine": ", ".join(f"{name} {value}" for name, value in p.device.items()) or NOT,
+        "Machine": device_words(p.device),
     })  # fmt: skip
 
 

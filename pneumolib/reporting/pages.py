@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from pneumolib.learning.devices import device_words
 from pneumolib.params import report_command
 from pneumolib.reporting import shell
 from pneumolib.reporting.indexes import FAILURE_FILE, write_index
@@ -139,7 +140,7 @@ def _made_of(result: Result) -> dict[str, str]:
     return {
         "Commit": commit,
         "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
-        "Device": ", ".join(str(v) for v in p.device.values()) or "CPU, no training",
+        "Device": device_words(p.device),
         "Data": f"fingerprint {result.data.fingerprint}, {result.data.images} images of {result.data.groups} groups, "
         f"{result.data.left_out} files left out",
         "Seed": str(result.parameters["seed"]),

@@ -23,6 +23,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from pneumolib.hosts import processes
 from pneumolib.params import project_root
 from pneumolib.reporting import indexes, pages
 from pneumolib.reporting.inputs import declared_parameters, gather, notebook_path
@@ -32,6 +33,8 @@ from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.reporting.study import Step, set_aside_folder, training_folder, upstream_digests
 
 KERNEL = "python3"
+# What a notebook can fail with: a cell's exception, a kernel that died or never came, no usable result.
+_FAULTS = (PapermillExecutionError, DeadKernelError, NoSuchKernel, RuntimeError, ResultError)
 
 
 class RunError(RuntimeError):
@@ -41,6 +44,8 @@ class RunError(RuntimeError):
 def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None:
     """Execute one run, put its folder and page in place, and write the index pages.
 
+    Where several processes train together, that is the first one's work; the others execute the same notebook beside it.
+
     Args:
         step: from `study.plan`.
         position: such as `[2/3]`, shown in front of each line.
@@ -48,11 +53,29 @@ def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None
     Raises:
         RunError: the notebook failed, wrote no result, or another process is at this run.
     """
+    if processes()[0]:
+        return _execute_beside(step)
     try:
         with step.lock().acquire(timeout=0):
             _execute_locked(step, position, waiting)
     except Timeout:
         raise RunError(f"{step.study}/{step.run}: another process is at work on it; wait for it, or end it") from None
+
+
+def _execute_beside(step: Step) -> None:
+    """The part of a process other than the first: it trains along, and what it finds is what the first one writes."""
+    work = step.folder.parent / f".process-{processes()[0]}-{step.run}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with Progress(f"process {processes()[0]}", step.run, work / "run.log") as progress:
+        try:
+            _run_notebook(step, work, progress)
+        except _FAULTS as fault:
+            words = describe_failure(work / "executed.ipynb", fault)
+            raise RunError(
+                f"{step.study}/{step.run} failed in process {processes()[0]}: {words}\n  log: {work}"
+            ) from fault
+    shutil.rmtree(work)
 
 
 def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
@@ -72,8 +95,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
         try:
             _run_notebook(step, work, progress)
             _seal(inputs, work)
-        # What a notebook can fail with: a cell's exception, a kernel that died or never came, no usable result.
-        except (PapermillExecutionError, DeadKernelError, NoSuchKernel, RuntimeError, ResultError) as fault:
+        except _FAULTS as fault:
             _fail(step, work, fault, progress, waiting)
     os.replace(work, step.folder)
     shutil.rmtree(set_aside_folder(step.study, step.run), ignore_errors=True)

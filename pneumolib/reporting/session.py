@@ -91,11 +91,12 @@ class Session:
         """Where a training keeps its state from epoch to epoch; it outlives the run's own folder."""
         return self.folder.parent / ".training" / self.run
 
-    def continued(self, split: pd.DataFrame) -> "Continued":
+    def continued(self, split: pd.DataFrame, device: dict) -> "Continued":
         """The run that `fine_tuning.continues` names, of the same variant; by hand, the one that was run by hand.
 
         Args:
             split: of this run; the other one must have used the same, or its training images could be validated on.
+            device: from `learning.start`; a network keeps the precision that it was trained in.
         Raises:
             ResultError: no such run has finished, several could be meant, or it saw other images or another split, or
                 has another precision.
@@ -112,11 +113,12 @@ class Session:
                 f"{folder}: was trained with another split ({result.data.split_fingerprint}, here "
                 f"{table_fingerprint(split)}), so that its training images may be validated on here. Run it again"
             )
-        asked, was = self.params.training.precision, result.parameters["training"]["precision"]
-        if asked != was:
+        here, was = device["precision"], result.provenance.device.get("precision")
+        if here != was:
             raise ResultError(
-                f"{folder}: was trained with training.precision {was}, which its layers keep; write the same here, "
-                f"received {asked}"
+                f"{folder}: was trained in {was} on {result.provenance.device.get('device')}, and this run computes in {here} on "
+                f"{device['device']}: a network's layers keep their precision. Write training.precision in both, received "
+                f"{self.params.training.precision} here"
             )
         print(f"Continues {os.path.relpath(folder, project_root())}")
         return Continued(result, folder)
