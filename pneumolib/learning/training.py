@@ -126,6 +126,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
     rates = rate_callbacks(training)
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
+    check_agreement("batches in an epoch", task.steps)  # after which no process still writes what the others will read
     done = checkpoint.take_up(model)
     check_agreement("epochs done", done)
     if done:
