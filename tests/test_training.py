@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from devices_child import plain_network
 from sklearn.metrics import roc_auc_score
 
 from pneumolib.data.images import ImageSet
@@ -335,22 +336,31 @@ def test_discriminative_rates_scale_the_step():
     np.testing.assert_allclose(moved_slow, 0.025, rtol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_mixed_precision_trains_and_its_logit_is_float32(precision):
+@pytest.mark.parametrize(("precision", "digits"), [("bfloat16", 2), ("float16", 3)])
+def test_mixed_precision_stays_near_float32_and_its_logit_is_one(precision, digits):
     try:
-        device = start(check({"training": {"precision": precision}}))
-        network = small_network()
-        before = training.weights_hash(network)
-        params = run_params(epochs=1, precision=precision)
-        history = training.fit(network, image_set(48, 0), image_set(25, 1, "val"), params)
-        kinds = {layer.compute_dtype for layer in network.layers}
-        assert device["precision"] == f"mixed_{precision}"
-        assert precision in kinds
-        assert network.outputs[0].dtype == "float32"
-        assert np.isfinite(history.loss).all()
-        assert training.weights_hash(network) != before
+        full, _ = fitted(run_params(learning_rate=1e-2), plain_network)
+        network, history = fitted(run_params(learning_rate=1e-2, precision=precision), plain_network)
+        scales = isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
     finally:
         keras.config.set_dtype_policy("float32")
+    assert precision in {layer.compute_dtype for layer in network.layers}
+    assert network.outputs[0].dtype == "float32"
+    assert scales == (precision == "float16")  # the smallest float16 would swallow small gradients
+    assert np.isfinite(history.loss).all()
+    test = image_set(64, 2, "test")
+    logits, near = predicting.predict_logits(full, test), predicting.predict_logits(network, test)
+    assert np.ptp(logits) > 0.1
+    np.testing.assert_allclose(near, logits, atol=2 * 10.0**-digits * np.abs(logits).max())
+
+
+def test_several_steps_at_once_are_the_same_steps():
+    """Five are asked for, of six in an epoch: three at once."""
+    network, history = fitted(run_params())
+    at_once, its_history = fitted(run_params(steps_per_execution=5))
+    assert (network.steps_per_execution, at_once.steps_per_execution) == (1, 3)
+    assert training.weights_hash(at_once) == training.weights_hash(network)
+    pd.testing.assert_frame_equal(its_history.drop(columns="seconds"), history.drop(columns="seconds"))
 
 
 def test_moving_average_is_what_validation_sees_and_what_is_kept():

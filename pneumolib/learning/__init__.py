@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "robustness": ["choose_images", "predict_corrupted"],
         "training": [
             "class_weights",
+            "compile_model",
             "fit",
             "initial_logit",
             "load_model",

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from pneumolib.hosts import processes
+from pneumolib.learning.backbones import leaves
 from pneumolib.learning.devices import describe
 from pneumolib.learning.runtimes import DeviceError
 
@@ -44,7 +45,8 @@ def synchronised(model: keras.Model) -> Iterator[None]:
     keep the saved network from being read under JAX.
     """
     apart = keras.backend.backend() == "tensorflow" and describe()["devices"] > 1
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization) and apart]
+    every = [leaf for layer in model.layers for leaf in leaves(layer)] if apart else []
+    layers = [layer for layer in every if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in layers:
         layer.synchronized = True
     try:
