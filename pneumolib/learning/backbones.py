@@ -91,7 +91,8 @@ def prepare(pixels: keras.KerasTensor, preprocess: str) -> keras.KerasTensor:
     x = layers.Concatenate(name="to_three_channels")([pixels] * 3) if grey else pixels
     if preprocess == "caffe" and not grey:  # equal channels are BGR as they are
         x = keras.ops.flip(x, axis=-1)
-    scale, offset = (np.asarray(values).tolist() for values in _SCALES[preprocess])
+    # Both lists or both numbers: of a list beside a number, Keras 3.11 makes a single channel.
+    scale, offset = (values.tolist() for values in np.broadcast_arrays(*_SCALES[preprocess]))
     # float32 also under mixed precision: rounded once, where the backbone begins, and not twice.
     return layers.Rescaling(scale, offset, dtype="float32", name="to_backbone")(x)
 
