@@ -1,7 +1,7 @@
 # Every target works on a machine that has git, GNU make and Python 3.11 to 3.13. `make` alone prints this help.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help report data test lint format lab open bench lock clean clean-runs
+.PHONY: help install report data kaggle colab test test-hosts lint format lab open bench lock clean clean-runs
 
 PYTHON ?= python3
 STUDY ?= demo
@@ -12,17 +12,28 @@ RUN ?=
 FROM ?=
 ADDRESS ?=
 TO ?=
+ACCELERATOR ?= tpu
+PUSH ?=
+RESUME ?=
+HOURS ?=
+DATASET ?=
+SCHEDULE ?=
 VENV := .venv/.installed
 BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
 FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
 SMOKED := $(filter-out 0 no false,$(strip $(SMOKE)))
+PUSHED := $(filter-out 0 no false,$(strip $(PUSH)))
+SCHEDULED := $(filter-out 0 no false,$(strip $(SCHEDULE)))
 
 help:  ## print this help
 	@echo "pneumolib: from parameter files to pages. Targets:"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  SMOKE=1  RUN=<study>/<run>"
+	@echo "make kaggle, make colab: ACCELERATOR=tpu|gpu|none  HOURS=8.5  SMOKE=1  PUSH=1  RESUME=1|owner/notebook  DATASET=owner/name"
 	@echo "make data: FROM=tfrecord|kaggle|<file.zip>  ADDRESS=<of the TFRecord files, or owner/name>  TO=data/chest_xray"
+
+install: $(VENV)  ## build .venv from the lock; every other target does so first
 
 report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1, SMOKE=1)
 	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force) $(if $(SMOKED),--smoke)
@@ -30,8 +41,20 @@ report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html 
 data: $(VENV)  ## fetch the real radiographs into data/chest_xray (FROM=..., ADDRESS=..., TO=...)
 	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$(FROM)") $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(TO),--to "$(TO)")
 
+kaggle: $(VENV)  ## build one notebook that carries STUDY, in build/kaggle/ (PUSH=1 runs it there and fetches the reports)
+	@$(BIN)/python -m pneumolib kaggle "$(STUDY)" --accelerator "$(ACCELERATOR)" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$(HOURS)") \
+		$(if $(PUSHED),--push) $(if $(RESUME),--resume "$(RESUME)") $(if $(DATASET),--dataset "$(DATASET)")
+
+colab: $(VENV)  ## build the same for Colab and print the commands that run it (SCHEDULE=1: every week on Google Cloud)
+	@$(BIN)/python -m pneumolib colab "$(STUDY)" --accelerator "$(ACCELERATOR)" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$(HOURS)") \
+		$(if $(SCHEDULED),--schedule)
+
 test: $(VENV)  ## run the tests; those of pages in a browser are skipped without Chromium
 	@$(BIN)/python -m pytest
+
+test-hosts: $(VENV)  ## run bundles laid out as on Kaggle, and the tests on the versions that Colab and Kaggle bring
+	@$(BIN)/python -m pytest -m hosts -n 0
+	@$(BIN)/python tools/test_hosts.py
 
 lint: $(VENV)  ## check style of code and notebooks, and that notebooks hold no outputs
 	@$(BIN)/ruff check .
@@ -57,7 +80,7 @@ bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/evaluation.py
 
 lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step
-	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
 		--upgrade --output-file requirements.lock
 	@$(BIN)/python tools/environment.py

@@ -1,7 +1,8 @@
-"""The command line: `pneumolib report|run|open|data|schema`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib report|run|open|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--address", help="of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name")
     data.add_argument("--to", default="data/chest_xray", metavar="DIR", help="where to put them (%(default)s)")
     data.set_defaults(command=_data)
+    _add_remote(commands)
     schema = commands.add_parser("schema", help="print the JSON Schema of result.json")
     schema.set_defaults(command=_schema)
     for command in (report, run, opener):
@@ -53,6 +55,30 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--force", action="store_true", help="run everything, up to date or not, and train anew")
     run.add_argument("--force", action="store_true", help="train anew, whatever is kept of an earlier training")
     return parser
+
+
+def _add_remote(commands: argparse._SubParsersAction) -> None:
+    kaggle = commands.add_parser("kaggle", help="build one notebook that carries a study; --push runs it on Kaggle")
+    kaggle.add_argument(
+        "--push", action="store_true", help="push, wait and fetch, with Kaggle's client and your account"
+    )
+    kaggle.add_argument(
+        "--resume", default="", metavar="NOTEBOOK", help="go on from its output: owner/name; 1: the same one"
+    )
+    kaggle.add_argument(
+        "--dataset", metavar="OWNER/NAME", help="the radiographs on Kaggle, where they are not the archive"
+    )
+    kaggle.set_defaults(command=_kaggle)
+    colab = commands.add_parser("colab", help="build the same notebook and print the commands that run it on Colab")
+    colab.add_argument("--schedule", action="store_true", help="those that run it every week on Google Cloud")
+    colab.set_defaults(command=_colab)
+    for command in (kaggle, colab):
+        command.add_argument("study", help="a study's name")
+        command.add_argument("--smoke", action="store_true", help="few drawn images, one epoch: does all of it run?")
+        command.add_argument(
+            "--accelerator", choices=("tpu", "gpu", "none"), default="tpu", help="default: %(default)s"
+        )
+        command.add_argument("--hours", type=float, help="end the study after so long; the next session goes on")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -131,6 +157,44 @@ def _data(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What was fetched is kept; the same command goes on from there.", file=sys.stderr)
         return 130
+    return 0
+
+
+def _kaggle(options: argparse.Namespace) -> int:
+    from pneumolib.hosts import DATASET
+    from pneumolib.remote import kaggle
+    from pneumolib.remote.bundle import BundleError, build
+
+    hours = options.hours or kaggle.HOURS[options.accelerator]
+    try:
+        bundle = build(options.study, "kaggle", options.smoke, hours)
+        user = os.environ.get("KAGGLE_USERNAME", "")
+        metadata = kaggle.write_metadata(bundle, options.accelerator, options.resume, options.dataset or DATASET, user)
+        print(
+            f"Built {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB) and {metadata.name}, commit {bundle.commit}"
+        )
+        if options.push:
+            return 0 if kaggle.push(bundle, hours)["code"] == 0 else 1
+    except (BundleError, kaggle.KaggleError) as fault:
+        print(f"\n{fault}", file=sys.stderr)
+        return 1
+    print(f"Run it: make kaggle STUDY={options.study} PUSH=1, or upload the notebook on kaggle.com")
+    return 0
+
+
+def _colab(options: argparse.Namespace) -> int:
+    from pneumolib.remote import colab
+    from pneumolib.remote.bundle import BundleError, build
+
+    hours = options.hours or colab.HOURS
+    try:
+        bundle = build(options.study, "colab", options.smoke, hours)
+    except BundleError as fault:
+        print(f"\n{fault}", file=sys.stderr)
+        return 1
+    print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
+    lines = colab.schedule(bundle, hours) if options.schedule else colab.commands(bundle, options.accelerator, hours)
+    print("\n".join(lines))
     return 0
 
 

@@ -9,6 +9,8 @@ from pneumolib.reporting.inputs import imported_modules
 
 PACKAGE = REPO / "pneumolib"
 ROOMS = [
+    "host_packages",
+    "kept_runs",
     "hosts",
     "code_digest",
     "model_params",
@@ -21,6 +23,7 @@ ROOMS = [
     "evaluation",
     "audit",
     "reporting",
+    "remote",
     "__main__",
 ]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

@@ -1,6 +1,7 @@
 """What the repository promises of itself: pins in step, notebooks clean, no host and no path of a machine."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from pneumolib.params import check
 from pneumolib.reporting.inputs import declared_parameters, flatten
 
 sys.path.insert(0, str(REPO / "tools"))
-from environment import environment_yml, locked
+from address import NAMES, address, with_bootstrap, with_links
+from environment import LOCKED, environment_yml, locked
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 LOCK = (REPO / "requirements.lock").read_text(encoding="utf-8")
@@ -38,7 +40,7 @@ def test_every_requirement_is_locked_within_its_bounds():
     pins = {}
     for pin in locked(LOCK):
         pins.setdefault(canonicalize_name(pin.name), []).append(next(iter(pin.specifier)).version)
-    for line in project["dependencies"] + extras["cpu"] + extras["dev"]:
+    for line in [*project["dependencies"], *(line for extra in LOCKED for line in extras[extra])]:
         requirement = Requirement(line)
         versions = pins[canonicalize_name(requirement.name)]
         assert all(version in requirement.specifier for version in versions), line
@@ -82,6 +84,28 @@ def test_notebooks_are_clean_and_short(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_first_cell_makes_colab_and_kaggle_ready(path):
+    """Title, bootstrap, parameters; the address is pyproject.toml's: a fork runs tools/address.py."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    first = notebook["cells"][1]
+    assert first["metadata"]["tags"] == ["bootstrap"]
+    assert notebook["cells"][2]["metadata"]["tags"] == ["parameters"]
+    ref = re.search(r'REF = "[^"]+", "([^"]+)"', "".join(first["source"]))[1]
+    assert with_bootstrap(notebook, address(PYPROJECT), ref) == notebook
+
+
+def test_the_readme_opens_every_notebook_on_colab_and_kaggle():
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    assert with_links(readme, address(PYPROJECT)) == readme
+    assert sorted(NAMES) == [path.stem for path in NOTEBOOKS]
+    owner_and_name = address(PYPROJECT).removeprefix("https://github.com/")
+    for path in NOTEBOOKS:
+        file = f"{owner_and_name}/blob/main/notebooks/{path.name}"
+        assert f"(https://colab.research.google.com/github/{file})" in readme
+        assert f"(https://kaggle.com/kernels/welcome?src=https://github.com/{file})" in readme
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_carries_the_demos_values(path):
     """As it is, in JupyterLab, it shows what `make report` shows."""
     cell = declared_parameters(path)
@@ -108,7 +132,21 @@ def test_no_registry_host_and_no_path_of_a_machine():
 
 def test_make_alone_prints_help():
     done = subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True)
-    for target in ("report", "data", "test", "lint", "format", "lab", "open", "bench", "clean"):
+    for target in (
+        "install",
+        "report",
+        "data",
+        "kaggle",
+        "colab",
+        "test",
+        "test-hosts",
+        "lint",
+        "format",
+        "lab",
+        "open",
+        "bench",
+        "clean",
+    ):
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE), target
 
 
@@ -121,9 +159,15 @@ def test_make_alone_prints_help():
         (["report", "STUDY=s", "SMOKE=1"], 'report "s"   --smoke'),
         (["open", "RUN=s/03_x", "DATA=d"], 'open "s/03_x" --data "d"'),
         (["open", "RUN=s/03_x", "SMOKE=1"], 'open "s/03_x"  --smoke'),
+        (["kaggle"], 'kaggle "demo" --accelerator "tpu"'),
+        (
+            ["kaggle", "STUDY=s", "PUSH=1", "RESUME=1", "HOURS=2", "ACCELERATOR=gpu"],
+            'kaggle "s" --accelerator "gpu" --hours "2" --push --resume "1"',
+        ),
+        (["colab", "STUDY=s", "SMOKE=1", "SCHEDULE=1"], 'colab "s" --accelerator "tpu" --smoke --schedule'),
     ],
 )
 def test_make_hands_its_variables_on(words, command):
     done = subprocess.run(["make", "-n", *words], cwd=REPO, capture_output=True, text=True, check=True)
-    lines = [line.rstrip() for line in done.stdout.splitlines()]
-    assert f".venv/bin/python -m pneumolib {command}".rstrip() in lines
+    lines = [" ".join(line.split()) for line in done.stdout.replace("\\\n", " ").splitlines()]
+    assert " ".join(f".venv/bin/python -m pneumolib {command}".split()) in lines

@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCKED = ("cpu", "lab", "dev")
 HEAD = """\
 # For conda users: conda env create -f environment.yml && conda activate pneumolib
 # Written by `make lock` from pyproject.toml and requirements.lock; edit those.
@@ -28,9 +29,9 @@ def locked(lock: str) -> list[Requirement]:
 
 
 def named_packages(pyproject: dict) -> set[str]:
-    """The packages that the project names itself: its dependencies and the extras `cpu` and `dev`."""
+    """The packages that the project names itself: its dependencies and the extras of `LOCKED`."""
     project = pyproject["project"]
-    lines = project["dependencies"] + [r for extra in ("cpu", "dev") for r in project["optional-dependencies"][extra]]
+    lines = project["dependencies"] + [r for extra in LOCKED for r in project["optional-dependencies"][extra]]
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 

@@ -22,6 +22,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
 # How images are drawn, fetched, unpacked or listed concerns a run through the images alone; the data's fingerprint covers those.
 SOURCES = "pneumolib.data.sources"
+# Tag of the first code cell, which makes Colab and Kaggle ready and decides no number; in it stands the notebook's commit.
+BOOTSTRAP = "bootstrap"
 LEFT_OUT = {f"pneumolib.data.{name}" for name in ("synthetic", "csv_source", "npz", "tfrecord", "download")}
 
 
@@ -83,11 +85,11 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
     """
     notebook = notebook_path(run)
     names = declared_parameters(notebook)
-    cells = read_cells(notebook)
+    cells = [BOOTSTRAP if BOOTSTRAP in cell["tags"] else cell for cell in read_cells(notebook)]
     return {
         "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k != "data.root"},
         "notebook": [text_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
-        "library": library_digests(python_code(cells)),
+        "library": library_digests(python_code([cell for cell in cells if cell != BOOTSTRAP])),
         "data": fingerprint,
         "packages": {"python": platform.python_version()}
         | {name: v for name, v in package_versions().items() if name not in DECIDE_NO_NUMBER},

@@ -13,6 +13,7 @@ from pneumolib.learning.devices import device_words
 from pneumolib.params import report_command
 from pneumolib.reporting import shell
 from pneumolib.reporting.indexes import FAILURE_FILE, write_index
+from pneumolib.reporting.inputs import BOOTSTRAP
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result
 from pneumolib.reporting.shell import TEMPLATES, banners, duration, is_synthetic, render, write_page
 from pneumolib.reporting.study import Step
@@ -87,8 +88,8 @@ def _render_notebook(step: Step, executed: Path, context: dict) -> str:
         extra_template_basedirs=[str(TEMPLATES)],
         preprocessors=[
             CoalesceStreamsPreprocessor(enabled=True),
-            # The demo's values, which the injected ones replaced, would only confuse.
-            TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters"}),
+            # The demo's values, which the injected ones replaced, would only confuse; so would what Colab needs.
+            TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters", BOOTSTRAP}),
         ],
     )
     page = {"study": step.study, "run": step.run, "title": step.run, "css": shell.style() + _highlight_css(),

@@ -5,13 +5,14 @@ never over a study's results.
 """
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from pneumolib.reporting.results import (
 
 # Set by `reporting.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
+# Set by a bundle, which is no checkout: the commit, with `CHANGED` behind it where there were uncommitted changes.
+COMMIT_VARIABLE, CHANGED = "PNEUMOLIB_COMMIT", "+changes"
 _PARTS = {"val": "validation", "test": "test"}
 PACKAGES = [
     "tensorflow-cpu", "tensorflow", "keras", "jax", "numpy", "pandas", "pillow", "scikit-learn", "scikit-image",
@@ -211,8 +214,7 @@ def start(notebook: str, **values: Any) -> Session:
     run = os.environ.get(RUN_VARIABLE)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
-    commit = _git("rev-parse", "HEAD")
-    dirty = None if commit is None else bool(_git("status", "--porcelain"))
+    commit, dirty = origin()
     session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), commit, dirty)
     print(f"Study {params.study}, run {session.run}" + (" (opened by hand)" if session.interactive else ""))
     return session
@@ -265,6 +267,24 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue  # TensorFlow has several names, of which a machine has one
     return found
+
+
+def origin() -> tuple[str | None, bool | None]:
+    """Commit of the project, and whether there are uncommitted changes; None each where nothing says so.
+
+    By git in a checkout; else by `COMMIT_VARIABLE`, which a bundle sets; else by what pip wrote down when it installed the
+    library from a repository.
+    """
+    if commit := _git("rev-parse", "HEAD"):
+        return commit, bool(_git("status", "--porcelain"))
+    if commit := os.environ.get(COMMIT_VARIABLE):
+        return commit.removesuffix(CHANGED), commit.endswith(CHANGED)
+    try:
+        origin = json.loads(distribution("pneumolib").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        return None, None
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return commit, None if commit is None else False
 
 
 def _git(*words: str) -> str | None:

@@ -1,0 +1,13 @@
+"""Studies on borrowed machines: one notebook that carries everything, Kaggle's client, Colab's commands."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bundle": ["Bundle", "BundleError", "build"],
+        "colab": ["commands"],
+        "kaggle": ["KaggleError", "push"],
+        "worker": ["Outcome", "settle", "run_study"],
+    },
+)

@@ -1,0 +1,169 @@
+"""A bundle on Kaggle: its metadata, and by the official client the push, the wait and the results.
+
+The client is called as a program and reads the credentials itself (`KAGGLE_USERNAME` and `KAGGLE_KEY`, or the files in
+`~/.kaggle`); nothing of them is read or printed here. What it prints was read in its sources and in public logs: a push that
+Kaggle refuses ends with code 0, so its words are looked at, not its code.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from pneumolib.hosts import DATASET
+from pneumolib.remote.bundle import Bundle
+from pneumolib.remote.worker import OUTCOME
+
+Accelerator = Literal["tpu", "gpu", "none"]
+# `machine_shape`, and what must be `true` beside it.
+MACHINES = {"tpu": ("TpuV5E8", "enable_tpu"), "gpu": ("NvidiaTeslaT4", "enable_gpu"), "none": (None, None)}
+# Kaggle ends a session after nine hours on a TPU and after twelve elsewhere, and keeps nothing of it then.
+HOURS = {"tpu": 8.5, "gpu": 11.5, "none": 11.5}
+NOBODY = "your-kaggle-name"
+STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
+WAITING = {"QUEUED", "RUNNING", "NEW_SCRIPT"}
+FAULTS_IN_A_ROW = 5  # of the network, say, before the wait is given up
+
+
+class KaggleError(RuntimeError):
+    """A push, wait or fetch that failed; the message says what Kaggle's client said and what to do."""
+
+
+def write_metadata(
+    bundle: Bundle, accelerator: Accelerator = "tpu", resume: str = "", dataset: str = DATASET, user: str = ""
+) -> Path:
+    """Write `kernel-metadata.json` beside the notebook; every switch is set, because Kaggle's defaults have changed.
+
+    Args:
+        bundle: from `bundle.build`.
+        accelerator: `tpu` (v5e-8), `gpu` (one T4) or `none`.
+        resume: `owner/notebook` whose output the session goes on from; `1` for this notebook's own last one.
+        dataset: the radiographs, `owner/name`; attached to studies that read the archive's folder.
+        user: the account; a placeholder by default.
+    """
+    name = f"{user or NOBODY}/{bundle.notebook.stem}"
+    shape, switch = MACHINES[accelerator]
+    metadata = {
+        "id": name,
+        "title": bundle.notebook.stem,  # Kaggle makes the name of the title, so they must agree
+        "code_file": bundle.notebook.name,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": switch == "enable_gpu",
+        "enable_tpu": switch == "enable_tpu",
+        "enable_internet": True,
+        "dataset_sources": [dataset] if bundle.needs_radiographs else [],
+        "competition_sources": [],
+        "kernel_sources": [name if resume == "1" else resume] if resume else [],
+        "model_sources": [],
+    } | ({"machine_shape": shape} if shape else {})
+    file = bundle.notebook.with_name("kernel-metadata.json")
+    file.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
+    """Push the bundle, wait until its session has ended, and fetch what it left into `output/` beside the notebook.
+
+    Args:
+        bundle: with its metadata written.
+        hours: the study's own limit; waited for is as long again for the queue, at most a day.
+        pause_s: between two looks.
+    Returns:
+        the outcome, as in `outcome.json`.
+    Raises:
+        KaggleError: no client, refused, failed, cancelled, not ended in time, or an output without an outcome.
+    """
+    folder = bundle.notebook.parent
+    name = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))["id"]
+    if name.startswith(NOBODY):
+        raise KaggleError("KAGGLE_USERNAME is not set: it names the account that the notebook is pushed to")
+    said = _client("kernels", "push", "-p", str(folder))
+    print(said.strip(), flush=True)
+    # Unknown sources are left out and the session starts all the same. Of runs to go on from there may be none yet.
+    if "successfully pushed" not in said or "not valid dataset sources" in said:
+        raise KaggleError(
+            f"Kaggle did not take {bundle.notebook.name} as it is, see above. Has it begun: stop it there"
+        )
+    _wait(name, time.monotonic() + 3600 * min(2 * hours, 24), pause_s)
+    return _fetch(name, bundle)
+
+
+def _wait(name: str, until: float, pause_s: float) -> None:
+    """Look every `pause_s` seconds, print what changes, return when the session is complete."""
+    last, faults = "", 0
+    while True:
+        try:
+            said, faults = _client("kernels", "status", name), 0
+        except KaggleError as fault:
+            faults += 1
+            if faults == FAULTS_IN_A_ROW:
+                raise
+            said = f"no answer ({str(fault).splitlines()[-1]})"
+        status = match[1].upper() if (match := STATUS.search(said)) else said.strip()
+        if status != last:
+            print(f"{time.strftime('%H:%M')}  {name}: {status}", flush=True)
+            last = status
+        if status == "COMPLETE":
+            return
+        if status == "ERROR" or status.startswith("CANCEL"):
+            raise KaggleError(
+                f"{name}: the session ended with {status}; what it said is at https://www.kaggle.com/code/{name}\n{said}"
+            )
+        if time.monotonic() > until:
+            raise KaggleError(
+                f"{name}: still {status}, and not waited for any longer. It goes on there; later: "
+                f"kaggle kernels output {name} -p <folder>"
+            )
+        time.sleep(pause_s)
+
+
+def _fetch(name: str, bundle: Bundle) -> dict:
+    """Fetch into a new folder that then replaces the last one: no page of an older session stays among the new ones."""
+    output = bundle.notebook.with_name("output")
+    fresh = output.with_name(".output")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    _client("kernels", "output", name, "-p", str(fresh), "--force", "--quiet")
+    found = sorted(fresh.rglob(OUTCOME))
+    if not found:
+        raise KaggleError(f"{name}: its output holds no {OUTCOME}; what there is lies in {fresh}")
+    outcome = json.loads(found[0].read_text(encoding="utf-8"))
+    if outcome.get("stamp") != bundle.stamp:
+        raise KaggleError(
+            f"{name}: the output is that of another bundle (commit {outcome.get('commit')}), not of the one just pushed; it "
+            f"lies in {fresh}"
+        )
+    shutil.rmtree(output, ignore_errors=True)
+    fresh.rename(output)
+    index = output / found[0].relative_to(fresh).parent / "reports" / outcome["study"] / "index.html"
+    print(f"Study {outcome['study']}: {outcome['state']}\n{outcome['headline']}\nIndex: {index}", flush=True)
+    return outcome
+
+
+def _client(*words: str) -> str:
+    """What Kaggle's client prints. Raises KaggleError where there is none or it fails."""
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("kaggle", path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
+    if program is None:
+        raise KaggleError(
+            'Kaggle\'s client is not installed: .venv/bin/pip install "kaggle>=2", and credentials as '
+            "https://github.com/Kaggle/kaggle-cli describes"
+        )
+    try:
+        done = subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=1800)
+    except subprocess.TimeoutExpired:
+        raise KaggleError(f"kaggle {' '.join(words[:2])}: no answer in half an hour") from None
+    said = done.stdout + done.stderr
+    if done.returncode:
+        raise KaggleError(
+            f"kaggle {' '.join(words[:2])} failed; are KAGGLE_USERNAME and KAGGLE_KEY set, or is there a file in ~/.kaggle? "
+            f"It said:\n{said.strip()[-2000:]}"
+        )
+    return said

@@ -1,0 +1,318 @@
+"""What `make kaggle` and `make colab` build, and how Kaggle's client is led; a small program stands in for that client."""
+
+import base64
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from conftest import REPO, Project
+from pneumolib.hosts import DATASET, Prepared
+from pneumolib.remote import colab, kaggle, worker
+from pneumolib.remote.bundle import Bundle, slug
+
+# Answers as Kaggle's client does (version 2.2): a push that is refused ends with code 0.
+CLIENT = """\
+#!{python}
+import json, pathlib, sys
+here = pathlib.Path(__file__).parent
+script = json.loads((here / "script.json").read_text())
+with (here / "calls.txt").open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[2] == "push":
+    print(script["push"])
+elif sys.argv[2] == "status":
+    answer = script["status"].pop(0) if len(script["status"]) > 1 else script["status"][0]
+    (here / "script.json").write_text(json.dumps(script))
+    if answer == "FAULT":
+        sys.exit("502 Bad Gateway")
+    print(f'me/pneumolib-tiny has status "KernelWorkerStatus.{{answer}}"')
+else:
+    target = pathlib.Path(sys.argv[sys.argv.index("-p") + 1]) / "pneumolib"
+    for name, text in script["files"].items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text(text)
+"""
+PUSHED = "Kernel version 3 successfully pushed.  Please check progress at https://www.kaggle.com/code/me/pneumolib-tiny"
+REFUSED = "Kernel push error: Maximum weekly TPU quota of 20.00 hours reached."
+UNKNOWN = "The following are not valid {} sources and could not be added to the kernel: ['me/gone']\n" + PUSHED
+OUTCOME = {"study": "tiny", "commit": "c", "state": "finished", "code": 0, "seconds": 1.0, "headline": "all well"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A tiny project under git, with the bundles of both kinds."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.write(".gitignore", "/build/\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "tiny"]):
+        subprocess.run([*git, *words], cwd=project.root, check=True)
+    project.commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=project.root, text=True).strip()
+    project.said = project.run("kaggle", "tiny", "--accelerator", "gpu", "--hours", "2.5")
+    return project
+
+
+def cells(project) -> dict:
+    notebook = nbformat.read(project.root / "build/kaggle/tiny/pneumolib-tiny.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    return {cell.get("id", str(number)): cell for number, cell in enumerate(notebook.cells)}
+
+
+def packed_files(cell) -> dict[str, bytes]:
+    packed = re.search(r'PACKED = """\n(.*?)"""', cell.source, re.DOTALL)[1]
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), mode="r:xz") as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+def test_the_notebook_carries_everything(project):
+    assert f"commit {project.commit}\n" in project.said
+    found = cells(project)
+    files = packed_files(found["packed"])
+    for name in ("pneumolib/hosts.py", "pneumolib/reporting/template/style.css", "pyproject.toml"):
+        assert files[name] == (REPO / name).read_bytes()
+    assert {name for name in files if name.startswith("params")} == {
+        f"params/tiny/{name}.yaml" for name in ("study", "01_quick", "03_baseline_cnn", "06_comparison")
+    }
+    stamped = files["notebooks/03_baseline_cnn.ipynb"].decode()
+    assert f'REF = \\"https://github.com/pneumolib/pneumolib\\", \\"{project.commit}\\"' in stamped
+    assert not [name for name in files if "__pycache__" in name or name.startswith(("tests", "runs"))]
+    assert project.commit[:12] in found["title"].source
+    assert "uncommitted" not in found["title"].source
+    hidden = found["packed"].metadata
+    assert hidden["_kg_hide-input"]
+    assert hidden.jupyter.source_hidden
+
+
+def test_its_parameters_can_be_read_and_changed_in_it(project):
+    found = cells(project)
+    injected = next(c for c in found.values() if "injected-parameters" in c.metadata.get("tags", []))
+    assert injected.source.splitlines()[1:] == ['study = "tiny"', "smoke = False", "hours = 2.5"]
+    written = {c.source.split("\n", 1)[0]: c.source for c in found.values() if c.source.startswith("%%writefile")}
+    study = (project.root / "params/tiny/study.yaml").read_text(encoding="utf-8")
+    assert written["%%writefile params/tiny/study.yaml"].endswith(study.rstrip())
+    # IPython refuses to write an empty file.
+    assert yaml.safe_load(written["%%writefile params/tiny/01_quick.yaml"].split("\n", 1)[1]) is None
+    assert len(written["%%writefile params/tiny/01_quick.yaml"].splitlines()) == 2
+
+
+def test_uncommitted_changes_are_carried_and_said(project):
+    file = project.root / "params/tiny/06_comparison.yaml"
+    file.write_text("# changed\n", encoding="utf-8")
+    said = project.run("kaggle", "tiny")
+    title = cells(project)["title"].source
+    file.write_text("", encoding="utf-8")
+    assert f"commit {project.commit}+changes" in said
+    assert "and uncommitted changes, which it carries too" in title
+
+
+def test_without_a_commit_there_is_no_bundle(tmp_path):
+    assert "no git checkout" in Project(tmp_path).run("kaggle", "tiny", code=1)
+
+
+def test_every_study_fits_into_what_kaggle_takes(monkeypatch, capsys):
+    """The repository's own: the largest has some files more than the others."""
+    from pneumolib.__main__ import main
+
+    monkeypatch.delenv("PNEUMOLIB_ROOT", raising=False)
+    monkeypatch.chdir(REPO)
+    assert main(["kaggle", "coursework"]) == 0
+    assert int(re.search(r"\((\d+) kB\)", capsys.readouterr().out)[1]) < 600
+    assert slug("My_study.2") == "pneumolib-my-study-2"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "shape", "gpu", "tpu"),
+    [("tpu", "TpuV5E8", False, True), ("gpu", "NvidiaTeslaT4", True, False), ("none", None, False, False)],
+)
+def test_metadata_names_every_switch(tmp_path, accelerator, shape, gpu, tpu):
+    bundle = Bundle("tiny", tmp_path / "pneumolib-tiny.ipynb", "c", "s", needs_radiographs=True)
+    file = kaggle.write_metadata(bundle, accelerator, resume="1", user="me")
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    assert metadata["id"] == "me/pneumolib-tiny"
+    assert metadata["title"] == "pneumolib-tiny"
+    assert (metadata.get("machine_shape"), metadata["enable_gpu"], metadata["enable_tpu"]) == (shape, gpu, tpu)
+    assert metadata["is_private"] is metadata["enable_internet"] is True
+    assert metadata["dataset_sources"] == [DATASET] == ["paultimothymooney/chest-xray-pneumonia"]
+    assert metadata["kernel_sources"] == ["me/pneumolib-tiny"]
+    assert "docker_image" not in metadata
+
+
+def test_drawn_images_need_no_data_set(project):
+    metadata = json.loads((project.root / "build/kaggle/tiny/kernel-metadata.json").read_text(encoding="utf-8"))
+    assert metadata["dataset_sources"] == metadata["kernel_sources"] == []
+    assert metadata["id"] == "your-kaggle-name/pneumolib-tiny"
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """A `kaggle` on the path that answers by a script, and a bundle to push; returns how to push with which answers."""
+    program = tmp_path / "bin/kaggle"
+    program.parent.mkdir()
+    program.write_text(CLIENT.format(python=sys.executable), encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    bundle = Bundle("tiny", tmp_path / "pneumolib-tiny.ipynb", "c", "stamp1", needs_radiographs=False)
+    kaggle.write_metadata(bundle, user="me")
+
+    def push(push=PUSHED, status=("COMPLETE",), outcome=None, hours=1.0):
+        files = {
+            "outcome.json": json.dumps(OUTCOME | {"stamp": "stamp1"} | (outcome or {})),
+            "reports/tiny/index.html": "page",
+        }
+        script = {"push": push, "status": list(status), "files": files}
+        (program.parent / "script.json").write_text(json.dumps(script), encoding="utf-8")
+        return kaggle.push(bundle, hours, pause_s=0)
+
+    push.folder = tmp_path
+    push.calls = lambda: (program.parent / "calls.txt").read_text(encoding="utf-8").splitlines()
+    return push
+
+
+def test_pushed_waited_for_and_fetched(client, capsys):
+    (client.folder / "output/old").mkdir(parents=True)
+    outcome = client(status=("QUEUED", "RUNNING", "FAULT", "RUNNING", "COMPLETE"))
+    assert outcome["code"] == 0
+    assert client.calls()[0] == f"kernels push -p {client.folder}"
+    assert client.calls()[1:-1] == ["kernels status me/pneumolib-tiny"] * 5
+    index = client.folder / "output/pneumolib/reports/tiny/index.html"
+    assert index.read_text(encoding="utf-8") == "page"
+    assert not (client.folder / "output/old").exists()
+    said = capsys.readouterr().out
+    assert f"Index: {index}" in said
+    assert "502 Bad Gateway" in said
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"push": REFUSED}, "did not take"),
+        ({"push": UNKNOWN.format("dataset")}, "did not take"),
+        ({"status": ["RUNNING", "ERROR"]}, "ended with ERROR"),
+        ({"status": ["CANCEL_ACKNOWLEDGED"]}, "ended with CANCEL_ACKNOWLEDGED"),
+        ({"status": ["FAULT"]}, "502 Bad Gateway"),
+        ({"status": ["RUNNING"], "hours": 0}, "still RUNNING, and not waited for"),
+        ({"outcome": {"stamp": "other"}}, "that of another bundle"),
+    ],
+)
+def test_what_can_go_wrong_there_is_said(client, answers, message):
+    with pytest.raises(kaggle.KaggleError, match=message):
+        client(**answers)
+    assert not (client.folder / "output").exists()
+
+
+def test_a_first_session_has_nothing_to_go_on_from_and_runs(client):
+    assert client(push=UNKNOWN.format("kernel"))["code"] == 0
+
+
+def test_no_client_and_no_name_are_said_before_anything_is_pushed(tmp_path, monkeypatch):
+    bundle = Bundle("tiny", tmp_path / "pneumolib-tiny.ipynb", "c", "s", needs_radiographs=False)
+    kaggle.write_metadata(bundle)
+    with pytest.raises(kaggle.KaggleError, match="KAGGLE_USERNAME is not set"):
+        kaggle.push(bundle, 1.0)
+    kaggle.write_metadata(bundle, user="me")
+    monkeypatch.setattr(kaggle.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(kaggle.KaggleError, match="client is not installed"):
+        kaggle.push(bundle, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hours", "deaf", "code"),
+    [(1.0, False, 3), (0.0003, False, 75), (0.0003, True, 75)],
+    ids=["in time", "late", "deaf"],
+)
+def test_a_study_is_ended_before_the_machine_is_taken(tmp_path, monkeypatch, capsys, hours, deaf, code):
+    """Kaggle keeps nothing of a session that it has to end itself."""
+    monkeypatch.setattr(worker, "GRACE_S", 1.0)
+    wait = "time.sleep(60)" if hours < 1 else ""
+    child = f"""
+        import signal, sys, time
+        {"signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else ""}
+        print("at work", flush=True)
+        try:
+            {wait or "pass"}
+        except KeyboardInterrupt:
+            sys.exit(130)
+        sys.exit(3)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(child)]
+    until = worker.time.monotonic() + 3600 * hours
+    assert worker._watch(command, tmp_path, worker.Keeper(tmp_path), until) == code
+    assert capsys.readouterr().out == "at work\n"
+
+
+def test_the_folder_that_the_study_means_is_read(project, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
+    project.write("params/revised/study.yaml", "data: {source: kaggle_folder, root: data/pneumonia-xray-images}")
+    archive, revised = Path("/kaggle/input/chest_xray"), Path("/kaggle/input/pneumonia-xray-images")
+    here = Prepared("kaggle", project.root, [archive, revised])
+    assert worker._data_option(here, "revised") == ["--data", str(revised)]
+    assert worker._data_option(here, "tiny") == []  # draws its own
+    project.write("params/plain/study.yaml", "# all defaults")
+    assert worker._data_option(here, "plain") == ["--data", str(archive)]
+
+
+def test_colabs_commands(project):
+    lines = project.run("colab", "tiny", "--accelerator", "tpu", "--hours", "3").splitlines()
+    new, mount, execute, stop = [shlex.split(line) for line in lines[1:]]
+    assert new == ["colab", "new", "-s", "pneumolib-tiny", "--tpu", "v5e1"]
+    assert mount == ["colab", "drivemount", "-s", "pneumolib-tiny"]
+    assert execute[:5] == ["colab", "exec", "-s", "pneumolib-tiny", "-f"]
+    assert Path(execute[5]).name == "pneumolib-tiny.ipynb"
+    assert Path(execute[5]).is_file()
+    assert int(execute[7]) > 3 * 3600
+    assert stop == ["colab", "stop", "-s", "pneumolib-tiny"]
+
+
+def test_the_schedule_for_google_cloud(project):
+    copy, create = [shlex.split(x) for x in project.run("colab", "tiny", "--schedule", "--hours", "3").splitlines()[1:]]
+    assert Path(copy[3]).is_file()
+    options = dict(word[2:].split("=", 1) for word in create[4:])
+    assert create[:4] == ["gcloud", "colab", "schedules", "create"]
+    assert options["gcs-notebook-uri"] == copy[4]
+    assert options["cron-schedule"] == f"TZ=UTC {colab.WEEKLY}"
+    assert options["execution-timeout"] == "210m"
+    # What the command's own page calls required, of two alternatives the one used here.
+    assert {"display-name", "execution-display-name", "gcs-output-uri", "notebook-runtime-template",
+            "service-account", "region"} <= options.keys()  # fmt: skip
+
+
+def workflow() -> dict:
+    return yaml.safe_load((REPO / ".github/workflows/study.yml").read_text(encoding="utf-8"))
+
+
+def test_the_workflow_may_read_and_nothing_else_and_ends_by_itself():
+    flow = workflow()
+    asked = flow[True]  # YAML 1.1 reads `on` as true
+    assert len(asked["schedule"]) == 1
+    assert re.fullmatch(r"\d+ \d+ \* \* \d", asked["schedule"][0]["cron"])
+    assert flow["permissions"] == {"contents": "read"}
+    assert flow["concurrency"]["cancel-in-progress"] is False
+    (job,) = flow["jobs"].values()
+    assert job["timeout-minutes"] < 360
+    used = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@(v\d+(\.\d+)*|[0-9a-f]{40})", name) for name in used)
+    assert sum(step.get("if") == "always()" for step in job["steps"]) == 1  # pages of a run that failed are kept too
+
+
+def test_the_workflow_calls_targets_that_exist_and_hides_its_secrets():
+    (job,) = workflow()["jobs"].values()
+    makefile = (REPO / "Makefile").read_text(encoding="utf-8")
+    commands = "\n".join(step.get("run", "") for step in job["steps"])
+    targets = re.findall(r"^make (\S+)", commands, re.MULTILINE)
+    assert "kaggle" in targets
+    assert all(re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE) for target in targets)
+    assert "secrets." not in commands
+    secret = {name for step in job["steps"] for name, value in step.get("env", {}).items() if "secrets." in str(value)}
+    assert secret == {"KAGGLE_USERNAME", "KAGGLE_KEY"}
+    # Inputs of a person reach the shell as variables, never as text of the command.
+    assert "${{" not in commands

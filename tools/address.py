@@ -1,0 +1,70 @@
+"""Writes the repository's address, and the commit to install, into notebooks and README: `python tools/address.py [REF]`.
+
+The address is `Repository` under `[project.urls]` of pyproject.toml: a fork changes it there and runs this. REF is the branch
+or tag that a notebook installs on Colab and Kaggle, `main` by default; write a release's tag before it is tagged.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from pneumolib.remote.bootstrap import bootstrap_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NAMES = {
+    "01_exploration": "Exploration and audit",
+    "02_histogram_equalisation": "Histogram equalisation",
+    "03_baseline_cnn": "Baseline CNN",
+    "04_transfer_learning": "Transfer learning",
+    "05_fine_tuning": "Fine-tuning",
+    "06_comparison": "Comparison",
+}
+BEGIN, END = "<!-- links: tools/address.py -->", "<!-- end of links -->"
+
+
+def address(pyproject: dict) -> str:
+    """The repository's address, without a slash at its end."""
+    return pyproject["project"]["urls"]["Repository"].rstrip("/")
+
+
+def links(repository: str, ref: str = "main") -> str:
+    """The README's table: each notebook on GitHub's own page, Colab and Kaggle."""
+    owner_and_name = repository.removeprefix("https://github.com/")
+    lines = ["| notebook | open it on |", "|---|---|"]
+    for notebook, words in NAMES.items():
+        file = f"{owner_and_name}/blob/{ref}/notebooks/{notebook}.ipynb"
+        colab = f"https://colab.research.google.com/github/{file}"
+        kaggle = f"https://kaggle.com/kernels/welcome?src=https://github.com/{file}"
+        lines.append(f"| {words} | [Colab]({colab}), [Kaggle]({kaggle}) |")
+    return "\n".join(lines)
+
+
+def with_links(readme: str, repository: str, ref: str = "main") -> str:
+    """The README with its table written anew."""
+    table = f"{BEGIN}\n{links(repository, ref)}\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, readme, flags=re.DOTALL)
+
+
+def with_bootstrap(notebook: dict, repository: str, ref: str = "main") -> dict:
+    """A notebook's JSON with its bootstrap cell written anew, or put behind the title."""
+    cells = [cell for cell in notebook["cells"] if "bootstrap" not in cell["metadata"].get("tags", [])]
+    cells.insert(1, bootstrap_cell(repository, ref))
+    return notebook | {"cells": [cell | {"id": str(number)} for number, cell in enumerate(cells)]}
+
+
+def main(ref: str = "main") -> None:
+    """Write all of them."""
+    repository = address(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    for name in NAMES:
+        file = ROOT / f"notebooks/{name}.ipynb"
+        notebook = with_bootstrap(json.loads(file.read_text(encoding="utf-8")), repository, ref)
+        file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    readme = ROOT / "README.md"
+    readme.write_text(with_links(readme.read_text(encoding="utf-8"), repository, ref), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
