@@ -54,7 +54,7 @@ test: $(VENV)  ## run the tests; those of pages in a browser are skipped without
 
 test-hosts: $(VENV)  ## run bundles laid out as on Kaggle, and the tests on the versions that Colab and Kaggle bring
 	@$(BIN)/python -m pytest -m hosts -n 0
-	@$(BIN)/python tools/test_hosts.py
+	@$(BIN)/python tools/try_hosts.py
 
 lint: $(VENV)  ## check style of code and notebooks, and that notebooks hold no outputs
 	@$(BIN)/ruff check .

@@ -84,6 +84,24 @@ def test_every_way_to_name_the_library_is_followed(code, module):
     assert f"pneumolib.{module}" in inputs.library_digests(code)
 
 
+def test_the_commit_in_the_first_cell_does_not_count(project):
+    """A bundle writes its own there; what it leaves must not be due at home."""
+    path = project.root / "notebooks/06_comparison.ipynb"
+    params, before = RunParams(), inputs.read_cells(path)
+    old = inputs.gather("06_comparison", params, "f", {})
+
+    def stamp(notebook):
+        cell = next(c for c in notebook["cells"] if "bootstrap" in c["metadata"].get("tags", []))
+        cell["source"] = "".join(cell["source"]).replace('"main"', '"0123abc"')
+
+    project.edit_notebook("06_comparison", stamp)
+    assert inputs.read_cells(path) != before
+    new = inputs.gather("06_comparison", params, "f", {})
+    assert new == old
+    assert not [module for module in new["library"] if module in ("pneumolib.kept_runs", "pneumolib.host_packages")]
+    assert len(new["notebook"]) == len(before)  # so that messages name the cells that the author sees
+
+
 def test_outputs_and_counts_of_a_notebook_do_not_count(project):
     path = project.root / "notebooks/06_comparison.ipynb"
     before = inputs.read_cells(path)

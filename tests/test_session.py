@@ -1,11 +1,13 @@
 """The run that a fine-tuning continues: taken only where it saw the same images and the same split."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from pneumolib.params import check
+from pneumolib.reporting import session as door
 from pneumolib.reporting.results import DataResult, Provenance, Result, ResultError, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start, table_fingerprint
 
@@ -88,3 +90,16 @@ def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, 
     finished(root, "04_transfer_learning")
     with pytest.raises(ResultError, match=said):
         session(root, monkeypatch, "05_fine_tuning", **values).continued(split, device)
+
+
+def test_the_commit_of_a_project_that_is_no_checkout(tmp_path, monkeypatch):
+    """A bundle says it; pip wrote it down where the library was installed from a repository."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    assert door.origin() == (None, None)
+    told = SimpleNamespace(read_text=lambda name: '{"vcs_info": {"vcs": "git", "commit_id": "abc"}}')
+    monkeypatch.setattr(door, "distribution", lambda name: told)
+    assert door.origin() == ("abc", False)
+    monkeypatch.setenv(door.COMMIT_VARIABLE, "def")
+    assert door.origin() == ("def", False)
+    monkeypatch.setenv(door.COMMIT_VARIABLE, "def" + door.CHANGED)
+    assert door.origin() == ("def", True)

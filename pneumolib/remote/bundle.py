@@ -178,7 +178,8 @@ def _pack(study: str, commit: str) -> bytes:
 
 
 def _library_files() -> list[Path]:
-    return [f for f in sorted(LIBRARY.rglob("*")) if f.is_file() and "__pycache__" not in f.parts]
+    files = (file for file in sorted(LIBRARY.rglob("*")) if file.is_file())
+    return [f for f in files if not any(part[0] in "._" for part in f.relative_to(LIBRARY).parts[:-1])]
 
 
 def _stamped(file: Path, repository: str, commit: str) -> dict:

@@ -1,0 +1,175 @@
+"""A bundle start to end on a machine laid out as Kaggle's, without a network: the same pages and numbers as at home, also when
+its session was killed in the middle and the next one goes on. Minutes, so `make test-hosts` runs it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import TINY_BASELINE, Project
+from pneumolib.data.manifest import read_manifest
+from pneumolib.params import check
+
+pytestmark = pytest.mark.hosts
+CHILD = Path(__file__).with_name("bundle_child.py")
+EPOCHS = 60  # long enough to be killed in
+STUDY = """\
+data: {source: kaggle_folder, root: data/chest_xray}
+split: {validation_fraction: 0.3, ratio_tolerance_points: 25.0}
+image: {size_px: 32, channels: 1}
+"""
+RUNS = ["01_quick", "03_baseline_cnn", "06_comparison"]
+
+
+class Machine:
+    """Folders as on Kaggle: `input` with the archive and its second copy, `working` to write to."""
+
+    def __init__(self, root: Path, images: Path):
+        self.root, self.working = root, root / "kaggle/working"
+        self.project = self.working / "pneumolib"
+        self.working.mkdir(parents=True)
+        archive = root / "kaggle/input/chest-xray-pneumonia/chest_xray"
+        shutil.copytree(images, archive)
+        shutil.copytree(images, archive / "chest_xray")
+
+    def start(self, notebook: Path) -> subprocess.Popen:
+        """The notebook's session, in a network name space without any network where the system allows one."""
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PNEUMOLIB_ROOT")}
+        environment |= {"PNEUMOLIB_HOST_ROOT": str(self.root), "KAGGLE_KERNEL_RUN_TYPE": "Batch", "PIP_NO_INDEX": "1"}
+        environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+        words = [sys.executable, str(CHILD), str(notebook), "__notebook__.ipynb"]
+        return subprocess.Popen(
+            [*_without_network(), *words], cwd=self.working, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, notebook: Path) -> str:
+        with self.start(notebook) as session:
+            said = session.communicate(timeout=400)[0]
+        assert session.returncode == 0, said
+        return said
+
+    def result(self, run: str) -> dict:
+        return json.loads((self.project / f"runs/tiny/{run}/result.json").read_text(encoding="utf-8"))
+
+
+def _without_network() -> list[str]:
+    words = ["unshare", "--map-root-user", "--net"]
+    try:
+        return words if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0 else []
+    except OSError:
+        return []
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Project:
+    """The study as it runs at home, on the images that the machines get too, and its bundle."""
+    project = Project(tmp_path_factory.mktemp("home"))
+    project.write(
+        "params/tiny/03_baseline_cnn.yaml",
+        TINY_BASELINE.replace("epochs: 1", f"epochs: {EPOCHS}, patience_epochs: null"),
+    )
+    project.images = project.root / "images"
+    read_manifest(check({"data": {"source": "synthetic", "root": str(project.images), "n_images": 24}}).data)
+    project.write("params/tiny/study.yaml", STUDY)
+    project.write(".gitignore", "/build/\n/images/\n/runs/\n/reports/\n/data/\n/.cache/\n.*.lock\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "tiny"]):
+        subprocess.run([*git, *words], cwd=project.root, check=True)
+    project.run_apart("kaggle", "tiny")
+    project.bundle = project.root / "build/kaggle/tiny/pneumolib-tiny.ipynb"
+    project.run_apart("report", "tiny", "--data", str(project.images))
+    return project
+
+
+def pages(root: Path) -> list[str]:
+    return sorted(str(page.relative_to(root / "reports")) for page in (root / "reports").rglob("*.html"))
+
+
+def assert_same_results(machine: Machine, home: Project) -> None:
+    assert pages(machine.project) == pages(home.root)
+    for run in RUNS:
+        there, here = machine.result(run), home.result(run)
+        for part in ("metrics", "threshold", "calibration", "data", "parameters", "checks", "inputs"):
+            left, right = there.get(part), here.get(part)
+            if part == "parameters":
+                left, right = ({**p, "data": p["data"] | {"root": ""}} for p in (left, right))
+            if part == "inputs":  # hashes of results name the time that they were made at
+                left, right = ({**p, "upstream": {}} for p in (left, right))
+            assert left == right, (run, part)
+        assert there["provenance"]["commit"] == here["provenance"]["commit"]
+        assert there["provenance"]["dirty"] is False
+    for file in ("predictions.csv", "split.csv", "history.csv"):
+        name = f"runs/tiny/03_baseline_cnn/{file}"
+        left, right = ((root / name).read_text(encoding="utf-8") for root in (machine.project, home.root))
+        assert _without_seconds(left) == _without_seconds(right), file
+
+
+def _without_seconds(table: str) -> list[list[str]]:
+    rows = [line.split(",") for line in table.splitlines()]
+    kept = [number for number, name in enumerate(rows[0]) if name != "seconds"]
+    return [[row[number] for number in kept] for row in rows]
+
+
+def test_a_bundle_leaves_the_pages_and_numbers_of_a_run_at_home(home, tmp_path):
+    machine = Machine(tmp_path, home.images)
+    said = machine.run(home.bundle)
+    assert f"radiographs: {tmp_path}/kaggle/input/chest-xray-pneumonia/chest_xray." in said
+    assert_same_results(machine, home)
+    outcome = json.loads((machine.project / "outcome.json").read_text(encoding="utf-8"))
+    assert (outcome["state"], outcome["code"]) == ("finished", 0)
+    assert "test AUROC" in outcome["headline"]
+    # Neither images, nor links to them, nor code are among what Kaggle keeps.
+    left = {path.name for path in machine.project.iterdir()}
+    assert left == {"notebooks", "params", "runs", "reports", "trainings.tar", "outcome.json"}
+    assert not [path for path in machine.working.rglob("*") if path.is_symlink()]
+    page = (machine.project / "reports/tiny/03_baseline_cnn.html").read_text(encoding="utf-8")
+    assert "PNEUMOLIB" not in page
+    assert "prepare()" not in page
+
+
+def test_a_killed_session_is_taken_up_by_the_next_one(home, tmp_path):
+    first = Machine(tmp_path / "first", home.images)
+    packed = first.project / "trainings.tar"
+    with first.start(home.bundle) as session:
+        until = time.monotonic() + 300
+        while not packed.is_file() and session.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        doomed = [psutil.Process(session.pid), *psutil.Process(session.pid).children(recursive=True)]
+        for process in doomed:
+            process.kill()
+        psutil.wait_procs(doomed, timeout=30)
+    assert packed.is_file()
+    assert not (first.project / "runs/tiny/03_baseline_cnn").exists()
+    second = Machine(tmp_path / "second", home.images)
+    attached = second.root / "kaggle/input/pneumolib-tiny"
+    # As if nothing hidden were kept: whether Kaggle keeps it is not documented.
+    shutil.copytree(first.working, attached, ignore=shutil.ignore_patterns(".*"))
+    said = second.run(home.bundle)
+    assert "earlier run(s) taken up" in said
+    log = (second.project / "runs/tiny/03_baseline_cnn/run.log").read_text(encoding="utf-8")
+    taken = next(line for line in log.splitlines() if "Taken up after epoch" in line)
+    assert "nothing left to train" not in taken, "killed too late: raise EPOCHS"
+    assert_same_results(second, home)
+
+
+def test_a_study_that_is_ended_in_time_keeps_what_it_has(home, tmp_path):
+    """By the notebook's own parameter, as a person changes it on Kaggle."""
+    machine = Machine(tmp_path, home.images)
+    notebook = json.loads(home.bundle.read_text(encoding="utf-8"))
+    cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+    cell["source"] = [re.sub(r"hours = [\d.]+", "hours = 0.001", line) for line in cell["source"]]
+    changed = tmp_path / "changed.ipynb"
+    changed.write_text(json.dumps(notebook), encoding="utf-8")
+    said = machine.run(changed)
+    assert "the next session goes on from here" in said
+    outcome = json.loads((machine.project / "outcome.json").read_text(encoding="utf-8"))
+    assert outcome["code"] == 75
