@@ -20,7 +20,7 @@ from pneumolib.hosts import DATASET, Prepared
 from pneumolib.remote import colab, kaggle, worker
 from pneumolib.remote.bundle import Bundle, slug
 
-# Answers as Kaggle's client does (version 2.2): a push that is refused ends with code 0.
+# Answers with the words of Kaggle's client, read in its version 2.2.4: a push that is refused ends with code 0.
 CLIENT = """\
 #!{python}
 import json, pathlib, sys
@@ -313,6 +313,6 @@ def test_the_workflow_calls_targets_that_exist_and_hides_its_secrets():
     assert all(re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE) for target in targets)
     assert "secrets." not in commands
     secret = {name for step in job["steps"] for name, value in step.get("env", {}).items() if "secrets." in str(value)}
-    assert secret == {"KAGGLE_USERNAME", "KAGGLE_KEY"}
+    assert secret == {"KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"}
     # Inputs of a person reach the shell as variables, never as text of the command.
     assert "${{" not in commands

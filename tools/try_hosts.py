@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTS = ("kaggle-tpu", "colab")
+LISTS = ("kaggle-tpu", "colab", "colab-tpu")
 # What decides numbers and pages, without what takes minutes or a browser.
 CORE = ("params", "inputs", "manifest", "split", "images", "pipeline", "models", "training", "evaluation", "calibration",
         "reporting")  # fmt: skip
@@ -60,6 +60,8 @@ def resolve(uv: str, name: str) -> None:
     """Stop unless our packages can be chosen with every package of the list at its version."""
     listed = ROOT / f"tests/hosts/{name}.txt"
     command = [uv, "pip", "compile", "-q", "--python-version", "3.12", "-c", listed, ROOT / "pyproject.toml"]
+    if "\ntensorflow" not in listed.read_text(encoding="utf-8"):
+        command += ["--extra", "cpu"]  # added there, see host_packages.TENSORFLOW
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name}: our packages do not fit to what that host brings:\n{done.stderr}")

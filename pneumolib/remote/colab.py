@@ -1,7 +1,7 @@
 """A bundle on Colab: the commands to type, for the `colab` command line and for Google Cloud's schedules.
 
-Options were read in the documentation of both (`googlecolab/google-colab-cli` and `gcloud colab schedules create`); no
-account was at hand to run them.
+Options of `colab` are those of google-colab-cli 0.7.5, by its own help; those of `gcloud colab schedules create` were read in
+its reference. No account was at hand to run either.
 """
 
 import shlex

@@ -1,7 +1,7 @@
 """A bundle on Kaggle: its metadata, and by the official client the push, the wait and the results.
 
-The client is called as a program and reads the credentials itself (`KAGGLE_USERNAME` and `KAGGLE_KEY`, or the files in
-`~/.kaggle`); nothing of them is read or printed here. What it prints was read in its sources and in public logs: a push that
+The client is called as a program and reads the credentials itself (`KAGGLE_USERNAME` and `KAGGLE_KEY`, `KAGGLE_API_TOKEN`, or
+the files in `~/.kaggle`); nothing of them is read or printed here. Options and words are those of its version 2.2.4. A push that
 Kaggle refuses ends with code 0, so its words are looked at, not its code.
 """
 
@@ -163,7 +163,7 @@ def _client(*words: str) -> str:
     said = done.stdout + done.stderr
     if done.returncode:
         raise KaggleError(
-            f"kaggle {' '.join(words[:2])} failed; are KAGGLE_USERNAME and KAGGLE_KEY set, or is there a file in ~/.kaggle? "
+            f"kaggle {' '.join(words[:2])} failed; are KAGGLE_USERNAME and KAGGLE_KEY set, or has `kaggle auth login` been done? "
             f"It said:\n{said.strip()[-2000:]}"
         )
     return said
