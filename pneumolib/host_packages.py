@@ -38,17 +38,7 @@ def add_missing() -> list[str]:
         there.write_text("\n".join(constraints()) + "\n", encoding="utf-8")
         # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
         wanted = [*requirements(), *([TENSORFLOW] if TENSORFLOW in lacking else [])]
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--disable-pip-version-check",
-            "-c",
-            str(there),
-            *wanted,
-        ]
+        command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", str(there), *wanted]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PackagesError(
