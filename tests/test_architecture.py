@@ -75,6 +75,17 @@ def test_where_tensorflow_and_keras_may_be_imported():
     assert {p.split("/")[0] for p in users["keras"]} == {"learning"}
 
 
+def test_no_public_name_is_a_modules_name_too():
+    """Of such a pair lazy_loader 0.4, which Colab brings, gives the module."""
+    for init in PACKAGE.glob("*/__init__.py"):
+        names = {
+            name for node in ast.walk(ast.parse(init.read_text(encoding="utf-8")))
+            if isinstance(node, ast.keyword) and node.arg == "submod_attrs"
+            for names in ast.literal_eval(node.value).values() for name in names
+        }  # fmt: skip
+        assert not names & {path.stem for path in init.parent.iterdir()}, init
+
+
 def test_every_public_name_has_a_docstring():
     missing = []
     for path in MODULES:

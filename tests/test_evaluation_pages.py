@@ -10,7 +10,7 @@ from scipy.special import expit
 from pneumolib import evaluation
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import comparing, comparison_plots, evaluation_plots, evaluation_words, words
-from pneumolib.reporting.leaderboard import leaderboard
+from pneumolib.reporting.ranking import leaderboard
 from pneumolib.reporting.results import metrics_of, write_result
 from test_reporting import result
 

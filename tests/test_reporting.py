@@ -11,9 +11,9 @@ from conftest import REPO
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
 from pneumolib.reporting import comparison_plots, evaluation_plots, indexes, words
-from pneumolib.reporting.leaderboard import leaderboard
 from pneumolib.reporting.progress import Progress
 from pneumolib.reporting.published_words import published_summary, published_table
+from pneumolib.reporting.ranking import leaderboard
 from pneumolib.reporting.results import (
     DataResult,
     MetricResult,

@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "session": ["Session", "start"],
         "results": ["Result", "read_results"],
-        "leaderboard": ["leaderboard"],
+        "ranking": ["leaderboard"],
         "comparing": ["compare_runs"],
     },
 )

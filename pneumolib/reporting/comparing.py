@@ -9,7 +9,7 @@ from IPython.display import Markdown
 from pneumolib.evaluation.comparison import paired_differences, secondary_tests
 from pneumolib.evaluation.curves import curve_bands
 from pneumolib.params import EvaluationParams
-from pneumolib.reporting.leaderboard import leaderboard, read_predictions
+from pneumolib.reporting.ranking import leaderboard, read_predictions
 from pneumolib.reporting.results import Result, interval
 
 

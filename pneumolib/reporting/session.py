@@ -22,7 +22,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
-from pneumolib.reporting.leaderboard import read_prediction_table
+from pneumolib.reporting.ranking import read_prediction_table
 from pneumolib.reporting.results import (
     RESULT_FILE,
     CalibrationResult,
