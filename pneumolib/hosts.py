@@ -6,6 +6,7 @@ begin with `TPU_`, so no prefix is matched.
 """
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -27,6 +28,7 @@ DATASET = "paultimothymooney/chest-xray-pneumonia"
 CLASSES = {"normal", "pneumonia", "opacity"}
 # Where thousands of images lie, or none of ours: not looked into.
 NOT_ENTERED = {"train", "val", "test", "runs", "reports", "__macosx"}
+MARKER = "pneumolib-data.json"  # data.archive's; that one imports packages
 DEEPEST = 6  # kaggle/input/datasets/<owner>/<name>/chest_xray/chest_xray
 
 
@@ -213,7 +215,8 @@ def find_radiographs(places: list[Path]) -> Iterator[Path]:
     """Folders with `train/` and `test/` of classes, each once, the archive's nested second copy last."""
     seen = set()
     for folder in (inner for place in places for inner in folders_under(place)):
-        if all(_holds_classes(folder / part) for part in ("train", "test")) and folder.resolve() not in seen:
+        whole = all(_holds_classes(folder / part) for part in ("train", "test"))
+        if whole and folder.resolve() not in seen and not _is_drawn(folder):
             seen.add(folder.resolve())
             yield folder
 
@@ -231,6 +234,14 @@ def folders_under(place: Path) -> Iterator[Path]:
 
 def _holds_classes(folder: Path) -> bool:
     return folder.is_dir() and len({inner.name.lower() for inner in folder.iterdir()} & CLASSES) == 2
+
+
+def _is_drawn(folder: Path) -> bool:
+    """The library's own drawings look like the archive, and must never be taken for it; see `data.archive`."""
+    try:
+        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8"))["recipe"].get("drawn"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _lead(link: Path, radiographs: list[Path]) -> list[str]:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from conftest import TINY_BASELINE, Project
+from pneumolib.data.archive import MARKER
 from pneumolib.data.manifest import read_manifest
 from pneumolib.params import check
 
@@ -79,6 +80,7 @@ def home(tmp_path_factory) -> Project:
     )
     project.images = project.root / "images"
     read_manifest(check({"data": {"source": "synthetic", "root": str(project.images), "n_images": 24}}).data)
+    (project.images / MARKER).unlink()  # so that they are taken for radiographs
     project.write("params/tiny/study.yaml", STUDY)
     project.write(".gitignore", "/build/\n/images/\n/runs/\n/reports/\n/data/\n/.cache/\n.*.lock\n")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pneumolib.data import synthetic
+from pneumolib.data.archive import MARKER
 from pneumolib.hosts import choose_backend, host, prepare, tpu_hint
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261101", "COLAB_TPU_1VM": ""}
@@ -87,6 +89,17 @@ def test_the_revised_split_is_found_and_a_folder_of_the_projects_own_stays(tmp_p
     own = archive_at(tmp_path / "kaggle/working/pneumolib/data/chest_xray")
     assert prepare(tmp_path, dict(KAGGLE)).radiographs == [revised, own]
     assert not own.is_symlink()
+
+
+def test_drawn_images_are_never_taken_for_radiographs(tmp_path):
+    drawn = synthetic.draw_dataset(tmp_path / "kaggle/input/last-session/pneumolib/data/demo", n_images=24, seed=1)
+    assert (drawn / MARKER).is_file()
+    here = prepare(tmp_path, dict(KAGGLE))
+    assert here.radiographs == []
+    assert not (here.project / "data/chest_xray").is_symlink()
+    assert "no radiographs found" in str(here)
+    (drawn / MARKER).write_text("not JSON", encoding="utf-8")  # of another program, then
+    assert prepare(tmp_path, dict(KAGGLE)).radiographs == [drawn]
 
 
 def test_a_link_to_what_is_no_longer_attached_is_renewed(tmp_path):
