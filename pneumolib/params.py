@@ -62,6 +62,10 @@ class ImageParams(Section):
 
     In this order: `reencode_quality` saves every file anew as JPEG of one quality; `crop_border` cuts that fraction of
     width and height off each side; `fit` makes a square; after the resize `equalize` spreads the grey values.
+
+    `memory_gb` (1 GB = 10^9 bytes) decides where the pixels lie, not what they are: a part (train, val or test) whose
+    pixels take more is kept as TFRecord shards and read in flat memory; 0 keeps every part so. A fixed number and not the
+    machine's free memory, because the order of training images differs and a result must not depend on the machine.
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024)] = 180  # five poolings of the baseline need 32
@@ -73,6 +77,11 @@ class ImageParams(Section):
     # At most this share of a tile's pixels may have one grey value before the rest is spread over all others.
     clahe_clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.02
     clahe_tiles: Annotated[int, Field(ge=2, le=32)] = 8  # along each side
+    memory_gb: Annotated[float, Field(ge=0)] = 4.0  # 123,000 grey images of 180 px
+
+    def seen(self) -> dict[str, Any]:
+        """What decides the pixels: everything but where they lie."""
+        return self.model_dump(exclude={"memory_gb"})
 
     @model_validator(mode="after")
     def _clip_limit_of_a_pixel(self):

@@ -59,6 +59,18 @@ def save_image(path: Path, pixels, **options) -> Path:
     return path
 
 
+def in_shards(pixels: np.ndarray, folder: Path, monkeypatch, per_shard: int = 5, mixed: bool = True):
+    """`pixels` written as shards of some images each, and read through `ShardedPixels`."""
+    from pneumolib.data import shards as module
+
+    shards = module.ShardedPixels(folder / "train-abc", pixels.shape, mixed)
+    monkeypatch.setattr(module, "SHARD_BYTES", per_shard * shards.record.itemsize)
+    missing = module.missing_shards(shards, folder / "building")
+    rows = np.concatenate([shards.rows_of(shard) for shard in missing])
+    module.build_shards(shards, folder / "building", missing, iter(pixels[rows]))
+    return shards
+
+
 TINY_STUDY = """\
 data: {source: synthetic, root: data/tiny, n_images: 24}
 split: {validation_fraction: 0.3, ratio_tolerance_points: 25.0}

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from conftest import in_shards
+from pneumolib.data import pipeline
 from pneumolib.data.augment import (
     BRIGHTNESS,
     FLIP,
@@ -17,10 +19,12 @@ from pneumolib.data.augment import (
     SHEAR,
     STRETCH,
     augment_batch,
+    draws_of,
 )  # fmt: skip
 from pneumolib.data.images import ImageSet, read_images
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.pipeline import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
+from pneumolib.data.shards import ShardError
 from pneumolib.data.split import split_manifest
 from pneumolib.params import AugmentParams, DataParams, ImageParams, SplitParams
 
@@ -233,3 +237,77 @@ def test_views_are_functions_of_seed_and_view_and_features_keep_their_labels(cod
         np.testing.assert_array_equal(found.numpy()[:, 0] % 100 % 2, wanted.numpy()[:, 0])
     assert {int(v) // 100 for v in epochs[0]} == {0, 1, 2}
     assert epochs[0].tolist() != epochs[1].tolist()
+
+
+# --- pixels in shards
+
+
+@pytest.fixture
+def sharded(coded, tmp_path, monkeypatch):
+    """The same images in eight shards of five, read in windows of at most twelve."""
+    shards = in_shards(coded.pixels, tmp_path, monkeypatch)
+    monkeypatch.setattr(pipeline, "WINDOW_BYTES", 12 * shards.record.itemsize)
+    return ImageSet(coded.table, shards)
+
+
+def test_draws_of_some_rows_are_those_of_the_whole_table():
+    key = tf.constant([7, 3 + (1 << 32)], tf.int64)
+    table = tf.random.stateless_uniform([1000, N_DRAWS], seed=key).numpy()
+    rows = np.random.default_rng(0).permutation(1000)[:40]
+    np.testing.assert_array_equal(draws_of(tf.constant(rows), key), table[rows])
+
+
+def test_an_epoch_from_shards_is_full_batches_of_each_image_at_most_once(sharded):
+    batches = list(train_dataset(sharded, NONE, 8, seed=1, epochs=6, weights={0: 2.0, 1: 0.5}))
+    assert [len(x) for x, *_ in batches] == [8] * 4 * 6
+    assert batches[0][0].dtype == tf.uint8
+    for x, y, w in batches:
+        np.testing.assert_array_equal(x.numpy()[:, 0, 0, 0] % 2, y.numpy()[:, 0])
+        np.testing.assert_array_equal(w.numpy(), np.where(y.numpy() == 1, 0.5, 2.0))
+    epochs = [frozenset(epoch) for epoch in numbers(batches).reshape(6, 32).tolist()]
+    assert {len(epoch) for epoch in epochs} == {32}
+    assert len(set(epochs)) >= 5  # other images are left out each time
+
+
+def test_order_from_shards_depends_on_seed_and_epoch_alone(sharded):
+    tf.random.set_seed(1)
+    three_epochs = numbers(train_dataset(sharded, NONE, 8, seed=1, epochs=3))
+    tf.random.set_seed(2)
+    np.testing.assert_array_equal(three_epochs, numbers(train_dataset(sharded, NONE, 8, seed=1, epochs=3)))
+    resumed = numbers(train_dataset(sharded, NONE, 8, seed=1, epochs=3, start_epoch=1))
+    np.testing.assert_array_equal(three_epochs[32:], resumed)
+    assert (three_epochs[:32] != three_epochs[32:64]).any()
+    assert (three_epochs[:32] != numbers(train_dataset(sharded, NONE, 8, seed=2, epochs=1))).any()
+
+
+def test_an_image_gets_the_same_change_from_memory_and_from_shards(coded, sharded):
+    def by_number(images):
+        plain = numbers(train_dataset(images, NONE, 4, seed=5, epochs=3, start_epoch=2))
+        changed = train_dataset(images, STRONG, 4, seed=5, epochs=3, start_epoch=2)
+        return dict(zip(plain, np.concatenate([x.numpy() for x, *_ in changed]), strict=True))
+
+    memory, shards = by_number(coded), by_number(sharded)
+    assert len(memory.keys() & shards.keys()) >= 35
+    for number in memory.keys() & shards.keys():
+        np.testing.assert_array_equal(memory[number], shards[number])
+    views = [np.concatenate(list(view_dataset(images, STRONG, 16, 1, 2))) for images in (coded, sharded)]
+    np.testing.assert_array_equal(*views)
+    np.testing.assert_array_equal(np.concatenate(list(eval_dataset(sharded.pixels, 16)))[:37], coded.pixels)
+
+
+def test_processes_share_out_the_batches_of_one(coded, sharded):
+    changed = AugmentParams(brightness_fraction=0.3)
+    for images in (coded, sharded):
+        whole = [x.numpy() for x, *_ in train_dataset(images, changed, 8, seed=1, epochs=2)]
+        parts = zip(*(train_dataset(images, changed, 8, 1, 2, process=(p, 2)) for p in (0, 1)), strict=True)
+        for together, ((first, *_), (second, *_)) in zip(whole, parts, strict=True):
+            np.testing.assert_array_equal(together, np.concatenate([first, second]))
+    with pytest.raises(ValueError, match=r"training\.batch_size 8 is no multiple of the 3 processes"):
+        train_dataset(coded, NONE, 8, 1, 1, process=(0, 3))
+
+
+def test_a_shard_that_was_cut_is_found_before_the_first_batch(sharded):
+    file = sharded.pixels.file(3)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=r"00003-of-00008\.tfrecord: .*Delete the folder"):
+        train_dataset(sharded, NONE, 8, seed=1, epochs=1)

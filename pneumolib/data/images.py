@@ -1,15 +1,17 @@
 """What does a network see of one file? `load_image`, for training and for prediction alike.
 
 Contract: pixels are uint8, (height, width, channels), 0 black and 255 white, channels 1 (grey) or 3 (RGB).
-Decoding happens once: an `ImageSet` maps pixels from a `.npy` file that all runs of a study share.
+Decoding happens once: an `ImageSet` maps pixels from a `.npy` file that all runs of a study share, or reads them from
+`data.shards` where they are more than `image.memory_gb`.
 """
 
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,11 @@ from skimage import exposure, img_as_ubyte
 from pneumolib.data.decoding import decode
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.progress import bar
+from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
 from pneumolib.params import ImageParams, in_root
 
 _DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _MODES = {1: "L", 3: "RGB"}
-_PORTION = 256  # images decoded ahead of what is written, so that memory does not grow with their number
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class ImageSet:
 
     Attributes:
         table: one row an image: `image_id, split, label, kind, group_id`.
-        pixels: uint8 (n, height, width, channels), mapped from disk.
+        pixels: uint8 (n, height, width, channels), mapped from disk, or in shards, which can be indexed in the same way.
     """
 
     table: pd.DataFrame
-    pixels: np.ndarray
+    pixels: np.ndarray | ShardedPixels
 
     def __post_init__(self):
         if len(self.table) != len(self.pixels):
@@ -48,6 +50,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def identity(self) -> np.ndarray:
+        """What a key of the pixels is made from: themselves, or their shards' name, which is a hash of files and parameters."""
+        if isinstance(self.pixels, ShardedPixels):
+            return np.frombuffer(self.pixels.folder.name.encode(), np.uint8)
+        return self.pixels
 
 
 @dataclass(frozen=True)
@@ -168,50 +177,80 @@ def read_images(
         split: from `split_manifest`.
         part: `train`, `val` or `test`.
         params: size and channels.
-        cache_dir: `.cache/pixels` of the project by default. The file's name is a hash of ids, file hashes and
-            `params`; two processes that build it at once wait for each other; a build that is cut short leaves none.
+        cache_dir: `.cache/pixels` of the project by default. The name there is a hash of ids, file hashes and `params`;
+            two processes that build it at once wait for each other; a build that is cut short leaves none, and one
+            of shards goes on from its last whole shard.
     Raises:
         KeyError: an image of the split that the manifest does not hold.
+        ShardError: a shard that was cut short or deleted since.
     """
     rows = split[split.split == part].sort_values("image_id", ignore_index=True)
     if missing := sorted(set(rows.image_id) - set(manifest.table.image_id)):
         raise KeyError(f"{len(missing)} image(s) of the split are not in the manifest, such as {missing[0]}")
     files = rows[["image_id"]].merge(manifest.table[["image_id", "path", "sha256"]], on="image_id", validate="1:1")
     folder = cache_dir or in_root(".cache/pixels")
+    shape = (len(files), params.size_px, params.size_px, params.channels)
+    if math.prod(shape) > params.memory_gb * 1e9:
+        key = _cache_key(files, params, "shards", SHARD_BYTES)
+        shards = ShardedPixels(folder / f"{part}-{key}", shape, mixed=part == "train")
+        _once(shards.folder, lambda: _build_shards(shards, manifest.root, files.path, params))
+        shards.files()  # a broken one is to be found now, not in the middle of a training
+        return ImageSet(rows, shards)
     cache = folder / f"{part}-{_cache_key(files, params)}.npy"
-    if not cache.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
-            if not cache.is_file():  # another process may have built it while this one waited
-                _build(cache, [manifest.root / path for path in files.path], params)
+    _once(cache, lambda: _build(cache, manifest.root, files.path, params))
     return ImageSet(rows, np.load(cache, mmap_mode="r"))
 
 
-def _cache_key(files: pd.DataFrame, params: ImageParams) -> str:
-    described = [_DECODER_VERSION, params.model_dump(), files.image_id.tolist(), files.sha256.tolist()]
+def _once(cache: Path, build: Callable[[], None]) -> None:
+    """Build what is not there; of several processes one does, and the others wait."""
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{cache}.lock"):
+            if not cache.exists():  # another process may have built it while this one waited
+                build()
+
+
+def _cache_key(files: pd.DataFrame, params: ImageParams, *form: str | int) -> str:
+    described = [_DECODER_VERSION, params.seen(), files.image_id.tolist(), files.sha256.tolist(), *form]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
-def _build(cache: Path, paths: list[Path], params: ImageParams) -> None:
-    """Decode into a file beside the cache, a thread a core, and rename it when whole.
+def _build(cache: Path, root: Path, names: pd.Series, params: ImageParams) -> None:
+    """Decode into a file beside the cache, and rename it when whole.
 
     Written in order and in portions: a mapped file would keep every page it wrote in memory.
     """
     for left in cache.parent.glob(f"{cache.stem}.*.tmp"):
         left.unlink()  # by a build that was killed; the caller holds the lock
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-    shape = (len(paths), params.size_px, params.size_px, params.channels)
+    shape = (len(names), params.size_px, params.size_px, params.channels)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     try:
-        with temporary.open("wb") as file, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            portions = (paths[start : start + _PORTION] for start in range(0, len(paths), _PORTION))
-            decoded = (pixels for portion in portions for pixels in pool.map(_loader(params), portion))
-            for pixels in bar(decoded, len(paths), "decoding images"):
+            for pixels in _decoded((root / name for name in names), len(names), params):
                 file.write(pixels.tobytes())
         os.replace(temporary, cache)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _build_shards(shards: ShardedPixels, root: Path, names: pd.Series, params: ImageParams) -> None:
+    """Decode what a killed build has not left in whole shards; the caller holds the lock."""
+    building = shards.folder.with_name(f"{shards.folder.name}.building")
+    missing = missing_shards(shards, building)
+    todo = (root / names[row] for shard in missing for row in shards.rows_of(shard))
+    n_todo = sum(len(shards.rows_of(shard)) for shard in missing)
+    build_shards(shards, building, missing, _decoded(todo, n_todo, params))
+
+
+def _decoded(paths: Iterable[Path], total: int, params: ImageParams) -> Iterator[np.ndarray]:
+    """Pixels of each file in turn, a thread a core, no more than a portion ahead."""
+    paths = iter(paths)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        portions = iter(lambda: list(itertools.islice(paths, PORTION)), [])
+        decoded = (pixels for portion in portions for pixels in pool.map(_loader(params), portion))
+        yield from bar(decoded, total, "decoding images")
 
 
 def _loader(params: ImageParams) -> Callable[[Path], np.ndarray]:

@@ -4,6 +4,7 @@ An epoch through a frozen backbone computes the same features again and again, b
 stand in for it, and an epoch of the head then takes a fraction of a second.
 """
 
+import os
 import time
 from pathlib import Path
 from zipfile import BadZipFile
@@ -34,7 +35,7 @@ from pneumolib.learning.training import (
 )
 from pneumolib.params import AugmentParams, RunParams
 
-_DECIDE = ["learning/features.py", "learning/backbones.py", "data/pipeline.py", "data/augment.py"]
+_DECIDE = ["learning/features.py", "learning/backbones.py", "data/pipeline.py", "data/augment.py", "data/shards.py"]
 
 
 def fit_head(
@@ -96,7 +97,10 @@ def frozen_features(
         folder: where they are kept, under a name that says what they are made from.
     Returns:
         features, float32 (n, views, ...), in the order of `images.table`; seconds.
+    Raises:
+        ValueError: features that take more than half of the machine's memory, which training on them holds twice.
     """
+    check_memory((len(images), views, *backbone.output_shape[1:]))
     part, key = images.table.split.iloc[0], _key(backbone, images, augment, views, seed)
     file = None if folder is None else folder / f"features-{part}-{key}.npz"
     kept = None if file is None else _read(file)
@@ -120,6 +124,20 @@ def frozen_features(
     return made, seconds
 
 
+def check_memory(shape: tuple[int, ...]) -> None:
+    """Refuse float32 features of a shape (n, views, ...) that the machine cannot hold twice; see `frozen_features`."""
+    needed_gb, have_gb = (
+        np.prod(shape, dtype=float) * 4 / 1e9,
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
+    )
+    if needed_gb > have_gb / 2:
+        raise ValueError(
+            f"features.views {shape[1]}: the features of {shape[0]:,} images are {shape[2:]} numbers each and would take "
+            f"{needed_gb:.1f} GB; at most half of the machine's {have_gb:.1f} GB are allowed. Lower features.views, or set it "
+            f"to 0, which trains through the backbone and keeps none"
+        )
+
+
 def _read(file: Path) -> tuple[np.ndarray, float] | None:
     """Kept features, or None where there are none that can be read; they are made anew then."""
     try:
@@ -135,5 +153,5 @@ def _read(file: Path) -> tuple[np.ndarray, float] | None:
 def _key(backbone: keras.Model, images: ImageSet, augment: AugmentParams | None, views: int, seed: int) -> str:
     """16 hex digits of all that features are made from."""
     network = [architecture_hash(backbone), weights_hash(backbone)]
-    made_from = [network, arrays_hash([images.pixels]), augment, views, seed, describe(), code_of(_DECIDE)]
+    made_from = [network, arrays_hash([images.identity]), augment, views, seed, describe(), code_of(_DECIDE)]
     return arrays_hash([np.frombuffer(repr(made_from).encode(), np.uint8)])[:16]

@@ -28,7 +28,8 @@ from pneumolib.params import RunParams, TrainingParams
 # The code, besides the network, that decides what a training gives.
 _DECIDE = [
     *(f"learning/{name}.py" for name in ("training", "optimizers", "stopping", "checkpoint", "features", "fine_tuning")),
-    "learning/devices.py", "learning/runtimes.py", "learning/distribution.py", "data/pipeline.py", "data/augment.py",
+    *(f"learning/{name}.py" for name in ("devices", "runtimes", "distribution")),
+    "data/pipeline.py", "data/augment.py", "data/shards.py",
 ]  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def fit(
         steps=steps_per_epoch(train, training.batch_size),
         score=lambda: predict_logits(model, val),
         labels=val.table.label.to_numpy(),
-        seen=[train.pixels, val.pixels, *(part.table[["label"]].to_numpy() for part in (train, val))],
+        seen=[train.identity, val.identity, *(part.table[["label"]].to_numpy() for part in (train, val))],
     )
     with memory_explained(params):
         return run_task(task, params, folder)

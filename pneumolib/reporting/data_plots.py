@@ -94,11 +94,17 @@ def _amount(rows: pd.DataFrame) -> str:
     return f"{len(rows)} images, {rows.group_id.nunique()} groups\n{rows.label.mean():.1%} pneumonia"
 
 
+def _mean_image(pixels: np.ndarray, rows: np.ndarray, portion: int = 256) -> np.ndarray:
+    """Mean of some images and their channels, float64 (height, width); summed in whole numbers, some images at a time."""
+    starts = range(0, len(rows), portion)
+    total = sum(pixels[rows[start : start + portion]].sum(axis=(0, 3), dtype=np.int64) for start in starts)
+    return total / (len(rows) * pixels.shape[3])
+
+
 def mean_images(pixels: np.ndarray, labels: np.ndarray) -> Plot:
     """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
     figure, axes = new_axes(3, width=9, height=3.2, style="white")
-    # Summed in 64 bits: a mean in the pixels' own type would overflow, one in float32 loses digits over thousands.
-    means = [pixels[labels == label].mean(axis=(0, 3), dtype=np.float64) for label in (0, 1)]
+    means = [_mean_image(pixels, np.flatnonzero(labels == label)) for label in (0, 1)]
     for ax, mean, label in zip(axes, means, (0, 1), strict=False):
         ax.imshow(mean, cmap="gray", vmin=0, vmax=255)
         ax.set_title(f"mean {NAMES[label]}, n = {np.sum(labels == label)}")

@@ -226,7 +226,10 @@ def _loading(result: Result) -> str:
         return f"{NOT.capitalize()}."
     image = asked(result, "image")
     settings = ", ".join(
-        f"{key}={value!r}" for key, value in image.items() if isinstance(value, bool | int | float | str)
+        f"{key}={value!r}"
+        for key, value in image.items()
+        if isinstance(value, bool | int | float | str)
+        and key != "memory_gb"  # of training's pixels, not of one image's
     )
     calibrated = "" if result.calibration is None else (
         "\n\nThe threshold is for this probability. For one that is calibrated, apply the map under Decision to the logit."

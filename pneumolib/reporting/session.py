@@ -106,10 +106,11 @@ class Session:
         """
         folder = self._continued_folder()
         result = read_result(folder)
-        if result.parameters["image"] != self.params.image.model_dump():
+        seen = {key: value for key, value in result.parameters["image"].items() if key != "memory_gb"}
+        if seen != self.params.image.seen():
             raise ResultError(
-                f"{folder}: was trained on images prepared otherwise: {result.parameters['image']}. Give this run the "
-                f"same `image` section; it has {self.params.image.model_dump()}"
+                f"{folder}: was trained on images prepared otherwise: {seen}. Give this run the same `image` section; it "
+                f"has {self.params.image.seen()}"
             )
         if result.data.split_fingerprint != table_fingerprint(split):  # ids, labels and patients of every image
             raise ResultError(
