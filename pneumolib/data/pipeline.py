@@ -70,8 +70,7 @@ def _from_memory(
     pixels: np.ndarray, batch_size: int, seed: int, epochs: range, mine: slice, finished: Callable
 ) -> tf.data.Dataset:
     """Batches of images that lie in memory as a whole."""
-    with tf.device("CPU"):  # the pixels stay in the host's memory; batches go to the accelerator one by one
-        kept = tf.constant(pixels)
+    kept = _kept(pixels)
 
     def epoch_batches(key: tf.Tensor) -> Callable[[tf.Tensor], tuple]:
         draws = tf.random.stateless_uniform([len(pixels), N_DRAWS], seed=key + _AUGMENT_STREAM)
@@ -155,8 +154,8 @@ def feature_dataset(
     """
     n, views = features.shape[:2]
     _check_batch(batch_size, n)
+    kept = _kept(features)
     with tf.device("CPU"):
-        kept = tf.constant(features)
         targets, sample_weights = _targets(labels, weights)
 
     def epoch_batches(key: tf.Tensor) -> Callable[[tf.Tensor], tuple]:
@@ -169,6 +168,15 @@ def feature_dataset(
         return batch
 
     return _shuffled_epochs(n, batch_size, seed, range(start_epoch, epochs), epoch_batches)
+
+
+def _kept(values: np.ndarray) -> tf.Tensor:
+    """A copy in the host's memory; batches go to the accelerator one by one.
+
+    Without the identity TensorFlow holds a second copy beside it until the first batch is made.
+    """
+    with tf.device("CPU"):
+        return tf.identity(tf.constant(values))
 
 
 def _targets(labels: np.ndarray, weights: dict[int, float] | None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,9 +2,10 @@
 
 Contract: a record's payload is the image's row in the part's table (int64, little-endian), then its pixels, so that all
 records of a set are of one length and a place in it is arithmetic. Training reads whole shards through `data.pipeline`;
-everything else reads `ShardedPixels`, which answers as the array would, and never maps more than it hands out.
+everything else reads `ShardedPixels`, which answers as the array would and holds no more than it hands out.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -115,22 +116,26 @@ class ShardedPixels:
     def _read(self, rows: np.ndarray) -> np.ndarray:
         places = rows * pow(self.step, -1, len(self)) % len(self)
         shards, inside = np.divmod(places, self.per_shard)
+        # Places that follow each other in one shard are read at once: in order, that is nearly all of them.
+        breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(shards) != 0)) + 1
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            pixels[here] = self._read_shard(int(shard), inside[here], rows[here])
+        for start, end in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
+            if end > start:
+                pixels[start:end] = self._read_run(int(shards[start]), int(inside[start]), rows[start:end])
         return pixels
 
-    def _read_shard(self, shard: int, inside: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Images at some places of one shard, which is mapped for no longer than that."""
+    def _read_run(self, shard: int, first: int, rows: np.ndarray) -> np.ndarray:
+        """Images that follow each other in a shard, from its record `first` on. A mapped file would stay in memory."""
         file = self.file(shard)
         try:
-            found = np.memmap(file, self.record, "r", shape=len(self.rows_of(shard)))[inside]
-        except (OSError, ValueError) as fault:  # as NumPy says that a file is not there, or too short
-            raise self._broken(file, str(fault)) from None
-        for record, place, row in zip(found, inside, rows, strict=True):
+            found = np.fromfile(file, self.record, len(rows), offset=first * self.record.itemsize)
+        except OSError as fault:
+            raise self._broken(file, fault.strerror) from None
+        if len(found) < len(rows):
+            raise self._broken(file, f"ends within or before record {first + len(found) + 1}")
+        for place, (record, row) in enumerate(zip(found, rows, strict=True), start=first + 1):
             if record.tobytes() != framed(_payload(int(row), record["pixels"])):
-                raise self._broken(file, f"record {place + 1}: not as it was written")
+                raise self._broken(file, f"record {place}: not as it was written")
         return found["pixels"]
 
     def _broken(self, file: Path, what: str) -> ShardError:

@@ -98,7 +98,7 @@ def frozen_features(
     Returns:
         features, float32 (n, views, ...), in the order of `images.table`; seconds.
     Raises:
-        ValueError: features that take more than half of the machine's memory, which training on them holds twice.
+        ValueError: features that take more than a third of the machine's memory: training on them needs them three times.
     """
     check_memory((len(images), views, *backbone.output_shape[1:]))
     part, key = images.table.split.iloc[0], _key(backbone, images, augment, views, seed)
@@ -125,15 +125,15 @@ def frozen_features(
 
 
 def check_memory(shape: tuple[int, ...]) -> None:
-    """Refuse float32 features of a shape (n, views, ...) that the machine cannot hold twice; see `frozen_features`."""
+    """Refuse float32 features of a shape (n, views, ...) that the machine cannot hold three times; see `frozen_features`."""
     needed_gb, have_gb = (
         np.prod(shape, dtype=float) * 4 / 1e9,
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
     )
-    if needed_gb > have_gb / 2:
+    if needed_gb > have_gb / 3:
         raise ValueError(
             f"features.views {shape[1]}: the features of {shape[0]:,} images are {shape[2:]} numbers each and would take "
-            f"{needed_gb:.1f} GB; at most half of the machine's {have_gb:.1f} GB are allowed. Lower features.views, or set it "
+            f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower features.views, or set it "
             f"to 0, which trains through the backbone and keeps none"
         )
 
