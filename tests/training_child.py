@@ -1,12 +1,12 @@
-"""A small training in a process of its own, which `test_resume.py` kills and starts again.
+"""A small training in a process of its own, which `test_resume.py` kills.
 
-    python training_child.py <folder> <result.json> <trainer> <when>
+    python training_child.py <folder> <trainer>:<kind>:<number>
 
-trainer: `cnn` (dropout, plateau, moving average) or `head` (frozen backbone, kept features); when: `never`, `batch:N` (N-th
-batch of this process), `write:N` (half-way through the N-th checkpoint), `after_fit`.
+trainer: `cnn` (dropout, plateau, moving average), or `head` (frozen backbone, kept features), whose process first finishes
+the `cnn`: it is killed after that has trained to its end and before anyone saw what came out. kind: `batch` (the N-th one of
+the trainer in this process) or `write` (half-way through its N-th checkpoint).
 """
 
-import json
 import os
 import signal
 import sys
@@ -34,16 +34,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arrange(when: str) -> None:
-    """Make this process kill itself at the given moment."""
-    kind, _, number = when.partition(":")
+def arrange(kind: str, number: int) -> None:
+    """Make this process kill itself at the given moment, counted from now."""
     count = 0
 
     def counting(function, act):
         def wrapped(*args, **kwargs):
             nonlocal count
             count += 1
-            if count == int(number):
+            if count == number:
                 act(*args)
             return function(*args, **kwargs)
 
@@ -71,7 +70,7 @@ def backbone(folder: Path) -> dict:
     return {"name": "transfer", "backbone": str(file), "preprocess": "unit", "head_units": 8, "head_dropout": 0.3}
 
 
-def trained(folder: Path, trainer: str, before_the_end=lambda: None) -> dict[str, str]:
+def trained(folder: Path, trainer: str) -> dict[str, str]:
     """What a training with its state in `folder` ends with."""
     model = {"model": backbone(folder.parent)} if trainer == "head" else {}
     params = check({**model, "training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2},
@@ -81,7 +80,6 @@ def trained(folder: Path, trainer: str, before_the_end=lambda: None) -> dict[str
     val = image_set(25, 1, "val")
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)  # so that no epoch is plainly the best
     history = {"cnn": fit, "head": fit_head}[trainer](network, image_set(48, 0), val, params, folder)
-    before_the_end()
     return {
         "weights": weights_hash(network),
         "history": history.drop(columns="seconds").to_csv(index=False),
@@ -90,10 +88,11 @@ def trained(folder: Path, trainer: str, before_the_end=lambda: None) -> dict[str
 
 
 def main() -> None:
-    folder, out, trainer, when = sys.argv[1:]
-    arrange(when)
-    found = trained(Path(folder), trainer, die if when == "after_fit" else lambda: None)
-    Path(out).write_text(json.dumps(found), encoding="utf-8")
+    folder, (trainer, kind, number) = Path(sys.argv[1]), sys.argv[2].split(":")
+    if trainer == "head":
+        trained(folder / "cnn-killed", "cnn")
+    arrange(kind, int(number))
+    trained(folder / f"{trainer}-killed", trainer)
 
 
 if __name__ == "__main__":
