@@ -273,9 +273,9 @@ def test_what_is_due_but_not_reached_is_marked(study, stamps):
 
 
 def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):
-    file = study.root / "runs/tiny/06_comparison/result.json"
+    file = study.root / "runs/tiny/01_quick/result.json"
     file.write_text("{", encoding="utf-8")
-    assert "06_comparison: due, " in study.run("report", "tiny")
+    assert "01_quick: due, " in study.run("report", "tiny")
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(study.root))
     lost = study.root / "runs/tiny/03_baseline_cnn/model.keras"
     lost.rename(lost.with_suffix(".away"))
@@ -317,10 +317,11 @@ def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study, stamps):
     assert after["facts"]["weights_sha256"] != before["facts"]["weights_sha256"]
 
 
-def test_one_run_alone_and_what_builds_on_it(study):
-    study.write("params/tiny/06_comparison.yaml", "# another comment\n")
-    said = study.run_apart("run", "params/tiny/06_comparison.yaml")
-    assert "06_comparison  because: asked for" in said
+def test_one_run_alone(study, stamps):
+    study.write("params/tiny/01_quick.yaml", "# another comment\n")
+    said = study.run("run", "params/tiny/01_quick.yaml")
+    assert "01_quick  because: asked for" in said
+    assert stamps() == ["01_quick"]
     assert "no such file. Runs of the study: 01_quick" in study.run("run", "params/tiny/99_x.yaml", code=2)
 
 
