@@ -19,13 +19,15 @@ REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared" / "data"
 
 
-# Files whose tests run whole notebooks in processes of their own.
-LONG = ("test_by_hand", "test_notebooks", "test_resume", "test_study")
+# Files that take longer than ten seconds each, the longest first: whole notebooks, trainings, large networks.
+LONG = ("test_study", "test_notebooks", "test_training", "test_models", "test_by_hand", "test_resume", "test_explain",
+        "test_evaluation_pages", "test_synthetic", "test_browser")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items) -> None:
     """Long files first: the two processes take whole files, and a long one taken last leaves the other process idle."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture
