@@ -145,6 +145,7 @@ def feature_dataset(
     epochs: int,
     weights: dict[int, float] | None = None,
     start_epoch: int = 0,
+    process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """As `train_dataset`, for what a frozen backbone made of the images: each epoch takes one view of each image.
 
@@ -154,14 +155,15 @@ def feature_dataset(
     """
     n, views = features.shape[:2]
     _check_batch(batch_size, n)
-    kept = _kept(features)
+    kept, mine = _kept(features), _slice_of(batch_size, *process)
     with tf.device("CPU"):
         targets, sample_weights = _targets(labels, weights)
 
     def epoch_batches(key: tf.Tensor) -> Callable[[tf.Tensor], tuple]:
         chosen = tf.random.stateless_uniform([n], seed=key + _VIEW_STREAM, maxval=views, dtype=tf.int32)
 
-        def batch(rows: tf.Tensor):
+        def batch(rows: tf.Tensor) -> tuple:
+            rows = rows[mine]
             places = tf.stack([rows, tf.gather(chosen, rows)], axis=1)
             return tf.gather_nd(kept, places), tf.gather(targets, rows), tf.gather(sample_weights, rows)
 

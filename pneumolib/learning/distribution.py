@@ -18,22 +18,15 @@ def even(n: int) -> int:
     return -(-n // devices) * devices
 
 
-def local_rows(batches):
-    """Of each whole batch of a data set the rows of this process; a batch is the same whatever the number of processes.
+def unsharded(batches):
+    """A data set for MirroredStrategy, which would else try to split its files over hosts, and warn that it cannot."""
+    if keras.backend.backend() != "tensorflow" or describe()["devices"] == 1:
+        return batches
+    import tensorflow as tf
 
-    Args:
-        batches: a `tf.data.Dataset` of tuples or arrays whose first axis is the batch.
-    """
-    number, total = processes()
-    if total == 1:
-        return _unsharded(batches)
-
-    def own(*arrays):
-        rows = arrays[0].shape[0] // total
-        parts = tuple(array[number * rows : (number + 1) * rows] for array in arrays)
-        return parts if len(parts) > 1 else parts[0]
-
-    return batches.map(own)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.with_options(options)
 
 
 @contextmanager
@@ -63,20 +56,9 @@ def predict_batches(model: keras.Model, batches) -> np.ndarray:
         batches: of `eval_dataset`; their size a multiple of the devices.
     """
     if processes()[1] == 1:
-        return model.predict(_unsharded(batches), verbose=0)
+        return model.predict(unsharded(batches), verbose=0)
     call = _call_on_all(model)
     return np.concatenate([call(batch) for batch in batches.as_numpy_iterator()])
-
-
-def _unsharded(batches):
-    """For MirroredStrategy, which would try to split the data's files over hosts first, and warn that it cannot."""
-    if keras.backend.backend() != "tensorflow" or describe()["devices"] == 1:
-        return batches
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return batches.with_options(options)
 
 
 def _call_on_all(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:

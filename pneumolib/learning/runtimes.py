@@ -77,7 +77,7 @@ def start_jax(asked: DeviceParams) -> None:
     except RuntimeError as fault:  # what JAX raises for a platform that is named and does not start
         raise DeviceError(f"JAX finds no device: {fault}") from fault
     names = names[: _count(asked, len(names))]
-    # Each process makes whole batches and takes its own rows of them: `distribution.local_rows`.
+    # Each process makes its own part of a batch: `data.pipeline.train_dataset`.
     several = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False) if len(names) > 1 else None
     keras.distribution.set_distribution(several)
 

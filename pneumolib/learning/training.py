@@ -15,9 +15,10 @@ import pandas as pd
 from pneumolib.code_digest import code_digest
 from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import steps_per_epoch, train_dataset
+from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import Checkpoint
 from pneumolib.learning.devices import describe, is_out_of_memory
-from pneumolib.learning.distribution import check_agreement, local_rows, synchronised
+from pneumolib.learning.distribution import check_agreement, synchronised, unsharded
 from pneumolib.learning.fine_tuning import backbone_layers
 from pneumolib.learning.optimizers import make_optimizer, rate_callbacks
 from pneumolib.learning.predicting import PREDICT_BATCH, predict_logits
@@ -84,7 +85,7 @@ def fit(
     task = Task(
         model=model,
         batches=lambda start: train_dataset(
-            train, params.augment, training.batch_size, params.seed, training.epochs, weights, start
+            train, params.augment, training.batch_size, params.seed, training.epochs, weights, start, processes()
         ),
         steps=steps_per_epoch(train, training.batch_size),
         score=lambda: predict_logits(model, val),
@@ -139,7 +140,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
         # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
         with synchronised(model):
             model.fit(
-                local_rows(task.batches(done)), epochs=training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
+                unsharded(task.batches(done)), epochs=training.epochs, initial_epoch=done, steps_per_epoch=task.steps,
                 callbacks=callbacks, shuffle=False, verbose=0,
             )  # fmt: skip
     model.set_weights(watch.best_weights)
