@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from test_devices import agree, children
 
 from conftest import TINY_BASELINE, TINY_STUDY, Project
 
@@ -74,6 +75,12 @@ def test_each_image_is_scored_once(studies, way):
 def test_jax_gives_the_same_on_any_devices(studies, way):
     """With dropout, in a network as notebooks train it; JAX draws one mask for a batch, wherever it lies."""
     np.testing.assert_allclose(logits(studies[way]), logits(studies["one of JAX"]), atol=1e-4)
+
+
+def test_two_processes_train_and_take_up_what_they_kept(tmp_path):
+    asked = {"devices": {"backend": "jax"}}
+    one = children(tmp_path / "one.npz", logits=asked)
+    agree(one["logits"], children(tmp_path / "two.npz", total=2, logits=asked)["logits"])
 
 
 @pytest.mark.parametrize(
