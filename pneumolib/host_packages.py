@@ -42,7 +42,7 @@ def add_missing() -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PackagesError(
-            f"{', '.join(lacking)}: missing here, and cannot be added without replacing what this machine brings; nothing "
+            f"{', '.join(lacking)}: missing or too old here, and cannot be added without replacing what this machine brings; nothing "
             f"was changed. Is the internet switched on for this notebook? pip said:\n{(done.stdout + done.stderr)[-3000:]}"
         )
     importlib.invalidate_caches()
@@ -50,10 +50,19 @@ def add_missing() -> list[str]:
 
 
 def missing() -> list[str]:
-    """Names of required packages that are not installed."""
-    there = {_plain(name) for name in installed()}
-    names = [_plain(re.match(r"[\w.-]+", line)[0]) for line in requirements()]
-    return [name for name in names if name not in there] + ([TENSORFLOW] if find_spec("tensorflow") is None else [])
+    """Names of required packages that are not installed, or are older than we can use."""
+    there = {_plain(name): version for name, version in installed().items()}
+    names = []
+    for line in requirements():
+        name, bound = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups()
+        version = there.get(_plain(name))
+        if version is None or (bound and _numbers(version) < _numbers(bound)):
+            names.append(_plain(name))
+    return names + ([TENSORFLOW] if find_spec("tensorflow") is None else [])
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.match(r"\d+(?:\.\d+)*", version)[0].split(".")]
 
 
 def requirements() -> list[str]:

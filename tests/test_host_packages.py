@@ -61,7 +61,9 @@ def test_what_is_there_is_never_replaced(pip, monkeypatch, own):
     wheel(pip, "numpy")  # another version could be had
     wheel(pip, "probe_lacking", *([] if own else ["numpy<2"]))
     monkeypatch.setattr(host_packages, "requirements", lambda: ["numpy<2" if own else "numpy", "probe-lacking"])
-    with pytest.raises(PackagesError, match=r"(?s)probe-lacking: missing here.*nothing was changed.*numpy==") as fault:
+    with pytest.raises(
+        PackagesError, match=r"(?s)probe-lacking: missing or too old here.*nothing was changed.*numpy=="
+    ) as fault:
         add_missing()
     assert metadata.version("numpy") in str(fault.value)
     assert not (pip / "prefix").exists()
@@ -78,6 +80,15 @@ def test_the_requirements_are_those_of_pyproject_and_name_no_tensorflow():
     """Colab and Kaggle bring TensorFlow, each its own."""
     assert "papermill>=2.6" in requirements()
     assert not [line for line in requirements() if line.startswith(("tensorflow", "jax", "jupyter"))]
+
+
+def test_what_is_too_old_counts_as_missing(monkeypatch):
+    """Kaggle's GPU image pinned nbconvert 6: pip is asked, and refuses."""
+    monkeypatch.setattr(
+        host_packages, "installed", lambda: {"nbconvert": "6.4.5", "pydicom": "3.0.2", "keras": "3.10.0"}
+    )
+    monkeypatch.setattr(host_packages, "requirements", lambda: ["nbconvert>=7", "pydicom>=3", "keras>=3.9", "tqdm"])
+    assert missing() == ["nbconvert", "tqdm"]
 
 
 def test_a_host_without_tensorflow_gets_the_one_for_cpus(monkeypatch):
