@@ -146,7 +146,9 @@ def test_metadata_names_every_switch(tmp_path, accelerator, shape, gpu, tpu):
     assert "docker_image" not in metadata
 
 
-def test_drawn_images_need_no_data_set(project):
+def test_drawn_images_need_no_data_set(project, monkeypatch):
+    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
+    project.run("kaggle", "tiny")
     metadata = json.loads((project.root / "build/kaggle/tiny/kernel-metadata.json").read_text(encoding="utf-8"))
     assert metadata["dataset_sources"] == metadata["kernel_sources"] == []
     assert metadata["id"] == "your-kaggle-name/pneumolib-tiny"
@@ -222,6 +224,16 @@ def test_no_client_and_no_name_are_said_before_anything_is_pushed(tmp_path, monk
     monkeypatch.setattr(kaggle.shutil, "which", lambda *_, **__: None)
     with pytest.raises(kaggle.KaggleError, match="client is not installed"):
         kaggle.push(bundle, 1.0)
+
+
+def test_the_command_says_it_in_a_line_and_fails(project, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "me")
+    monkeypatch.setattr(kaggle.shutil, "which", lambda *_, **__: None)
+    said = project.run("kaggle", "tiny", "--push", "--resume", "me/earlier", code=1)
+    assert "client is not installed" in said
+    metadata = json.loads((project.root / "build/kaggle/tiny/kernel-metadata.json").read_text(encoding="utf-8"))
+    assert (metadata["id"], metadata["kernel_sources"]) == ("me/pneumolib-tiny", ["me/earlier"])
+    assert "no such study" in project.run("kaggle", "tinny", code=2)
 
 
 @pytest.mark.parametrize(
