@@ -143,17 +143,19 @@ def test_intervals_agree_with_scipys_bootstrap_of_groups(predictions):
     """Groups as scipy's observations: each class is a sample, an observation is a group's place in it."""
     rows = predictions[predictions.split == "test"]
     own = metric_table(predictions, "test", 0.5, EvaluationParams(resamples=4000), seed=1).set_index("metric")
-    sick, well = ([g for _, g in rows[rows.label == label].groupby("group_id")] for label in (1, 0))
+    sick, well = (
+        [g.to_numpy() for _, g in rows[rows.label == label].groupby("group_id").probability] for label in (1, 0)
+    )
 
     def auroc(of_sick, of_well):
-        drawn = pd.concat([*(sick[int(i)] for i in of_sick), *(well[int(i)] for i in of_well)])
-        return roc_auc_score(drawn.label, drawn.probability)
+        drawn = [np.concatenate([sick[int(i)] for i in of_sick]), np.concatenate([well[int(i)] for i in of_well])]
+        return roc_auc_score(np.repeat([1, 0], [len(scores) for scores in drawn]), np.concatenate(drawn))
 
     options = {"vectorized": False, "method": "percentile", "rng": np.random.default_rng(0)}
     places = (np.arange(len(sick)), np.arange(len(well)))
     theirs = bootstrap(places, auroc, n_resamples=600, **options).confidence_interval
     assert (own.low["auroc"], own.high["auroc"]) == pytest.approx(theirs, abs=0.012)
-    hits, sizes = np.array([[(g.probability >= 0.5).sum(), len(g)] for g in sick]).T
+    hits, sizes = np.array([[(g >= 0.5).sum(), len(g)] for g in sick]).T
     share = bootstrap(
         (hits, sizes), lambda h, n: h.sum() / n.sum(), n_resamples=4000, paired=True, **options
     ).confidence_interval
