@@ -122,7 +122,7 @@ def test_two_identical_runs_give_identical_weights():
 
 def test_training_and_prediction_from_shards(tmp_path, monkeypatch):
     params = run_params(epochs=4, learning_rate=0.03)
-    start(params.seed)
+    start(params)
     network, train, val = small_network(), image_set(48, 0), image_set(25, 1, "val")
     in_files = [
         ImageSet(part.table, in_shards(part.pixels, tmp_path / name, monkeypatch, mixed=name == "train"))
