@@ -355,7 +355,7 @@ def arithmetic(costs: dict[str, float], rates: dict[str, float], table: dict[str
         ("an epoch's augmented input from shards alone, hours", [f"{n / rates['augmented'] / 3600:,.1f}" for n in LARGE]),
         ("frozen MobileNetV2, one view of each, hours", [f"{n * costs['frozen'] / 3600:,.1f}" for n in LARGE]),
         ("its features (1,280 numbers, one view), GB", [f"{n * 1280 * 4 / 1e9:,.1f}" for n in LARGE]),
-        ("bootstrap of a tenth as test, minutes", [f"{n / 10 * boot / 60:,.1f}" for n in LARGE]),
+        ("bootstrap of a tenth as test, minutes at least", [f"{n / 10 * boot / 60:,.1f}" for n in LARGE]),
         ("its weights, one copy, GB", [f"{n / 10 * EvaluationParams().resamples * 8 / 1e9:,.1f}" for n in LARGE]),
     ]  # fmt: skip
     print_table(("", *(f"{n:,} images" for n in LARGE)), [(name, *cells) for name, cells in rows])
