@@ -113,7 +113,7 @@ def test_what_smoke_makes_of_parameters():
         image={"size_px": 300, "channels": 3},
     )  # fmt: skip
     assert (made.study, made.data.source, made.split.validation) == ("demo-smoke", "synthetic", "cut")
-    assert (made.training.epochs, made.training.batch_size, made.training.warmup_epochs) == (1, 4, 0)
+    assert (made.training.epochs, made.training.batch_size, made.training.warmup_epochs) == (1, 8, 0)
     assert (made.features.views, made.training.floors) == (1, {"auroc": 0.9})
     assert (made.image.size_px, made.evaluation.target_sensitivity) == (300, 0.9)
     assert small(features={"views": 0}, training={"batch_size": 2}).features.views == 0
