@@ -52,7 +52,7 @@ colab: $(VENV)  ## build the same for Colab and print the commands that run it (
 test: $(VENV)  ## run the tests; those of pages in a browser are skipped without Chromium
 	@$(BIN)/python -m pytest
 
-test-hosts: $(VENV)  ## run bundles laid out as on Kaggle, and the tests on the versions that Colab and Kaggle bring
+test-hosts: $(VENV)  ## run bundles as on Kaggle, a study on several devices, and the tests on the versions that Colab and Kaggle bring
 	@$(BIN)/python -m pytest -m hosts -n 0
 	@$(BIN)/python tools/try_hosts.py
 

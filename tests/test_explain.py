@@ -1,7 +1,6 @@
 """Where networks look: Grad-CAM where the answer is known, on every kind of network, and the checks of its maps."""
 
 import hashlib
-import importlib.util
 import os
 import random
 import subprocess
@@ -314,7 +313,7 @@ np.save("maps.npy", grad_cam(keras.saving.load_model("model.keras"), np.load("pi
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.hosts
 def test_jax_gives_the_same_maps(tmp_path):
     network, pixels = conv_network(), noise(3, 32)
     network.save(tmp_path / "model.keras")

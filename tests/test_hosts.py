@@ -165,8 +165,9 @@ def test_the_backend_is_chosen_before_keras(variables, loaded, backend, said, tm
     assert bool(words) == bool(said)
 
 
-def test_a_notebook_of_a_study_finds_everything_prepared(tmp_path, capsys):
+def test_a_notebook_of_a_study_finds_everything_prepared(tmp_path, capsys, monkeypatch):
     """The process that runs the study has done it; only the backend is the kernel's own."""
+    monkeypatch.delitem(sys.modules, "keras", raising=False)  # which the tests before this one imported
     variables = KAGGLE | {"PNEUMOLIB_RUN": "03_baseline_cnn", "ISTPUVM": "1"}
     assert prepare(tmp_path, variables) is None
     assert variables.get("KERAS_BACKEND") == "jax"

@@ -195,7 +195,7 @@ def test_optimizer_and_rate_are_those_asked_for(name, kind):
 def test_class_weights_reach_the_loss(monkeypatch):
     """`fit` hands the weights of `class_weights` to the input; the input's own test follows them to the batches."""
     handed = []
-    monkeypatch.setattr(training, "train_dataset", lambda *arguments: handed.append(arguments))
+    monkeypatch.setattr(training, "train_dataset", lambda *arguments, **_: handed.append(arguments))
     monkeypatch.setattr(training, "run_task", lambda task, *_: task.batches(0))
     training.fit(small_network(), image_set(48, 0), image_set(8, 1, "val"), run_params())
     assert handed[0][-2] == {0: 2.0, 1: 2 / 3}

@@ -85,7 +85,14 @@ def fit(
     task = Task(
         model=model,
         batches=lambda start: train_dataset(
-            train, params.augment, training.batch_size, params.seed, training.epochs, weights, start, processes()
+            train,
+            params.augment,
+            training.batch_size,
+            params.seed,
+            training.epochs,
+            weights,
+            start,
+            process=processes(),
         ),
         steps=steps_per_epoch(train, training.batch_size),
         score=lambda: predict_logits(model, val),
