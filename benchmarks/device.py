@@ -58,7 +58,7 @@ def build(params: RunParams, built: RunParams):
 
 
 class Meter:
-    """Reads the GPU twice a second while it is open; `readings` are (per cent, MiB), empty without a GPU."""
+    """Reads every GPU twice a second while it is open; `readings` are (per cent, MiB), empty without a GPU."""
 
     def __enter__(self):
         self.readings, self.stop = [], threading.Event()
@@ -69,8 +69,8 @@ class Meter:
 
     def _read(self):
         while not self.stop.wait(0.5):
-            line = subprocess.run(QUERY, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-            self.readings.append(tuple(float(v) for v in line.split(",")))
+            lines = subprocess.run(QUERY, capture_output=True, text=True, check=False).stdout.splitlines()
+            self.readings += [tuple(float(v) for v in line.split(",")) for line in lines]
 
     def __exit__(self, *_):
         self.stop.set()

@@ -299,8 +299,8 @@ def per_image(scratch: Path) -> dict[str, float]:
     for file in files:
         load_image(file, image)
     found = {"decode": (time.process_time() - began) / len(files)}
-    start(1)
     params = RunParams(image=image)
+    start(params)
     network = build_model(params.model, params.image)
     compile_model(network, params, 8)
     x, y = np.zeros((4 * BATCH, STUDY_PX, STUDY_PX, 1), np.uint8), np.zeros((4 * BATCH, 1), np.float32)

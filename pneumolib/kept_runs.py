@@ -43,14 +43,18 @@ class Keeper:
         state = {(file, *stamp) for file, stamp in files.items()}
         if not files or state == self.state:
             return False
+        self.packed_at = time.monotonic()  # also where it fails: not to be tried again at once
         whole = self.project / PACKED
         temporary = whole.with_suffix(".tmp")
         with tarfile.open(temporary, "w") as archive:  # not compressed: weights hardly shrink
             for file in files:
-                with contextlib.suppress(FileNotFoundError):  # replaced by the training in this moment
-                    archive.add(file, str(file.relative_to(self.project)))
+                with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:  # replaced in this moment
+                    # Of the open file, so that size and contents are of one and the same.
+                    archive.addfile(
+                        archive.gettarinfo(arcname=str(file.relative_to(self.project)), fileobj=opened), opened
+                    )
         os.replace(temporary, whole)
-        self.state, self.packed_at = state, time.monotonic()
+        self.state = state
         return True
 
 

@@ -77,7 +77,7 @@ class ImageParams(Section):
     # At most this share of a tile's pixels may have one grey value before the rest is spread over all others.
     clahe_clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.02
     clahe_tiles: Annotated[int, Field(ge=2, le=32)] = 8  # along each side
-    memory_gb: Annotated[float, Field(ge=0)] = 2.0  # 61,000 grey images of 180 px; training takes twice as much
+    memory_gb: Annotated[float, Field(ge=0)] = 2.0  # 61,000 grey images of 180 px; training takes three times as much
 
     def seen(self) -> dict[str, Any]:
         """What decides the pixels: everything but where they lie."""

@@ -109,6 +109,7 @@ def nothing_set(monkeypatch):
         ({"require": "cpu"}, "/dev/accel0", None, "tensorflow"),
         ({"require": "tpu"}, None, None, "jax"),
         ({}, None, "jax", "jax"),
+        ({"require": "cpu"}, "/dev/accel0", "jax", "jax"),
         ({"backend": "tensorflow"}, "/dev/accel0", "jax", "tensorflow"),
     ],
 )
@@ -126,8 +127,9 @@ def test_a_tpu_without_jax_is_said_or_refused(nothing_set):
     assert backend == "tensorflow"
     assert "JAX is not installed" in warnings[0]
     assert "ISTPUVM=1" in warnings[0]
-    with pytest.raises(DeviceError, match=r"pip install 'jax\[tpu\]'"):
-        choose_backend(DeviceParams(require="tpu"))
+    for asked in ({"require": "tpu"}, {"backend": "jax"}):
+        with pytest.raises(DeviceError, match=r"pip install 'jax\[tpu\]'"):
+            choose_backend(DeviceParams(**asked))
 
 
 def test_another_backend_is_refused_by_name(nothing_set):
@@ -164,6 +166,15 @@ def test_auto_goes_on_and_says_what_it_left(nothing_set, capsys):
     assert warning.startswith("Warning: a TPU seems to be here")
 
 
+@pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 4, 4), (8, 7, 7), (1, 18, 1)])
+def test_as_many_devices_as_can_share_a_batch(found, batch, used):
+    assert runtimes._count(DeviceParams(), found, batch) == used
+    facts = {"kind": "tpu", "devices": used, "batch": batch}
+    said = devices._unused(DeviceParams(require="tpu"), found, facts)
+    assert said == ([] if used == found else [f"8 devices are here, and {used} are used: a batch of {batch} images cannot be "
+                                              f"shared by more"])  # fmt: skip
+
+
 def test_a_batch_that_devices_cannot_share():
     with pytest.raises(
         DeviceError, match="received 20, which 8 devices cannot share evenly; the nearest are 16 and 24"
@@ -180,8 +191,17 @@ def test_virtual_devices_are_cpus():
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", "float32"), ("gpu", "float16"), ("tpu", "bfloat16")])
 def test_precision_follows_the_device(kind, expected):
-    assert devices.resolved_precision(check({}), kind) == expected
-    assert devices.resolved_precision(check({"training": {"precision": "bfloat16"}}), kind) == "bfloat16"
+    facts = {"kind": kind, "devices": 1, "backend": "tensorflow 2.21.0, keras 3.15.1"}
+    assert devices.resolved_precision("auto", facts) == expected
+    assert devices.resolved_precision("bfloat16", facts) == "bfloat16"
+    # Keras looks for overflow in the first replica alone.
+    several = facts | {"devices": 2}
+    assert devices.resolved_precision("auto", several) == "float32"
+    with pytest.raises(
+        DeviceError, match="received float16, which several devices under TensorFlow do not train safely"
+    ):
+        devices.resolved_precision("float16", several)
+    assert devices.resolved_precision("auto", several | {"backend": "jax 0.10.2"}) == expected
 
 
 def test_words_of_runs_that_trained_nothing():

@@ -34,6 +34,8 @@ def start(params: RunParams) -> dict:
     """
     # Information about CPU instruction sets would fill the page; warnings and errors still show.
     asked = params.devices
+    if asked.virtual_cpus:
+        asked = asked.model_copy(update={"require": "cpu"})
     # Several replicas would add a warning for every data set, that a generator's graph cannot be rewritten.
     several = asked.virtual_cpus or len(list(Path("/dev").glob("nvidia[0-9]*"))) > 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if several else "1")
@@ -41,14 +43,14 @@ def start(params: RunParams) -> dict:
     _use_backend(backend)
     import keras
 
-    (start_tensorflow if backend == "tensorflow" else start_jax)(asked)
+    found = (start_tensorflow if backend == "tensorflow" else start_jax)(asked, params.training.batch_size)
     keras.utils.set_random_seed(params.seed)
     facts = describe()
     _check_kind(asked, facts)
-    keras.config.set_dtype_policy(POLICIES[resolved_precision(params, facts["kind"])])
+    keras.config.set_dtype_policy(POLICIES[resolved_precision(params.training.precision, facts)])
     facts |= {"precision": keras.config.dtype_policy().name}
     facts |= _batches(params.training.batch_size, facts["devices"])
-    facts["warnings"] = [*warnings, *_unused(asked, facts["kind"])]
+    facts["warnings"] = [*warnings, *_unused(asked, found, facts)]
     print(f"Running on {device_words(facts)}, seed {params.seed}")
     for text in facts["warnings"]:
         print(f"Warning: {text}")
@@ -61,26 +63,36 @@ def choose_backend(asked: DeviceParams) -> tuple[str, list[str]]:
     `devices.backend` decides; left to `auto`, `KERAS_BACKEND` does; where that is not set, JAX for a TPU and for several
     processes, TensorFlow for all else.
     """
-    if asked.backend != "auto":
-        return asked.backend, []
-    named, hint = os.environ.get("KERAS_BACKEND"), tpu_hint()
-    if named:
-        if named not in BACKENDS:
-            raise DeviceError(f"KERAS_BACKEND: received {named!r}, allowed: {', '.join(BACKENDS)}, or leave it unset")
-        return named, []
-    wanted = asked.require == "tpu" or (hint is not None and asked.require == "auto") or processes()[1] > 1
-    if wanted and find_spec("jax") is None:
+    hint, named = tpu_hint(), asked.backend if asked.backend != "auto" else os.environ.get("KERAS_BACKEND")
+    if named and named not in BACKENDS:
+        raise DeviceError(f"KERAS_BACKEND: received {named!r}, allowed: {', '.join(BACKENDS)}, or leave it unset")
+    needed = named == "jax" or asked.require == "tpu" or processes()[1] > 1
+    if named == "tensorflow" or not (needed or (hint and asked.require == "auto")):
+        return "tensorflow", []
+    if find_spec("jax") is None:
         lacking = f"JAX is not installed, which TPUs and several processes need: pip install 'jax[tpu]'{_sign(hint)}"
-        if asked.require == "tpu" or processes()[1] > 1:
+        if needed:
             raise DeviceError(lacking)
         return "tensorflow", [lacking]
-    return ("jax" if wanted else "tensorflow"), []
+    return "jax", []
 
 
-def resolved_precision(params: RunParams, kind: str) -> str:
-    """`training.precision`, `auto` replaced by what suits a `cpu`, `gpu` or `tpu`."""
-    asked = params.training.precision
-    return PRECISION_OF[kind] if asked == "auto" else asked
+def resolved_precision(asked: str, facts: dict) -> str:
+    """`training.precision`, `auto` replaced by what suits the devices.
+
+    Raises:
+        DeviceError: float16 on several replicas of TensorFlow. Keras's loss scaling looks for overflow in the first replica
+            alone (3.15, `_tf_apply` of its LossScaleOptimizer), so that one in another turns the weights into NaN.
+    """
+    replicas = facts["devices"] > 1 and facts["backend"].startswith("tensorflow")
+    if asked == "auto":
+        return "float32" if replicas else PRECISION_OF[facts["kind"]]
+    if asked == "float16" and replicas:
+        raise DeviceError(
+            f"training.precision: received float16, which several devices under TensorFlow do not train safely (found "
+            f"{facts['devices']}); allowed: float32, bfloat16. Or devices.count: 1"
+        )
+    return asked
 
 
 def _use_backend(backend: str) -> None:
@@ -104,14 +116,21 @@ def _check_kind(asked: DeviceParams, facts: dict) -> None:
         )
 
 
-def _unused(asked: DeviceParams, kind: str) -> list[str]:
+def _unused(asked: DeviceParams, found: int, facts: dict) -> list[str]:
     """What seems to be there and is not used, though nobody asked for less."""
+    kind, used = facts["kind"], facts["devices"]
+    if asked.count is None and used < found:
+        return [
+            f"{found} devices are here, and {used} are used: a batch of {facts['batch']} images cannot be shared by more"
+        ]
     if asked.require != "auto":
         return []
     if kind != "tpu" and (hint := tpu_hint()):
         return [f"a TPU seems to be here ({hint}), and is not used; it needs JAX: pip install 'jax[tpu]'"]
     if kind == "cpu" and Path("/dev/nvidia0").exists():
-        return ["an NVIDIA GPU is here, and is not used: this TensorFlow was built for the CPU, see the README"]
+        return [
+            f"an NVIDIA GPU is here, and is not used: {facts['backend']} was built for the CPU here, see the README"
+        ]
     return []
 
 

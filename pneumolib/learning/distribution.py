@@ -1,5 +1,6 @@
 """Batches over several devices and processes: who gets which rows, what is put together again, what must agree."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -61,6 +62,7 @@ def predict_batches(model: keras.Model, batches) -> np.ndarray:
     return np.concatenate([call(batch) for batch in batches.as_numpy_iterator()])
 
 
+@functools.lru_cache(maxsize=4)  # JAX would compile each new function anew
 def _call_on_all(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """A compiled call whose input is spread over all devices of all processes, and whose output is whole on each.
 
@@ -71,10 +73,10 @@ def _call_on_all(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     mesh = keras.distribution.distribution().device_mesh.backend_mesh
     axis = jax.sharding.PartitionSpec(mesh.axis_names[0])
     spread, whole = (jax.sharding.NamedSharding(mesh, spec) for spec in (axis, jax.sharding.PartitionSpec()))
-    weights = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
     run = jax.jit(lambda w, x: model.stateless_call(*w, x, training=False)[0], out_shardings=whole)
 
     def call(batch: np.ndarray) -> np.ndarray:
+        weights = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
         # Every process holds the whole batch and gives its devices their rows.
         rows = jax.make_array_from_callback(batch.shape, spread, lambda index: batch[index])
         return np.asarray(run(weights, rows))
@@ -96,5 +98,6 @@ def check_agreement(what: str, value: int) -> None:
     if len(set(found)) > 1:
         raise DeviceError(
             f"{what} differ from process to process ({', '.join(map(str, found))}): they must see the same folder runs/, "
-            f"which lies on a disk that all hosts share. Put it there, or delete what is kept of the training on each"
+            f"on a disk that all hosts share, and have the same cores and package versions, without which what is kept of a training "
+            f"is not taken up. Or train anew: --force"
         )

@@ -71,14 +71,7 @@ def _head_task(model: keras.Model, train: ImageSet, val: ImageSet, params: RunPa
     return Task(
         model=head,
         batches=lambda start: feature_dataset(
-            seen,
-            labels,
-            training.batch_size,
-            params.seed,
-            training.epochs,
-            weights,
-            start,
-            process=processes(),
+            seen, labels, training.batch_size, params.seed, training.epochs, weights, start, process=processes()
         ),
         steps=len(seen) // training.batch_size,
         score=lambda: predict_batches(head, eval_dataset(val_seen[:, 0], val_batch))[: len(val), 0].astype(float),

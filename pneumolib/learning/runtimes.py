@@ -1,5 +1,6 @@
 """TensorFlow and JAX made ready, each in its own way. Called by `devices` alone, which says what the words mean."""
 
+import contextlib
 import logging
 import os
 
@@ -11,8 +12,8 @@ class DeviceError(RuntimeError):
     """A device or backend that cannot be had; the message says what was asked for, what was found, what to do."""
 
 
-def start_tensorflow(asked: DeviceParams) -> None:
-    """Visible devices, deterministic operations, and a strategy of replicas where there are several."""
+def start_tensorflow(asked: DeviceParams, batch_size: int) -> int:
+    """Visible devices, deterministic operations, and a strategy of replicas where there are several; returns how many were found."""
     import tensorflow as tf
 
     if processes()[1] > 1:
@@ -23,13 +24,17 @@ def start_tensorflow(asked: DeviceParams) -> None:
         _hide_from_tensorflow("GPU")
     if asked.virtual_cpus:
         _split_tensorflow_cpu(asked.virtual_cpus)
-    names = [device.name for device in tf.config.list_logical_devices("GPU")]
-    if not names and asked.virtual_cpus:
-        names = [device.name for device in tf.config.list_logical_devices("CPU")]
-    names = names[: _count(asked, len(names) or 1)]
+    gpus = tf.config.get_visible_devices("GPU")
+    found = len(gpus) or asked.virtual_cpus or 1
+    count = _count(asked, found, batch_size)
+    if count < len(gpus):
+        with contextlib.suppress(RuntimeError):  # at work already; then it holds memory on the others, too
+            tf.config.set_visible_devices(gpus[:count], "GPU")
+    names = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")][:count]
     # Made anew at every start: networks of the run before must not share its replicas.
     strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
     tf.distribute.experimental_set_strategy(strategy)
+    return found
 
 
 def _split_tensorflow_cpu(parts: int) -> None:
@@ -55,8 +60,8 @@ def _hide_from_tensorflow(kind: str) -> None:
             raise DeviceError(f"TensorFlow holds {kind}s in this process already: restart the kernel") from None
 
 
-def start_jax(asked: DeviceParams) -> None:
-    """Visible devices, deterministic operations, the other processes, and batches shared where there are several devices."""
+def start_jax(asked: DeviceParams, batch_size: int) -> int:
+    """As `start_tensorflow`; also meets the other processes."""
     # Before JAX starts; known to it on every device, of effect on GPUs only.
     flags = os.environ.get("XLA_FLAGS", "")
     if "--xla_gpu_deterministic_ops" not in flags:
@@ -76,10 +81,12 @@ def start_jax(asked: DeviceParams) -> None:
         names = keras.distribution.list_devices()
     except RuntimeError as fault:  # what JAX raises for a platform that is named and does not start
         raise DeviceError(f"JAX finds no device: {fault}") from fault
-    names = names[: _count(asked, len(names))]
+    found = len(names)
+    names = names[: _count(asked, found, batch_size)]
     # Each process makes its own part of a batch: `data.pipeline.train_dataset`.
     several = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False) if len(names) > 1 else None
     keras.distribution.set_distribution(several)
+    return found
 
 
 def _split_jax_cpu(parts: int) -> None:
@@ -96,10 +103,11 @@ def _too_late(parts: int, found: int) -> str:
     return f"devices.virtual_cpus: received {parts}, but this process runs with {found} already: restart the kernel"
 
 
-def _count(asked: DeviceParams, found: int) -> int:
-    """How many of the devices are used."""
+def _count(asked: DeviceParams, found: int, batch_size: int) -> int:
+    """How many of the devices are used; where nobody says, as many as can share a batch evenly."""
     if asked.count is None:
-        return found
+        together = processes()[1] > 1  # then all must take part, and `devices` refuses a batch that does not fit
+        return found if together else max(n for n in range(1, found + 1) if batch_size % n == 0)
     if asked.count > found:
         raise DeviceError(f"devices.count: received {asked.count}, found {found}; lower it, or leave it out to use all")
     if processes()[1] > 1 and asked.count < found:

@@ -141,7 +141,7 @@ def run_task(task: Task, params: RunParams, folder: Path | None) -> pd.DataFrame
     if done:
         print(f"Taken up after epoch {done} from {folder}" + (": nothing left to train" if watch.is_over else ""))
     if not watch.is_over:
-        board = _tensorboard(folder) if training.tensorboard else []
+        board = _tensorboard(folder) if training.tensorboard and processes()[0] == 0 else []
         # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
         callbacks = [DivergenceGuard(), *average, watch, *rates, *board, checkpoint]
         # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.

@@ -1,7 +1,7 @@
 """The first code cell of every notebook, in one place."""
 
 SOURCE = """\
-# Makes Colab and Kaggle ready: the library at this notebook's commit, a folder that lasts, the data. At home it does nothing.
+# Makes Colab and Kaggle ready: the library at REF, a folder that lasts, the data. At home it does nothing.
 from importlib.util import find_spec
 
 LIBRARY, REF = "{repository}", "{ref}"

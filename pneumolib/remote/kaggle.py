@@ -41,7 +41,7 @@ def write_metadata(
 
     Args:
         bundle: from `bundle.build`.
-        accelerator: `tpu` (v5e-8), `gpu` (one T4) or `none`.
+        accelerator: `tpu` (v5e-8), `gpu` (two T4) or `none`.
         resume: `owner/notebook` whose output the session goes on from; `1` for this notebook's own last one.
         dataset: the radiographs, `owner/name`; attached to studies that read the archive's folder.
         user: the account; a placeholder by default.

@@ -106,7 +106,12 @@ def _watch(command: list[str], project: Path, keeper: Keeper, until: float) -> i
         shown = threading.Thread(target=_show, args=(process,), daemon=True)
         shown.start()
         while process.poll() is None:
-            keeper.pack()
+            try:
+                keeper.pack()
+            except OSError as fault:  # a full disk, say: the study goes on, and its clock with it
+                print(
+                    f"Warning: {keeper.project / 'runs'} could not be packed for the next session: {fault}", flush=True
+                )
             if time.monotonic() > until + GRACE_S:
                 process.kill()
             elif time.monotonic() > until and not late:
