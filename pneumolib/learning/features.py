@@ -66,12 +66,12 @@ def _head_task(model: keras.Model, train: ImageSet, val: ImageSet, params: RunPa
     seen, seconds = frozen_features(backbone, train, params.augment, params.features.views, params.seed, folder)
     val_seen, val_seconds = frozen_features(backbone, val, None, 1, params.seed, folder)
     labels = train.table.label.to_numpy()
-    weights = class_weights(labels, training.class_weights)
+    weights, mine = class_weights(labels, training.class_weights), processes()
     val_batch = predict_batch(len(val))
     return Task(
         model=head,
         batches=lambda start: feature_dataset(
-            seen, labels, training.batch_size, params.seed, training.epochs, weights, start, process=processes()
+            seen, labels, training.batch_size, params.seed, training.epochs, weights, start, process=mine
         ),
         steps=len(seen) // training.batch_size,
         score=lambda: predict_batches(head, eval_dataset(val_seen[:, 0], val_batch))[: len(val), 0].astype(float),

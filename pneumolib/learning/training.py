@@ -80,19 +80,12 @@ def fit(
         FloatingPointError: the training diverged.
         MemoryError: with the parameter to lower.
     """
-    training = params.training
+    training, mine = params.training, processes()
     weights = class_weights(train.table.label.to_numpy(), training.class_weights)
     task = Task(
         model=model,
         batches=lambda start: train_dataset(
-            train,
-            params.augment,
-            training.batch_size,
-            params.seed,
-            training.epochs,
-            weights,
-            start,
-            process=processes(),
+            train, params.augment, training.batch_size, params.seed, training.epochs, weights, start, process=mine
         ),
         steps=steps_per_epoch(train, training.batch_size),
         score=lambda: predict_logits(model, val),
