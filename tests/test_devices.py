@@ -59,6 +59,7 @@ def trained(tmp_path_factory) -> dict:
     )  # fmt: skip
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize("name", ["tf2", "jax1", "jax8"])
 def test_the_same_training_on_any_devices(trained, name):
     """161 images in batches that several devices share: each once, scored as on one device of TensorFlow."""
@@ -72,12 +73,14 @@ def agree(one: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_allclose(other, one, atol=TOLERANCE)
 
 
+@pytest.mark.hosts
 def test_16_bits_stay_near_32(trained):
     """bfloat16 has three digits."""
     assert json.loads(trained["bfloat16-facts"])["precision"] == "mixed_bfloat16"
     np.testing.assert_allclose(trained["bfloat16"], trained["jax8"], atol=0.03 * np.abs(trained["jax8"]).max())
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize(
     ("name", "words"),
     [

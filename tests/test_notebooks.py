@@ -18,7 +18,7 @@ def study(tmp_path_factory) -> Project:
     """The repository's notebooks and a tiny study of them, of which nothing has run yet."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.write("params/tiny/01_exploration.yaml", TINY_AUDIT)
-    project.write("params/tiny/02_histogram_equalisation.yaml", TINY_TRAINING)
+    project.write("params/tiny/02_histogram_equalisation.yaml", TINY_TRAINING + "model: {name: coursework_cnn}\n")
     return project
 
 
