@@ -3,6 +3,8 @@
 import os
 import socket
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -81,6 +83,28 @@ def test_two_processes_train_and_take_up_what_they_kept(tmp_path):
     asked = {"devices": {"backend": "jax"}}
     one = children(tmp_path / "one.npz", logits=asked)
     agree(one["logits"], children(tmp_path / "two.npz", total=2, logits=asked)["logits"])
+
+
+GO_ON = """
+from pathlib import Path
+from training_child import trained
+whole, found = trained(Path("whole"), "cnn"), trained(Path("cnn-killed"), "cnn")
+assert found == whole, [key for key in whole if found[key] != whole[key]]
+"""
+
+
+def test_a_killed_training_on_eight_devices_goes_on_to_the_bit(tmp_path):
+    """Under JAX, as on a TPU: optimizer, dropout's generators and the rest go back to all of the devices."""
+    eight = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    options = {"cwd": tmp_path, "env": os.environ | eight | {"PYTHONPATH": os.pathsep.join(sys.path)},
+               "capture_output": True, "text": True, "timeout": 300, "check": False}  # fmt: skip
+    child = Path(__file__).with_name("training_child.py")
+    killed = subprocess.run([sys.executable, "-u", child, tmp_path, "cnn:batch:9"], **options)
+    assert killed.returncode == -9, killed.stderr[-3000:]
+    assert "Running on 8 x virtual CPU" in killed.stdout
+    done = subprocess.run([sys.executable, "-c", GO_ON], **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Taken up after epoch 1 from" in done.stdout
 
 
 @pytest.mark.parametrize(
