@@ -81,7 +81,7 @@ bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/scaling.py
 
 lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step
-	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra dev --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra app --extra export --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
 		--upgrade --output-file requirements.lock
 	@$(BIN)/python tools/environment.py

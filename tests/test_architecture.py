@@ -23,6 +23,7 @@ ROOMS = [
     "evaluation",
     "audit",
     "reporting",
+    "serving",
     "remote",
     "__main__",
 ]

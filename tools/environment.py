@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKED = ("cpu", "lab", "dev")
+LOCKED = ("cpu", "lab", "app", "export", "dev")
 HEAD = """\
 # For conda users: conda env create -f environment.yml && conda activate pneumolib
 # Written by `make lock` from pyproject.toml and requirements.lock; edit those.
