@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pneumolib.params import check
-from pneumolib.reporting import session as door
+from pneumolib.reporting import origin as origins
 from pneumolib.reporting.results import DataResult, Provenance, Result, ResultError, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start, table_fingerprint
 
@@ -95,11 +95,11 @@ def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, 
 def test_the_commit_of_a_project_that_is_no_checkout(tmp_path, monkeypatch):
     """A bundle says it; pip wrote it down where the library was installed from a repository."""
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
-    assert door.origin() == (None, None)
+    assert origins.origin() == (None, None)
     told = SimpleNamespace(read_text=lambda name: '{"vcs_info": {"vcs": "git", "commit_id": "abc"}}')
-    monkeypatch.setattr(door, "distribution", lambda name: told)
-    assert door.origin() == ("abc", False)
-    monkeypatch.setenv(door.COMMIT_VARIABLE, "def")
-    assert door.origin() == ("def", False)
-    monkeypatch.setenv(door.COMMIT_VARIABLE, "def" + door.CHANGED)
-    assert door.origin() == ("def", True)
+    monkeypatch.setattr(origins, "distribution", lambda name: told)
+    assert origins.origin() == ("abc", False)
+    monkeypatch.setenv(origins.COMMIT_VARIABLE, "def")
+    assert origins.origin() == ("def", False)
+    monkeypatch.setenv(origins.COMMIT_VARIABLE, "def" + origins.CHANGED)
+    assert origins.origin() == ("def", True)

@@ -22,7 +22,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
-from pneumolib.data.decoding import decode
+from pneumolib.data.decoding import Decoded, decode
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.progress import bar
 from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
@@ -112,9 +112,18 @@ def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
         OSError: a file that cannot be read.
     """
     raw = source if isinstance(source, bytes) else source.read_bytes()
+    return network_pixels(decode_for(raw, params).image, params)
+
+
+def decode_for(raw: bytes, params: ImageParams) -> Decoded:
+    """A file decoded as large as `network_pixels` needs it; raises as `decode` does."""
     wanted = math.ceil(2 * params.size_px / (1 - 2 * params.crop_border))
     # Saving anew must see the file's own pixels: at a reduced size its traces of compression are gone already.
-    image = decode(raw, wanted if params.reencode_quality is None else None, grey=params.channels == 1).image
+    return decode(raw, wanted if params.reencode_quality is None else None, grey=params.channels == 1)
+
+
+def network_pixels(image: Image.Image, params: ImageParams) -> np.ndarray:
+    """What a network sees of a decoded image, uint8 (size_px, size_px, channels)."""
     image = prepare(image, params).convert(_MODES[params.channels])
     image = image.resize((params.size_px, params.size_px), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8).reshape(params.size_px, params.size_px, params.channels)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pneumolib.params import in_root, project_root
 from pneumolib.remote.bootstrap import bootstrap_cell
-from pneumolib.reporting.session import CHANGED, origin
+from pneumolib.reporting.origin import CHANGED, origin
 from pneumolib.reporting.study import run_files
 
 LIBRARY = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from pathlib import Path
 from pneumolib.hosts import Prepared, prepare
 from pneumolib.kept_runs import Keeper
 from pneumolib.params import SMOKE, DataParams, ParamsError, params_folder
-from pneumolib.reporting.session import COMMIT_VARIABLE
+from pneumolib.reporting.origin import COMMIT_VARIABLE
 
 OUTCOME = "outcome.json"
 GRACE_S = 90.0  # from the interrupt, after which a run tidies up, to the end by force

@@ -16,7 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from pneumolib.code_digest import code_digest, text_digest
 from pneumolib.params import ParamsError, RunParams, in_root, notebook_of
-from pneumolib.reporting.session import package_versions
+from pneumolib.reporting.origin import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing

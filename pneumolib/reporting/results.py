@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import in_root, params_folder
 
-RESULT_FILE = "result.json"
+RESULT_FILE, MODEL_FILE = "result.json", "model.keras"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -99,6 +99,18 @@ class ThresholdResult(_Part):
     chosen_on: Literal["validation"]
 
 
+class FamiliarityResult(_Part):
+    """What the training images are like, see `data.familiarity`; for warnings of images that are not like them."""
+
+    training_images: int
+    validation_images: int
+    quantiles: dict[str, list[float]]
+    limits: dict[str, list[float]]
+    centre: list[float]
+    precision: list[list[float]]
+    false_alarms: dict[str, Fraction | None]
+
+
 class DataResult(_Part):
     """Which images a run saw; runs are compared only where both fingerprints agree."""
 
@@ -135,6 +147,8 @@ class Result(_Part):
     data: DataResult
     threshold: ThresholdResult | None = None
     calibration: CalibrationResult | None = None
+    familiarity: FamiliarityResult | None = None
+    model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file model.keras
     metrics: dict[Literal["validation", "test"], SplitMetrics] = {}
     spread: dict[Literal["validation", "test"], dict[str, SpreadResult]] = {}
     facts: dict[str, Any] = {}

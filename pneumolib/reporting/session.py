@@ -5,28 +5,29 @@ never over a study's results.
 """
 
 import hashlib
-import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pneumolib.data.familiarity import Familiarity
 from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
+from pneumolib.reporting.origin import origin, package_versions
 from pneumolib.reporting.ranking import read_prediction_table
 from pneumolib.reporting.results import (
+    MODEL_FILE,
     RESULT_FILE,
     CalibrationResult,
     DataResult,
+    FamiliarityResult,
     Provenance,
     Result,
     ResultError,
@@ -40,13 +41,7 @@ from pneumolib.reporting.results import (
 
 # Set by `reporting.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
-# Set by a bundle, which is no checkout: the commit, with `CHANGED` behind it where there were uncommitted changes.
-COMMIT_VARIABLE, CHANGED = "PNEUMOLIB_COMMIT", "+changes"
 _PARTS = {"val": "validation", "test": "test"}
-PACKAGES = [
-    "tensorflow-cpu", "tensorflow", "keras", "jax", "numpy", "pandas", "pillow", "scikit-learn", "scikit-image",
-    "scipy", "papermill", "nbconvert",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Continued:
     @property
     def model_file(self) -> Path:
         """The trained network."""
-        return self.folder / "model.keras"
+        return self.folder / MODEL_FILE
 
     def predictions(self) -> pd.DataFrame:
         """Its `predictions.csv`."""
@@ -165,6 +160,7 @@ class Session:
         checks: dict[str, Any] | None = None,
         calibration: Calibration | None = None,
         seeds: dict[str, pd.DataFrame] | None = None,
+        familiarity: Familiarity | None = None,
     ) -> Result:
         """Write `result.json`, the last act of every notebook.
 
@@ -178,6 +174,7 @@ class Session:
                 are added as `split`.
             calibration: frozen on validation.
             seeds: `evaluation.seed_table` of `val` and `test`; empty ones where the training was run from one seed.
+            familiarity: what the training images are like, of a run that leaves a network.
         """
         tables = {"validation": validation, "test": test}
         result = Result(
@@ -188,9 +185,9 @@ class Session:
             synthetic=manifest.synthetic,
             parameters=self.params.model_dump(),
             data=_describe_data(manifest, split),
-            threshold=ThresholdResult(**asdict(threshold)) if threshold else None,
+            **_frozen(threshold, calibration, familiarity),
+            model_sha256=_model_sha256(self.folder),
             metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
-            calibration=CalibrationResult(**plain(asdict(calibration))) if calibration else None,
             spread={_PARTS[part]: spread_of(table) for part, table in (seeds or {}).items() if len(table)},
             facts=plain(facts or {}),
             checks=plain({"split": _part_sizes(split)} | (checks or {}) if split is not None else checks or {}),
@@ -236,6 +233,22 @@ def _describe_data(manifest: Manifest, split: pd.DataFrame | None) -> DataResult
     )
 
 
+def _frozen(
+    threshold: Threshold | None, calibration: Calibration | None, familiarity: Familiarity | None
+) -> dict[str, Any]:
+    """What was decided before test was read, and goes with the network."""
+    return {
+        "threshold": ThresholdResult(**asdict(threshold)) if threshold else None,
+        "calibration": CalibrationResult(**plain(asdict(calibration))) if calibration else None,
+        "familiarity": FamiliarityResult(**plain(asdict(familiarity))) if familiarity else None,
+    }
+
+
+def _model_sha256(folder: Path) -> str | None:
+    file = folder / MODEL_FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
 def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:
     """Columns `split, images, groups, pneumonia`, in the order train, val, test."""
     sizes = split.groupby("split").agg(
@@ -257,41 +270,3 @@ def _provenance(session: Session, device: dict) -> Provenance:
         versions=package_versions(),
         device=device,
     )
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide numbers; read from metadata, nothing is imported."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # TensorFlow has several names, of which a machine has one
-    return found
-
-
-def origin() -> tuple[str | None, bool | None]:
-    """Commit of the project, and whether there are uncommitted changes; None each where nothing says so.
-
-    By git in a checkout; else by `COMMIT_VARIABLE`, which a bundle sets; else by what pip wrote down when it installed the
-    library from a repository.
-    """
-    if commit := _git("rev-parse", "HEAD"):
-        return commit, bool(_git("status", "--porcelain"))
-    if commit := os.environ.get(COMMIT_VARIABLE):
-        return commit.removesuffix(CHANGED), commit.endswith(CHANGED)
-    try:
-        origin = json.loads(distribution("pneumolib").read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:
-        return None, None
-    commit = origin.get("vcs_info", {}).get("commit_id")
-    return commit, None if commit is None else False
-
-
-def _git(*words: str) -> str | None:
-    """What git says in the project's root, or None where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

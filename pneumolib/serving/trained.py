@@ -6,9 +6,7 @@ from typing import Any
 
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams, in_root
-from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, read_result
-
-MODEL_FILE = "model.keras"
+from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, Result, ResultError, read_result
 
 
 class ModelError(ValueError):

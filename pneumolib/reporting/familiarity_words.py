@@ -1,0 +1,43 @@
+"""What the training images are like, in a table and a sentence; see `data.familiarity`."""
+
+import pandas as pd
+from IPython.display import Markdown
+
+from pneumolib.data.familiarity import QUANTILES, Familiarity
+
+FACT_NAMES = {
+    "width_px": "Width (px)",
+    "height_px": "Height (px)",
+    "aspect": "Width / height",
+    "mean_grey": "Mean grey (0-255)",
+    "sd_grey": "SD of grey",
+    "dark_grey": "Grey that 5% of pixels lie below",
+    "bright_grey": "Grey that 5% of pixels lie above",
+    "colour": "Colour (difference of channels)",
+    "distance": "Distance of what is where",
+}
+
+
+def facts_words(familiarity: Familiarity) -> pd.DataFrame:
+    """One row a fact: median and middle 95% of the training images, and the limits of a warning."""
+    low, median, high = (QUANTILES.index(q) for q in (0.025, 0.5, 0.975))
+    spread = familiarity.quantiles
+    return pd.DataFrame({
+        "Fact of an image": FACT_NAMES.values(),
+        "Training images: median": [f"{spread[fact][median]:.4g}" for fact in FACT_NAMES],
+        "Middle 95%": [f"{spread[fact][low]:.4g} to {spread[fact][high]:.4g}" for fact in FACT_NAMES],
+        "No warning within": ["{:.4g} to {:.4g}".format(*familiarity.limits[fact]) for fact in FACT_NAMES],
+    })  # fmt: skip
+
+
+def summary(familiarity: Familiarity) -> Markdown:
+    """How often validation images would be warned of: the false alarms."""
+    rates = familiarity.false_alarms
+    if rates["any"] is None:
+        return Markdown("There are no validation images, so the rate of false alarms is not known.")
+    kinds = ", ".join(f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any")
+    return Markdown(
+        f"Fitted to {familiarity.training_images} training images. Of {familiarity.validation_images} validation images, which "
+        f"are like them, **{rates['any']:.1%}** would be warned of ({kinds}): the false alarms to expect on images from the "
+        f"same source."
+    )
