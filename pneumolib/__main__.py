@@ -1,4 +1,4 @@
-"""The command line: `pneumolib report|run|open|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib report|run|open|predict|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
 
 import argparse
 import json
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--address", help="of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name")
     data.add_argument("--to", default="data/chest_xray", metavar="DIR", help="where to put them (%(default)s)")
     data.set_defaults(command=_data)
+    _add_predict(commands)
     _add_remote(commands)
     schema = commands.add_parser("schema", help="print the JSON Schema of result.json")
     schema.set_defaults(command=_schema)
@@ -55,6 +56,17 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--force", action="store_true", help="run everything, up to date or not, and train anew")
     run.add_argument("--force", action="store_true", help="train anew, whatever is kept of an earlier training")
     return parser
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    predict = commands.add_parser("predict", help="say what a trained model makes of image files")
+    predict.add_argument("run", help="a run's folder, or <study>/<run>, such as demo/03_baseline_cnn")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG and DICOM files, folders, 'patterns/**'")
+    predict.add_argument("--csv", default="", metavar="FILE", help="write a table; - for standard output")
+    predict.add_argument("--json", default="", metavar="FILE", help="the same as JSON")
+    predict.add_argument("--cam", default="", metavar="DIR", help="write Grad-CAM overlays as PNG")
+    predict.add_argument("--force", action="store_true", help="take a model file that is not the one the run recorded")
+    predict.set_defaults(command=_predict)
 
 
 def _add_remote(commands: argparse._SubParsersAction) -> None:
@@ -158,6 +170,21 @@ def _data(options: argparse.Namespace) -> int:
         print("\nInterrupted. What was fetched is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from pneumolib.serving.outputs import PredictError
+    from pneumolib.serving.predict import predict
+    from pneumolib.serving.trained import ModelError
+
+    try:
+        return predict(options.run, options.images, options.csv, options.json, options.cam, options.force)
+    except (ModelError, PredictError) as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
 
 
 def _kaggle(options: argparse.Namespace) -> int:

@@ -31,7 +31,8 @@ class Familiarity:
         training_images, validation_images: how many were looked at.
         quantiles: for each fact its `QUANTILES` in training.
         limits: for each fact the lowest and highest value without a warning.
-        centre, precision: of the features (see `content_features`), for the distance.
+        centre, precision: of the features (see `content_features`), for the distance; of the symmetric precision matrix
+            the lower triangle, row by row.
         false_alarms: share of validation images with a warning of each kind, and of `any`; None without validation images.
     """
 
@@ -40,13 +41,14 @@ class Familiarity:
     quantiles: dict[str, tuple[float, ...]]
     limits: dict[str, tuple[float, float]]
     centre: tuple[float, ...]
-    precision: tuple[tuple[float, ...], ...]
+    precision: tuple[float, ...]
     false_alarms: dict[str, float | None]
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Mahalanobis distance from the centre of the training images, float (n,), of features (n, k)."""
-        away = features - np.asarray(self.centre)
-        return np.sqrt(np.einsum("ni,ij,nj->n", away, np.asarray(self.precision), away))
+        lower = np.zeros((len(self.centre), len(self.centre)))
+        lower[np.tril_indices_from(lower)] = self.precision
+        return mahalanobis(features, np.asarray(self.centre), lower + np.tril(lower, -1).T)
 
     def facts(self, pixels: np.ndarray, files: pd.DataFrame) -> pd.DataFrame:
         """All facts of some images, one row each, columns `KINDS`.
@@ -70,6 +72,12 @@ class Familiarity:
             tuple(_in_words(name, row[name], self.limits[name]) for name in reversed(KINDS) if odd[name])
             for (_, row), (_, odd) in zip(facts.iterrows(), unusual.iterrows(), strict=True)
         ]
+
+
+def mahalanobis(features: np.ndarray, centre: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Distances (n,) of features (n, k) from a centre (k,), in units of the spread whose inverse is `precision` (k, k)."""
+    away = features - centre
+    return np.sqrt(np.einsum("ni,ni->n", away @ precision, away))
 
 
 def colour_of(raw: bytes, mode: str) -> float:

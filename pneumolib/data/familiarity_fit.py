@@ -13,6 +13,7 @@ from pneumolib.data.familiarity import (
     alarms,
     colour_of,
     content_features,
+    mahalanobis,
     plain_facts,
 )
 from pneumolib.data.images import ImageSet
@@ -52,7 +53,7 @@ def fit_familiarity(manifest: Manifest, train: ImageSet, val: ImageSet) -> Famil
         {name: _rounded(np.quantile(facts[name], QUANTILES)) for name in facts},
         {name: _rounded(ends) for name, ends in limits.items()},
         _rounded(centre),
-        tuple(_rounded(row) for row in precision),
+        _rounded(precision[np.tril_indices_from(precision)]),
         dict.fromkeys([*dict.fromkeys(KINDS.values()), "any"]),
     )
     if len(val):
@@ -98,9 +99,7 @@ def _held_out_distances(features: np.ndarray, groups: np.ndarray) -> np.ndarray:
     distances = np.zeros(len(features))
     for fold in range(folds) if folds > 1 else ():
         held = fold_of == fold
-        centre, precision = _centre_and_precision(features[~held])
-        away = features[held] - centre
-        distances[held] = np.sqrt(np.einsum("ni,ij,nj->n", away, precision, away))
+        distances[held] = mahalanobis(features[held], *_centre_and_precision(features[~held]))
     return distances
 
 

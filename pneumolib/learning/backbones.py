@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from pneumolib.learning.model_files import load_network
 from pneumolib.model_params import FAMILIES
 from pneumolib.params import ModelParams, in_root
 
@@ -199,7 +200,7 @@ def _read_model(path: Path) -> keras.Model:
         raise WeightsError(f"model.backbone {path}: no such file. Give the path of a .keras file, or a family's name")
     try:
         with _nothing_skipped():
-            return keras.saving.load_model(path, compile=False)
+            return load_network(path)
     except (ValueError, TypeError, KeyError, OSError, UserWarning) as cause:
         raise WeightsError(
             f"model.backbone {path} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), "

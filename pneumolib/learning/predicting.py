@@ -48,6 +48,16 @@ def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
+def logits_of(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """Logits, float64 (n,), of pixels in memory, uint8 (n, height, width, channels), in one batch.
+
+    It is filled up to the next power of two, so that many calls of different sizes compile the network a few times only.
+    """
+    filled = 1 << (len(pixels) - 1).bit_length()
+    padding = [(0, filled - len(pixels))] + [(0, 0)] * (pixels.ndim - 1)
+    return np.asarray(model.predict_on_batch(np.pad(pixels, padding)))[: len(pixels), 0].astype(np.float64)
+
+
 def milliseconds_per_image(model: keras.Model, images: ImageSet, most: int = 128) -> float:
     """Wall time of a prediction, an image, in batches as `predict` makes them; pixels are decoded already.
 

@@ -20,6 +20,7 @@ from pneumolib.learning.checkpoint import Checkpoint
 from pneumolib.learning.devices import describe, is_out_of_memory
 from pneumolib.learning.distribution import check_agreement, synchronised, unsharded
 from pneumolib.learning.fine_tuning import backbone_layers
+from pneumolib.learning.model_files import load_network
 from pneumolib.learning.optimizers import make_optimizer, rate_callbacks
 from pneumolib.learning.predicting import PREDICT_BATCH, predict_logits
 from pneumolib.learning.runtimes import DeviceError
@@ -270,10 +271,11 @@ def load_model(file: Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: no such file, with what writes it.
+        ModelFileError: a file that must not be loaded; see `model_files`.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; the notebook that trains this network writes it")
-    return keras.saving.load_model(file, compile=False)
+    return load_network(file)
 
 
 def kept_epoch(history: pd.DataFrame) -> int:

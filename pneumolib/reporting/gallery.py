@@ -4,7 +4,6 @@ import base64
 import io
 from html import escape
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
@@ -13,13 +12,12 @@ from PIL import Image
 from pneumolib.data.images import ImageSet
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.evaluation.metrics import compute_metrics
+from pneumolib.reporting.overlays import STRONGEST_COVER, overlay
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
 QUALITY = 72  # JPEG; 60 cards stay well below a megabyte
-COLOUR_MAP = "inferno"  # brightness rises all the way, so that it reads without colour, too
 _LITTLE_LIKE, _MUCH_LIKE = 0.3, 0.7  # rank correlations below and above which maps count as unlike and alike
-STRONGEST_COVER = 0.6  # how much of the radiograph the map's maximum covers
 # Enough for a page without a style sheet; two cards a row on a telephone.
 _GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(min(145px, 45%), 1fr)); gap: 1rem 0.75rem"
 _CARD = "margin: 0; min-width: 0"
@@ -138,19 +136,11 @@ def _brightest(saliency: np.ndarray) -> str:
 
 
 def _picture(pixels: np.ndarray, saliency: np.ndarray) -> bytes:
-    """Radiograph over map, as JPEG; a small image is enlarged to the same size as a large one."""
-    height, width = pixels.shape[:2]
-    scale = SIDE_PX / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    grey = np.asarray(Image.fromarray(pixels.squeeze()).convert("RGB").resize(size, Image.Resampling.BICUBIC), float)
-    strength = np.asarray(Image.fromarray(saliency.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-    strength = np.clip(strength, 0, 1)
-    colours = 255 * mpl.colormaps[COLOUR_MAP](strength)[..., :3]
-    cover = STRONGEST_COVER * strength[..., None]
-    gap = np.full((GAP_PX, size[0], 3), 128.0)  # neither glaring on a dark page nor lost on a light one
-    picture = np.concatenate([grey, gap, grey * (1 - cover) + colours * cover]).round().astype(np.uint8)
+    """Radiograph over map, as JPEG."""
+    plain, covered = (overlay(pixels, saliency, SIDE_PX, cover) for cover in (0, STRONGEST_COVER))
+    gap = np.full((GAP_PX, *plain.shape[1:]), 128, np.uint8)  # neither glaring on a dark page nor lost on a light one
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
+    Image.fromarray(np.concatenate([plain, gap, covered])).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 
 

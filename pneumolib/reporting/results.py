@@ -107,7 +107,7 @@ class FamiliarityResult(_Part):
     quantiles: dict[str, list[float]]
     limits: dict[str, list[float]]
     centre: list[float]
-    precision: list[list[float]]
+    precision: list[float]
     false_alarms: dict[str, Fraction | None]
 
 

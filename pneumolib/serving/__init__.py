@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "trained": ["ModelError", "TrainedModel", "load_trained"],
-        "scoring": ["Scored", "read_one", "score"],
+        "trained": ["ModelError", "TrainedModel", "find_run", "load_trained", "trained_runs"],
+        "scoring": ["Scored", "score"],
     },
 )

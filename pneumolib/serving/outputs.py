@@ -1,0 +1,159 @@
+"""Where predictions go: a table, CSV, JSON, and a folder of maps. Row by row, so that thousands take no more memory than one."""
+
+import csv
+import itertools
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.serving.scoring import BATCH, Scored
+from pneumolib.serving.trained import TrainedModel
+
+RESEARCH_ONLY = "Research only, not a medical device."
+COLUMNS = ["file", "probability", "calibrated", "threshold", "call", "warnings", "error", "map"]
+MAP_PX = 512  # the longer side of an overlay
+STDOUT = "-"
+Writer = Callable[[Scored, str], None]  # takes a row and the file of its map, which may be ""
+
+
+class PredictError(ValueError):
+    """A request that cannot be done; the message says what was received and what to do."""
+
+
+@contextmanager
+def printed_table() -> Iterator[Writer]:
+    """A table on standard output; the name stands last, because it may be long."""
+    print(f"{'probability':>11}  {'calibrated':>10}  {'call':<9}  file")
+
+    def write(scored: Scored, map_file: str) -> None:
+        if scored.error:
+            print(f"{'-':>11}  {'-':>10}  {'-':<9}  {scored.name}: {scored.error}")
+            return
+        print(f"{scored.probability:>11.4f}  {scored.calibrated:>10.4f}  {scored.call:<9}  {scored.name}")
+        below = [f"unlike the training images: {words}" for words in scored.warnings]
+        for words in [*below, f"map: {map_file}"] if map_file else below:
+            print(f"{'':>37}{words}")
+
+    yield write
+
+
+@contextmanager
+def csv_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
+    """`COLUMNS` as CSV; several warnings stand in one field, separated by semicolons."""
+    with _destination(to) as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+
+        def write(scored: Scored, map_file: str) -> None:
+            table.writerow(_row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)})
+
+        yield write
+
+
+@contextmanager
+def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
+    """One object: `model`, what scored them, and `images`, `COLUMNS` of each."""
+    with _destination(to) as file:
+        head = json.dumps({"model": _facts(model)}, indent=1).removesuffix("}").rstrip()
+        file.write(f'{head},\n "images": [')
+        separators = itertools.chain(["\n"], itertools.repeat(",\n"))
+
+        def write(scored: Scored, map_file: str) -> None:
+            file.write(f"{next(separators)}  {json.dumps(_row(model, scored, map_file))}")
+
+        yield write
+        file.write("\n ]\n}\n")
+
+
+def _facts(model: TrainedModel) -> dict[str, Any]:
+    result = model.result
+    return {
+        "study": result.study,
+        "run": result.run,
+        "commit": result.provenance.commit,
+        "model_sha256": result.model_sha256,
+        "synthetic": result.synthetic,
+        "threshold": model.threshold,
+        "calibration": model.calibration.in_words(),
+        "false_alarms": model.familiarity.false_alarms if model.familiarity else None,
+        "notice": RESEARCH_ONLY,
+    }
+
+
+def _row(model: TrainedModel, scored: Scored, map_file: str) -> dict[str, Any]:
+    return {
+        "file": scored.name,
+        "probability": scored.probability,
+        "calibrated": scored.calibrated,
+        "threshold": model.threshold,
+        "call": scored.call,
+        "warnings": list(scored.warnings),
+        "error": scored.error,
+        "map": map_file or None,
+    }
+
+
+@contextmanager
+def _destination(to: str) -> Iterator[IO[str]]:
+    """Standard output, or a file that is there only when all of it is; of one that was cut short the part is kept."""
+    if to == STDOUT:
+        yield sys.stdout
+        return
+    part = Path(f"{to}.part")
+    try:
+        file = part.open("w", encoding="utf-8", newline="")
+    except OSError as fault:
+        raise PredictError(f"{to}: cannot be written: {fault.strerror}") from None
+    with file:
+        try:
+            yield file
+        except BaseException:  # an interrupt above all: hours of work must not be lost with it
+            print(f"\nCut short: what was done by then is in {part}", file=sys.stderr)
+            raise
+    os.replace(part, to)
+
+
+def with_maps(model: TrainedModel, rows: Iterable[Scored], folder: Path) -> Iterator[tuple[Scored, str]]:
+    """Each row with the file of its Grad-CAM overlay, written by then; "" for files that could not be read.
+
+    Raises:
+        PredictError: a folder that cannot be made, or a network that has no maps.
+    """
+    # Imported here: it takes a second, and most calls want no maps.
+    from pneumolib.learning.explain import grad_cam
+    from pneumolib.reporting.overlays import overlay
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise PredictError(f"--cam {folder}: cannot be made: {fault.strerror}") from None
+    label_of, taken, rows = {name: label for label, name in LABEL_NAMES.items()}, Counter(), iter(rows)
+    while portion := list(itertools.islice(rows, BATCH)):
+        good = [scored for scored in portion if scored.pixels is not None]
+        calls = np.array([label_of[scored.call] for scored in good])
+        try:
+            maps = iter(grad_cam(model.network, np.stack([s.pixels for s in good]), calls) if good else ())
+        except ValueError as fault:
+            raise PredictError(f"--cam: {fault}") from None
+        for scored in portion:
+            file = _free_name(folder, scored.name, taken) if scored.pixels is not None else None
+            if file:
+                Image.fromarray(overlay(scored.pixels, next(maps), MAP_PX)).save(file)
+            yield scored, str(file or "")
+
+
+def _free_name(folder: Path, name: str, taken: Counter) -> Path:
+    """`scan.png`, and `scan-2.png` for the second file of that name in this call."""
+    stem = Path(name).stem
+    taken[stem.casefold()] += 1
+    number = taken[stem.casefold()]
+    return folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
