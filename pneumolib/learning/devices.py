@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pneumolib.hosts import processes, tpu_hint
+from pneumolib.learning.quick_import import import_keras
 from pneumolib.learning.runtimes import DeviceError, see_jax, see_tensorflow, start_jax, start_tensorflow
 from pneumolib.params import DeviceParams, RunParams
 
@@ -41,6 +42,7 @@ def start(params: RunParams) -> dict:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if several else "1")
     backend, warnings = choose_backend(asked)
     _use_backend(backend)
+    import_keras()
     import keras
 
     found = (start_tensorflow if backend == "tensorflow" else start_jax)(asked, params.training.batch_size)

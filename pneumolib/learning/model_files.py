@@ -70,7 +70,8 @@ def check_model_file(file: Path) -> None:
             allowed, or weights that lead out of the file.
     """
     try:
-        start = file.open("rb").read(8)
+        with file.open("rb") as opened:
+            start = opened.read(8)
     except OSError as fault:
         raise ModelFileError(f"{file}: cannot be read: {fault.strerror}") from None
     if not start.startswith(_ZIP):
