@@ -78,6 +78,7 @@ bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/data_audit.py
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/evaluation.py
+	@$(BIN)/python benchmarks/prediction.py
 	@$(BIN)/python benchmarks/scaling.py
 
 lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step

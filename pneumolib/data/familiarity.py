@@ -67,11 +67,12 @@ class Familiarity:
 
     def warnings(self, facts: pd.DataFrame) -> list[tuple[str, ...]]:
         """A sentence for each unusual fact of each image, the most telling first."""
-        unusual = self.unusual(facts)
-        return [
-            tuple(_in_words(name, row[name], self.limits[name]) for name in reversed(KINDS) if odd[name])
-            for (_, row), (_, odd) in zip(facts.iterrows(), unusual.iterrows(), strict=True)
-        ]
+        odd = self.unusual(facts)[list(KINDS)].to_numpy()
+        said: list[tuple[str, ...]] = [()] * len(facts)
+        for row in odd.any(axis=1).nonzero()[0]:
+            names = [name for name, strange in zip(KINDS, odd[row], strict=True) if strange]
+            said[row] = tuple(_in_words(name, facts[name].iloc[row], self.limits[name]) for name in reversed(names))
+        return said
 
 
 def mahalanobis(features: np.ndarray, centre: np.ndarray, precision: np.ndarray) -> np.ndarray:

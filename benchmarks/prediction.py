@@ -1,0 +1,108 @@
+"""What `pneumolib predict` costs beside the bare network, and how soon it starts: `make bench`.
+
+The limits: at least 80% of the images a second that the network alone makes of pixels in memory; a first answer within six
+seconds. The network is the baseline at 180 px with random weights, the files are drawn ones and, where ../shared is there, full-size
+originals.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from pneumolib.data.familiarity_fit import fit_familiarity
+from pneumolib.data.images import read_images
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.split import split_manifest
+from pneumolib.evaluation.calibration import Calibration
+from pneumolib.learning.quick_import import import_keras
+from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
+from pneumolib.serving.scoring import BATCH, score
+from pneumolib.serving.trained import TrainedModel
+
+ORIGINALS = Path(__file__).resolve().parents[2] / "shared/data/originals/train"
+IMAGE = ImageParams()
+REPEATS = 5
+
+
+def main() -> None:
+    """Print the tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = DataParams(source="synthetic", root=f"{folder}/drawn", n_images=600)
+        model, pixels, files = _model(data, Path(folder))
+        sets = {"drawn files, about 400 px": files}
+        if ORIGINALS.is_dir():
+            sets["originals, about 1,300 px"] = sorted(ORIGINALS.rglob("*.jp*g"))
+        print("| files | images/s | of the bare network's, median (range) |\n|---|---|---|")
+        for name, paths in sets.items():
+            rates, shares = _beside_the_network(model, pixels, paths)
+            print(
+                f"| {name} | {np.median(rates):.0f} | {np.median(shares):.2f} ({min(shares):.2f}-{max(shares):.2f}) |"
+            )
+        _memory(model, files)
+    _starts()
+
+
+def _beside_the_network(model: TrainedModel, pixels: np.ndarray, paths: list[Path]) -> tuple[list[float], list[float]]:
+    """Images a second and their share of the network's own, in turns: what else the machine does meets both."""
+    rates, shares = [], []
+    for _ in range(REPEATS + 1):
+        bare = len(pixels) / _seconds(lambda: model.network.predict(pixels, batch_size=BATCH, verbose=0))
+        rates.append(len(paths) / _seconds(lambda: _drain(model, paths)))
+        shares.append(rates[-1] / bare)
+    return rates[1:], shares[1:]  # the first ones compile
+
+
+def _memory(model: TrainedModel, files: list[Path]) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    _drain(model, files * 10)
+    grown = (process.memory_info().rss - before) / 1e6
+    print(f"\nMemory after {len(files) * 10:,} more files: {grown:+.0f} MB of {before / 1e6:.0f}")
+
+
+def _model(data: DataParams, folder: Path) -> tuple:
+    """A model that is not trained, the pixels of its test images, and their files."""
+    manifest = read_manifest(data, folder / "cache")
+    split = split_manifest(manifest.table, SplitParams())
+    parts = {part: read_images(manifest, split, part, IMAGE, folder / "cache") for part in ("train", "val")}
+    import_keras()
+    from pneumolib.learning.models import build_model
+
+    network = build_model(ModelParams(), IMAGE)
+    familiarity = fit_familiarity(manifest, parts["train"], parts["val"])
+    model = TrainedModel(folder, None, network, IMAGE, 0.5, Calibration("none"), familiarity)
+    paths = manifest.table.set_index("image_id").path[parts["train"].table.image_id]
+    return model, parts["train"].pixels[:], [manifest.root / path for path in paths]
+
+
+def _drain(model: TrainedModel, paths: list[Path]) -> None:
+    for scored in score(model, ((path.name, path) for path in paths)):
+        assert scored.error is None, scored.error
+
+
+def _seconds(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _starts() -> None:
+    """Seconds until Keras is there, in a process of its own, as others import it and as the command line does."""
+    ways = {
+        "import keras": "import keras",
+        "as the command line imports it": "from pneumolib.learning.quick_import import import_keras; import_keras()",
+    }
+    print("\n| start | seconds, the best of five, to the end of the process |\n|---|---|")
+    for name, code in ways.items():
+        command = [sys.executable, "-c", code]
+        found = [_seconds(lambda c=command: subprocess.run(c, check=True, capture_output=True)) for _ in range(REPEATS)]
+        print(f"| {name} | {min(found):.1f} |")
+
+
+if __name__ == "__main__":
+    main()

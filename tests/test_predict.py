@@ -1,0 +1,251 @@
+"""`pneumolib predict`: the same numbers as in training, from two files; one broken image does not stop the others."""
+
+import csv
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from conftest import save_image
+from pneumolib.__main__ import main
+from pneumolib.data.familiarity_fit import fit_familiarity
+from pneumolib.data.images import read_images
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.split import split_manifest
+from pneumolib.learning.models import build_model
+from pneumolib.learning.predicting import logits_of, predict_logits
+from pneumolib.learning.training import save_model
+from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
+from pneumolib.reporting.results import (
+    CalibrationResult,
+    FamiliarityResult,
+    ThresholdResult,
+    plain,
+    read_result,
+    write_result,
+)
+from pneumolib.reporting.session import _model_sha256
+from pneumolib.serving import scoring
+from pneumolib.serving.files import image_files
+from pneumolib.serving.trained import ModelError, load_trained, trained_runs
+from test_reporting import result
+
+IMAGE = ImageParams(size_px=32, fit="pad", equalize="clahe", clahe_tiles=2)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A project with drawn images and one run, whose network was never trained: `tiny/03_baseline_cnn`."""
+    import keras
+
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMOLIB_ROOT", str(root))
+        manifest = read_manifest(DataParams(source="synthetic", root="data", n_images=24))
+        split = split_manifest(manifest.table, SplitParams(validation_fraction=0.3, ratio_tolerance_points=25))
+        parts = {part: read_images(manifest, split, part, IMAGE) for part in ("train", "val", "test")}
+    keras.utils.set_random_seed(1)
+    network = build_model(ModelParams(name="coursework_cnn"), IMAGE)
+    folder = root / "runs/tiny/03_baseline_cnn"
+    folder.mkdir(parents=True)
+    save_model(network, folder / "model.keras")
+    logits = predict_logits(network, parts["test"])
+    np.savez(
+        root / "test.npz", logits=logits, paths=manifest.table.set_index("image_id").path[parts["test"].table.image_id]
+    )
+    middle = float(1 / (1 + np.exp(-np.median(logits))))
+    familiarity = fit_familiarity(manifest, parts["train"], parts["val"])
+    write_result(
+        result(
+            study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=_model_sha256(folder),
+            threshold=ThresholdResult(value=middle, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"),
+            calibration=CalibrationResult(method="platt", slope=2.0, intercept=0.5, logits=[], probabilities=[], chosen_on="validation"),
+            familiarity=FamiliarityResult(**plain(asdict(familiarity))),
+        ),
+        folder,
+    )  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def at_root(root, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(root))
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(root):
+    return load_trained(root / "runs/tiny/03_baseline_cnn")
+
+
+def test_the_numbers_are_those_of_training(at_root, capsys):
+    """Other image parameters than the defaults, so that a second way to prepare images would show."""
+    known = np.load("test.npz", allow_pickle=True)
+    assert main(["predict", "tiny/03_baseline_cnn", *(f"data/{p}" for p in known["paths"]), "--json", "-"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    threshold = said["model"]["threshold"]
+    assert said["model"]["study"] == "tiny"
+    for row, path, logit in zip(said["images"], known["paths"], known["logits"], strict=True):
+        assert row["file"] == f"data/{path}"
+        assert row["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
+        assert row["calibrated"] == pytest.approx(1 / (1 + np.exp(-2 * logit - 0.5)), abs=1e-6)
+        assert row["call"] == ("pneumonia" if row["probability"] >= threshold else "normal")
+    assert {row["call"] for row in said["images"]} == {"pneumonia", "normal"}
+
+
+def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys):
+    good = next(at_root.glob("data/test/NORMAL/*.jpeg"))
+    cut = tmp_path / "cut.jpeg"
+    cut.write_bytes(good.read_bytes()[:900])
+    words = ["predict", "tiny/03_baseline_cnn", str(cut), "missing.png", str(good), "--csv", str(tmp_path / "out.csv")]
+    assert main(words) == 1
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["call"] for row in rows[:2]] == ["", ""]
+    assert rows[0]["error"].startswith("does not decode")
+    assert rows[1]["error"] == "cannot be read: No such file or directory"
+    assert rows[2]["call"] in ("normal", "pneumonia")
+    assert rows[2]["error"] == ""
+    said = capsys.readouterr()
+    assert f"{cut}: does not decode" in said.err
+    assert "1 image(s)" in said.err
+    assert "2 could not be read" in said.err
+    assert "Research only, not a medical device." in said.err
+    assert "its figures mean nothing for patients" in said.err
+    assert said.out == ""
+
+
+def test_a_table_maps_and_warnings(at_root, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    photo = save_image(tmp_path / "a/noise.png", rng.integers(0, 256, (700, 350, 3)))
+    also = save_image(tmp_path / "b/noise.png", rng.integers(0, 256, (90, 90)))
+    assert main(["predict", "runs/tiny/03_baseline_cnn", str(photo), str(also), "--cam", str(tmp_path / "maps")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["probability", "calibrated", "call", "file"]
+    assert lines[1].endswith(str(photo))
+    below = "\n".join(lines[2 : next(n for n, line in enumerate(lines) if line.endswith(str(also)))])
+    for part in ("a picture in colour", "700 px high", "width / height is 0.50"):
+        assert part in below
+    assert [file.name for file in sorted((tmp_path / "maps").iterdir())] == ["noise-2.png", "noise.png"]
+    assert Image.open(tmp_path / "maps/noise.png").size == (512, 512)
+    assert f"map: {tmp_path / 'maps/noise.png'}" in below
+
+
+def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model):
+    radiograph = np.asarray(Image.open(next(at_root.glob("data/test/NORMAL/*.jpeg"))))
+    save_image(tmp_path / "in/b.png", radiograph)
+    save_image(tmp_path / "in/deeper/a.JPG", radiograph, format="JPEG")
+    (tmp_path / "in/notes.txt").write_text("no image")
+    (tmp_path / "in/._b.png").write_bytes(b"of macOS")
+    write_dicom(tmp_path / "in/IM0001", radiograph)
+    (tmp_path / "empty").mkdir()
+    found = [str(path.relative_to(tmp_path)) for _, path in image_files([str(tmp_path / "in")])]
+    assert found == ["in/IM0001", "in/b.png", "in/deeper/a.JPG"]
+    found = [str(path.relative_to(tmp_path)) for _, path in image_files([str(tmp_path / "in/**/*.[jJ]*")])]
+    assert found == ["in/deeper/a.JPG"]
+    # What leads to nothing is not passed over.
+    named = [str(tmp_path / name) for name in ("empty", "in/*.gif", "in/notes.txt")]
+    rows = list(scoring.score(model, image_files(named)))
+    assert [row.error.split(":")[0] for row in rows] == [
+        "cannot be read",
+        "cannot be read",
+        "not a JPEG, PNG or DICOM image",
+    ]
+    rows = list(scoring.score(model, image_files([str(tmp_path / "in")])))
+    assert [row.error for row in rows] == [None] * 3
+    # Lossless copies of the same values, which the network cannot tell apart.
+    assert rows[0].probability == pytest.approx(rows[1].probability, abs=1e-6)
+
+
+def write_dicom(path, pixels) -> None:
+    from pydicom import Dataset
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = pixels.astype(np.uint8).tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def test_memory_does_not_grow_with_the_number_of_files(model, monkeypatch, root):
+    """No more files are read than a few batches ahead of what has been taken."""
+    read = []
+    monkeypatch.setattr(
+        scoring, "_read", lambda source, model, real=scoring._read: (read.append(1), real(source, model))[1]
+    )
+    file = next(root.glob("data/test/NORMAL/*.jpeg"))
+    rows = scoring.score(model, ((str(n), file) for n in range(10_000)), batch=4)
+    for _ in range(10):
+        next(rows)
+    assert 10 <= len(read) <= 10 + 5 * 4
+    rows.close()
+
+
+def test_any_number_of_images_gets_its_own_logits(model):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
+    whole = logits_of(model.network, pixels)
+    assert whole.shape == (5,)
+    np.testing.assert_allclose([logits_of(model.network, one[None])[0] for one in pixels], whole, atol=1e-5)
+
+
+def test_an_interrupted_file_keeps_its_part(at_root, tmp_path, monkeypatch, capsys):
+    def interrupted(model, files, batch=64, real=scoring.score):
+        yield next(real(model, files, batch))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pneumolib.serving.predict.score", interrupted)
+    out = tmp_path / "out.csv"
+    assert main(["predict", "tiny/03_baseline_cnn", "data/test", "--csv", str(out)]) == 130
+    assert not out.exists()
+    assert len((tmp_path / "out.csv.part").read_text(encoding="utf-8").splitlines()) == 2
+    assert f"what was done by then is in {out}.part" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_used(at_root, tmp_path, capsys):
+    assert trained_runs() == ["tiny/03_baseline_cnn"]
+    assert main(["predict", "tiny/04", "data"]) == 2
+    assert "Runs found here: tiny/03_baseline_cnn" in capsys.readouterr().err
+    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", "-", "--json", "-"]) == 2
+    assert "both to standard output" in capsys.readouterr().err
+    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path / "no/where.csv")]) == 2
+    assert "where.csv: cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_another_model_than_the_recorded_one_is_refused_unless_forced(at_root, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree("runs/tiny/03_baseline_cnn", copy)
+    with (copy / "model.keras").open("ab") as file:
+        file.write(b" ")  # zip archives may end in anything
+    with pytest.raises(ModelError, match=r"not the file that the run wrote: its SHA-256 is .*; or --force"):
+        load_trained(copy)
+    assert load_trained(copy, force=True).name == "tiny/03_baseline_cnn"
+    assert main(["predict", str(copy), "data"]) == 2
+    write_result(read_result(copy).model_copy(update={"model_sha256": None}), copy)
+    with pytest.raises(ModelError, match="records no hash"):
+        load_trained(copy)
+    write_result(read_result(copy).model_copy(update={"threshold": None, "metrics": {}}), copy)
+    with pytest.raises(ModelError, match="holds no threshold and calibration"):
+        load_trained(copy, force=True)
+
+
+def test_force_does_not_let_code_in(at_root, tmp_path):
+    import keras
+
+    copy = tmp_path / "copy"
+    shutil.copytree("runs/tiny/03_baseline_cnn", copy)
+    pixels = keras.Input((32, 32, 1), dtype="uint8")
+    keras.Model(pixels, keras.layers.Lambda(lambda x: x)(pixels)).save(copy / "model.keras")
+    with pytest.raises(ModelError, match="a Lambda: Python code inside the file"):
+        load_trained(copy, force=True)
