@@ -234,7 +234,9 @@ def _loading(result: Result) -> str:
     calibrated = "" if result.calibration is None else (
         "\n\nThe threshold is for this probability. For one that is calibrated, apply the map under Decision to the logit."
     )  # fmt: skip
-    return f"""```python
+    return f"""In a terminal, in the folder of this card: `pneumolib predict . radiograph.jpeg`, which applies threshold and calibration{_warned(result)}. In Python:
+
+```python
 from pathlib import Path
 
 import keras
@@ -251,6 +253,13 @@ pneumonia = probability >= {result.threshold.value!r}
 ```
 
 Without this library, `pixels` is a NumPy array as under Input; the file needs Keras alone.{calibrated}"""
+
+
+def _warned(result: Result) -> str:
+    rate = result.familiarity.false_alarms["any"] if result.familiarity else None
+    if rate is None:
+        return ""
+    return f" and warns of images unlike the training images (false alarms on validation: {rate:.1%})"
 
 
 def _citation(result: Result) -> str:
