@@ -88,7 +88,7 @@ lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in st
 	@$(BIN)/python tools/environment.py
 
 clean:  ## delete .venv, caches, drawn images and pages; results in runs/ are kept
-	rm -rf .venv .cache build data/demo data/smoke reports/*/ reports/index.html
+	rm -rf .venv .cache build data/demo* data/smoke* reports/*/ reports/index.html
 	rm -rf .pytest_cache .ruff_cache *.egg-info $$(find pneumolib tests benchmarks -name __pycache__)
 
 clean-runs:  ## delete every result in runs/, hours of training among them

@@ -1,5 +1,5 @@
 """What was asked? One parameter file becomes one frozen, checked object. Sections of networks and trainings are in
-`model_params`, those of what comes after in `evaluation_params`.
+`model_params`, those of sources in `data_params`, those of what comes after in `evaluation_params`.
 
 A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
 `NN_<notebook>[-<variant>].yaml` adds what one run needs. Units stand in the names: `size_px`, `rotation_deg`.
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pneumolib.data_params import DataParams, ExternalParams
 from pneumolib.evaluation_params import EvaluationParams, PublishedParams, RobustnessParams
 from pneumolib.model_params import (
     DeviceParams,
@@ -30,19 +31,6 @@ SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke`
 
 class ParamsError(ValueError):
     """A parameter file that cannot be used; the message names file, key, what was received and what is allowed."""
-
-
-class DataParams(Section):
-    """Where the radiographs come from: `data.sources`. Paths are relative to the project's root unless absolute.
-
-    `root` is a folder, for `csv` and `npz` a file; for `tfrecord` it may be a bucket (`gs://...`).
-    """
-
-    source: Literal["synthetic", "kaggle_folder", "tfrecord", "csv", "npz"] = "kaggle_folder"
-    root: Annotated[str, Field(min_length=1)] = "data/chest_xray"
-    val_folder: Literal["join", "leave_out"] = "join"  # the archive's 16 val images are too few to validate on
-    n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
-    drawing_seed: Annotated[int, Field(ge=0)] = 1
 
 
 class SplitParams(Section):
@@ -156,6 +144,7 @@ class RunParams(Section):
     evaluation: EvaluationParams = EvaluationParams()
     robustness: RobustnessParams = RobustnessParams()
     published: PublishedParams = PublishedParams()
+    external: ExternalParams = ExternalParams()
 
     @model_validator(mode="after")
     def _other_seeds(self):
@@ -238,7 +227,10 @@ def _explain(error: dict, origin: dict[str, str]) -> str:
 
 
 def _section_at(location: list[str]) -> type[BaseModel]:
-    return RunParams.model_fields[location[0]].annotation if location else RunParams
+    section = RunParams
+    for part in location:
+        section = section.model_fields[part].annotation
+    return section
 
 
 def _homes_of(key: str) -> list[str]:

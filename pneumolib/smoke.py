@@ -4,6 +4,7 @@ from pneumolib.params import SMOKE, RunParams, check
 
 IMAGES = 24  # of which the split below makes both classes everywhere
 ROOT = "data/smoke"
+SECOND = {"source": "synthetic", "root": "data/smoke-hospital-2", "n_images": IMAGES, "hospital": 2}
 STAND_IN = "MobileNetV2"  # for a backbone from a file, which need not be there
 LARGEST_BATCH = 8  # which the eight chips of a Kaggle TPU can share
 FEWEST_RESAMPLES = 50
@@ -33,6 +34,7 @@ def smoke_params(params: RunParams) -> RunParams:
     values["evaluation"]["resamples"] = min(params.evaluation.resamples, FEWEST_RESAMPLES)
     values["robustness"]["images"] = min(params.robustness.images, CORRUPTED)
     values["robustness"]["corruptions"] = params.robustness.corruptions[:2]
+    values["external"] |= {"data": SECOND, "recalibration_fraction": 0.5}
     return check(values, "made small for SMOKE=1")
 
 

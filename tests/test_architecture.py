@@ -14,6 +14,7 @@ ROOMS = [
     "hosts",
     "code_digest",
     "model_params",
+    "data_params",
     "evaluation_params",
     "params",
     "smoke",

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "synthetic": ["draw_dataset"],
         "sources": ["ManifestError"],
         "manifest": ["Manifest", "read_manifest"],
-        "split": ["SplitError", "split_manifest"],
+        "split": ["SplitError", "split_external", "split_manifest", "without_shared"],
         "images": ["ImageSet", "load_image", "read_images", "take"],
         "familiarity_fit": ["describe_images", "fit_familiarity"],
         "corruptions": ["corrupt", "corruption_samples"],

@@ -1,7 +1,8 @@
 """The archive's layout: which files of a folder or zip are its images, and folders of them that are whole or absent.
 
 Contract: images lie at `<split>/<class>/<name>`, class NORMAL or PNEUMONIA; `pneumolib-data.json` at the top, written
-last, says what they were made from and how many they are. Names and sizes found in archives are never trusted.
+last, says what they were made from and how many they are. A recipe may name a `table` of the images, which lies beside it.
+Names and sizes found in archives are never trusted.
 """
 
 import errno
@@ -180,7 +181,10 @@ def count_images(folder: Path) -> Counter[str]:
 def recipe_of(target: Path) -> dict | None:
     """What a whole folder made by `build` was made from; None for any other."""
     marker = _read_marker(target)
-    return marker["recipe"] if marker and count_images(target).total() == marker["n_images"] else None
+    if not marker or count_images(target).total() != marker["n_images"]:
+        return None
+    table = _table_of(marker)
+    return marker["recipe"] if table is None or (target / table).is_file() else None
 
 
 def is_drawn(folder: Path) -> bool:
@@ -242,11 +246,19 @@ def _refuse_foreign(home: Path) -> None:
     """Raise FileExistsError where `home` holds anything that `build` would not have written, or more of it."""
     marker = _read_marker(home)
     found = [p for p in home.rglob("*") if not p.is_dir()] if home.is_dir() else [home] * home.exists()
-    strange = [p for p in found if not IGNORED.fullmatch(p.name) and not (marker and _is_ours(p.relative_to(home)))]
+    strange = [p for p in found
+               if not IGNORED.fullmatch(p.name) and not (marker and _is_ours(p.relative_to(home), _table_of(marker)))]  # fmt: skip
     if strange or (marker and count_images(home).total() > marker["n_images"]):
         what = f"such as {min(strange).name}" if strange else f"more than {marker['n_images']} images"
         raise FileExistsError(f"{home} holds files that were not made here, {what}; nothing was changed")
 
 
-def _is_ours(path: Path) -> bool:
-    return path == Path(MARKER) or (len(path.parts) == 3 and path.parts[0] in SPLITS and is_image(path.name))
+def _table_of(marker: dict) -> str | None:
+    """The name of the table that a recipe says lies beside the marker."""
+    return (marker["recipe"] or {}).get("table")
+
+
+def _is_ours(path: Path, table: str | None) -> bool:
+    if str(path) in (MARKER, table):
+        return True
+    return len(path.parts) == 3 and path.parts[0] in SPLITS and is_image(path.name)

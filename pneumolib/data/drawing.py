@@ -182,11 +182,20 @@ def _mark(image: Image.Image, rng: np.random.Generator) -> None:
     pen.line([(x + s * px, y + s * py) for px, py in letter], fill=white, width=max(1, round(s / 2)))
 
 
-def draw_radiograph(kind: str, number: int = 1, image: int = 0, seed: int = 1, shift: float = 0.0) -> np.ndarray:
+def draw_radiograph(
+    kind: str,
+    number: int = 1,
+    image: int = 0,
+    seed: int = 1,
+    shift: float = 0.0,
+    aspect: float | None = None,
+    marked: bool = True,
+) -> np.ndarray:
     """Draw one image of one patient.
 
     `kind` is one of KINDS ("IM" and "NORMAL2-IM" are normal), `number` the patient's within the kind, `image`
-    counts from 0 within the patient, `shift` moves the exposure, 0 none to 1 far. Returns uint8
+    counts from 0 within the patient, `shift` moves the exposure, 0 none to 1 far, `aspect` is width / height, about 1.25 for
+    normal and 1.48 for pneumonia by default, and `marked` puts an R or L beside the patient. Returns uint8
     (h, w), 220 to 520 px wide, 0 black to 255 white. Raises ValueError on another kind or a number below 0.
     """
     if kind not in KINDS:
@@ -194,7 +203,8 @@ def draw_radiograph(kind: str, number: int = 1, image: int = 0, seed: int = 1, s
     patient = np.random.default_rng([seed, KINDS.index(kind), number])
     rng = np.random.default_rng([seed, KINDS.index(kind), number, image + 1])
     a, disease, sick = _anatomy(patient), _disease(patient, kind), kind in KINDS[:2]
-    aspect = (1.48 if sick else 1.25) * float(np.exp(patient.normal(0, 0.15) + rng.normal(0, 0.02)))
+    usual = (1.48 if sick else 1.25) * float(np.exp(patient.normal(0, 0.15) + rng.normal(0, 0.02)))
+    aspect = usual if aspect is None else aspect
     width = round(rng.uniform(220, 480) if sick else rng.uniform(270, 520))
     g = _grid(rng, a, aspect)
     air, heart = _lungs(g, a)
@@ -202,6 +212,7 @@ def draw_radiograph(kind: str, number: int = 1, image: int = 0, seed: int = 1, s
     dense = _flesh(g, a, air * (1 - 0.93 * heart)) + _bones(g, a)
     dense += 0.2 * (1 + disease.texture) * _vessels(g, a, rng) * air * (1 - heart)
     shown = _expose(g, dense, rng, shift).resize((width, round(width / aspect)), Image.Resampling.BICUBIC)
-    _mark(shown, rng)
+    if marked:
+        _mark(shown, rng)
     grain = rng.standard_normal(shown.size[::-1], dtype=np.float32) * rng.uniform(1.5, 5) * (1 + 0.3 * shift)
     return np.clip(np.asarray(shown) + grain, 0, 255).round().astype(np.uint8)

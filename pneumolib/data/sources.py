@@ -2,7 +2,7 @@
 
 `kaggle_folder` reads `<split>/<class>/` with classes NORMAL and PNEUMONIA, or Normal and Opacity as in the revised
 split; `csv` a table of paths; `tfrecord` and `npz` are unpacked once into the cache and read from there; `synthetic` is
-drawn first.
+drawn first, in the first layout or, as another hospital's, in the second.
 """
 
 import hashlib
@@ -70,16 +70,28 @@ def list_source(params: DataParams) -> Listing:
     if params.source == "tfrecord":
         return _list_folder(_unpacked_records(params.root), params.val_folder == "join")
     if params.source == "synthetic":
-        from pneumolib.data.synthetic import draw_dataset
+        drawn = _drawn(params)
+        if params.hospital == 2:
+            from pneumolib.data.csv_source import list_csv
 
-        try:
-            draw_dataset(in_root(params.root), params.n_images, params.drawing_seed)
-        except FileExistsError as fault:
-            raise ManifestError(
-                f"data.root: {fault}. Name another folder for the drawn images; or, where it holds a drawing of an earlier "
-                f"version, delete it"
-            ) from None
+            return list_csv(drawn, params.val_folder == "join")
     return _list_folder(in_root(params.root), params.val_folder == "join")
+
+
+def _drawn(params: DataParams) -> Path:
+    """The folder of the drawn images; of the second hospital, their table."""
+    from pneumolib.data.second_hospital import draw_second_hospital
+    from pneumolib.data.synthetic import draw_dataset
+
+    try:
+        if params.hospital == 2:
+            return draw_second_hospital(in_root(params.root), params.n_images, params.drawing_seed)
+        return draw_dataset(in_root(params.root), params.n_images, params.drawing_seed)
+    except FileExistsError as fault:
+        raise ManifestError(
+            f"data.root: {fault}. Name another folder for the drawn images; or, where it holds a drawing of an earlier "
+            f"version, delete it"
+        ) from None
 
 
 def _unpacked_records(root: str) -> Path:

@@ -1,7 +1,8 @@
 """Who trains, validates, tests? The official test stays as it is; validation is cut from the pool by whole groups.
 
 Contract: one row an image, columns `image_id, split, label, kind, group_id`, sorted by `image_id`; `split` is
-`train`, `val` or `test`; no group in two splits.
+`train`, `val` or `test`; no group in two splits. Images of another source are all of split `external`, and their `part` is
+`recalibration` or `evaluation`.
 """
 
 import hashlib
@@ -11,9 +12,11 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pneumolib.params import SplitParams
+from pneumolib.params import ExternalParams, SplitParams
 
 COLUMNS = ["image_id", "split", "label", "kind", "group_id"]
+EXTERNAL = "external"
+PARTS = ("recalibration", "evaluation")
 _REMEDIES = {
     "train": "Lower split.validation_fraction, or bring more patients",
     "val": "Raise split.validation_fraction, or bring more patients; split.validation: as_published needs "
@@ -45,11 +48,54 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
         pool = result[result.source_split != "test"].assign(unit=_units(result))
         chosen = set()
         for _, rows in pool.groupby("kind"):
-            chosen |= _choose_units(rows.unit.value_counts(), params)
+            chosen |= _choose_units(rows.unit.value_counts(), params.validation_fraction, params.seed)
         result.loc[pool.index, "split"] = pool.unit.isin(chosen).map({True: "val", False: "train"})
     result = result[COLUMNS]
     check_split(result, params.ratio_tolerance_points)
     return result
+
+
+def split_external(table: pd.DataFrame, params: ExternalParams) -> pd.DataFrame:
+    """Cut the images of another source into those to recalibrate on and those to evaluate on.
+
+    As for validation: whole groups, each kind for itself, and groups that share an image together. Splits of the source
+    play no part: a model that was trained elsewhere has seen none of them.
+
+    Args:
+        table: `Manifest.table` of that source, in any order of rows.
+        params: `recalibration_fraction`, `seed`.
+    Returns:
+        columns `COLUMNS`, `split` being `external`, then `part`, one of `PARTS`, and `site`; sorted by `image_id`.
+    Raises:
+        SplitError: a part without one of the classes.
+    """
+    result = table.sort_values("image_id", ignore_index=True).assign(split=EXTERNAL)
+    pool, chosen = result.assign(unit=_units(result)), set()
+    for _, rows in pool.groupby("kind"):
+        chosen |= _choose_units(rows.unit.value_counts(), params.recalibration_fraction, params.seed)
+    result["part"] = pool.unit.isin(chosen).map(dict(zip((True, False), PARTS, strict=True)))
+    for part in PARTS:
+        groups = result[result.part == part].groupby("label").group_id.nunique()
+        if len(groups) < 2:
+            raise SplitError(
+                f"the {part} part of the other source has {groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of "
+                f"pneumonia; both are needed. Change external.recalibration_fraction, received "
+                f"{params.recalibration_fraction:g}, or bring more patients"
+            )
+    return result[[*COLUMNS, "part", "site"]]
+
+
+def without_shared(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """The images of another source without the groups of which one stands, pixel for pixel, among a study's own.
+
+    Collections of radiographs take in older ones, the archive among them; a model would then be tried on what it was
+    trained on. Copies that were resized or saved anew with a loss are not found.
+
+    Args:
+        table, own: `Manifest.table` of the other source, and of the study's.
+    """
+    known = table.group_id[table.pixel_hash.isin(own.pixel_hash)]
+    return table[~table.group_id.isin(known)].reset_index(drop=True)
 
 
 def _units(table: pd.DataFrame) -> pd.Series:
@@ -64,10 +110,10 @@ def _units(table: pd.DataFrame) -> pd.Series:
     return pd.Series(first.to_numpy()[groups], index=table.index)
 
 
-def _choose_units(sizes: pd.Series, params: SplitParams) -> set[str]:
+def _choose_units(sizes: pd.Series, fraction: float, seed: int) -> set[str]:
     """Units of one kind whose images add up to the wanted fraction as nearly as whole groups allow."""
-    wanted, taken, chosen = params.validation_fraction * sizes.sum(), 0, set()
-    for unit in sorted(sizes.index, key=lambda u: hashlib.sha256(f"{params.seed}:{u}".encode()).digest()):
+    wanted, taken, chosen = fraction * sizes.sum(), 0, set()
+    for unit in sorted(sizes.index, key=lambda u: hashlib.sha256(f"{seed}:{u}".encode()).digest()):
         if abs(taken + sizes[unit] - wanted) < abs(taken - wanted):
             chosen.add(unit)
             taken += sizes[unit]

@@ -20,11 +20,14 @@ from pneumolib.reporting.origin import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
+ROOTS = ("data.root", "external.data.root")
 # How images are drawn, fetched, unpacked or listed concerns a run through the images alone; the data's fingerprint covers those.
 SOURCES = "pneumolib.data.sources"
 # Tag of the first code cell, which makes Colab and Kaggle ready and decides no number; in it stands the notebook's commit.
 BOOTSTRAP = "bootstrap"
-LEFT_OUT = {f"pneumolib.data.{name}" for name in ("synthetic", "csv_source", "npz", "tfrecord", "download")}
+LEFT_OUT = {
+    f"pneumolib.data.{name}" for name in ("synthetic", "second_hospital", "csv_source", "npz", "tfrecord", "download")
+}
 
 
 def notebook_path(run: str) -> Path:
@@ -79,15 +82,15 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
 
     Args:
         run: its name.
-        params: its parameters; `data.root` does not count, the data's content does.
-        fingerprint: of the manifest.
+        params: its parameters; `data.root` and `external.data.root` do not count, the data's content does.
+        fingerprint: of the manifest, and of that of another source.
         upstream: name to hash of the results it builds on.
     """
     notebook = notebook_path(run)
     names = declared_parameters(notebook)
     cells = [BOOTSTRAP if BOOTSTRAP in cell["tags"] else cell for cell in read_cells(notebook)]
     return {
-        "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k != "data.root"},
+        "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k not in ROOTS},
         "notebook": [text_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
         "library": library_digests(python_code([cell for cell in cells if cell != BOOTSTRAP])),
         "data": fingerprint,

@@ -111,14 +111,28 @@ class FamiliarityResult(_Part):
     false_alarms: dict[str, Fraction | None]
 
 
-class DataResult(_Part):
-    """Which images a run saw; runs are compared only where both fingerprints agree."""
+class SourceResult(_Part):
+    """Which images a source holds, and how many files of it could not be used."""
 
     fingerprint: str
     images: int
     groups: int
     left_out: int
+
+
+class DataResult(SourceResult):
+    """Which images a run saw; runs are compared only where both fingerprints agree.
+
+    `external` is the other source that a frozen model was tried on, where the run did that.
+    """
+
     split_fingerprint: str | None = None
+    external: SourceResult | None = None
+
+    @property
+    def fingerprints(self) -> str:
+        """Of all images that a run's figures hang on, as `study.plan` joins them."""
+        return "+".join(source.fingerprint for source in (self, self.external) if source)
 
 
 class Provenance(_Part):

@@ -168,7 +168,10 @@ def _engine(progress: Progress, sockets: str) -> type[NBClientEngine]:
 def _seal(inputs: dict, work: Path) -> None:
     """Add to the notebook's result what the run was made from and which files belong to it."""
     result = read_result(work)
-    update = {"inputs": inputs | {"data": result.data.fingerprint}, "artefacts": sorted(f.name for f in work.iterdir())}
+    update = {
+        "inputs": inputs | {"data": result.data.fingerprints},
+        "artefacts": sorted(f.name for f in work.iterdir()),
+    }
     write_result(result.model_copy(update=update), work)
 
 

@@ -31,6 +31,7 @@ from pneumolib.reporting.results import (
     Provenance,
     Result,
     ResultError,
+    SourceResult,
     ThresholdResult,
     metrics_of,
     plain,
@@ -161,6 +162,7 @@ class Session:
         calibration: Calibration | None = None,
         seeds: dict[str, pd.DataFrame] | None = None,
         familiarity: Familiarity | None = None,
+        external: Manifest | None = None,
     ) -> Result:
         """Write `result.json`, the last act of every notebook.
 
@@ -175,6 +177,7 @@ class Session:
             calibration: frozen on validation.
             seeds: `evaluation.seed_table` of `val` and `test`; empty ones where the training was run from one seed.
             familiarity: what the training images are like, of a run that leaves a network.
+            external: another source that a frozen model was tried on.
         """
         tables = {"validation": validation, "test": test}
         result = Result(
@@ -182,9 +185,9 @@ class Session:
             study=self.params.study,
             run=self.run,
             notebook=self.notebook,
-            synthetic=manifest.synthetic,
+            synthetic=any(source.synthetic for source in (manifest, external) if source),
             parameters=self.params.model_dump(),
-            data=_describe_data(manifest, split),
+            data=_describe_data(manifest, split, external),
             **_frozen(threshold, calibration, familiarity),
             model_sha256=_model_sha256(self.folder),
             metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
@@ -223,14 +226,21 @@ def table_fingerprint(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _describe_data(manifest: Manifest, split: pd.DataFrame | None) -> DataResult:
+def _describe_data(manifest: Manifest, split: pd.DataFrame | None, external: Manifest | None) -> DataResult:
     return DataResult(
-        fingerprint=manifest.fingerprint,
-        images=len(manifest.table),
-        groups=manifest.table.group_id.nunique(),
-        left_out=len(manifest.problems),
+        **_source(manifest),
         split_fingerprint=None if split is None else table_fingerprint(split),
+        external=SourceResult(**_source(external)) if external else None,
     )
+
+
+def _source(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "fingerprint": manifest.fingerprint,
+        "images": len(manifest.table),
+        "groups": manifest.table.group_id.nunique(),
+        "left_out": len(manifest.problems),
+    }
 
 
 def _frozen(

@@ -8,7 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pneumolib.data.manifest import Manifest, read_manifest
+from pneumolib.data.manifest import read_manifest
+from pneumolib.data.sources import ManifestError
 from pneumolib.param_files import load_run
 from pneumolib.params import (
     SMOKE,
@@ -25,7 +26,7 @@ from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result
 
 # Notebooks that train and leave predictions.csv; a comparison is built on all of them.
 TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
-FINE_TUNING, COMPARISON = "05_fine_tuning", "06_comparison"
+FINE_TUNING, COMPARISON, EXTERNAL = "05_fine_tuning", "06_comparison", "07_external_validation"
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,27 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         ManifestError: data that cannot be used.
     """
     loaded = _load_all(run_files(study_dir), data_root, smoke)
-    manifests: dict[DataParams, Manifest] = {}
+    known: dict[DataParams, str] = {}
     steps: list[Step] = []
     for path, params in loaded.items():
-        if params.data not in manifests:
-            manifests[params.data] = read_manifest(params.data)
-        steps.append(_compare(path, params, manifests[params.data].fingerprint, steps, force))
+        for source in _sources(path.stem, params):
+            known[source] = known.get(source) or _fingerprint(path, params, source)
+        fingerprint = "+".join(known[source] for source in _sources(path.stem, params))
+        steps.append(_compare(path, params, fingerprint, steps, force))
     return steps
+
+
+def _sources(run: str, params: RunParams) -> list[DataParams]:
+    """The study's own images and, for an external validation, those of another source."""
+    return [params.data, params.external.data] if notebook_of(run) == EXTERNAL else [params.data]
+
+
+def _fingerprint(path: Path, params: RunParams, source: DataParams) -> str:
+    try:
+        return read_manifest(source).fingerprint
+    except ManifestError as fault:
+        # Its message speaks of `data.root`, which a study has two of then.
+        raise fault if source is params.data else ManifestError(f"{path}: external: {fault}") from None
 
 
 def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
@@ -139,6 +154,7 @@ def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Pat
                     f"effect. It uses: {', '.join(declared)}"
                 )
             _check_continued(path, params)
+            _check_tried(path, params)
             loaded[path] = params
         except ParamsError as fault:
             faults += str(fault).replace(f"{project_root()}{os.sep}", "").splitlines()
@@ -160,6 +176,19 @@ def _check_continued(path: Path, params: RunParams) -> None:
         )
 
 
+def _check_tried(path: Path, params: RunParams) -> None:
+    """Raise ParamsError where an external validation has no model to try."""
+    run = params.external.run
+    if notebook_of(path.stem) != EXTERNAL:
+        return
+    beside = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem.startswith(TRAINING))
+    if run not in beside:
+        raise ParamsError(
+            f"{path}: external.run: received {run!r}; needed is a run of this study that trains a network: "
+            f"{', '.join(beside) or 'it has none'}"
+        )
+
+
 def continued_run(run: str, params: RunParams) -> str:
     """The run that a fine-tuning goes on from: `05_fine_tuning-vgg19` from `04_transfer_learning-vgg19`."""
     return params.fine_tuning.continues + run.removeprefix(FINE_TUNING)
@@ -169,6 +198,8 @@ def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
     """The runs among `runs` that `run` builds on."""
     if notebook_of(run) == FINE_TUNING:
         return [other for other in runs if other == continued_run(run, params)]
+    if notebook_of(run) == EXTERNAL:
+        return [other for other in runs if other == params.external.run]
     return [other for other in runs if notebook_of(other) in TRAINING] if notebook_of(run) == COMPARISON else []
 
 
