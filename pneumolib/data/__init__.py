@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "manifest": ["Manifest", "read_manifest"],
         "split": ["SplitError", "split_external", "split_manifest", "without_shared"],
         "images": ["ImageSet", "load_image", "read_images", "take"],
+        "familiarity": ["alarms"],
         "familiarity_fit": ["describe_images", "fit_familiarity"],
         "corruptions": ["corrupt", "corruption_samples"],
         "contrast": ["grey_distances", "histograms_of"],

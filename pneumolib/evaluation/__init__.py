@@ -14,6 +14,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "subgroups": ["subgroup_table"],
         "robustness": ["permutation_check", "robustness_table"],
         "comparison": ["compare_auroc", "paired_differences", "secondary_tests"],
+        "external": [
+            "external_calibration_table",
+            "external_calibrations",
+            "external_differences",
+            "move_prior",
+            "part_of",
+            "recalibrate",
+            "threshold_differences",
+        ],
+        "drift": ["alarm_table", "drift_table", "errors_among"],
         "seeds": ["seed_predictions", "seed_tables"],
     },
 )

@@ -1,5 +1,7 @@
 """Curves with bands, and what every threshold would have given. All thresholds of these curves are for looking, not for choosing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -11,8 +13,10 @@ _DRAWN = 500  # resamples behind a band: a picture needs fewer than a table
 _PLACES = 101  # of a curve
 
 
-def curve_bands(predictions: pd.DataFrame, params: EvaluationParams, seed: int) -> pd.DataFrame:
-    """ROC and precision-recall curves of validation and test at 101 places, with bands.
+def curve_bands(
+    predictions: pd.DataFrame, params: EvaluationParams, seed: int, splits: Sequence[str] = ("val", "test")
+) -> pd.DataFrame:
+    """ROC and precision-recall curves of validation and test, or of other `splits`, at 101 places, with bands.
 
     Returns:
         columns `curve` (`roc`, `precision_recall`), `split`, `x`, `y`, `low`, `high`. Of `roc` x is 1 - specificity and y
@@ -21,7 +25,7 @@ def curve_bands(predictions: pd.DataFrame, params: EvaluationParams, seed: int) 
         where a class has fewer than two groups, as is y where a class is missing.
     """
     places, bands = np.linspace(0, 1, _PLACES), []
-    for split in ("val", "test"):
+    for split in splits:
         rows = check_predictions(predictions, split).sort_values("image_id")
         order = np.argsort(-rows.probability.to_numpy(), kind="stable")
         scores, labels = rows.probability.to_numpy()[order], rows.label.to_numpy()[order]
