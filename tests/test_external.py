@@ -148,8 +148,7 @@ def test_a_part_that_is_missing_is_named(external):
         recalibrate(external.assign(split="test"), PARAMS)
 
 
-@pytest.fixture
-def familiarity():
+def known() -> Familiarity:
     """Grey values of 100 to 140, files of 400 px, as training would leave them."""
     spread = {fact: tuple(np.interp(QUANTILES, [0, 1], [0.0, 1.0])) for fact in KINDS}
     spread |= {"mean_grey": tuple(100 + 40 * q for q in QUANTILES)}
@@ -158,7 +157,8 @@ def familiarity():
     return Familiarity(100, 20, spread, limits, (0.0,), ((1.0,),), rates)
 
 
-def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given(familiarity):
+def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given():
+    familiarity = known()
     facts = pd.DataFrame(0.5, index=range(10), columns=list(KINDS)).assign(image_id=[str(i) for i in range(10)])
     facts["mean_grey"] = [120.0] * 4 + [139.5] * 2 + [150.0] * 4
     table = drift_table(familiarity, facts).set_index("fact")

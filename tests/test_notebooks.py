@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from conftest import TINY_AUDIT, TINY_TRAINING, Project
+from pneumolib.reporting.study import plan
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +66,55 @@ robustness: {images: 0}
 """
 
 
-def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(study):
-    """A real `report`, killed in the middle of a training; the next one takes it up."""
+TINY_EXTERNAL = """\
+external:
+  run: 04_transfer_learning
+  data: {source: synthetic, hospital: 2, root: data/tiny-hospital-2, n_images: 24}
+  recalibration_fraction: 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def transferred(study) -> Project:
+    """The study with a head trained on a frozen backbone."""
     pixels = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(8, 5, strides=4, activation="relu")(pixels)
     keras.Model(pixels, keras.layers.BatchNormalization()(features)).save(study.root / "backbone.keras")
     study.write("params/tiny/04_transfer_learning.yaml", TINY_TRANSFER)
-    study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING)
     study.run("run", "params/tiny/04_transfer_learning.yaml")
+    return study
+
+
+def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
+    """Nothing is written where what was frozen stands, and nothing is ranked; then it is up to date."""
+    study = transferred
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(study.root))
+    study.write("params/tiny/07_external_validation.yaml", TINY_EXTERNAL)
+    said = study.run("run", "params/tiny/07_external_validation.yaml")
+    assert "07_external_validation: 04_transfer_learning on another source: AUROC" in said
+    result, model = study.result("07_external_validation"), study.result("04_transfer_learning")
+    assert (result["threshold"], result["calibration"], result["metrics"]) == (None, None, {})
+    found = result["checks"]["external"]
+    assert found["threshold"] == model["threshold"]["value"]
+    assert {row["name"] for row in found["thresholds"]} == {"frozen", "recalibrated"}
+    predictions = pd.read_csv(study.root / "runs/tiny/07_external_validation/predictions.csv")
+    assert (len(predictions), set(predictions.part)) == (24, {"recalibration", "evaluation"})
+    own = pd.read_csv(study.root / "runs/tiny/04_transfer_learning/predictions.csv")
+    auroc = roc_auc_score(predictions.label, predictions.probability)
+    before = roc_auc_score(*(own[own.split == "test"][name] for name in ("label", "probability")))
+    row = next(row for row in found["differences"] if row["metric"] == "auroc")
+    assert (row["external"], row["difference"]) == pytest.approx((auroc, auroc - before))
+    assert "The images are synthetic" in page(study, "07_external_validation")
+    assert "<dt>Other source</dt>" in page(study, "07_external_validation")
+    step = plan(study.root / "params/tiny")[-1]
+    assert (step.run, step.upstream, step.reasons) == ("07_external_validation", ["04_transfer_learning"], [])
+    (study.root / "params/tiny/07_external_validation.yaml").unlink()
+
+
+def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
+    """A real `report`, killed in the middle of a training; the next one takes it up."""
+    study = transferred
+    study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING)
     command = study.command("run", "params/tiny/05_fine_tuning.yaml")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=study.root, env=study.environment(), **quiet)

@@ -1,10 +1,12 @@
 """Which runs build on which, what a forced run forgets, and the same study made small. No kernel runs here."""
 
+import json
 import shutil
 
 import pytest
 
 from conftest import REPO, TINY_STUDY
+from pneumolib.data.sources import ManifestError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.evaluation_params import PublishedMetric
 from pneumolib.param_files import load_run
@@ -57,6 +59,42 @@ def test_a_fine_tuning_without_a_run_to_continue_is_refused_before_anything_is_d
     assert "builds on params/tiny/04_transfer_learning-vgg19.yaml: no such file" in said
     assert said.endswith("Runs that can be continued: 03_baseline_cnn-wide.yaml")
     assert not (root / "data").exists()
+
+
+def external(run: str, **data) -> str:
+    values = {"source": "synthetic", "root": "data/tiny-2", "n_images": 24, "hospital": 2} | data
+    return json.dumps({"external": {"run": run, "data": values}})
+
+
+def test_an_external_validation_is_due_with_its_run_and_with_the_other_images(root, project):
+    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19"))
+    first, *_, step = plan(root / "params/tiny")
+    assert step.upstream == ["04_transfer_learning-vgg19"]
+    assert step.reasons == ["04_transfer_learning-vgg19 runs again"]
+    own, other = step.inputs["data"].split("+")
+    assert own == first.inputs["data"]
+    assert "external.data.n_images" in step.inputs["parameters"]
+    assert "external.data.root" not in step.inputs["parameters"]
+    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
+    changed = plan(root / "params/tiny")
+    assert [s.inputs["data"] == own for s in changed] == [True] * 5 + [False]
+    assert changed[-1].inputs["data"].split("+")[1] != other
+
+
+def test_an_external_validation_without_model_or_images_is_refused(root, project):
+    file = "params/tiny/07_external_validation.yaml"
+    for named in ("03_baseline_cnn", "06_comparison"):
+        project.write(file, external(named))
+        with pytest.raises(ParamsError) as caught:
+            plan(root / "params/tiny")
+        assert str(caught.value).startswith(f"{file}: external.run: received {named!r}; needed is a run of this study")
+        assert "04_transfer_learning-vgg19, 05_fine_tuning-vgg19" in str(caught.value)
+        assert not (root / "data").exists()
+    project.write(file, external("03_baseline_cnn-wide", source="csv", root="data/other.csv"))
+    with pytest.raises(
+        ManifestError, match=r"07_external_validation\.yaml: external: data\.root: .*other\.csv is no file"
+    ):
+        plan(root / "params/tiny")
 
 
 @pytest.mark.parametrize("forced", [False, True])
@@ -135,6 +173,7 @@ def test_every_run_of_the_repository_can_be_made_small(path):
     params, _ = load_run(path, smoke=True)
     assert params.study == f"{path.parent.name}-smoke"
     assert (params.data.root, params.training.epochs) == ("data/smoke", 1)
+    assert (params.external.data.hospital, params.external.data.n_images) == (2, params.data.n_images)
     if notebook_of(path.stem) == "05_fine_tuning":
         assert path.with_stem(continued_run(path.stem, params)).is_file()
 

@@ -21,6 +21,7 @@ NAMES = {
     "04_transfer_learning": "Transfer learning",
     "05_fine_tuning": "Fine-tuning",
     "06_comparison": "Comparison",
+    "07_external_validation": "External validation",
 }
 BEGIN, END = "<!-- links: tools/address.py -->", "<!-- end of links -->"
 

@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "equalisation_words",
         "evaluation_plots",
         "evaluation_words",
+        "external_plots",
+        "external_words",
         "gallery",
         "plots",
         "published_words",
@@ -21,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "session": ["Session", "start"],
         "results": ["Result", "read_results"],
-        "ranking": ["leaderboard"],
+        "ranking": ["leaderboard", "read_prediction_table"],
         "comparing": ["compare_runs"],
     },
 )

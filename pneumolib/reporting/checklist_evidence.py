@@ -69,6 +69,11 @@ class Evidence:
         """Names of the runs that compare the others."""
         return [r.run for r in self.results if r.notebook == COMPARISON]
 
+    @property
+    def tried_elsewhere(self) -> list[Result]:
+        """Runs that tried a frozen model on another source."""
+        return [r for r in self.results if "external" in r.checks]
+
     def each(self, say: Callable[[Result], str]) -> Answer:
         """What every trained run says: once where all say the same, else by run. In part where some say nothing."""
         told = {r.run: say(r) for r in self.trained}

@@ -114,9 +114,18 @@ def _internal(e: Evidence) -> Answer:
 
 
 def _external(e: Evidence) -> Answer:
-    return Answer(
-        "not available", ["Test is of the same source as training. Nothing was tested on images from elsewhere."]
-    )
+    if not e.tried_elsewhere:
+        return Answer(
+            "not available", ["Test is of the same source as training. Nothing was tested on images from elsewhere."]
+        )
+    lines = []
+    for r in e.tried_elsewhere:
+        found = r.checks["external"]
+        told = [f"{METRIC_NAMES[row['metric']]} {interval(row['external'], row['external_low'], row['external_high'])}, from its own "
+                f"test {_signed(row, 'difference')}" for row in found["differences"]]  # fmt: skip
+        lines.append(f"{found['run']} on {found['images']} images of {found['groups']} groups from another source, nothing "
+                     f"chosen anew: {'; '.join(told)}.")  # fmt: skip
+    return Answer("answered", lines, [r.run for r in e.tried_elsewhere])
 
 
 def _fairness(e: Evidence) -> Answer:

@@ -17,7 +17,7 @@ from pneumolib.params import SMOKE, ParamsError, in_root, params_folder, project
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.ranking import leaderboard, shared_evaluation
-from pneumolib.reporting.results import Result, ResultError, in_words, read_result, read_results
+from pneumolib.reporting.results import Result, ResultError, in_words, interval, read_result, read_results
 from pneumolib.reporting.shell import banners, duration, is_synthetic, render, write_page
 from pneumolib.reporting.study import run_files, run_folder
 
@@ -211,7 +211,8 @@ def _readable_results(study: str) -> list[Result]:
 def headline(result: Result) -> str:
     """What one run found: `test AUROC 0.871 (0.823-0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
 
-    Of the run on equalisation it is the change against images as they are. Empty for a run with nothing of the kind.
+    Of the run on equalisation it is the change against images as they are, of an external validation the AUROC there and
+    how far it is from the model's own. Empty for a run with nothing of the kind.
     """
     if result.metrics.get("test"):
         several = f", mean of {result.seeds()} seeds" if result.seeds() > 1 else ""
@@ -221,7 +222,17 @@ def headline(result: Result) -> str:
         changes = {name: test[way]["difference"] for way, name in (("hist", "HE"), ("clahe", "CLAHE"))}
         said = [f"{name} {'not computable' if d is None else f'{d:+.3f}'}" for name, d in changes.items()]
         return f"test AUROC {', '.join(said)}"
+    if "external" in result.checks:
+        return _external_headline(result.checks["external"])
     return _audit_headline(result) if "audit" in result.checks else ""
+
+
+def _external_headline(found: dict[str, Any]) -> str:
+    """`03_baseline_cnn on another source: AUROC 0.670 (0.555-0.780), from its own test -0.192 (-0.331 to -0.040)`."""
+    row = next(row for row in found["differences"] if row["metric"] == "auroc")
+    here = interval(row["external"], row["external_low"], row["external_high"])
+    moved = interval(row["difference"], row["difference_low"], row["difference_high"], signed=True)
+    return f"{found['run']} on another source: AUROC {here}, from its own test {moved}"
 
 
 def _audit_headline(result: Result) -> str:

@@ -14,7 +14,7 @@ from pneumolib.params import report_command
 from pneumolib.reporting import shell
 from pneumolib.reporting.indexes import FAILURE_FILE, write_index
 from pneumolib.reporting.inputs import BOOTSTRAP
-from pneumolib.reporting.results import RESULT_FILE, Result, read_result
+from pneumolib.reporting.results import RESULT_FILE, Result, SourceResult, read_result
 from pneumolib.reporting.shell import TEMPLATES, banners, duration, is_synthetic, render, write_page
 from pneumolib.reporting.study import Step
 
@@ -138,15 +138,20 @@ def _made_of(result: Result) -> dict[str, str]:
     commit = (
         "not a git checkout" if p.commit is None else p.commit[:12] + (" with uncommitted changes" if p.dirty else "")
     )
+    other = {"Other source": _source_words(result.data.external)} if result.data.external else {}
     return {
         "Commit": commit,
         "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
         "Device": device_words(p.device),
-        "Data": f"fingerprint {result.data.fingerprint}, {result.data.images} images of {result.data.groups} groups, "
-        f"{result.data.left_out} files left out",
+        "Data": _source_words(result.data),
+        **other,
         "Seed": str(result.parameters["seed"]),
         "Versions": f"Python {p.python}, " + ", ".join(f"{k} {v}" for k, v in p.versions.items()),
     }
+
+
+def _source_words(source: SourceResult) -> str:
+    return f"fingerprint {source.fingerprint}, {source.images} images of {source.groups} groups, {source.left_out} files left out"
 
 
 def _highlight_css() -> str:

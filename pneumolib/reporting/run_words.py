@@ -244,7 +244,7 @@ def source_limits(result: Result) -> list[str]:
     if result.synthetic:
         return [*lines, "The images are synthetic: figures test the software and say nothing about patients."]
     if is_archive(result):
-        lines += [f"All images come from {ARCHIVE['place']}: how the network does elsewhere is not known.",
+        lines += [f"All images come from {ARCHIVE['place']}: how the network does elsewhere these figures do not say.",
                   f"Only {ARCHIVE['patients']}: other ages were never seen.", ARCHIVE["groups"]]  # fmt: skip
     else:
         lines.append("Hospital, age and how labels were made are not available for this source.")

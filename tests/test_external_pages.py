@@ -1,0 +1,134 @@
+"""What a page says of a frozen model on another source: tables, sentences and figures, for a usual source and for odd ones."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from test_external import drawn, known
+
+from pneumolib import evaluation
+from pneumolib.data.familiarity import KINDS
+from pneumolib.evaluation.calibration import fit_calibration
+from pneumolib.evaluation.thresholds import choose_threshold
+from pneumolib.params import EvaluationParams
+from pneumolib.reporting import external_plots, external_words
+from pneumolib.reporting.checklist import checklist
+from pneumolib.reporting.indexes import headline
+from pneumolib.reporting.ranking import leaderboard
+from pneumolib.reporting.results import plain
+from test_reporting import result
+
+PARAMS = EvaluationParams(resamples=60)
+OPTIONS = {"params": PARAMS, "seed": 1}
+INTERNAL = pd.concat([drawn(160, "val", 0.6, 0, 1), drawn(160, "test", 0.6, 0, 2)], ignore_index=True)
+
+
+def elsewhere(case: str = "") -> pd.DataFrame:
+    """Predictions of another source: shifted, unless a case says what is odd about it."""
+    shift = {"alike": 0.0, "shifted": 1.5}.get(case, 0.3)
+    rows = drawn(240, "external", 0.4, shift, 4).assign(site="")
+    rows["part"] = np.where((np.arange(240) // 2) % 3 == 0, "recalibration", "evaluation")
+    if case == "chance":
+        rows = rows.assign(logit=np.random.default_rng(1).normal(0, 1, 240))
+    if case == "no error":
+        rows = rows.assign(logit=10.0 * rows.label - 5)
+    if case == "one child a class":
+        rows = rows.assign(group_id=rows.label.astype(str))
+    return rows.assign(probability=expit(rows.logit))
+
+
+def facts_of(n: int, grey: float) -> pd.DataFrame:
+    facts = pd.DataFrame(0.5, index=range(n), columns=list(KINDS)).assign(
+        image_id=[f"external{i:04d}" for i in range(n)]
+    )
+    return facts.assign(mean_grey=np.where(np.arange(n) % 2, grey, 120))
+
+
+def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tuple[dict, str]:
+    """`checks.external` as the notebook writes it, and all that the page would say before its answer."""
+    threshold, calibration = choose_threshold(INTERNAL, PARAMS).value, fit_calibration(INTERNAL, "platt")
+    facts, familiarity = facts_of(len(rows), grey), known()
+    drift, alarms = evaluation.drift_table(familiarity, facts), evaluation.alarm_table(familiarity, facts)
+    errors = evaluation.errors_among(
+        rows, pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id), threshold, **OPTIONS
+    )
+    differences = evaluation.external_differences(rows, INTERNAL, threshold, **OPTIONS)
+    local, refitted = evaluation.recalibrate(rows, PARAMS)
+    thresholds = evaluation.threshold_differences(rows, threshold, local, **OPTIONS)
+    calibrated = evaluation.external_calibrations(rows, calibration, refitted, 0.6)
+    calibrations = evaluation.external_calibration_table(calibrated, **OPTIONS)
+    both = pd.concat([INTERNAL[INTERNAL.split == "test"], rows], ignore_index=True)
+    bands = evaluation.curve_bands(both, **OPTIONS, splits=("test", "external"))
+    bins = [evaluation.reliability(calibrated, calibrated[method]) for method in calibrations.method]
+    plots = [
+        external_plots.drift(drift), external_plots.frozen(bands, differences),
+        external_plots.scores(both, threshold, local.value), external_plots.reliabilities(bins, calibrations.method),
+    ]  # fmt: skip
+    if shown:  # which takes longest
+        assert all(plot._repr_mimebundle_()[0]["image/png"] for plot in plots)
+    tables = [
+        external_words.drift_words(drift), external_words.difference_words(differences),
+        external_words.threshold_words(thresholds, threshold, local), external_words.calibration_words(calibrations),
+    ]  # fmt: skip
+    sentences = [
+        external_words.drift_summary(alarms, errors), external_words.threshold_summary(thresholds, local, 80),
+        external_words.calibration_summary(calibrations, 0.6, 0.4),
+    ]  # fmt: skip
+    metrics = evaluation.metric_table(rows, "external", threshold, **OPTIONS)
+    sites = pd.Series(np.where(np.arange(len(rows)) < 120, "north", "south"), rows.image_id)
+    parts = evaluation.subgroup_table(rows, "external", threshold, **OPTIONS, sites=sites)
+    found = {"run": "03_baseline_cnn", "images": len(rows), "groups": rows.group_id.nunique(), "threshold": threshold,
+             "metrics": metrics, "differences": differences, "thresholds": thresholds, "alarms": alarms, "subgroups": parts,
+             "recalibration": {"images": 80, "threshold": local.value, "rule": local.rule}}  # fmt: skip
+    said = [*(t.to_string() for t in tables), *(s.data for s in sentences), *(p.alt for p in plots)]
+    return plain(found), "\n".join(said)
+
+
+def tried(found: dict, **changes):
+    none = {"notebook": "07_external_validation", "metrics": {}, "threshold": None}
+    return result("07_external_validation", checks={"external": found}, **none | changes)
+
+
+@pytest.mark.parametrize(
+    ("case", "opening"),
+    [
+        ("shifted", "**In part**: it still ranks the images, and its threshold does not carry over (specificity moved)."),
+        ("alike", "**No loss is shown**, which is no proof that there is none"),
+        ("chance", "**No, it does not hold.** On 240 images of 120 groups from another source, the AUROC of `03_baseline_cnn` is"),
+        ("no error", "**Whether it holds cannot be said**: an interval cannot be computed."),
+        ("one child a class", "**Whether it holds cannot be said**"),
+    ],
+)  # fmt: skip
+def test_the_answer_follows_the_intervals(case, opening):
+    found, said = found_of(elsewhere(case), shown=case in ("shifted", "one child a class"))
+    answer = external_words.answer(tried(found)).data
+    assert answer.startswith(opening)
+    assert ("That need not be better than chance." in answer) == (case == "chance")
+    assert "Between its sites: specificity from" in answer
+    assert "synthetic" not in answer
+    assert "**The images are synthetic**" in external_words.answer(tried(found, synthetic=True)).data
+    for text in (said, answer):
+        assert not re.search(r"\bnan\b", text.lower())
+    assert "**50% of the images are warned of**, where 1.0% of the study's own validation images are" in said
+
+
+def test_without_a_warning_errors_are_not_compared():
+    _, said = found_of(elsewhere("shifted"), grey=120)
+    assert "No image is warned of, so that errors cannot be compared." in said
+
+
+def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
+    found, _ = found_of(elsewhere("shifted"))
+    trained, outside = result(), tried(found)
+    assert re.fullmatch(
+        r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)",
+        headline(outside),
+    )
+    assert list(leaderboard([trained, outside]).run) == ["03_baseline_cnn"]
+    rows = {row.key: row for row in checklist("x", [trained, outside])}
+    assert rows["external"].status == "answered"
+    assert rows["external"].runs == ["07_external_validation"]
+    assert "240 images of 120 groups from another source, nothing chosen anew: AUROC" in rows["external"].lines[0]
+    assert {r.key: r.status for r in checklist("x", [trained])}["external"] == "not available"
