@@ -1,4 +1,4 @@
-"""The command line: `pneumolib report|run|open|predict|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib report|run|open|predict|export|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
 
 import argparse
 import json
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--to", default="data/chest_xray", metavar="DIR", help="where to put them (%(default)s)")
     data.set_defaults(command=_data)
     _add_predict(commands)
+    _add_export(commands)
     _add_remote(commands)
     schema = commands.add_parser("schema", help="print the JSON Schema of result.json")
     schema.set_defaults(command=_schema)
@@ -91,6 +92,16 @@ def _add_remote(commands: argparse._SubParsersAction) -> None:
             "--accelerator", choices=("tpu", "gpu", "none"), default="tpu", help="default: %(default)s"
         )
         command.add_argument("--hours", type=float, help="end the study after so long; the next session goes on")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser("export", help="write a trained model for other programs, checked against Keras")
+    export.add_argument("run", metavar="RUN", help="<study>/<run>, or a run's folder")
+    export.add_argument("--format", required=True, metavar="FORMAT", help="savedmodel, litert, onnx or json")
+    export.add_argument("--to", type=Path, metavar="DIR", help="the folder to make (export/FORMAT in the run's folder)")
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export in that folder")
+    export.add_argument("--force", action="store_true", help="take a model file that is not the one the run recorded")
+    export.set_defaults(command=_export)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -222,6 +233,26 @@ def _colab(options: argparse.Namespace) -> int:
     print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
     lines = colab.schedule(bundle, hours) if options.schedule else colab.commands(bundle, options.accelerator, hours)
     print("\n".join(lines))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pneumolib.serving.export import ExportError, RefusedError, export_run
+    from pneumolib.serving.trained import ModelError
+
+    # Exporters need TensorFlow, whatever the network was trained on, and are checked on a CPU, as a GPU rounds otherwise.
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    try:
+        export_run(options.run, options.format, options.to, options.overwrite, options.force)
+    except (ModelError, RefusedError) as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    except ExportError as fault:
+        print(f"\n{fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing was exported.", file=sys.stderr)
+        return 130
     return 0
 
 
