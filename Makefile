@@ -1,7 +1,7 @@
 # Every target works on a machine that has git, GNU make and Python 3.11 to 3.13. `make` alone prints this help.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install report data kaggle colab test test-hosts lint format lab open bench lock clean clean-runs
+.PHONY: help install report data kaggle colab test test-hosts lint format lab open app bench lock clean clean-runs
 
 PYTHON ?= python3
 STUDY ?= demo
@@ -18,6 +18,8 @@ RESUME ?=
 HOURS ?=
 DATASET ?=
 SCHEDULE ?=
+PORT ?=
+BROWSE ?=
 VENV := .venv/.installed
 BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
@@ -25,6 +27,7 @@ FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
 SMOKED := $(filter-out 0 no false,$(strip $(SMOKE)))
 PUSHED := $(filter-out 0 no false,$(strip $(PUSH)))
 SCHEDULED := $(filter-out 0 no false,$(strip $(SCHEDULE)))
+BROWSED := $(filter-out 0 no false,$(strip $(BROWSE)))
 
 help:  ## print this help
 	@echo "pneumolib: from parameter files to pages. Targets:"
@@ -72,6 +75,9 @@ lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
 open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RUN=kermany/03_baseline_cnn)
 	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
 	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(SMOKED),--smoke)
+
+app: $(VENV)  ## show a trained model on a page of this machine: drop images, read calls (RUN=..., PORT=..., BROWSE=1)
+	@$(BIN)/python -m pneumolib app $(if $(RUN),"$(RUN)") $(if $(PORT),--port "$(PORT)") $(if $(BROWSED),--browse)
 
 bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/input_pipeline.py

@@ -1,4 +1,4 @@
-"""The command line: `pneumolib report|run|open|predict|export|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib report|run|open|predict|export|app|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
 
 import argparse
 import json
@@ -41,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     opener.add_argument("run", help="<study>/<run>, such as kermany/03_baseline_cnn")
     opener.add_argument("--no-browser", action="store_true", help="write the copy and print its path, open nothing")
     opener.set_defaults(command=_open)
+    app = commands.add_parser("app", help="show a trained model on a page, on this machine alone")
+    app.add_argument("run", nargs="?", help="<study>/<run> or a run's folder, to begin with (default: the last one)")
+    app.add_argument("--port", type=int, default=8501, help="of the page (%(default)s)")
+    app.add_argument("--browse", action="store_true", help="open it in a browser")
+    app.set_defaults(command=_app)
     data = commands.add_parser("data", help="fetch the real radiographs into one folder")
     data.add_argument("--from", dest="source", default="tfrecord", help="tfrecord (default), kaggle, or a zip archive")
     data.add_argument("--address", help="of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name")
@@ -167,6 +172,18 @@ def _open(options: argparse.Namespace) -> int:
     study, _, run = options.run.partition("/")
     path = in_root(f"params/{study}/{run}.yaml")
     return open_copy(path, options.data, browse=not options.no_browser, smoke=options.smoke)
+
+
+def _app(options: argparse.Namespace) -> int:
+    from pneumolib.serving.app_server import AppError, serve
+    from pneumolib.serving.trained import ModelError
+
+    try:
+        serve(options.run, options.port, options.browse)
+    except (AppError, ModelError) as fault:
+        print(f"{fault}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -144,6 +144,7 @@ def test_make_alone_prints_help():
         "format",
         "lab",
         "open",
+        "app",
         "bench",
         "clean",
     ):
@@ -159,6 +160,8 @@ def test_make_alone_prints_help():
         (["report", "STUDY=s", "SMOKE=1"], 'report "s"   --smoke'),
         (["open", "RUN=s/03_x", "DATA=d"], 'open "s/03_x" --data "d"'),
         (["open", "RUN=s/03_x", "SMOKE=1"], 'open "s/03_x"  --smoke'),
+        (["app"], "app"),
+        (["app", "RUN=s/03_x", "PORT=80", "BROWSE=1"], 'app "s/03_x" --port "80" --browse'),
         (["kaggle"], 'kaggle "demo" --accelerator "tpu"'),
         (
             ["kaggle", "STUDY=s", "PUSH=1", "RESUME=1", "HOURS=2", "ACCELERATOR=gpu"],

@@ -4,16 +4,24 @@ Nothing but pixels and the facts of their encoding is read: names and numbers of
 """
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, get_decoder, pixel_array
 
 from pneumolib.data.decoding import ImageFileError, MissingDecoderError
 
 _FAR = 1e9  # beyond any stored value: shows where a window ends
 GREY = ("MONOCHROME1", "MONOCHROME2")
+# What pydicom raises for missing elements, elements of the wrong type or length, files and pixel data that are cut, and from
+# its decoders for broken or unusual compression (NotImplementedError, RuntimeError). Found by reading files with changed bytes.
+FAULTS = (
+    ArithmeticError, AttributeError, BytesLengthException, EOFError, IndexError, InvalidDicomError, KeyError,
+    NotImplementedError, RuntimeError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
@@ -42,11 +50,9 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
         shown = _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric)
     except InvalidDicomError as fault:
         raise ImageFileError(f"does not decode: {fault}") from None
-    # What pydicom raises for missing elements, elements of the wrong type, pixel data shorter than rows x columns
-    # (the first six), and from its decoders for broken or unusual compression (NotImplementedError, RuntimeError).
-    except (AttributeError, EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
-            ValueError) as fault:  # fmt: skip
-        raise ImageFileError(f"DICOM does not decode: {str(fault).splitlines()[0]}") from None
+    except FAULTS as fault:
+        reason = str(fault) or type(fault).__name__
+        raise ImageFileError(f"DICOM does not decode: {reason.splitlines()[0]}") from None
     return shown, mode, int(stored.min()), int(stored.max())
 
 

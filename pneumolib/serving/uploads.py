@@ -1,0 +1,123 @@
+"""What a page takes from a visitor: limits before decoding, and names that give no patient away.
+
+Hospitals' exports often hold the patient's name in the file's name, and DICOM holds it inside. So a name is shown only for a
+file that is JPEG or PNG by its content; any other is called by its place, and nothing that was read from a DICOM file gets
+into a message.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from PIL import Image
+
+from pneumolib.data.decoding import ImageFileError
+from pneumolib.data.drawing import draw_radiograph
+from pneumolib.data.headers import form_of, read_header
+
+MEGABYTE = 2**20
+MOST_BYTES = 64 * MEGABYTE  # of a file; a detector's 20 million pixels of 16 bits take 40
+MOST_PIXELS = 30_000_000  # of an image; DICOM is windowed at eight bytes a pixel
+MOST_FILES = 50  # in one visit
+MOST_TOGETHER = 512 * MEGABYTE  # all files of one visit
+# Endings that may be told, so that a visitor finds the file again; no others, which could be a part of a name.
+PLAIN_ENDINGS = (".bmp", ".csv", ".doc", ".docx", ".gif", ".heic", ".html", ".jpeg", ".jpg", ".mp4", ".pdf", ".png",
+                 ".svg", ".tif", ".tiff", ".txt", ".webp", ".zip")  # fmt: skip
+# Drawn images to try a page with: what the button says, and the kind of `data.drawing`.
+SAMPLES = {"normal": "NORMAL2-IM", "bacterial pneumonia": "bacteria", "viral pneumonia": "virus"}
+SAMPLE_SEED = 20  # the demo draws its own with another one, so that no sample was trained on
+_ALLOWED = f"allowed are {MOST_PIXELS // 10**6} million pixels"
+_LONGEST_NAME = 48
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file of a visitor.
+
+    Attributes:
+        name: to be shown; none of a DICOM file's own.
+        raw: its bytes; empty where it was refused.
+        error: why it was refused.
+        dicom: whether messages about it must be kept free of what it holds.
+    """
+
+    name: str
+    raw: bytes = b""
+    error: str | None = None
+    dicom: bool = False
+
+
+def take_in(files: Iterable[tuple[str, bytes]], before: Sequence[Taken] = ()) -> list[Taken]:
+    """Files, by their own names, as a page may show them; one that is refused does not stop the others.
+
+    Args:
+        before: what this visitor has brought already, which counts for the limits and the numbers in names.
+    """
+    taken = list(before)
+    for name, raw in files:
+        shown, error = shown_name(name, raw, taken), _refusal(raw, taken)
+        taken.append(Taken(shown, b"" if error else raw, error, form_of(raw) == "DICOM"))
+    return taken[len(before) :]
+
+
+def _refusal(raw: bytes, taken: Sequence[Taken]) -> str | None:
+    """Why a file is not decoded at all; None where it may be tried."""
+    if len(raw) > MOST_BYTES:
+        return f"{len(raw) / MEGABYTE:.0f} MB; allowed are {MOST_BYTES // MEGABYTE} MB for one file"
+    kept = [one for one in taken if one.raw]
+    if len(kept) >= MOST_FILES:
+        return (
+            f"one more than the {MOST_FILES} images that fit on a page; remove those first, or use `pneumolib predict`"
+        )
+    if sum(len(one.raw) for one in kept) + len(raw) > MOST_TOGETHER:
+        return f"all files together are above {MOST_TOGETHER // MEGABYTE} MB; remove the others first"
+    try:
+        header = read_header(raw)
+    except ImageFileError as fault:
+        # Of those that Pillow does not open either, the limit here is the smaller one.
+        return f"too many pixels; {_ALLOWED}" if str(fault).startswith("too many pixels") else str(fault)
+    if header.pixels > MOST_PIXELS:
+        frames = f" x {header.frames} frames" if header.frames > 1 else ""
+        return f"{header.width_px} x {header.height_px} pixels{frames}; {_ALLOWED}"
+    return None
+
+
+def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:
+    """How a file is called on the page, `DICOM 2`, `File 5 (.pdf)` or its own name; no two alike."""
+    form = form_of(raw)
+    if form == "DICOM":
+        return f"DICOM {1 + sum(one.dicom for one in taken)}"
+    if form is None:
+        ending = PurePath(name).suffix.lower()
+        return f"File {len(taken) + 1}{f' ({ending})' if ending in PLAIN_ENDINGS else ''}"
+    own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
+    if len(own) > _LONGEST_NAME:
+        own = f"{own[: _LONGEST_NAME // 2]}…{own[-_LONGEST_NAME // 2 :]}"
+    names, number, found = {one.name for one in taken}, 1, own
+    while found in names:
+        number += 1
+        found = f"{own} ({number})"
+    return found
+
+
+def safe_error(taken: Taken, error: str) -> str:
+    """Why a file could not be read, without what a DICOM file holds: decoders quote the values that they stumble over."""
+    known = ("DICOM with ", "DICOM without pixels", "DICOM compressed as ")
+    if not taken.dicom or error.startswith(known):
+        return error
+    return (
+        "DICOM does not decode: its header or its pixels are broken, or of a kind that is not a grey or colour picture"
+    )
+
+
+def sample(title: str, before: Sequence[Taken]) -> tuple[str, bytes]:
+    """A drawn radiograph as a file, another one each time: its name, and PNG bytes.
+
+    Args:
+        title: one of `SAMPLES`.
+    """
+    number = 1 + sum(one.name.startswith(f"drawn, {title} ") for one in before)
+    file = io.BytesIO()
+    Image.fromarray(draw_radiograph(SAMPLES[title], number, seed=SAMPLE_SEED)).save(file, "PNG")
+    return f"drawn, {title} {number}", file.getvalue()
