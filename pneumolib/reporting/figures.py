@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pneumolib.data.sources import LABEL_NAMES
@@ -31,7 +32,7 @@ class Plot:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+        FigureCanvasAgg(self.figure).print_png(buffer)  # `savefig` would draw everything twice, once for the layout
         return {"image/png": buffer.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
@@ -40,7 +41,7 @@ def new_axes(
 ):
     """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes."""
     with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.85):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
     return figure, list(axes.flat)
 
