@@ -1,6 +1,7 @@
 """Fixtures that several test files share. TensorFlow is imported by the tests that need it, never here."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items) -> None:
     """Long files first: the two processes take whole files, and a long one taken last leaves the other process idle."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of imported packages, which no collection of garbage need look through again: a tenth of the time."""
+    gc.freeze()
 
 
 @pytest.fixture
