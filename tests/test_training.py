@@ -58,6 +58,12 @@ def fitted(params: RunParams, build=small_network):
     return network, history
 
 
+@pytest.fixture(scope="module")
+def usual() -> tuple[keras.Model, pd.DataFrame]:
+    """Network and history of a training as `run_params` has it, for tests that train another one beside it."""
+    return fitted(run_params())
+
+
 def test_raw_pixels_in_logit_out():
     network = build_model(ModelParams(), IMAGE, initial_logit=1.5)
     assert network.input.dtype == "uint8"
@@ -112,8 +118,8 @@ def test_class_weights_and_initial_logit():
         training.class_weights(np.ones(3))
 
 
-def test_two_identical_runs_give_identical_weights():
-    (one, first), (two, second) = (fitted(run_params()) for _ in range(2))
+def test_two_identical_runs_give_identical_weights(usual):
+    (one, first), (two, second) = usual, fitted(run_params())
     assert training.weights_hash(one) == training.weights_hash(two)
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
     assert first.learning_rate.is_monotonic_decreasing  # cosine
@@ -165,7 +171,7 @@ def test_best_weights_are_kept_and_figures_are_exact(capsys):
 
 
 def test_predictions_follow_the_table_for_any_batch(monkeypatch):
-    network, images = build_model(ModelParams(), IMAGE), image_set(25, 2)
+    network, images = small_network(), image_set(25, 2)
     whole = predicting.predict(network, images)
     monkeypatch.setattr(predicting, "PREDICT_BATCH", 8)
     parts = predicting.predict(network, images)
@@ -357,10 +363,14 @@ def test_discriminative_rates_scale_the_step():
     np.testing.assert_allclose(moved_slow, 0.025, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def full_precision() -> keras.Model:
+    return fitted(run_params(learning_rate=1e-2), plain_network)[0]
+
+
 @pytest.mark.parametrize(("precision", "digits"), [("bfloat16", 2), ("float16", 3)])
-def test_mixed_precision_stays_near_float32_and_its_logit_is_one(precision, digits):
+def test_mixed_precision_stays_near_float32_and_its_logit_is_one(full_precision, precision, digits):
     try:
-        full, _ = fitted(run_params(learning_rate=1e-2), plain_network)
         network, history = fitted(run_params(learning_rate=1e-2, precision=precision), plain_network)
         scales = isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
     finally:
@@ -370,14 +380,14 @@ def test_mixed_precision_stays_near_float32_and_its_logit_is_one(precision, digi
     assert scales == (precision == "float16")  # the smallest float16 would swallow small gradients
     assert np.isfinite(history.loss).all()
     test = image_set(64, 2, "test")
-    logits, near = predicting.predict_logits(full, test), predicting.predict_logits(network, test)
+    logits, near = predicting.predict_logits(full_precision, test), predicting.predict_logits(network, test)
     assert np.ptp(logits) > 0.1
     np.testing.assert_allclose(near, logits, atol=2 * 10.0**-digits * np.abs(logits).max())
 
 
-def test_several_steps_at_once_are_the_same_steps():
+def test_several_steps_at_once_are_the_same_steps(usual):
     """Five are asked for, of six in an epoch: three at once."""
-    network, history = fitted(run_params())
+    network, history = usual
     at_once, its_history = fitted(run_params(steps_per_execution=5))
     assert (network.steps_per_execution, at_once.steps_per_execution) == (1, 3)
     assert training.weights_hash(at_once) == training.weights_hash(network)
@@ -417,10 +427,11 @@ def test_tensorboard_logs_and_a_finished_training_is_not_repeated(tmp_path, monk
 
 def test_a_trial_starts_from_the_same_state_whatever_ran_before(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    monkeypatch.setattr(trials, "build_model", lambda *_: small_network())
     params = check(
         {
-            "data": {"root": str(archive)}, "split": {"validation_fraction": 0.25}, "image": {"size_px": 32},
-            "augment": {"flip": True}, "training": {"epochs": 1, "batch_size": 16}, "model": {"name": "coursework_cnn"},
+            "data": {"root": str(archive)}, "split": {"validation_fraction": 0.25}, "image": IMAGE.model_dump(),
+            "augment": {"flip": True}, "training": {"epochs": 1, "batch_size": 16},
         }
     )  # fmt: skip
     manifest = read_manifest(params.data)
