@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -14,29 +15,47 @@ from conftest import TINY_BASELINE, Project
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
 from pneumolib.learning.training import HISTORY_COLUMNS
+from pneumolib.reporting.results import write_result
 from pneumolib.reporting.study import plan
+from test_reporting import result
 
 RUNS = ["01_quick", "03_baseline_cnn", "06_comparison"]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Project:
-    """The tiny study after its first `report`; tests leave it finished."""
+    """The tiny study after a `report`, before which the baseline's batches had another size; tests leave it finished."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.good = ""  # what `set_cell` puts in for the notebook that the finished study was made with
+    project.run("run", "params/tiny/01_quick.yaml")
+    with mock.patch.dict(os.environ, PNEUMOLIB_ROOT=str(project.root)):
+        pretend_finished(project, TINY_BASELINE.replace("batch_size: 4", "batch_size: 5"))
+    before = {run: written(project, run) for run in RUNS}
     project.said = project.run_apart("report", "tiny")
+    project.executed = [run for run in RUNS if written(project, run) != before[run]]
     return project
+
+
+def pretend_finished(project: Project, baseline: str) -> None:
+    """Results as runs of the baseline with other parameters, and of the comparison built on it, would have left them."""
+    project.write("params/tiny/03_baseline_cnn.yaml", baseline)
+    for run in RUNS[1:]:
+        step = next(step for step in plan(project.root / "params/tiny") if step.run == run)
+        step.folder.mkdir()
+        write_result(result(run, study="tiny", inputs=step.inputs), step.folder)
+    project.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
+
+
+def written(study: Project, run: str) -> int:
+    """When the run's result was, in nanoseconds."""
+    return (study.root / f"runs/tiny/{run}/result.json").stat().st_mtime_ns
 
 
 @pytest.fixture
 def stamps(study):
     """Says which runs were executed since: their results are new files."""
-    times = {run: (study.root / f"runs/tiny/{run}/result.json").stat().st_mtime_ns for run in RUNS}
-
-    def changed() -> list[str]:
-        return [r for r in RUNS if (study.root / f"runs/tiny/{r}/result.json").stat().st_mtime_ns != times[r]]
-
-    return changed
+    times = {run: written(study, run) for run in RUNS}
+    return lambda: [run for run in RUNS if written(study, run) != times[run]]
 
 
 def page(study: Project, name: str) -> str:
@@ -302,17 +321,17 @@ def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
     assert stamps() == []
 
 
-def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study, stamps):
-    before = study.result("03_baseline_cnn")
-    study.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE.replace("batch_size: 4", "batch_size: 5"))
-    said = study.run("report", "tiny")
-    assert "03_baseline_cnn: due, parameter training.batch_size: 4 -> 5" in said
-    assert "06_comparison: due, 03_baseline_cnn runs again" in said
-    assert "01_quick: up to date" in said
-    assert stamps() == ["03_baseline_cnn", "06_comparison"]
+def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study):
+    """The baseline's batches had another size before the study's `report`."""
+    assert "03_baseline_cnn: due, parameter training.batch_size: 5 -> 4" in study.said
+    assert "06_comparison: due, 03_baseline_cnn runs again" in study.said
+    assert "01_quick: up to date" in study.said
+    assert study.executed == ["03_baseline_cnn", "06_comparison"]
     after = study.result("03_baseline_cnn")
-    assert after["inputs"]["parameters"]["training.batch_size"] == 5
-    assert after["facts"]["weights_sha256"] != before["facts"]["weights_sha256"]
+    assert after["inputs"]["parameters"]["training.batch_size"] == 4
+    assert after["provenance"]["device"]["batch"] == 4  # what the notebook trained with
+    assert after["inputs"]["upstream"] == {}
+    assert study.result("06_comparison")["inputs"]["upstream"].keys() == {"03_baseline_cnn"}
 
 
 def test_one_run_alone(study, stamps):
