@@ -60,7 +60,7 @@ robustness: {images: 4, corruptions: [margins]}
 """
 TINY_FINE_TUNING = """\
 fine_tuning: {unfreeze: all}
-training: {epochs: 40, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
+training: {epochs: 15, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
 evaluation: {resamples: 50}
 robustness: {images: 0}
 """
@@ -131,7 +131,7 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     assert re.search(r"Taken up after epoch \d+ from", text)
     assert "04_transfer_learning: test AUROC" in text
     result = study.result("05_fine_tuning")
-    assert result["facts"]["epochs"] == 40
+    assert result["facts"]["epochs"] == 15
     assert result["checks"]["continues"] == "04_transfer_learning"
     before = study.result("04_transfer_learning")
     assert before["spread"]["test"]["auroc"]["seeds"] == 2
