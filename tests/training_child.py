@@ -7,11 +7,15 @@ the `cnn`: it is killed after that has trained to its end and before anyone saw 
 the trainer in this process) or `write` (half-way through its N-th checkpoint).
 """
 
+# ruff: noqa: E402
 import os
 import signal
 import sys
 from pathlib import Path
 
+from pneumolib.learning.quick_import import import_keras
+
+import_keras()  # before the others do so without haste: two seconds less for each process
 import keras
 import numpy as np
 from test_training import image_set, small_network
