@@ -51,9 +51,12 @@ def tiny_network(policy: str = "float32") -> keras.Model:
     x = layers.Rescaling(1 / 255, dtype=policy)(x)
     x = layers.Normalization(mean=[0.2, 0.5, 0.4], variance=[0.1, 0.2, 0.3], dtype=policy)(x)
     x = layers.SeparableConv2D(4, 3, strides=4, activation="relu", dtype=policy)(x)
+    x = layers.Conv2D(4, (1, 3), groups=4, padding="same", dtype=policy)(x)
+    x = layers.Activation("gelu", dtype=policy)(x)
     x = layers.BatchNormalization(dtype=policy)(x)
     x = layers.Flatten(dtype=policy)(x)
-    return keras.Model(pixels, layers.Dense(1, dtype="float32", name="logit")(x), name="tiny")
+    wide = keras.initializers.RandomNormal(stddev=0.5)
+    return keras.Model(pixels, layers.Dense(1, kernel_initializer=wide, dtype="float32", name="logit")(x), name="tiny")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -43,8 +43,8 @@ def in_float32(network: keras.Model) -> keras.Model:
 def _rebuilt(network: keras.Model, rebuild: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
     copy = keras.models.clone_model(network, clone_function=rebuild, recursive=True)
     for old, new in zip(_leaves(network), _leaves(copy), strict=True):
-        if new.weights:  # a Rescaling has none
-            new.set_weights(old.get_weights())
+        if new.weights:  # a Rescaling has none; of a depthwise convolution only the shape is another one
+            new.set_weights([w.reshape(v.shape) for w, v in zip(old.get_weights(), new.weights, strict=True)])
     return copy
 
 
@@ -60,17 +60,47 @@ def _layer_in_float32(layer: keras.Layer) -> keras.Layer:
 
 
 def _layer_for_onnx(layer: keras.Layer) -> keras.Layer:
-    """The exporter leaves the numbers of a Normalization, which EfficientNet begins with, out of its file; as those of a
-    Rescaling they come along.
+    """What the exporter writes wrongly, as a layer that it writes and that computes the same.
+
+    The numbers of a Normalization, which EfficientNet begins with, do not get into its file; those of a Rescaling do. A
+    convolution of one group a channel, as in ConvNeXt, gets there as a call of what is not in the file; a
+    DepthwiseConv2D as a convolution. GELU goes through erfc, which ONNX does not know; it knows erf.
     """
-    if not isinstance(layer, keras.layers.Normalization):
-        return _layer_in_float32(layer)
+    if _is_gelu(layer):
+        return _Gelu(dtype="float32", name=layer.name)
+    if isinstance(layer, keras.layers.Normalization):
+        return _as_rescaling(layer)
+    if _is_depthwise(layer):
+        kept = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias", "name")
+        config = layer.get_config()
+        return keras.layers.DepthwiseConv2D(**{name: config[name] for name in kept}, dtype="float32")
+    return _layer_in_float32(layer)
+
+
+def _is_refused(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.Normalization) or _is_depthwise(layer) or _is_gelu(layer)
+
+
+def _as_rescaling(layer: keras.layers.Normalization) -> keras.layers.Rescaling:
     # As given or adapted: `layer.mean` is rounded to what the layer computes in.
     given = layer.get_config()
     known = layer.get_weights()[:2] if given["mean"] is None else (given["mean"], given["variance"])
     mean, variance = (np.ravel(values).astype(np.float64) for values in known)
     scale = 1 / np.sqrt(variance)
     return keras.layers.Rescaling(scale.tolist(), (-mean * scale).tolist(), dtype="float32", name=layer.name)
+
+
+def _is_depthwise(layer: keras.Layer) -> bool:
+    return type(layer) is keras.layers.Conv2D and 1 < layer.groups == layer.filters and layer.kernel.shape[2] == 1
+
+
+def _is_gelu(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.gelu
+
+
+class _Gelu(keras.layers.Layer):
+    def call(self, x):
+        return 0.5 * x * (1 + keras.ops.erf(x / 2**0.5))
 
 
 def logits(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
@@ -87,7 +117,7 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
             (`architecture.json` and `weights.weights.h5`).
         folder: an empty one.
     """
-    if kind == "onnx" and any(isinstance(leaf, keras.layers.Normalization) for leaf in _leaves(network)):
+    if kind == "onnx" and any(_is_refused(leaf) for leaf in _leaves(network)):
         network = _rebuilt(network, _layer_for_onnx)
     # Float32 by name: the global policy may be another one.
     probability = keras.layers.Activation("sigmoid", dtype="float32", name=PROBABILITY)(network.outputs[0])
