@@ -133,12 +133,14 @@ def test_a_table_maps_and_warnings(at_root, tmp_path, capsys):
     for part in ("a picture in colour", "700 px high", "width / height is 0.50"):
         assert part in below
     assert [file.name for file in sorted((tmp_path / "maps").iterdir())] == ["noise-2.png", "noise.png"]
-    assert Image.open(tmp_path / "maps/noise.png").size == (512, 512)
+    with Image.open(tmp_path / "maps/noise.png") as picture:
+        assert picture.size == (512, 512)
     assert f"map: {tmp_path / 'maps/noise.png'}" in below
 
 
 def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model):
-    radiograph = np.asarray(Image.open(next(at_root.glob("data/test/NORMAL/*.jpeg"))))
+    with Image.open(next(at_root.glob("data/test/NORMAL/*.jpeg"))) as picture:
+        radiograph = np.asarray(picture)
     save_image(tmp_path / "in/b.png", radiograph)
     save_image(tmp_path / "in/deeper/a.JPG", radiograph, format="JPEG")
     (tmp_path / "in/notes.txt").write_text("no image")
