@@ -25,7 +25,7 @@ from PIL import Image
 
 from conftest import REPO
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.serving.app_views import BANNER
+from pneumolib.serving.trained import RESEARCH_ONLY
 from pneumolib.serving.uploads import MOST_BYTES
 from test_browser import CONTRASTS, chromium, expect, playwright
 from test_sources import write_dicom
@@ -311,7 +311,7 @@ def test_a_phone_stacks_the_columns_and_keeps_the_banner_and_all_can_be_read_in_
     widths = page.evaluate("[...document.querySelectorAll('*')].map(e => e.getBoundingClientRect().right)")
     assert max(widths) <= 390
     page.get_by_role("button", name="Remove all images").scroll_into_view_if_needed()
-    expect(page.get_by_role("note").get_by_text(BANNER)).to_be_in_viewport()
+    expect(page.get_by_role("note").get_by_text(RESEARCH_ONLY)).to_be_in_viewport()
     visit.rest()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

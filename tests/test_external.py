@@ -13,6 +13,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.drift import alarm_table, drift_table, errors_among
 from pneumolib.evaluation.external import (
     CALIBRATIONS,
+    expected_share,
     external_calibration_table,
     external_calibrations,
     external_differences,
@@ -112,6 +113,16 @@ def test_where_a_run_asks_for_no_calibration_platts_is_fitted(external):
     assert recalibrate(external, PARAMS.model_copy(update={"calibration": "isotonic"}))[1].method == "isotonic"
 
 
+def test_the_share_that_probabilities_stand_for_is_not_that_of_the_labels(internal):
+    """As class weights make it: logits that are right where half have pneumonia."""
+    moved = internal.assign(logit=internal.logit - 2.0)
+    assert expected_share(moved, Calibration("none")) < expected_share(internal, Calibration("none")) - 0.1
+    mended = Calibration("platt", slope=1.0, intercept=2.0)
+    assert expected_share(moved, mended) == pytest.approx(expected_share(internal, Calibration("none")))
+    changed = moved.assign(logit=moved.logit.where(moved.split == "val", 9.0))  # test is not looked at
+    assert expected_share(changed, mended) == expected_share(moved, mended)
+
+
 @pytest.mark.parametrize(("before", "after"), [(0.6, 0.3), (0.1, 0.9), (0.5, 0.5)])
 def test_a_moved_prior_is_bayess_rule(before, after):
     """Likelihood ratios stay, odds follow the share of pneumonia: Saerens et al., equation 2.4."""
@@ -181,6 +192,12 @@ def test_errors_among_flagged_images(external):
     assert found.difference["flagged"] == pytest.approx(found.share["flagged"] - found.share["others"])
     assert 0 < found.difference_low["flagged"] < found.difference["flagged"] < found.difference_high["flagged"]
     assert found.share_low["others"] <= found.share["others"] <= found.share_high["others"]
+    # Three images without an error beside many: their own limits reach far, and so must those of the difference.
+    few = pd.Series(False, index=external.image_id)
+    few[external.image_id[~wrong][:3]] = True
+    found = errors_among(external, few, 0.5, PARAMS, 1).set_index("part")
+    assert found.errors["flagged"] == 0
+    assert found.difference_low["flagged"] < 0 < found.difference_high["flagged"]
     for mask in (False, True):
         empty = errors_among(external, pd.Series(mask, index=external.image_id), 0.5, PARAMS, 1).set_index("part")
         assert np.isnan(empty.difference["flagged"])

@@ -13,7 +13,7 @@ from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.familiarity import KINDS, alarms, colour_of, content_features
 from pneumolib.data.familiarity_fit import describe_images, fit_familiarity
 from pneumolib.data.images import ImageSet, network_pixels, read_images
-from pneumolib.data.manifest import read_manifest
+from pneumolib.data.manifest import Manifest, read_manifest
 from pneumolib.data.split import split_manifest
 from pneumolib.params import DataParams, ImageParams, SplitParams
 from pneumolib.reporting.results import FamiliarityResult, plain
@@ -101,6 +101,25 @@ def test_limits_know_nothing_of_validation_and_test(demo):
         familiarity.precision,
     )
     assert other.false_alarms["content"] > 0.9
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (640, 960), (997, 1009)])
+def test_files_of_one_size_are_no_false_alarm(demo, width, height):
+    """Whose width / height needs more digits than a table shows."""
+    manifest, parts, _ = demo
+    one_size = Manifest(manifest.table.assign(width_px=width, height_px=height), manifest.problems, manifest.root, True)
+    found = fit_familiarity(one_size, parts["train"], parts["val"])
+    assert found.false_alarms["size"] == 0
+    kept = FamiliarityResult.model_validate_json(FamiliarityResult(**plain(asdict(found))).model_dump_json())
+    assert _familiarity(kept) == found
+
+
+def test_of_many_images_some_are_looked_at(demo, monkeypatch):
+    manifest, parts, _ = demo
+    monkeypatch.setattr("pneumolib.data.familiarity_fit._MOST", 10)
+    found = fit_familiarity(manifest, parts["train"], parts["val"])
+    assert (found.training_images, found.validation_images) == (10, 10)
+    assert found.false_alarms["any"] * 10 == pytest.approx(round(found.false_alarms["any"] * 10))
 
 
 def test_result_json_keeps_all_of_it(demo):

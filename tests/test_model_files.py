@@ -76,6 +76,11 @@ def test_a_network_of_known_layers_passes(tmp_path):
         (with_layer(class_name="StringLookup", config={"vocabulary": "/etc/passwd"}), "StringLookup"),
         (with_layer(config={"activation": {"module": "builtins", "class_name": "function", "config": "exec"}}), "function"),
         (with_layer(module="keras.initializers", class_name="function"), r"keras\.initializers\.function"),
+        (with_layer(module="keras.initializers", class_name="deserialize"), r"keras\.initializers\.deserialize"),
+        (with_layer(module="keras.src.ops.numpy", class_name="__typespec__"), "__typespec__"),
+        (with_layer(module=["keras.layers"]), r"names \['keras\.layers'\]\.Flatten"),
+        (with_layer(class_name={"Lambda": 1}), "a Lambda"),
+        (with_layer(registered_name="their>Flatten"), r"names keras\.layers\.Flatten"),
         (with_layer(module=None, class_name="Own"), r"names None\.Own, which is none of the layers"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -98,6 +103,11 @@ def test_weights_must_be_numbers_within_the_file(tmp_path):
     def objects(file):
         file.create_dataset("words", data=["a"], dtype=h5py.string_dtype())
 
+    def kind_of_number(file):
+        file["kind"] = np.dtype("f4")
+
+    with pytest.raises(ModelFileError, match="no array of numbers"):
+        check_model_file(write(tmp_path / "model.keras", weights=kind_of_number))
     for weights, said in ((link_out, "hold a link"), (soft_link, "hold a link"), (elsewhere, "no array of numbers"),
                           (objects, "no array of numbers")):  # fmt: skip
         with pytest.raises(ModelFileError, match=said):

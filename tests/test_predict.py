@@ -8,8 +8,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from conftest import save_image
 from pneumolib.__main__ import main
@@ -32,8 +30,10 @@ from pneumolib.reporting.results import (
 from pneumolib.reporting.session import _model_sha256
 from pneumolib.serving import scoring
 from pneumolib.serving.files import image_files
+from pneumolib.serving.outputs import with_maps
 from pneumolib.serving.trained import ModelError, load_trained, trained_runs
 from test_reporting import result
+from test_sources import write_dicom
 
 IMAGE = ImageParams(size_px=32, fit="pad", equalize="clahe", clahe_tiles=2)
 
@@ -132,10 +132,23 @@ def test_a_table_maps_and_warnings(at_root, tmp_path, capsys):
     below = "\n".join(lines[2 : next(n for n, line in enumerate(lines) if line.endswith(str(also)))])
     for part in ("a picture in colour", "700 px high", "width / height is 0.50"):
         assert part in below
-    assert [file.name for file in sorted((tmp_path / "maps").iterdir())] == ["noise-2.png", "noise.png"]
-    with Image.open(tmp_path / "maps/noise.png") as picture:
+    assert [file.name for file in sorted((tmp_path / "maps").iterdir())] == ["noise-map-2.png", "noise-map.png"]
+    with Image.open(tmp_path / "maps/noise-map.png") as picture:
         assert picture.size == (512, 512)
-    assert f"map: {tmp_path / 'maps/noise.png'}" in below
+    assert f"map: {tmp_path / 'maps/noise-map.png'}" in below
+
+
+def test_maps_never_take_the_place_of_an_image_or_of_each_other(model, tmp_path):
+    rng = np.random.default_rng(0)
+    names = ("a/x.png", "b/x.png", "a/x-map.png", "a/x-map-2.png", "c/X.png")
+    files = [save_image(tmp_path / name, rng.integers(0, 256, (40, 40))) for name in names]
+    before = [file.read_bytes() for file in files]
+    rows = scoring.score(model, [(str(file), file) for file in files])
+    maps = [file for _, file in with_maps(model, rows, tmp_path / "a", files)]
+    assert [file.read_bytes() for file in files] == before
+    assert len({name.casefold() for name in maps}) == len(files)
+    assert [name.removeprefix(f"{tmp_path}/a/") for name in maps] == [
+        "x-map-3.png", "x-map-4.png", "x-map-map.png", "x-map-2-map.png", "X-map-5.png"]  # fmt: skip
 
 
 def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model):
@@ -145,7 +158,7 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model)
     save_image(tmp_path / "in/deeper/a.JPG", radiograph, format="JPEG")
     (tmp_path / "in/notes.txt").write_text("no image")
     (tmp_path / "in/._b.png").write_bytes(b"of macOS")
-    write_dicom(tmp_path / "in/IM0001", radiograph)
+    write_dicom(tmp_path / "in/IM0001", radiograph, bits=8)
     (tmp_path / "empty").mkdir()
     found = [str(path.relative_to(tmp_path)) for _, path in image_files([str(tmp_path / "in")])]
     assert found == ["in/IM0001", "in/b.png", "in/deeper/a.JPG"]
@@ -155,7 +168,7 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model)
     named = [str(tmp_path / name) for name in ("empty", "in/*.gif", "in/notes.txt")]
     rows = list(scoring.score(model, image_files(named)))
     assert [row.error.split(":")[0] for row in rows] == [
-        "cannot be read",
+        "a folder that holds no image",
         "cannot be read",
         "not a JPEG, PNG or DICOM image",
     ]
@@ -163,22 +176,6 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model)
     assert [row.error for row in rows] == [None] * 3
     # Lossless copies of the same values, which the network cannot tell apart.
     assert rows[0].probability == pytest.approx(rows[1].probability, abs=1e-6)
-
-
-def write_dicom(path, pixels) -> None:
-    from pydicom import Dataset
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    dataset.PixelData = pixels.astype(np.uint8).tobytes()
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def test_memory_does_not_grow_with_the_number_of_files(model, monkeypatch, root):
@@ -220,7 +217,9 @@ def test_a_run_that_cannot_be_used(at_root, tmp_path, capsys):
     assert main(["predict", "tiny/04", "data"]) == 2
     assert "Runs found here: tiny/03_baseline_cnn" in capsys.readouterr().err
     assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", "-", "--json", "-"]) == 2
-    assert "both to standard output" in capsys.readouterr().err
+    assert "both to one place" in capsys.readouterr().err
+    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path)]) == 2
+    assert "a folder is there; name a file" in capsys.readouterr().err
     assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path / "no/where.csv")]) == 2
     assert "where.csv: cannot be written: No such file or directory" in capsys.readouterr().err
 

@@ -12,13 +12,14 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data.decoding import ImageFileError, decode
 from pneumolib.data.headers import form_of, read_header
+from pneumolib.data.images import load_image
 from pneumolib.params import ImageParams
 from pneumolib.serving import app_server, app_views, uploads
 from pneumolib.serving.scoring import Scored
@@ -114,6 +115,37 @@ def test_broken_dicom_never_gives_another_error(tmp_path):
                 except ImageFileError:
                     outcomes.add((read, "refused"))
     assert len(outcomes) == 4
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_broken_pictures_never_give_another_error(form):
+    """EXIF of another type than it must be raised TypeError and struct.error, and stopped all other files."""
+    exif, file, random = Image.Exif(), io.BytesIO(), np.random.default_rng(7)
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.XResolution] = 6, 72.0
+    grey = Image.fromarray(random.integers(0, 256, (24, 24), np.uint8))
+    grey.save(file, form, exif=exif)
+    whole, outcomes = file.getvalue(), set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(1500):
+            raw = bytearray(whole)
+            for place in random.integers(8, min(200, len(whole)), random.integers(1, 4)):
+                raw[place] = random.integers(256)
+            for read in (read_header, decode):
+                try:
+                    read(bytes(raw))
+                    outcomes.add((read, "read"))
+                except ImageFileError:
+                    outcomes.add((read, "refused"))
+    assert len(outcomes) == 4
+
+
+def test_a_long_thin_picture_makes_no_huge_square():
+    file = io.BytesIO()
+    Image.new("L", (20_000, 1)).save(file, "PNG")
+    with pytest.raises(ImageFileError, match="too many once the longer side has made a square"):
+        load_image(file.getvalue(), ImageParams(fit="pad"))
+    assert load_image(file.getvalue(), ImageParams(fit="stretch")).shape == (180, 180, 1)
 
 
 def test_a_name_is_shown_of_jpeg_and_png_alone(tmp_path):

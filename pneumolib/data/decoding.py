@@ -5,11 +5,19 @@ DICOM's MONOCHROME1 is turned over; transparency is laid on black; more than eig
 """
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+# What Pillow raises for broken files: OSError for data that is cut, SyntaxError and ValueError for broken structure, the others
+# for facts within it (EXIF above all) that are of another type or size than they must be.
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError,
+    struct.error, zlib.error,
+)  # fmt: skip
 FORMATS = ("JPEG", "PNG")  # nothing else is opened: other decoders are an attack surface and no source of radiographs
 
 
@@ -69,8 +77,7 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> De
         raise ImageFileError(f"too many pixels: {fault}") from None
     except ImageFileError:
         raise
-    # Pillow's decoders raise these for broken files: OSError for truncated data, the others for broken structure.
-    except (OSError, SyntaxError, ValueError) as fault:
+    except BROKEN as fault:
         raise ImageFileError(f"does not decode: {fault}") from None
 
 

@@ -37,45 +37,58 @@ def fit_familiarity(manifest: Manifest, train: ImageSet, val: ImageSet) -> Famil
 
     Args:
         manifest: facts of the files.
-        train, val: from `read_images`; of more than 4,000 training images that many are drawn.
+        train, val: from `read_images`; of more than 4,000 images each that many are drawn.
     """
-    some = _drawn(train)
-    files = _files(manifest, some.table)
-    facts, features = plain_facts(some.pixels, files), content_features(some.pixels)
+    rows = _some_rows(train)
+    table = train.table.iloc[rows]
+    files = _files(manifest, table)
+    seen = [(plain_facts(pixels, files[here]), content_features(pixels)) for here, pixels in _portions(train, rows)]
+    features = np.concatenate([one for _, one in seen])
     centre, precision = _centre_and_precision(features)
-    distances = _held_out_distances(features, some.table.group_id.to_numpy())
-    facts = facts.assign(distance=distances)
-    limits = {name: tuple(np.quantile(facts[name], _RANGE)) for name in facts}
+    distances = _held_out_distances(features, table.group_id.to_numpy())
+    facts = pd.concat([one for one, _ in seen], ignore_index=True).assign(distance=distances)
+    limits = {name: np.quantile(facts[name], _RANGE) for name in facts}
     limits |= {"colour": (0.0, COLOURED), "distance": (0.0, np.quantile(distances, _DISTANCE))}
+    validated = _some_rows(val)
     found = Familiarity(
-        len(some),
-        len(val),
-        {name: _rounded(np.quantile(facts[name], QUANTILES)) for name in facts},
-        {name: _rounded(ends) for name, ends in limits.items()},
+        len(rows),
+        len(validated),
+        # Not rounded: where all images are of one size, a rounded end would leave all of them out.
+        {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts},
+        {name: tuple(map(float, ends)) for name, ends in limits.items()},
         _rounded(centre),
         _rounded(precision[np.tril_indices_from(precision)]),
         dict.fromkeys([*dict.fromkeys(KINDS.values()), "any"]),
     )
-    if len(val):
-        warned = alarms(found, describe_images(found, manifest, _drawn(val)))
+    if len(validated):
+        warned = alarms(found, _describe(found, manifest, val, validated))
         found.false_alarms.update({kind: float(share) for kind, share in warned.mean().items()})
     return found
 
 
 def describe_images(familiarity: Familiarity, manifest: Manifest, images: ImageSet) -> pd.DataFrame:
     """All facts and the `image_id` of images of a manifest, such as another hospital's."""
-    files = _files(manifest, images.table)
-    portions = [slice(start, min(start + _PORTION, len(images))) for start in range(0, len(images), _PORTION)]
-    facts = [familiarity.facts(images.pixels[rows], files[rows]) for rows in portions]
-    return pd.concat(facts, ignore_index=True).assign(image_id=images.table.image_id.to_numpy())
+    return _describe(familiarity, manifest, images, np.arange(len(images)))
 
 
-def _drawn(images: ImageSet) -> ImageSet:
+def _describe(familiarity: Familiarity, manifest: Manifest, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
+    table = images.table.iloc[rows]
+    files = _files(manifest, table)
+    facts = [familiarity.facts(pixels, files[here]) for here, pixels in _portions(images, rows)]
+    return pd.concat(facts, ignore_index=True).assign(image_id=table.image_id.to_numpy())
+
+
+def _some_rows(images: ImageSet) -> np.ndarray:
+    """All, or as many as are looked at, in order."""
     rows = np.arange(len(images))
-    if len(rows) > _MOST:
-        rows = np.sort(np.random.default_rng(0).choice(rows, _MOST, replace=False))
-    pixels = np.concatenate([images.pixels[row : row + 1] for row in rows.tolist()])
-    return ImageSet(images.table.iloc[rows].reset_index(drop=True), pixels)
+    return rows if len(rows) <= _MOST else np.sort(np.random.default_rng(0).choice(rows, _MOST, replace=False))
+
+
+def _portions(images: ImageSet, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Pixels of some rows, a few at a time, however many there are and wherever they lie."""
+    for start in range(0, len(rows), _PORTION):
+        here = rows[start : start + _PORTION].tolist()
+        yield slice(start, start + len(here)), np.concatenate([images.pixels[row : row + 1] for row in here])
 
 
 def _files(manifest: Manifest, table: pd.DataFrame) -> pd.DataFrame:

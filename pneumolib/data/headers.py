@@ -9,7 +9,7 @@ from typing import Literal
 
 from PIL import Image
 
-from pneumolib.data.decoding import FORMATS, ImageFileError
+from pneumolib.data.decoding import BROKEN, FORMATS, ImageFileError
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian
 
@@ -67,8 +67,7 @@ def _picture_header(raw: bytes, form: Literal["JPEG", "PNG"]) -> Header:
         raise ImageFileError(f"too many pixels: {fault}") from None
     except Image.UnidentifiedImageError:
         raise ImageFileError(f"begins as {form} and has no header of one") from None
-    # Pillow raises these for headers that are cut or contradict themselves.
-    except (OSError, SyntaxError, ValueError) as fault:
+    except BROKEN as fault:
         raise ImageFileError(f"does not decode: {fault}") from None
 
 

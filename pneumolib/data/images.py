@@ -22,7 +22,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
-from pneumolib.data.decoding import Decoded, decode
+from pneumolib.data.decoding import Decoded, ImageFileError, decode
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.progress import bar
 from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
@@ -144,6 +144,8 @@ def prepare(image: Image.Image, params: ImageParams) -> Image.Image:
         image = image.crop((dx, dy, width - dx, height - dy))
     if params.fit == "pad":
         side = max(image.size)
+        if side**2 > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ImageFileError(f"{width} x {height} pixels: too many once the longer side has made a square of it")
         return ImageOps.pad(image, (side, side), color=0)
     if params.fit == "crop":
         side, left, top = min(image.size), (image.width - image.height) // 2, (image.height - image.width) // 2

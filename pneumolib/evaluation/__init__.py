@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "comparison": ["compare_auroc", "paired_differences", "secondary_tests"],
         "external": [
             "external_calibration_table",
+            "expected_share",
             "external_calibrations",
             "external_differences",
             "move_prior",

@@ -5,7 +5,7 @@ import pandas as pd
 
 from pneumolib.data.familiarity import QUANTILES, Familiarity, alarms
 from pneumolib.data.split import EXTERNAL
-from pneumolib.evaluation.intervals import resample
+from pneumolib.evaluation.intervals import resample, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.params import EvaluationParams
 
@@ -53,7 +53,8 @@ def errors_among(
         threshold: frozen.
     Returns:
         one row for `flagged` and one for `others`: `images, errors`, `share` of errors with `_low, _high`; the first row also
-        `difference` from the others with its own, on the same resamples of groups. NaN where a part is empty.
+        `difference` from the others with limits put together from both (`unpaired_difference`), because a part may have no
+        error. NaN where a part is empty.
     """
     rows = check_predictions(predictions, EXTERNAL).sort_values("image_id", ignore_index=True)
     marked, resamples = rows.image_id.map(flagged).to_numpy(bool), resample(rows, params, seed)
@@ -66,10 +67,6 @@ def errors_among(
         found.append(
             row | {"share": wrong[kept].mean() if kept.any() else np.nan, "share_low": 1 - high, "share_high": 1 - low}
         )
-    apart, low, high = np.nan, *_NOTHING
-    if marked.any() and not marked.all():
-        apart = found[0]["share"] - found[1]["share"]
-        draws = [resamples.score(rows.probability, threshold, kept)[1]["accuracy"] for kept in (marked, ~marked)]
-        low, high = resamples.limits(draws[1] - draws[0])
-    found[0] |= {"difference": apart, "difference_low": low, "difference_high": high}
+    sides = [[row[f"share{end}"] for end in ("", "_low", "_high")] for row in found]
+    found[0] |= unpaired_difference(*sides)
     return pd.DataFrame(found)

@@ -22,7 +22,7 @@ from pneumolib.evaluation.calibration import (
     slope_and_intercept,
 )
 from pneumolib.evaluation.comparison import paired_differences
-from pneumolib.evaluation.intervals import percentiles, resample
+from pneumolib.evaluation.intervals import percentiles, resample, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.evaluation.thresholds import Threshold, choose_threshold
 from pneumolib.params import EvaluationParams
@@ -96,13 +96,25 @@ def move_prior(probability: np.ndarray, before: float, after: float) -> np.ndarr
     return expit(odds + logit(after) - logit(before))
 
 
+def expected_share(internal: pd.DataFrame, frozen: Calibration) -> float:
+    """The share of pneumonia that frozen probabilities stand for: what they add up to on the study's validation images.
+
+    Not the share of its labels: class weights teach a network another one, and only Platt's map and the isotonic one bring it
+    back.
+
+    Args:
+        internal: `predictions.csv` of the run; rows of `val` count.
+    """
+    return float(frozen.apply(check_predictions(internal, "val").logit).mean())
+
+
 def external_calibrations(
     predictions: pd.DataFrame, frozen: Calibration, local: LocalCalibration, share_before: float
 ) -> pd.DataFrame:
     """The evaluation part with a column of probabilities for each of `CALIBRATIONS`.
 
-    `prior moved` takes the frozen ones from `share_before`, pneumonia's share where they were fitted (validation), to its
-    share in the recalibration part: it needs to know how common pneumonia is there, not which image shows it.
+    `prior moved` takes the frozen ones from `share_before` (see `expected_share`) to pneumonia's share in the recalibration
+    part: it needs to know how common pneumonia is there, not which image shows it.
     """
     rows, share_after = part_of(predictions, EVALUATION), part_of(predictions, RECALIBRATION).label.mean()
     calibrated = frozen.apply(rows.logit)
@@ -178,10 +190,5 @@ def external_differences(
         for name, (value, limits) in sides.items():
             row |= {name: value[metric], f"{name}_low": limits[metric][0], f"{name}_high": limits[metric][1]}
         before, after = ([row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in ("internal", "external"))
-        apart = after[0] - before[0]
-        rows.append(row | {
-            "difference": apart,
-            "difference_low": apart - np.hypot(after[0] - after[1], before[2] - before[0]),
-            "difference_high": apart + np.hypot(after[2] - after[0], before[0] - before[1]),
-        })  # fmt: skip
+        rows.append(row | unpaired_difference(after, before))
     return pd.DataFrame(rows)

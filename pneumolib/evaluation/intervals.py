@@ -8,6 +8,7 @@ Where all resamples agree, as they do when not one image was called wrongly, the
 a few errors they say too little. Proportions have exact limits there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,3 +162,22 @@ def percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """How far a value lies above another one of other images, with limits put together from their own.
+
+    Zou and Donner (Stat Med 2008; of proportions Newcombe, Stat Med 1998): where one side has few errors or none, its
+    resamples would say too little, and its own limits are exact ones.
+
+    Args:
+        one, other: value, low, high of each.
+    Returns:
+        `difference, difference_low, difference_high`.
+    """
+    apart = one[0] - other[0]
+    return {
+        "difference": apart,
+        "difference_low": apart - np.hypot(one[0] - one[1], other[2] - other[0]),
+        "difference_high": apart + np.hypot(one[2] - one[0], other[0] - other[1]),
+    }

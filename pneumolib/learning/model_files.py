@@ -8,6 +8,7 @@ CVE-2025-9905, CVE-2025-12058). So what may be named is listed here, and Keras i
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ _OF_MODULE = {
     "keras.src.applications.inception_resnet_v2": {"CustomScaleLayer"},
 }
 _WHOLE_MODULES = ("keras.initializers", "keras.regularizers", "keras.constraints", "keras.dtype_policies")
+_CLASS = re.compile(
+    r"[A-Z][A-Za-z0-9]*"
+)  # no function, and none of the names in underscores that Keras treats otherwise
 _ARITHMETIC = re.compile(r"keras\.src\.ops\.(numpy|nn|math|image)")
 _VALUES = {None, "__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__slice__", "__dtype__"}
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
@@ -58,7 +62,8 @@ def load_network(file: Path) -> Any:
 
     try:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError) as cause:
+    # Broad, because what Keras and its backend raise for an architecture that contradicts itself has no common kind.
+    except Exception as cause:
         raise ModelFileError(f"{file}: Keras cannot read it: {cause}") from cause
 
 
@@ -83,7 +88,8 @@ def check_model_file(file: Path) -> None:
                 _check_config(file, name, json.loads(archive.read(name)))
             with archive.open("model.weights.h5") as weights, h5py.File(weights, "r") as numbers:
                 _check_weights(file, numbers)
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError, RuntimeError) as fault:
+    except (zipfile.BadZipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError, RuntimeError,
+            NotImplementedError, RecursionError) as fault:  # fmt: skip
         raise ModelFileError(f"{file}: broken: {fault}") from None
 
 
@@ -126,7 +132,9 @@ def _check_config(file: Path, name: str, config: Any) -> None:
         }  # not read: it is not compiled
     for entry in _dicts(config):
         module, kind = entry.get("module"), entry.get("class_name")
-        if not _allowed(module, kind):
+        # Keras asks for the registered name first, which a package elsewhere may have given to a class of its own.
+        registered = entry.get("registered_name")
+        if not _allowed(module, kind) or registered not in (None, kind):
             raise ModelFileError(f"{file}: refused: {name} names {_in_words(module, kind)}")
 
 
@@ -142,12 +150,14 @@ def _dicts(value: Any) -> Iterator[dict]:
 
 
 def _allowed(module: Any, kind: Any) -> bool:
+    if not isinstance(module, str | None) or not isinstance(kind, str | None):
+        return False
     if module is None:
         return kind in _VALUES
     if kind in _OF_MODULE.get(module, ()):
         return True
-    known = module in _WHOLE_MODULES or _ARITHMETIC.fullmatch(str(module))
-    return bool(known) and kind not in ("function", "__lambda__")
+    known = module in _WHOLE_MODULES or _ARITHMETIC.fullmatch(module)
+    return bool(known) and bool(_CLASS.fullmatch(kind or ""))
 
 
 def _in_words(module: Any, kind: Any) -> str:
@@ -172,7 +182,9 @@ def _check_weights(file: Path, numbers: h5py.File) -> None:
             item = group[name]
             if isinstance(item, h5py.Group):
                 check(item)
-            elif item.external or item.is_virtual or item.dtype.kind not in "fiub":
+            elif (
+                not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.dtype.kind not in "fiub"
+            ):
                 raise ModelFileError(
                     f"{file}: refused: {item.name} in its weights is no array of numbers within the file ({item.dtype})"
                 )

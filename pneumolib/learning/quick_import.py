@@ -16,8 +16,13 @@ MERELY_OFFERED = ("IPython", "jax", "matplotlib", "sklearn")
 
 
 def import_keras() -> None:
-    """Import Keras, so that whatever imports it later has it at once. All packages can be imported afterwards."""
+    """Import Keras, so that whatever imports it later has it at once. All packages can be imported afterwards.
+
+    Where `KERAS_BACKEND` says nothing it is TensorFlow: a file in a person's home, which Keras would ask then, must not decide
+    what a network answers.
+    """
     if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # facts about the CPU would stand between the results
         with _unseen(MERELY_OFFERED), _uncollected():
             import keras  # noqa: F401

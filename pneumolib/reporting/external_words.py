@@ -172,14 +172,14 @@ def calibration_summary(table: pd.DataFrame, share_before: float, share_after: f
     """What the frozen probabilities say here, and what mends them.
 
     Args:
-        share_before: of pneumonia on the study's validation, where the frozen calibration was fitted.
+        share_before: of pneumonia that the frozen probabilities stand for, `evaluation.expected_share`.
         share_after: in the recalibration part.
     """
     rows = table.set_index("method")
     frozen, moved = rows.loc["frozen"], rows.loc["prior moved"]
     parts = [
-        f"For each image with pneumonia that the frozen probabilities add up to, {_short(*_observed(frozen))} show it. Pneumonia's "
-        f"share was {share_before:.1%} where they were fitted and is {share_after:.1%} here. Moving that alone changes the Brier "
+        f"For each image with pneumonia that the frozen probabilities add up to, {_short(*_observed(frozen))} show it. On "
+        f"validation they add up to a share of {share_before:.1%}; here it is {share_after:.1%}. Moving that alone changes the Brier "
         f"score by {_gain(moved)}; fitting anew, by {_gain(rows.loc['refitted'])}."
     ]
     if not pd.isna(moved.slope_high) and moved.slope_high < 1:
@@ -249,6 +249,10 @@ def _opening(lost: dict[str, str]) -> str:
     if lost["auroc"] == "lower":
         return "**No, it does not hold.**"
     calls = [METRIC_NAMES[name].lower() for name in ("sensitivity", "specificity") if lost[name] in ("lower", "higher")]
+    if any(lost[name] == "unknown" for name in ("sensitivity", "specificity")):
+        return (
+            "**It still ranks the images; whether its threshold holds cannot be said**: an interval cannot be computed."
+        )
     if calls:
         return f"**In part**: it still ranks the images, and its threshold does not carry over ({' and '.join(calls)} moved)."
     return "**No loss is shown**, which is no proof that there is none: the intervals say how large one may be."

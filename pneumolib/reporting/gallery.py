@@ -12,7 +12,7 @@ from PIL import Image
 from pneumolib.data.images import ImageSet
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.evaluation.metrics import compute_metrics
-from pneumolib.reporting.overlays import STRONGEST_COVER, overlay
+from pneumolib.reporting.overlays import STRONGEST_COVER, overlay, strongest_place
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
@@ -127,12 +127,8 @@ def _brightest(saliency: np.ndarray) -> str:
     """Where a map has its maximum, for those who cannot see it; left and right are those of the picture."""
     if not saliency.any():
         return "The map is empty: no evidence for the call at the layer that it is read from."
-    y, x = np.unravel_index(int(saliency.argmax()), saliency.shape)
-    down, across = (int(3 * place / side) for place, side in zip((y, x), saliency.shape, strict=True))
-    if (down, across) == (1, 1):
-        return "The map is strongest in the middle."
-    words = [("upper", "", "lower")[down], ("left", "", "right")[across]]
-    return f"The map is strongest at the {' '.join(word for word in words if word)} of the picture."
+    place = strongest_place(saliency)
+    return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
 
 
 def _picture(pixels: np.ndarray, saliency: np.ndarray) -> bytes:

@@ -8,6 +8,14 @@ COLOUR_MAP = "inferno"  # brightness rises all the way, so that it reads without
 STRONGEST_COVER = 0.6  # how much of the radiograph the map's maximum covers
 
 
+def strongest_place(saliency: np.ndarray) -> str:
+    """Where a map that is not empty has its maximum: `upper left`, `lower`, or `middle`; left and right are the picture's."""
+    y, x = np.unravel_index(int(saliency.argmax()), saliency.shape)
+    down, across = (int(3 * place / side) for place, side in zip((y, x), saliency.shape, strict=True))
+    words = [("upper", "", "lower")[down], ("left", "", "right")[across]]
+    return " ".join(word for word in words if word) or "middle"
+
+
 def overlay(
     pixels: np.ndarray, saliency: np.ndarray, longer_px: int, strongest_cover: float = STRONGEST_COVER
 ) -> np.ndarray:

@@ -18,7 +18,7 @@ from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serving import app_views as views
 from pneumolib.serving.app_style import STYLE
 from pneumolib.serving.scoring import Scored, score
-from pneumolib.serving.trained import ModelError, TrainedModel, find_run, load_trained, trained_runs
+from pneumolib.serving.trained import RESEARCH_ONLY, ModelError, TrainedModel, find_run, load_trained, trained_runs
 from pneumolib.serving.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, SAMPLES, Taken, safe_error, sample, take_in
 
 MOST_MODELS = 3  # in memory at once
@@ -29,7 +29,7 @@ def show(first: str | None) -> None:
     """The whole page. `first` is the run to begin with, `study/run` or a folder; None for the one that was finished last."""
     st.set_page_config(page_title="pneumolib: a trained model at work", layout="wide", page_icon=_icon())
     st.html(STYLE)
-    st.html(f'<div class="pn-banner" role="note">{views.BANNER}</div>')
+    st.html(f'<div class="pn-banner" role="note">{RESEARCH_ONLY}</div>')
     st.title("A trained model at work", anchor=False)
     for key, empty in {"taken": [], "uploader": 0, "scored": {}, "looked": {}}.items():
         st.session_state.setdefault(key, empty)
@@ -37,9 +37,7 @@ def show(first: str | None) -> None:
     if run is None:
         return
     try:
-        with (
-            st.container()
-        ):  # which keeps the place of what shows the wait, so that nothing below it moves when it goes
+        with st.container():  # keeps the place of what shows the wait, so that nothing below it moves when it goes
             model, lock = _load(run, _changed(run))
     except (ModelError, OSError) as fault:
         st.error(f"This run cannot be used. {fault}")
@@ -65,8 +63,10 @@ def _choose_run(first: str | None) -> str | None:
     if not runs:
         st.error(f"There is no run with a model in {in_root('runs')}. `make report` trains one, on drawn images.")
         return None
-    chosen = first if first is not None else max(runs, key=_changed)
-    return st.selectbox("Trained run", runs, runs.index(chosen))
+    # Under a key, a choice stays when other runs are finished or the newest one is another.
+    if st.session_state.get("run") not in runs:
+        st.session_state.run = first if first is not None else max(runs, key=_changed)
+    return st.selectbox("Trained run", runs, key="run")
 
 
 def _changed(run: str) -> int:
@@ -121,6 +121,8 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     taken = st.session_state.taken
     if not taken:
         return
+    # Before anything that could fail on a file: a visitor can always be rid of it.
+    st.button("Remove all images", on_click=_remove_all)
     scored = _score_all(model, lock)
     st.header("One file" if len(taken) == 1 else f"{len(taken)} files", anchor=False)
     if len(taken) > 1 or scored[0].error:
@@ -129,24 +131,27 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
         st.html(f'<p class="pn-name">{escape(scored[0].name)}</p>')
     if any(one.error is None for one in scored):
         _show_closer(model, lock, scored)
-    with st.container(horizontal=True):
-        text = views.table(scored, model.threshold, model.name)
-        st.download_button("Take the table away (CSV)", text, "pneumolib.csv", "text/csv", on_click="ignore")
-        st.button("Remove all images", on_click=_remove_all)
+    text = views.table(scored, model.threshold, model.name)
+    st.download_button("Take the table away (CSV)", text, "pneumolib.csv", "text/csv", on_click="ignore")
 
 
 def _score_all(model: TrainedModel, lock: threading.Lock) -> list[Scored]:
     """Of each file in turn, with what was found before; visitors take turns file by file."""
     taken, known = st.session_state.taken, st.session_state.scored
-    due = [number for number in range(len(taken)) if (model.folder, number) not in known]
+    due = [number for number in range(len(taken)) if (_identity(model), number) not in known]
     bar = st.progress(0.0, "Reading images") if len(due) > 1 else None
     for done, number in enumerate(due):
-        known[model.folder, number] = _score_one(model, lock, taken[number])
+        known[_identity(model), number] = _score_one(model, lock, taken[number])
         if bar:
             bar.progress((done + 1) / len(due), f"Read {done + 1} of {len(due)} images")
     if bar:
         bar.empty()
-    return [known[model.folder, number] for number in range(len(taken))]
+    return [known[_identity(model), number] for number in range(len(taken))]
+
+
+def _identity(model: TrainedModel) -> tuple[str, str | None]:
+    """A run that is trained again answers anew: its numbers must not stand beside another one's threshold."""
+    return str(model.folder), model.result.model_sha256
 
 
 def _score_one(model: TrainedModel, lock: threading.Lock, one: Taken) -> Scored:
@@ -190,14 +195,14 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
 def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -> tuple[np.ndarray, np.ndarray]:
     """The picture to show and the map of the call, kept while the visitor stays."""
     looked = st.session_state.looked
-    if (model.folder, number) not in looked:
+    if (_identity(model), number) not in looked:
         # Imported here: it brings Keras, which `load_trained` has imported by now.
         from pneumolib.learning.explain import grad_cam
 
         with lock:
             saliency = grad_cam(model.network, one.pixels[None], towards=views.label_of(one))[0]
-        looked[model.folder, number] = views.large(st.session_state.taken[number].raw, model.image), saliency
-    return looked[model.folder, number]
+        looked[_identity(model), number] = views.large(st.session_state.taken[number].raw, model.image), saliency
+    return looked[_identity(model), number]
 
 
 def _map_picture(model: TrainedModel, one: Scored, pixels: np.ndarray, saliency: np.ndarray, opacity: float) -> str:

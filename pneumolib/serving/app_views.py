@@ -16,12 +16,12 @@ from pneumolib.data.images import equalize, load_image
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.params import ImageParams
 from pneumolib.reporting.figures import COLOURS
+from pneumolib.reporting.overlays import strongest_place
 from pneumolib.reporting.results import Result, in_words
 from pneumolib.serving.scoring import Scored
 
 SHOWN_PX = 448  # side of a picture on the page
 WAYS = {"none": "as read", "hist": "histogram equalisation", "clahe": "CLAHE"}
-BANNER = "Research only, not a medical device."
 COLUMNS = ("image", "probability", "calibrated_probability", "call", "threshold", "run", "warnings", "error")
 
 
@@ -129,11 +129,8 @@ def strongest(saliency: np.ndarray) -> str:
     """Where a map has its maximum, in words; left and right are those of the picture."""
     if not saliency.any():
         return "The map (Grad-CAM) is empty: nothing in the image speaks for the call, which can rest on something missing."
-    y, x = np.unravel_index(int(saliency.argmax()), saliency.shape)
-    down, across = (int(3 * place / side) for place, side in zip((y, x), saliency.shape, strict=True))
-    words = " ".join(word for word in (("upper", "", "lower")[down], ("left", "", "right")[across]) if word)
-    place = f"at the {words}" if words else "in the middle"
-    return f"The map is strongest {place} of the picture."
+    place = strongest_place(saliency)
+    return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
 
 
 def table(scored: Sequence[Scored], threshold: float, run: str) -> str:

@@ -15,12 +15,11 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
 from pneumolib.reporting.origin import package_versions
 from pneumolib.reporting.results import MODEL_FILE
-from pneumolib.serving.trained import TrainedModel
+from pneumolib.serving.trained import RESEARCH_ONLY, TrainedModel
 
 HANDOVER_FILE = "model.json"
 MADE_BY = "pneumolib export"
 CONTRACT_VERSION = 1  # raised when a key of `model.json` changes its meaning
-_NOTICE = "Research only, not a medical device."
 _SYNTHETIC = " Every training image was drawn by a program: what this network says of a patient means nothing."
 _NARROW = 0.05  # twenty probabilities within less than this say little of how images are told apart
 
@@ -104,7 +103,7 @@ def handover(model: TrainedModel, kind: str, folder: Path, checked: Checked, pac
     return {
         "made_by": MADE_BY,
         "contract_version": CONTRACT_VERSION,
-        "notice": _NOTICE + _SYNTHETIC * model.result.synthetic,
+        "notice": RESEARCH_ONLY + _SYNTHETIC * model.result.synthetic,
         "format": kind,
         "files": {name: _facts_of(folder / name) for name in _files(folder)},
         "input": _input(model.image),

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,8 @@ from PIL import Image
 
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.serving.scoring import BATCH, Scored
-from pneumolib.serving.trained import TrainedModel
+from pneumolib.serving.trained import RESEARCH_ONLY, TrainedModel
 
-RESEARCH_ONLY = "Research only, not a medical device."
 COLUMNS = ["file", "probability", "calibrated", "threshold", "call", "warnings", "error", "map"]
 MAP_PX = 512  # the longer side of an overlay
 STDOUT = "-"
@@ -122,8 +120,22 @@ def _destination(to: str) -> Iterator[IO[str]]:
     os.replace(part, to)
 
 
-def with_maps(model: TrainedModel, rows: Iterable[Scored], folder: Path) -> Iterator[tuple[Scored, str]]:
+def check_destinations(csv_to: str, json_to: str) -> None:
+    """Raise PredictError where outputs would meet, or could not be written; asked before anything is scored."""
+    if csv_to and csv_to == json_to:
+        raise PredictError(f"--csv {csv_to} and --json {json_to}: both to one place; name two")
+    for to in (csv_to, json_to):
+        if to and to != STDOUT and Path(to).is_dir():
+            raise PredictError(f"{to}: a folder is there; name a file")
+
+
+def with_maps(
+    model: TrainedModel, rows: Iterable[Scored], folder: Path, inputs: Iterable[Path]
+) -> Iterator[tuple[Scored, str]]:
     """Each row with the file of its Grad-CAM overlay, written by then; "" for files that could not be read.
+
+    A map is `<name>-map.png`, numbered where several images of this call share a name, and never takes the place of one of
+    the `inputs`.
 
     Raises:
         PredictError: a folder that cannot be made, or a network that has no maps.
@@ -136,7 +148,7 @@ def with_maps(model: TrainedModel, rows: Iterable[Scored], folder: Path) -> Iter
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise PredictError(f"--cam {folder}: cannot be made: {fault.strerror}") from None
-    label_of, taken, rows = {name: label for label, name in LABEL_NAMES.items()}, Counter(), iter(rows)
+    label_of, taken, rows = {name: label for label, name in LABEL_NAMES.items()}, _places(inputs), iter(rows)
     while portion := list(itertools.islice(rows, BATCH)):
         good = [scored for scored in portion if scored.pixels is not None]
         calls = np.array([label_of[scored.call] for scored in good])
@@ -151,9 +163,15 @@ def with_maps(model: TrainedModel, rows: Iterable[Scored], folder: Path) -> Iter
             yield scored, str(file or "")
 
 
-def _free_name(folder: Path, name: str, taken: Counter) -> Path:
-    """`scan.png`, and `scan-2.png` for the second file of that name in this call."""
-    stem = Path(name).stem
-    taken[stem.casefold()] += 1
-    number = taken[stem.casefold()]
-    return folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+def _places(files: Iterable[Path]) -> set[str]:
+    """Of files, so that two names of one place are equal, on disks that know no upper case, too."""
+    return {os.path.realpath(file).casefold() for file in files}
+
+
+def _free_name(folder: Path, name: str, taken: set[str]) -> Path:
+    """`scan-map.png`, or with the first number that is free; it is taken from then on."""
+    stem = f"{Path(name).stem}-map"
+    names = itertools.chain([f"{stem}.png"], (f"{stem}-{number}.png" for number in itertools.count(2)))
+    file = next(folder / one for one in names if not _places([folder / one]) & taken)
+    taken |= _places([file])
+    return file

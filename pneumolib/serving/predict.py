@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,16 +10,14 @@ from pneumolib.data.progress import bar
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.serving.files import image_files
 from pneumolib.serving.outputs import (
-    RESEARCH_ONLY,
-    STDOUT,
-    PredictError,
+    check_destinations,
     csv_rows,
     json_rows,
     printed_table,
     with_maps,
 )
-from pneumolib.serving.scoring import Scored, score
-from pneumolib.serving.trained import TrainedModel, load_trained
+from pneumolib.serving.scoring import Item, Scored, score
+from pneumolib.serving.trained import RESEARCH_ONLY, TrainedModel, load_trained
 
 
 def predict(
@@ -38,8 +37,7 @@ def predict(
         ModelError: a run that cannot be used.
         PredictError: what is asked for cannot be written.
     """
-    if csv_to == json_to == STDOUT:
-        raise PredictError("--csv - and --json -: both to standard output; give one of them a file")
+    check_destinations(csv_to, json_to)
     files = list(image_files(named))
     model = load_trained(run, force)
     print(_about(model), file=sys.stderr)
@@ -49,10 +47,8 @@ def predict(
             printed_table()
         ]
         writers = [opened.enter_context(output) for output in outputs]
-        rows = score(model, files)
-        if csv_to or json_to or not sys.stdout.isatty():  # a bar would tear a table on the same terminal
-            rows = bar(rows, len(files), "predicting")
-        for scored, map_file in with_maps(model, rows, Path(maps_to)) if maps_to else ((row, "") for row in rows):
+        with_bar = bool(csv_to or json_to or not sys.stdout.isatty())  # it would tear a table on the same terminal
+        for scored, map_file in _scored(model, files, maps_to, with_bar):
             _count(counts, scored)
             for write in writers:
                 write(scored, map_file)
@@ -60,10 +56,20 @@ def predict(
     return 1 if counts["unreadable"] else 0
 
 
+def _scored(model: TrainedModel, files: list[Item], maps_to: str, with_bar: bool) -> Iterator[tuple[Scored, str]]:
+    """Each file's score and the file of its map, which may be ""."""
+    rows = score(model, files)
+    if with_bar:
+        rows = bar(rows, len(files), "predicting")
+    if maps_to:
+        return with_maps(model, rows, Path(maps_to), [path for _, path in files])
+    return ((row, "") for row in rows)
+
+
 def _about(model: TrainedModel) -> str:
     known = model.familiarity
     alarms = (
-        f"Images unlike the training images are named; of the validation images, which are like them, "
+        f"Images unlike the training images are named; of {known.validation_images} validation images, which are like them, "
         f"{known.false_alarms['any']:.1%} would be."
         if known and known.false_alarms["any"] is not None
         else "This run kept nothing of its training images that others could be compared with."

@@ -93,8 +93,12 @@ def _score_portion(model: TrainedModel, portion: list[tuple[str, Future]]) -> It
             seen[number] = reading.result()
         except ImageFileError as fault:
             errors[number] = str(fault)
+        except IsADirectoryError:
+            errors[number] = "a folder that holds no image"
         except OSError as fault:
             errors[number] = f"cannot be read: {fault.strerror or fault}"
+        except MemoryError:
+            errors[number] = "needs more memory than there is"
     found = iter(_score_images(model, list(seen.values()))) if seen else iter(())
     for number, (name, _) in enumerate(portion):
         yield Scored(name, error=errors[number]) if number in errors else Scored(name, **next(found))

@@ -10,6 +10,8 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams, in_root
 from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, FamiliarityResult, Result, ResultError, read_result
 
+RESEARCH_ONLY = "Research only, not a medical device."
+
 
 class ModelError(ValueError):
     """A run whose model cannot or must not be used; the message says what was found and what to do."""

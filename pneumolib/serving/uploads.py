@@ -92,6 +92,8 @@ def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:
         ending = PurePath(name).suffix.lower()
         return f"File {len(taken) + 1}{f' ({ending})' if ending in PLAIN_ENDINGS else ''}"
     own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
+    if own.startswith(("DICOM ", "File ")):  # names that are given here
+        own = f"{form} {own}"
     if len(own) > _LONGEST_NAME:
         own = f"{own[: _LONGEST_NAME // 2]}…{own[-_LONGEST_NAME // 2 :]}"
     names, number, found = {one.name for one in taken}, 1, own
