@@ -18,6 +18,7 @@ from pneumolib.params import ImageParams
 from pneumolib.reporting.figures import COLOURS
 from pneumolib.reporting.overlays import strongest_place
 from pneumolib.reporting.results import Result, in_words
+from pneumolib.serving.outputs import inert
 from pneumolib.serving.scoring import Scored
 
 SHOWN_PX = 448  # side of a picture on the page
@@ -140,12 +141,7 @@ def table(scored: Sequence[Scored], threshold: float, run: str) -> str:
     writer.writerow(COLUMNS)
     for one in scored:
         words = one.name, " ".join(one.warnings), one.error or ""
-        name, warned, error = (_inert(word) for word in words)
+        name, warned, error = (inert(word) for word in words)
         numbers = ["" if value is None else repr(value) for value in (one.probability, one.calibrated)]
-        writer.writerow([name, *numbers, one.call or "", repr(threshold), _inert(run), warned, error])
+        writer.writerow([name, *numbers, one.call or "", repr(threshold), inert(run), warned, error])
     return file.getvalue()
-
-
-def _inert(cell: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -52,9 +52,15 @@ def csv_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
         table.writeheader()
 
         def write(scored: Scored, map_file: str) -> None:
-            table.writerow(_row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)})
+            row = _row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)}
+            table.writerow({column: inert(cell) if isinstance(cell, str) else cell for column, cell in row.items()})
 
         yield write
+
+
+def inert(cell: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 @contextmanager

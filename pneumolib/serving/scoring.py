@@ -65,12 +65,15 @@ def score(model: TrainedModel, items: Iterable[Item], batch: int = BATCH) -> Ite
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         waiting: deque[list[tuple[str, Future]]] = deque()
-        for portion in _portions(items, batch):
-            waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
-            if len(waiting) > _AHEAD:
+        try:
+            for portion in _portions(items, batch):
+                waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
+                if len(waiting) > _AHEAD:
+                    yield from _score_portion(model, waiting.popleft())
+            while waiting:
                 yield from _score_portion(model, waiting.popleft())
-        while waiting:
-            yield from _score_portion(model, waiting.popleft())
+        finally:  # whoever takes no more of them waits for no more than is being read
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _portions(items: Iterable[Item], n: int) -> Iterator[list[Item]]:
