@@ -5,7 +5,6 @@ seconds. The network is the baseline at 180 px with random weights, the files ar
 originals.
 """
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.learning.quick_import import import_keras
 from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
+from pneumolib.reporting.origin import file_sha256
 from pneumolib.reporting.results import (
     MODEL_FILE,
     CalibrationResult,
@@ -144,7 +144,7 @@ def _write_run(model: TrainedModel) -> None:
             threshold=ThresholdResult(value=0.5, rule="none", sensitivity=0, specificity=0, chosen_on="validation"),
             calibration=CalibrationResult(**plain(asdict(model.calibration))),
             familiarity=FamiliarityResult(**plain(asdict(model.familiarity))),
-            model_sha256=hashlib.sha256((model.folder / MODEL_FILE).read_bytes()).hexdigest(),
+            model_sha256=file_sha256(model.folder / MODEL_FILE),
             provenance=Provenance(commit=None, dirty=None, started=now, finished=now, seconds=0, python="", platform="",
                                   versions={}, device={}),
         ),

@@ -124,6 +124,18 @@ QUICK = {
 }  # fmt: skip
 
 
+def drawn_parts(root: Path, image, n_images: int, tolerance: float):
+    """Drawn radiographs in `root`: their manifest, and the pixels of train, val and test."""
+    from pneumolib.data import read_images, read_manifest, split_manifest
+    from pneumolib.params import DataParams, SplitParams
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMOLIB_ROOT", str(root))
+        manifest = read_manifest(DataParams(source="synthetic", root="data", n_images=n_images))
+        split = split_manifest(manifest.table, SplitParams(validation_fraction=0.3, ratio_tolerance_points=tolerance))
+        return manifest, {part: read_images(manifest, split, part, image) for part in ("train", "val", "test")}
+
+
 class Project:
     """A project of its own in a temporary folder: the repository's notebooks and one tiny study."""
 

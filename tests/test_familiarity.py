@@ -7,15 +7,14 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from conftest import save_image
+from conftest import drawn_parts, save_image
 from pneumolib.data.decoding import decode
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.familiarity import KINDS, alarms, colour_of, content_features
 from pneumolib.data.familiarity_fit import describe_images, fit_familiarity
-from pneumolib.data.images import ImageSet, network_pixels, read_images
-from pneumolib.data.manifest import Manifest, read_manifest
-from pneumolib.data.split import split_manifest
-from pneumolib.params import DataParams, ImageParams, SplitParams
+from pneumolib.data.images import ImageSet, network_pixels
+from pneumolib.data.manifest import Manifest
+from pneumolib.params import ImageParams
 from pneumolib.reporting.results import FamiliarityResult, plain
 from pneumolib.serving.trained import _familiarity
 
@@ -25,12 +24,7 @@ IMAGE = ImageParams(size_px=64)
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """Drawn radiographs, the pixels of each part, and what was fitted to training."""
-    root = tmp_path_factory.mktemp("familiarity")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PNEUMOLIB_ROOT", str(root))
-        manifest = read_manifest(DataParams(source="synthetic", root="data", n_images=100))
-        split = split_manifest(manifest.table, SplitParams(validation_fraction=0.3, ratio_tolerance_points=10))
-        parts = {part: read_images(manifest, split, part, IMAGE) for part in ("train", "val", "test")}
+    manifest, parts = drawn_parts(tmp_path_factory.mktemp("familiarity"), IMAGE, 100, 10)
     return manifest, parts, fit_familiarity(manifest, parts["train"], parts["val"])
 
 

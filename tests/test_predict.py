@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import save_image
+from conftest import drawn_parts, save_image
 from pneumolib.__main__ import main
 from pneumolib.data.familiarity_fit import fit_familiarity
-from pneumolib.data.images import read_images
-from pneumolib.data.manifest import read_manifest
-from pneumolib.data.split import split_manifest
 from pneumolib.learning.models import build_model
 from pneumolib.learning.predicting import logits_of, predict_logits
 from pneumolib.learning.training import save_model
-from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
+from pneumolib.params import ImageParams, ModelParams
+from pneumolib.reporting.origin import file_sha256
 from pneumolib.reporting.results import (
     CalibrationResult,
     FamiliarityResult,
@@ -27,7 +25,6 @@ from pneumolib.reporting.results import (
     read_result,
     write_result,
 )
-from pneumolib.reporting.session import _model_sha256
 from pneumolib.serving import scoring
 from pneumolib.serving.files import image_files
 from pneumolib.serving.outputs import with_maps
@@ -44,11 +41,7 @@ def root(tmp_path_factory):
     import keras
 
     root = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PNEUMOLIB_ROOT", str(root))
-        manifest = read_manifest(DataParams(source="synthetic", root="data", n_images=24))
-        split = split_manifest(manifest.table, SplitParams(validation_fraction=0.3, ratio_tolerance_points=25))
-        parts = {part: read_images(manifest, split, part, IMAGE) for part in ("train", "val", "test")}
+    manifest, parts = drawn_parts(root, IMAGE, 24, 25)
     keras.utils.set_random_seed(1)
     network = build_model(ModelParams(name="coursework_cnn"), IMAGE)
     folder = root / "runs/tiny/03_baseline_cnn"
@@ -62,7 +55,7 @@ def root(tmp_path_factory):
     familiarity = fit_familiarity(manifest, parts["train"], parts["val"])
     write_result(
         result(
-            study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=_model_sha256(folder),
+            study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=file_sha256(folder / "model.keras"),
             threshold=ThresholdResult(value=middle, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"),
             calibration=CalibrationResult(method="platt", slope=2.0, intercept=0.5, logits=[], probabilities=[], chosen_on="validation"),
             familiarity=FamiliarityResult(**plain(asdict(familiarity))),

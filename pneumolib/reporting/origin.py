@@ -1,9 +1,11 @@
-"""Where a result comes from: the project's commit, and the versions of the packages that decide numbers."""
+"""Where a result comes from: the project's commit, the versions of the packages that decide numbers, and the hash of a file."""
 
+import hashlib
 import json
 import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 
 from pneumolib.params import project_root
 
@@ -51,3 +53,9 @@ def _git(*words: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def file_sha256(file: Path) -> str:
+    """64 hex digits of a file's bytes, which need not fit into memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

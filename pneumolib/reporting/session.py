@@ -20,7 +20,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
-from pneumolib.reporting.origin import origin, package_versions
+from pneumolib.reporting.origin import file_sha256, origin, package_versions
 from pneumolib.reporting.ranking import read_prediction_table
 from pneumolib.reporting.results import (
     MODEL_FILE,
@@ -179,7 +179,7 @@ class Session:
             familiarity: what the training images are like, of a run that leaves a network.
             external: another source that a frozen model was tried on.
         """
-        tables = {"validation": validation, "test": test}
+        tables, model = {"validation": validation, "test": test}, self.folder / MODEL_FILE
         result = Result(
             schema_version=2,
             study=self.params.study,
@@ -189,7 +189,7 @@ class Session:
             parameters=self.params.model_dump(),
             data=_describe_data(manifest, split, external),
             **_frozen(threshold, calibration, familiarity),
-            model_sha256=_model_sha256(self.folder),
+            model_sha256=file_sha256(model) if model.is_file() else None,
             metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
             spread={_PARTS[part]: spread_of(table) for part, table in (seeds or {}).items() if len(table)},
             facts=plain(facts or {}),
@@ -252,11 +252,6 @@ def _frozen(
         "calibration": CalibrationResult(**plain(asdict(calibration))) if calibration else None,
         "familiarity": FamiliarityResult(**plain(asdict(familiarity))) if familiarity else None,
     }
-
-
-def _model_sha256(folder: Path) -> str | None:
-    file = folder / MODEL_FILE
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """What another program must know of a model that is handed to it: the contents of `model.json`, beside the exported files."""
 
-import hashlib
 import json
 import math
 import sys
@@ -13,7 +12,7 @@ from pneumolib import __version__
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
-from pneumolib.reporting.origin import package_versions
+from pneumolib.reporting.origin import file_sha256, package_versions
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serving.trained import RESEARCH_ONLY, TrainedModel
 
@@ -128,12 +127,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _facts_of(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _input(image: ImageParams) -> dict[str, Any]:
@@ -224,7 +218,7 @@ def _origin(model: TrainedModel) -> dict[str, Any]:
         "trained_with": provenance.versions,
         "data_fingerprint": result.data.fingerprint,
         "weights_sha256": result.facts.get("weights_sha256"),
-        "model_file_sha256": _sha256(model.folder / MODEL_FILE),
+        "model_file_sha256": file_sha256(model.folder / MODEL_FILE),
     }
 
 

@@ -1,6 +1,5 @@
 """One trained network with all that belongs to it, read from `model.keras` and `result.json` and nothing else."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,15 @@ from typing import Any
 from pneumolib.data.familiarity import Familiarity
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams, in_root
-from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, FamiliarityResult, Result, ResultError, read_result
+from pneumolib.reporting.origin import file_sha256
+from pneumolib.reporting.results import (
+    MODEL_FILE,
+    RESULT_FILE,
+    FamiliarityResult,
+    Result,
+    ResultError,
+    read_result,
+)
 
 RESEARCH_ONLY = "Research only, not a medical device."
 
@@ -119,7 +126,7 @@ def _check_hash(file: Path, recorded: str | None) -> None:
             f"{file}: the {RESULT_FILE} beside it records no hash of it, so nobody can tell whether it is the run's own. Run "
             f"`make report` again, which trains nothing anew where the training is kept; or --force"
         )
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = file_sha256(file)
     if found != recorded:
         raise ModelError(
             f"{file}: not the file that the run wrote: its SHA-256 is {found[:16]}..., {RESULT_FILE} records {recorded[:16]}.... "
