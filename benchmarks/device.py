@@ -23,8 +23,8 @@ import pandas as pd
 
 from pneumolib import data, learning
 from pneumolib.data.images import ImageSet
-from pneumolib.param_files import load_run
 from pneumolib.params import RunParams
+from pneumolib.project import load_run
 from pneumolib.reporting.study import TRAINING, continued_run
 
 ROOT = Path(__file__).resolve().parents[1]

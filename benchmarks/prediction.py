@@ -24,7 +24,7 @@ from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.learning.quick_import import import_keras
 from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
-from pneumolib.reporting.origin import file_sha256
+from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import (
     MODEL_FILE,
     CalibrationResult,

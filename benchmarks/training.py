@@ -22,8 +22,8 @@ import pandas as pd
 from pneumolib import data, evaluation, learning
 from pneumolib.data.images import ImageSet
 from pneumolib.learning.training import compile_model
-from pneumolib.param_files import load_run
 from pneumolib.params import DataParams, ImageParams, RunParams
+from pneumolib.project import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RADIOGRAPHS = ROOT.parent / "shared/data/chest_xray"

@@ -1,6 +1,8 @@
-"""The command line: `pneumolib report|run|open|predict|export|app|data|kaggle|colab|schema`. The Makefile's targets are thin covers of these."""
+"""The command line: `pneumolib COMMAND`. The Makefile's targets are thin covers of these commands.
 
-import argparse
+Modules are imported inside the commands, so that `--help` is instant and TensorFlow is loaded by a training only.
+"""
+
 import json
 import os
 import sys
@@ -8,154 +10,121 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pneumolib.hosts import HostError, processes
-from pneumolib.params import ParamsError, in_root
+import click
+
+from pneumolib.errors import InputError, ParamsError, PneumolibError
+from pneumolib.hosts import processes
+from pneumolib.project import in_root
+
+# Commands by what a user wants; what a person reads who interrupts one.
+GROUPS = {
+    "Study": ("report", "run", "open"),
+    "Data": ("data", "schema"),
+    "Model at work": ("predict", "export", "app"),
+    "Other machines": ("kaggle", "colab"),
+}
+INTERRUPTED = {
+    "report": "Finished runs are kept; `make report` goes on from there.",
+    "run": "Finished runs are kept; `make report` goes on from there.",
+    "data": "What was fetched is kept; the same command goes on from there.",
+    "export": "Nothing was exported.",
+}
+
+
+class _Groups(click.Group):
+    """Lists the commands under the headings of `GROUPS`."""
+
+    def format_commands(self, ctx, formatter):
+        for heading, names in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
+
+
+@click.group(cls=_Groups, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def cli():
+    """Pneumonia or normal, on children's chest radiographs: from parameter files to pages."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse and run one command; returns the exit code: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
-    options = _parser().parse_args(argv)
-    # Imported here, so that `--help` is instant. Errors of these types carry a message for people.
-    from pneumolib.data.manifest import ManifestError
-
+    """Run one command; returns the exit code: 0 done, 1 it failed, 2 bad input, 130 interrupted."""
+    words = sys.argv[1:] if argv is None else argv
+    command = words[0] if words else ""
     try:
-        return options.command(options)
-    except (ParamsError, ManifestError, HostError) as fault:
-        print(f"Stopped before any run:\n{fault}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. Finished runs are kept; `make report` goes on from there.", file=sys.stderr)
+        return cli.main(words, "pneumolib", standalone_mode=False) or 0
+    except click.ClickException as fault:
+        fault.show()
+        return fault.exit_code
+    except PneumolibError as fault:
+        before = "Stopped before any run:" if command in GROUPS["Study"] and isinstance(fault, InputError) else ""
+        print(f"{before}\n{fault}", file=sys.stderr)
+        return fault.exit_code
+    except click.Abort:  # click's word for KeyboardInterrupt
+        print(f"\nInterrupted. {INTERRUPTED.get(command, '')}".rstrip(), file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pneumolib", description="Runs studies: parameter files to pages.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    report = commands.add_parser("report", help="run what is due of a study, in order, and write its pages")
-    report.add_argument("study", help="a study's name, or its folder params/<study>")
-    report.set_defaults(command=_report)
-    run = commands.add_parser("run", help="run one parameter file, due or not")
-    run.add_argument("file", type=Path, help="params/<study>/<run>.yaml")
-    run.set_defaults(command=_run)
-    opener = commands.add_parser("open", help="open a copy of a run's notebook in JupyterLab, its parameters injected")
-    opener.add_argument("run", help="<study>/<run>, such as kermany/03_baseline_cnn")
-    opener.add_argument("--no-browser", action="store_true", help="write the copy and print its path, open nothing")
-    opener.set_defaults(command=_open)
-    app = commands.add_parser("app", help="show a trained model on a page, on this machine alone")
-    app.add_argument("run", nargs="?", help="<study>/<run> or a run's folder, to begin with (default: the last one)")
-    app.add_argument("--port", type=int, default=8501, help="of the page (%(default)s)")
-    app.add_argument("--browse", action="store_true", help="open it in a browser")
-    app.set_defaults(command=_app)
-    data = commands.add_parser("data", help="fetch the real radiographs into one folder")
-    data.add_argument("--from", dest="source", default="tfrecord", help="tfrecord (default), kaggle, or a zip archive")
-    data.add_argument("--address", help="of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name")
-    data.add_argument("--to", default="data/chest_xray", metavar="DIR", help="where to put them (%(default)s)")
-    data.set_defaults(command=_data)
-    _add_predict(commands)
-    _add_export(commands)
-    _add_remote(commands)
-    schema = commands.add_parser("schema", help="print the JSON Schema of result.json")
-    schema.set_defaults(command=_schema)
-    for command in (report, run, opener):
-        command.add_argument("--data", metavar="DIR", help="read the radiographs from DIR instead of data.root")
-        command.add_argument("--smoke", action="store_true", help="few drawn images, one epoch: does all of it run?")
-    report.add_argument("--force", action="store_true", help="run everything, up to date or not, and train anew")
-    run.add_argument("--force", action="store_true", help="train anew, whatever is kept of an earlier training")
-    return parser
+def _of_a_study(command):
+    command = click.option("--data", metavar="DIR", help="Read the radiographs from DIR instead of data.root.")(command)
+    return _smoke(command)
 
 
-def _add_predict(commands: argparse._SubParsersAction) -> None:
-    predict = commands.add_parser("predict", help="say what a trained model makes of image files")
-    predict.add_argument("run", help="a run's folder, or <study>/<run>, such as demo/03_baseline_cnn")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG and DICOM files, folders, 'patterns/**'")
-    predict.add_argument("--csv", default="", metavar="FILE", help="write a table; - for standard output")
-    predict.add_argument("--json", default="", metavar="FILE", help="the same as JSON")
-    predict.add_argument("--cam", default="", metavar="DIR", help="write Grad-CAM overlays as PNG")
-    predict.add_argument("--force", action="store_true", help="take a model file that is not the one the run recorded")
-    predict.set_defaults(command=_predict)
+_smoke = click.option("--smoke", is_flag=True, help="Few drawn images, one epoch: does all of it run?")
+_any_model = click.option("--force", is_flag=True, help="Take a model file that is not the one the run recorded.")
 
 
-def _add_remote(commands: argparse._SubParsersAction) -> None:
-    kaggle = commands.add_parser("kaggle", help="build one notebook that carries a study; --push runs it on Kaggle")
-    kaggle.add_argument(
-        "--push", action="store_true", help="push, wait and fetch, with Kaggle's client and your account"
-    )
-    kaggle.add_argument(
-        "--resume", default="", metavar="NOTEBOOK", help="go on from its output: owner/name; 1: the same one"
-    )
-    kaggle.add_argument(
-        "--dataset", metavar="OWNER/NAME", help="the radiographs on Kaggle, where they are not the archive"
-    )
-    kaggle.set_defaults(command=_kaggle)
-    colab = commands.add_parser("colab", help="build the same notebook and print the commands that run it on Colab")
-    colab.add_argument("--schedule", action="store_true", help="those that run it every week on Google Cloud")
-    colab.set_defaults(command=_colab)
-    for command in (kaggle, colab):
-        command.add_argument("study", help="a study's name")
-        command.add_argument("--smoke", action="store_true", help="few drawn images, one epoch: does all of it run?")
-        command.add_argument(
-            "--accelerator", choices=("tpu", "gpu", "none"), default="tpu", help="default: %(default)s"
-        )
-        command.add_argument("--hours", type=float, help="end the study after so long; the next session goes on")
-
-
-def _add_export(commands: argparse._SubParsersAction) -> None:
-    export = commands.add_parser("export", help="write a trained model for other programs, checked against Keras")
-    export.add_argument("run", metavar="RUN", help="<study>/<run>, or a run's folder")
-    export.add_argument("--format", required=True, metavar="FORMAT", help="savedmodel, litert, onnx or json")
-    export.add_argument("--to", type=Path, metavar="DIR", help="the folder to make (export/FORMAT in the run's folder)")
-    export.add_argument("--overwrite", action="store_true", help="replace an earlier export in that folder")
-    export.add_argument("--force", action="store_true", help="take a model file that is not the one the run recorded")
-    export.set_defaults(command=_export)
-
-
-def _report(options: argparse.Namespace) -> int:
+@cli.command()
+@click.argument("study")
+@_of_a_study
+@click.option("--force", is_flag=True, help="Run everything, up to date or not, and train anew.")
+def report(study: str, data: str | None, smoke: bool, force: bool) -> int:
+    """Run what is due of STUDY (its name or folder), in order, and write its pages."""
     from pneumolib.reporting.study import plan
 
     if processes()[1] > 1:
         raise ParamsError(
             "several processes run one parameter file together: pneumolib run params/<study>/<run>.yaml on each"
         )
-    steps = plan(_study_dir(options.study), options.data, options.force, options.smoke)
-    due = [step for step in steps if step.reasons]
+    folder = Path(study).resolve() if "/" in study else in_root(f"params/{study}")
+    steps = plan(folder, data, force, smoke)
     for step in steps:
         print(f"{step.run}: {'due, ' + '; '.join(step.reasons) if step.reasons else 'up to date'}", flush=True)
-    return _execute(due, len(steps), steps)
+    return _execute([step for step in steps if step.reasons], steps)
 
 
-def _run(options: argparse.Namespace) -> int:
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_of_a_study
+@click.option("--force", is_flag=True, help="Train anew, whatever is kept of an earlier training.")
+def run(file: Path, data: str | None, smoke: bool, force: bool) -> int:
+    """Run one parameter FILE, params/<study>/<run>.yaml, due or not."""
     from pneumolib.reporting.study import plan
 
-    steps = plan(options.file.resolve().parent, options.data, smoke=options.smoke)
-    chosen = [replace(step, forced=options.force) for step in steps if step.run == options.file.stem]
+    steps = plan(file.resolve().parent, data, smoke=smoke)
+    chosen = [replace(step, forced=force) for step in steps if step.run == file.stem]
     if not chosen:
-        raise ParamsError(f"{options.file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
+        raise ParamsError(f"{file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
     for late in (s for s in steps if s.run in chosen[0].upstream and s.reasons):
         raise ParamsError(
             f"{chosen[0].run} builds on {late.run}, which is due: {late.reasons[0]}. Run that first, or make report"
         )
-    return _execute(chosen, 1, steps)
+    return _execute(chosen, steps)
 
 
-def _execute(due: list, total: int, steps: list) -> int:
+def _execute(due: list, steps: list) -> int:
     """Run what is due, then say where the index is and what came out."""
     from pneumolib.reporting import indexes, pages
     from pneumolib.reporting.study import still_due
 
     began, first = time.monotonic(), processes()[0] == 0
     if due:
-        from pneumolib.reporting.run import RunError, execute
+        from pneumolib.reporting.run import execute
 
         # Results that were brought back by `plan` get their pages before a failure can end this.
         if first:
             pages.refresh(steps, waiting=still_due(steps, []))
         for number, step in enumerate(due):
-            position = f"[{steps.index(step) + 1}/{total}]" if total > 1 else ""
-            try:
-                execute(step, position, waiting=still_due(steps, due[: number + 1]))
-            except RunError as fault:
-                print(f"\n{fault}", file=sys.stderr)
-                return 1
+            position = next(n for n, other in enumerate(steps, 1) if other.run == step.run)
+            execute(step, f"[{position}/{len(steps)}]", waiting=still_due(steps, due[: number + 1]))
     if not first:  # of several processes, the first one writes pages
         return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
@@ -166,122 +135,125 @@ def _execute(due: list, total: int, steps: list) -> int:
     return 0
 
 
-def _open(options: argparse.Namespace) -> int:
+@cli.command("open")
+@click.argument("run")
+@_of_a_study
+@click.option("--no-browser", is_flag=True, help="Write the copy and print its path, open nothing.")
+def open_run(run: str, data: str | None, smoke: bool, no_browser: bool) -> int:
+    """Open a copy of the notebook of RUN (<study>/<run>) in JupyterLab, with its parameters."""
     from pneumolib.reporting.interactive import open_copy
 
-    study, _, run = options.run.partition("/")
-    path = in_root(f"params/{study}/{run}.yaml")
-    return open_copy(path, options.data, browse=not options.no_browser, smoke=options.smoke)
+    study, _, name = run.partition("/")
+    return open_copy(in_root(f"params/{study}/{name}.yaml"), data, browse=not no_browser, smoke=smoke)
 
 
-def _app(options: argparse.Namespace) -> int:
-    from pneumolib.serving.app_server import AppError, serve
-    from pneumolib.serving.trained import ModelError
+@cli.command("data")
+@click.option("--from", "source", default="tfrecord", show_default=True, help="tfrecord, kaggle, or a zip archive.")
+@click.option("--address", help="Of TFRecord files: gs://..., https://... or a folder; of Kaggle: owner/name.")
+@click.option("--to", default="data/chest_xray", metavar="DIR", show_default=True, help="Where to put them.")
+def fetch(source: str, address: str | None, to: str) -> None:
+    """Download the real radiographs into one folder."""
+    from pneumolib.data.download import download
 
-    try:
-        serve(options.run, options.port, options.browse)
-    except (AppError, ModelError) as fault:
-        print(f"{fault}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _data(options: argparse.Namespace) -> int:
-    from pneumolib.data.download import DownloadError, download
-
-    try:
-        download(options.source, options.address, options.to)
-    except DownloadError as fault:
-        print(f"\n{fault}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. What was fetched is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
-    return 0
+    download(source, address, to)
 
 
-def _predict(options: argparse.Namespace) -> int:
-    from pneumolib.serving.outputs import PredictError
-    from pneumolib.serving.predict import predict
-    from pneumolib.serving.trained import ModelError
-
-    try:
-        return predict(options.run, options.images, options.csv, options.json, options.cam, options.force)
-    except (ModelError, PredictError) as fault:
-        print(fault, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
-
-
-def _kaggle(options: argparse.Namespace) -> int:
-    from pneumolib.hosts import DATASET
-    from pneumolib.remote import kaggle
-    from pneumolib.remote.bundle import BundleError, build
-
-    hours = options.hours or kaggle.HOURS[options.accelerator]
-    try:
-        bundle = build(options.study, "kaggle", options.smoke, hours)
-        user = os.environ.get("KAGGLE_USERNAME", "")
-        metadata = kaggle.write_metadata(bundle, options.accelerator, options.resume, options.dataset or DATASET, user)
-        print(
-            f"Built {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB) and {metadata.name}, commit {bundle.commit}"
-        )
-        if options.push:
-            return 0 if kaggle.push(bundle, hours)["code"] == 0 else 1
-    except (BundleError, kaggle.KaggleError) as fault:
-        print(f"\n{fault}", file=sys.stderr)
-        return 1
-    print(f"Run it: make kaggle STUDY={options.study} PUSH=1, or upload the notebook on kaggle.com")
-    return 0
-
-
-def _colab(options: argparse.Namespace) -> int:
-    from pneumolib.remote import colab
-    from pneumolib.remote.bundle import BundleError, build
-
-    hours = options.hours or colab.HOURS
-    try:
-        bundle = build(options.study, "colab", options.smoke, hours)
-    except BundleError as fault:
-        print(f"\n{fault}", file=sys.stderr)
-        return 1
-    print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
-    lines = colab.schedule(bundle, hours) if options.schedule else colab.commands(bundle, options.accelerator, hours)
-    print("\n".join(lines))
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from pneumolib.serving.export import ExportError, RefusedError, export_run
-    from pneumolib.serving.trained import ModelError
-
-    # Exporters need TensorFlow, whatever the network was trained on, and are checked on a CPU, as a GPU rounds otherwise.
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-    try:
-        export_run(options.run, options.format, options.to, options.overwrite, options.force)
-    except (ModelError, RefusedError) as fault:
-        print(fault, file=sys.stderr)
-        return 2
-    except ExportError as fault:
-        print(f"\n{fault}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. Nothing was exported.", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _schema(_: argparse.Namespace) -> int:
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of result.json."""
     from pneumolib.reporting.results import result_schema
 
     print(json.dumps(result_schema(), indent=1))
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--csv", default="", metavar="FILE", help="Write a table; - for standard output.")
+@click.option("--json", "as_json", default="", metavar="FILE", help="The same as JSON.")
+@click.option("--cam", default="", metavar="DIR", help="Write Grad-CAM overlays as PNG.")
+@_any_model
+def predict(run: str, images: tuple[str, ...], csv: str, as_json: str, cam: str, force: bool) -> int:
+    """Classify image files with the model of RUN: <study>/<run>, or a run's folder.
+
+    IMAGE is a JPEG, PNG or DICOM file, a folder, or a quoted pattern such as 'images/**'.
+    """
+    from pneumolib.serving.predict import predict
+
+    return predict(run, list(images), csv, as_json, cam, force)
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--format", "form", required=True, metavar="FORMAT", help="savedmodel, litert, onnx or json.")
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="The folder to make [export/FORMAT].")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
+@_any_model
+def export(run: str, form: str, to: Path | None, overwrite: bool, force: bool) -> None:
+    """Write the model of RUN for other programs, checked against Keras."""
+    from pneumolib.serving.export import export_run
+
+    # Exporters need TensorFlow, whatever the network was trained on, and are checked on a CPU, as a GPU rounds otherwise.
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    export_run(run, form, to, overwrite, force)
+
+
+@cli.command()
+@click.argument("run", required=False)
+@click.option("--port", type=int, default=8501, show_default=True, help="Of the page.")
+@click.option("--browse", is_flag=True, help="Open it in a browser.")
+def app(run: str | None, port: int, browse: bool) -> None:
+    """Show the model of RUN (default: the last one) on a page, on this machine alone."""
+    from pneumolib.serving.app_server import serve
+
+    serve(run, port, browse)
+
+
+def _of_a_bundle(command):
+    for option in (
+        click.argument("study"),
+        click.option("--accelerator", type=click.Choice(["tpu", "gpu", "none"]), default="tpu", show_default=True),
+        click.option("--hours", type=float, help="End the study after so long; the next session goes on."),
+        _smoke,
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command("kaggle")
+@_of_a_bundle
+@click.option("--push", is_flag=True, help="Push, wait and fetch, with Kaggle's client and your account.")
+@click.option("--resume", default="", metavar="NOTEBOOK", help="Go on from its output: owner/name; 1: the same one.")
+@click.option("--dataset", metavar="OWNER/NAME", help="The radiographs on Kaggle, where they are not the archive.")
+def on_kaggle(study, accelerator, hours, smoke, push, resume, dataset) -> int:
+    """Build one notebook that carries STUDY; --push runs it on Kaggle."""
+    from pneumolib.hosts import DATASET
+    from pneumolib.remote import kaggle
+    from pneumolib.remote.bundle import build
+
+    hours = hours or kaggle.HOURS[accelerator]
+    bundle = build(study, "kaggle", smoke, hours)
+    user = os.environ.get("KAGGLE_USERNAME", "")
+    metadata = kaggle.write_metadata(bundle, accelerator, resume, dataset or DATASET, user)
+    print(f"Built {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB) and {metadata.name}, commit {bundle.commit}")
+    if push:
+        return 0 if kaggle.push(bundle, hours)["code"] == 0 else 1
+    print(f"Run it: make kaggle STUDY={study} PUSH=1, or upload the notebook on kaggle.com")
     return 0
 
 
-def _study_dir(study: str) -> Path:
-    return Path(study).resolve() if "/" in study else in_root(f"params/{study}")
+@cli.command("colab")
+@_of_a_bundle
+@click.option("--schedule", is_flag=True, help="Those that run it every week on Google Cloud.")
+def on_colab(study, accelerator, hours, smoke, schedule) -> None:
+    """Build the notebook that carries STUDY and print the commands that run it on Colab."""
+    from pneumolib.remote import colab
+    from pneumolib.remote.bundle import build
+
+    hours = hours or colab.HOURS
+    bundle = build(study, "colab", smoke, hours)
+    print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
+    print("\n".join(colab.schedule(bundle, hours) if schedule else colab.commands(bundle, accelerator, hours)))
 
 
 if __name__ == "__main__":

@@ -1,36 +1,248 @@
-"""What was asked? One parameter file becomes one frozen, checked object. Sections of networks and trainings are in
-`model_params`, those of sources in `data_params`, those of what comes after in `evaluation_params`.
+"""What was asked? The parameters of a run: one frozen, checked object. `project` reads them from a study's files.
 
-A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
-`NN_<notebook>[-<variant>].yaml` adds what one run needs. Units stand in the names: `size_px`, `rotation_deg`.
-Types are strict: a number in quotes is refused, because PyYAML reads `1e-4` as text where `1.0e-4` was meant.
+Names carry units: `size_px`, `rotation_deg`. Types are strict: text is no number, and an unknown key is refused.
+
+`FAMILIES` holds what Keras documents of each backbone family of `keras.applications`: the preprocessing of its ImageNet
+weights and the smallest side in pixels.
 """
 
 import difflib
-import os
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pneumolib.data_params import DataParams, ExternalParams
-from pneumolib.evaluation_params import EvaluationParams, PublishedParams, RobustnessParams
-from pneumolib.model_params import (
-    DeviceParams,
-    FeatureParams,
-    FineTuningParams,
-    Fraction,
-    ModelParams,
-    Section,
-    TrainingParams,
+from pneumolib.errors import ParamsError
+
+Preprocess = Literal["caffe", "torch", "tf", "unit", "none"]
+Metric = Literal["auroc", "loss", "accuracy", "sensitivity", "specificity"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ClipLimit = Annotated[float, Field(gt=0, le=1)]
+Tiles = Annotated[int, Field(ge=2, le=32)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _family(preprocess: Preprocess, smallest_px: int, *names: str) -> dict[str, tuple[Preprocess, int]]:
+    return dict.fromkeys(names, (preprocess, smallest_px))
+
+
+# `none`: the family scales inside and wants 0 to 255.
+FAMILIES: dict[str, tuple[Preprocess, int]] = (
+    _family("none", 32, *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")))
+    | _family("none", 32, *(f"EfficientNetB{n}" for n in range(8)))
+    | _family("none", 32, *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")))
+    | _family("none", 32, "MobileNetV3Small", "MobileNetV3Large")
+    | _family("torch", 32, "DenseNet121", "DenseNet169", "DenseNet201")
+    | _family("caffe", 32, "ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19")
+    | _family("tf", 32, "ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2")
+    | _family("tf", 32, "NASNetMobile", "NASNetLarge")
+    | _family("tf", 71, "Xception")
+    | _family("tf", 75, "InceptionV3", "InceptionResNetV2")
 )
+Corruption = Literal[
+    "gamma", "contrast", "noise", "blur", "jpeg", "rotation", "downsampling", "zoom", "stretch", "margins"
+]
+PublishedMetric = Literal[
+    "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy", "balanced_accuracy", "f1", "brier"
+]
 
-SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke`
+
+class Section(BaseModel):
+    """One section of a parameter file: frozen, strict types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class ParamsError(ValueError):
-    """A parameter file that cannot be used; the message names file, key, what was received and what is allowed."""
+class DeviceParams(Section):
+    """Where a run happens, see `learning.devices`. What cannot be had stops the run; `auto` takes what there is and says so.
+
+    `count` uses the first so many devices, null all of them; `virtual_cpus` splits the CPU into so many devices, which is no
+    faster: to try out several without having them.
+    """
+
+    backend: Literal["auto", "tensorflow", "jax"] = "auto"
+    require: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    count: Annotated[int, Field(ge=1)] | None = None
+    virtual_cpus: Annotated[int, Field(ge=2, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _virtual_is_cpu(self):
+        if self.virtual_cpus and self.require in ("gpu", "tpu"):
+            raise ValueError(
+                f"virtual_cpus {self.virtual_cpus} are CPUs, and require: {self.require} asks for another kind"
+            )
+        return self
+
+
+OF_ALL_NETWORKS = ("name", "batchnorm_momentum")  # of `model`; its other keys are for `name: transfer`
+
+
+class ModelParams(Section):
+    """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not
+    0.99, and the head of recall_vgg19.
+
+    `transfer` puts a head on a backbone: a family of `keras.applications`, with `weights`, or a `.keras` file with its
+    `preprocess`. Paths are relative to the project's root unless absolute.
+    """
+
+    name: Literal["separable_cnn", "gray_cnn", "coursework_cnn", "transfer"] = "separable_cnn"
+    batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    backbone: Annotated[str, Field(min_length=1)] | None = None
+    weights: Annotated[str, Field(min_length=1)] | None = None  # of a family: imagenet, none, or a .weights.h5 file
+    preprocess: Preprocess | None = None  # of a .keras file; a family's own is known
+    head: Literal["pooled", "recall_vgg19"] = "pooled"  # global average pooling, or the convolutions of recall-vgg19
+    head_units: Annotated[int, Field(ge=0, le=8192)] = 0  # of a Dense layer before the output of `pooled`; 0: none
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of `pooled`
+
+    @property
+    def from_file(self) -> bool:
+        """Whether the backbone is a `.keras` file."""
+        return self.backbone is not None and self.backbone.endswith(".keras")
+
+    @model_validator(mode="after")
+    def _backbone_fits(self):
+        defaults = {key: field.default for key, field in type(self).model_fields.items() if key not in OF_ALL_NETWORKS}
+        named = [key for key, default in defaults.items() if getattr(self, key) != default]
+        if self.name != "transfer" and named:
+            raise ValueError(f"{named[0]} is for name: transfer, received name: {self.name}")
+        if self.name == "transfer" and self.backbone is None:
+            raise ValueError("name: transfer needs a backbone, such as EfficientNetV2B0 or the path of a .keras file")
+        if self.head != "pooled" and (self.head_units or self.head_dropout):
+            raise ValueError(f"head_units and head_dropout are for head: pooled; {self.head} has its own")
+        if self.from_file and self.weights is not None:
+            raise ValueError(f"weights {self.weights!r}: {self.backbone} brings its own; delete the line")
+        if self.from_file and self.preprocess is None:
+            raise ValueError(f"{self.backbone} needs preprocess: caffe, torch, tf, unit or none")
+        if self.backbone is not None and not self.from_file:
+            self._family_fits()
+        return self
+
+    def _family_fits(self) -> None:
+        if self.backbone not in FAMILIES:
+            near = difflib.get_close_matches(self.backbone, FAMILIES, n=1, cutoff=0.5)
+            allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}."
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"backbone {self.backbone!r} is neither {allowed}{hint}")
+        if self.weights is None:
+            raise ValueError(f"{self.backbone} needs weights: imagenet, none, or the path of a .weights.h5 file")
+        own = FAMILIES[self.backbone][0]
+        if self.preprocess not in (None, own):
+            raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")
+
+
+class FeatureParams(Section):
+    """What a frozen backbone sees: `views` augmented views of each training image are run through it once and kept.
+
+    The head then trains on the kept features. 0 trains through the backbone instead, new views each epoch.
+    """
+
+    views: Annotated[int, Field(ge=0, le=64)] = 4
+
+
+class FineTuningParams(Section):
+    """Which run is continued, and which layers move.
+
+    `unfreeze` is `all`, the number of a backbone's last layers, or the name of the layer to start from. The backbone's
+    rate is the training's rate times `backbone_rate_factor` (discriminative rates; Howard and Ruder, ACL 2018).
+    """
+
+    continues: Literal["03_baseline_cnn", "04_transfer_learning"] = "04_transfer_learning"
+    unfreeze: Annotated[int, Field(ge=1)] | Annotated[str, Field(min_length=1)] = "all"
+    freeze_batchnorm: bool = True
+    backbone_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class TrainingParams(Section):
+    """How the network is fitted. Stopping and the kept weights follow validation.
+
+    `schedule`, with L = learning_rate: `cosine` falls to zero over all epochs; `exponential_steps` is
+    L * decay_rate ** floor(step / decay_every), `exponential_epochs` L * decay_rate ** (epoch / decay_every),
+    `step_epochs` the same with floor, epochs counted from 0; `plateau` multiplies by decay_rate after decay_every epochs
+    without a better `plateau_metric`. None falls below `lowest_rate`; `warmup_epochs` rise linearly from zero to L first.
+
+    `batch_size` is of a whole step, whatever number of devices share it. `precision: auto` is float32 on a CPU, float16 with
+    loss scaling on a GPU, bfloat16 on a TPU. `steps_per_execution` sends so many steps to the device at once, or as many as
+    divide an epoch; the loss is looked at between.
+
+    The moving average is one of trained weights: averages of BatchNormalization that move stay as they are.
+
+    An epoch's weights are kept when every metric of `keep_best` beats that of the kept epoch and every floor is
+    exceeded. `patience_epochs` without that end the training, but never before a first such epoch; null: never.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    optimizer: Literal["adam", "adamw", "rmsprop"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # adamw only
+    schedule: Literal["constant", "cosine", "exponential_steps", "exponential_epochs", "step_epochs", "plateau"] = (
+        "cosine"
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # cosine only
+    decay_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    decay_every: Annotated[int, Field(ge=1)] | None = None  # steps or epochs, as the schedule's name says
+    plateau_metric: Metric | None = None
+    lowest_rate: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    class_weights: Literal["balanced", "none"] = "balanced"
+    ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no moving average of the weights
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    steps_per_execution: Annotated[int, Field(ge=1, le=1000)] = 1
+    keep_best: Annotated[list[Metric], Field(min_length=1)] = ["auroc"]
+    floors: dict[Literal["auroc", "accuracy", "sensitivity", "specificity"], Fraction] = {}
+    patience_epochs: Annotated[int, Field(ge=1)] | None = 10
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay {self.weight_decay} needs optimizer: adamw, received {self.optimizer}")
+        decays = self.schedule not in ("constant", "cosine")
+        for key in ("decay_rate", "decay_every"):
+            if decays != (getattr(self, key) is not None):
+                raise ValueError(f"schedule: {self.schedule} " + (f"needs {key}" if decays else f"has no {key}"))
+        if (self.schedule == "plateau") != (self.plateau_metric is not None):
+            raise ValueError("plateau_metric and schedule: plateau go together; one stands without the other")
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} needs schedule: cosine, received {self.schedule}")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs ({self.epochs})")
+        if self.lowest_rate and self.schedule == "constant":
+            raise ValueError(f"lowest_rate {self.lowest_rate} has no effect with schedule: constant")
+        if self.lowest_rate >= self.learning_rate:
+            raise ValueError(f"lowest_rate {self.lowest_rate} must lie below learning_rate {self.learning_rate}")
+        return self
+
+
+class DataParams(Section):
+    """Where the radiographs come from: `data.sources`. Paths are relative to the project's root unless absolute.
+
+    `root` is a folder, for `csv` and `npz` a file; for `tfrecord` it may be a bucket (`gs://...`).
+
+    Of a synthetic source `hospital: 1` is drawn in the archive's layout, 2 as those of another place: other exposure, borders,
+    marks, sizes and share of pneumonia, in a table of paths (`data.second_hospital`).
+    """
+
+    source: Literal["synthetic", "kaggle_folder", "tfrecord", "csv", "npz"] = "kaggle_folder"
+    root: Annotated[str, Field(min_length=1)] = "data/chest_xray"
+    val_folder: Literal["join", "leave_out"] = "join"  # the archive's 16 val images are too few to validate on
+    n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
+    drawing_seed: Annotated[int, Field(ge=0)] = 1
+    hospital: Literal[1, 2] = 1
+
+
+class ExternalParams(Section):
+    """Images from another source that a frozen model is tried on, by `07_external_validation`.
+
+    `run` is the run of the same study whose `model.keras`, threshold and calibration are used. All images of `data` count,
+    whatever split they stand in there. `recalibration_fraction` of its groups are set apart, cut by `seed`: on them a
+    threshold and a calibration are chosen anew, to see on the others what that would bring.
+    """
+
+    run: Annotated[str, Field(pattern=r"^\d\d_[\w.-]+$")] = "03_baseline_cnn"
+    data: DataParams = DataParams(source="csv", root="data/external/table.csv")
+    recalibration_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    seed: Seed = 1
 
 
 class SplitParams(Section):
@@ -50,10 +262,6 @@ class ImageParams(Section):
 
     In this order: `reencode_quality` saves every file anew as JPEG of one quality; `crop_border` cuts that fraction of
     width and height off each side; `fit` makes a square; after the resize `equalize` spreads the grey values.
-
-    `memory_gb` (1 GB = 10^9 bytes) decides where the pixels lie, not what they are: a part (train, val or test) whose
-    pixels take more is kept as TFRecord shards and read in flat memory; 0 keeps every part so. A fixed number and not the
-    machine's free memory, because the order of training images differs and a result must not depend on the machine.
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024)] = 180  # five poolings of the baseline need 32
@@ -63,13 +271,8 @@ class ImageParams(Section):
     crop_border: Annotated[float, Field(ge=0, le=0.4)] = 0.0
     equalize: Literal["none", "hist", "clahe"] = "none"
     # At most this share of a tile's pixels may have one grey value before the rest is spread over all others.
-    clahe_clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.02
-    clahe_tiles: Annotated[int, Field(ge=2, le=32)] = 8  # along each side
-    memory_gb: Annotated[float, Field(ge=0)] = 2.0  # 61,000 grey images of 180 px; training takes three times as much
-
-    def seen(self) -> dict[str, Any]:
-        """What decides the pixels: everything but where they lie."""
-        return self.model_dump(exclude={"memory_gb"})
+    clahe_clip_limit: ClipLimit = 0.02
+    clahe_tiles: Tiles = 8  # along each side
 
     @model_validator(mode="after")
     def _clip_limit_of_a_pixel(self):
@@ -107,29 +310,72 @@ class AugmentParams(Section):
 class EqualisationParams(Section):
     """What the page on equalisation tries: CLAHE settings on one image, and a short training of each kind."""
 
-    clip_limits: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=6)] = Field(
-        default=[0.02, 0.05, 0.15]
-    )
-    tiles: Annotated[list[Annotated[int, Field(ge=2, le=32)]], Field(min_length=1, max_length=6)] = Field(
-        default=[2, 4, 8]
-    )
+    clip_limits: Annotated[list[ClipLimit], Field(min_length=1, max_length=6)] = [0.02, 0.05, 0.15]
+    tiles: Annotated[list[Tiles], Field(min_length=1, max_length=6)] = [2, 4, 8]
 
 
 class AuditParams(Section):
-    """How the audit asks for shortcuts, and the cures whose effect it measures."""
+    """How the audit looks for shortcuts, and the mitigations whose effect it measures."""
 
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     border_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.125  # of each side, what the border-only classifier sees
-    cure_images: Annotated[int, Field(ge=24)] = 1000  # at most so many files are prepared anew for each cure
-    cure_quality: Annotated[int, Field(ge=1, le=95)] = 75
-    cure_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
+    mitigation_images: Annotated[int, Field(ge=24)] = (
+        1000  # at most so many files are prepared anew for each mitigation
+    )
+    mitigation_quality: Annotated[int, Field(ge=1, le=95)] = 75
+    mitigation_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
+
+
+class EvaluationParams(Section):
+    """How scores become calls and intervals. The threshold is chosen on validation and frozen.
+
+    With `threshold_views` it is chosen on validation as it is and, with the same weight, in so many views changed by the
+    run's `augment`, so that it need not move when images come from other settings. `calibration` is fitted there, too.
+    `seeds` are further ones that the training is repeated from, to see what is luck.
+    """
+
+    threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
+    target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold_views: Annotated[int, Field(ge=0, le=64)] = 0
+    calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
+    seeds: list[Seed] = []
+    resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class RobustnessParams(Section):
+    """How many test images are corrupted, and in which ways, to see whether calls hold: `data.corruptions`. 0: none."""
+
+    images: Annotated[int, Field(ge=0)] = 100
+    corruptions: Annotated[list[Corruption], Field(min_length=1)] = [*get_args(Corruption)]
+
+
+class PublishedParams(Section):
+    """Test figures that others published, shown beside ours by `06_comparison`; they decide nothing.
+
+    `figures` maps a run of this study that repeats a published system, or a name of one that no run repeats, to its
+    figures. All are taken to be of the official 624 test images, but those of `other_data`.
+    """
+
+    source: str = ""
+    other_data: list[str] = []
+    figures: dict[str, Annotated[dict[PublishedMetric, Fraction], Field(min_length=1)]] = {}
+
+    @model_validator(mode="after")
+    def _known_systems(self):
+        if strangers := [name for name in self.other_data if name not in self.figures]:
+            raise ValueError(
+                f"other_data: {strangers[0]!r} has no figures; allowed {', '.join(self.figures) or 'none'}"
+            )
+        return self
 
 
 class RunParams(Section):
     """Everything that decides one run."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] = "demo"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    seed: Seed = 1
     devices: DeviceParams = DeviceParams()
     data: DataParams = DataParams()
     split: SplitParams = SplitParams()
@@ -154,42 +400,6 @@ class RunParams(Section):
         return self
 
 
-def project_root() -> Path:
-    """The folder that `params/`, `data/`, `runs/` and `reports/` lie in.
-
-    `PNEUMOLIB_ROOT` when set; else the nearest folder from here upwards that holds `notebooks/` and `params/`, so
-    that a notebook finds it from `notebooks/` as from the root; else the working directory.
-    """
-    if named := os.environ.get("PNEUMOLIB_ROOT"):
-        return Path(named).resolve()
-    here = Path.cwd()
-    found = (p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir())
-    return next(found, here)
-
-
-def in_root(path: str | Path) -> Path:
-    """`path`, taken from the project's root when relative."""
-    return Path(os.path.normpath(project_root() / path))
-
-
-def params_folder(study: str) -> Path:
-    """Where a study's parameter files lie; those of a study run small are the study's own."""
-    return in_root(f"params/{study.removesuffix(SMOKE)}")
-
-
-def report_command(study: str) -> str:
-    """What a person types to run a study: `make report STUDY=coursework SMOKE=1`."""
-    return f"make report STUDY={study.removesuffix(SMOKE)}" + (" SMOKE=1" if study.endswith(SMOKE) else "")
-
-
-def notebook_of(run: str) -> str:
-    """The notebook's name that a run's name starts with: `05_fine_tuning-vgg19` runs `05_fine_tuning`."""
-    match = re.fullmatch(r"(\d\d_[A-Za-z0-9_]+)(?:-[\w.-]+)?", run)
-    if not match:
-        raise ParamsError(f"{run}: a run is named NN_<notebook>[-<variant>], such as 03_baseline_cnn-wide")
-    return match[1]
-
-
 def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cell") -> RunParams:
     """Turn plain dicts into `RunParams`, or raise one `ParamsError` with a line for each fault.
 
@@ -205,61 +415,45 @@ def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cel
         raise ParamsError("\n".join(lines)) from None
 
 
+# Parameters of earlier versions, and what took their place.
+RENAMED = {f"audit.cure_{key}": f"audit.mitigation_{key}" for key in ("images", "quality", "crop_border")}
+REMOVED = {"image.memory_gb": "pixels are read from a file that is mapped into memory, whatever their size"}
+
+
 def _explain(error: dict, origin: dict[str, str]) -> str:
     """One line: file: key: what was wrong, received, allowed."""
     location = [str(part) for part in error["loc"]]
     place = origin.get(location[0] if location else "", "parameters")  # some rules are of several sections
     key, received = ".".join(location), error["input"]
     if error["type"] == "extra_forbidden":
-        allowed = list(_section_at(location[:-1]).model_fields)
-        near = difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5) or _homes_of(location[-1])
-        hint = (
-            f" Did you mean {'.'.join([*location[:-1], near[0]]) if near[0] in allowed else near[0]}?" if near else ""
-        )
-        return f"{place}: {key}: unknown key (received {received!r}).{hint} Allowed here: {', '.join(allowed)}"
+        return f"{place}: {key}: {_unknown(key, location, received)}"
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(received, BaseModel | dict) and error["type"] == "value_error":
         return f"{place}: {key}: {message}" if key else f"{place}: {message}"
-    hint = ""
-    if isinstance(received, str) and error["type"] in ("float_type", "int_type") and _is_number(received):
-        hint = f" It is a number read as text: take the quotes away, or write {_yaml_number(received, error['type'])}."
+    text = isinstance(received, str) and error["type"] in ("float_type", "int_type")
+    hint = " It is text: write digits without quotes, leading zeros or colons." if text else ""
     return f"{place}: {key}: {message} (received {received!r}).{hint}"
 
 
-def _section_at(location: list[str]) -> type[BaseModel]:
+def _unknown(key: str, location: list[str], received: Any) -> str:
+    if key in REMOVED:
+        return f"this parameter no longer exists ({REMOVED[key]}); delete the line"
+    if key in RENAMED:
+        return f"this parameter is now called {RENAMED[key]}; rename it (received {received!r})"
     section = RunParams
-    for part in location:
+    for part in location[:-1]:
         section = section.model_fields[part].annotation
-    return section
-
-
-def _homes_of(key: str) -> list[str]:
-    """Full names, such as `image.size_px`, of a key that stands in the wrong section or is nearly right there."""
-    full = {
-        f"{section}.{name}": name
-        for section, field in RunParams.model_fields.items()
-        if get_origin(field.annotation) is None
-        and isinstance(field.annotation, type)
-        and issubclass(field.annotation, BaseModel)
-        for name in field.annotation.model_fields
+    homes = {
+        name: f"{other}.{name}"
+        for other, field in RunParams.model_fields.items()
+        if isinstance(field.default, Section)
+        for name in type(field.default).model_fields
     }
-    near = difflib.get_close_matches(key, full.values(), n=1, cutoff=0.7)
-    return [name for name, last in full.items() if near and last == near[0]]
+    near = [".".join([*location[:-1], name]) for name in _near(location[-1], section.model_fields, 0.5)]
+    near += [homes[name] for name in _near(location[-1], homes, 0.7)]
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"unknown key (received {received!r}).{hint} Allowed here: {', '.join(section.model_fields)}"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _yaml_number(text: str, wanted: str) -> str:
-    """`1e-4` as YAML 1.1 wants it: `1.0e-4`; a whole number without exponent where one is wanted."""
-    if wanted == "int_type":
-        return f"{float(text):.0f}"
-    mantissa, e, exponent = text.strip().lower().partition("e")
-    if not e:
-        return mantissa
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+def _near(word: str, allowed: Iterable[str], cutoff: float) -> list[str]:
+    return difflib.get_close_matches(word, list(allowed), n=1, cutoff=cutoff)

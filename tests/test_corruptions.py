@@ -7,8 +7,9 @@ from PIL import Image
 from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES, STRENGTHS, corrupt, corruption_samples
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.images import ChangedPixels
-from pneumolib.params import ParamsError, RobustnessParams, check
-from pneumolib.smoke import smoke_params
+from pneumolib.errors import ParamsError
+from pneumolib.params import RobustnessParams, check
+from pneumolib.project import smoke_params
 
 BOTH_WAYS = ["gamma", "contrast", "rotation", "zoom", "stretch"]
 

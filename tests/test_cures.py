@@ -31,7 +31,7 @@ def tell_tale(tmp_path):
             "image": {"size_px": 32},
             "split": {"validation_fraction": 0.2},
             "evaluation": {"resamples": 100},
-            "audit": {"cure_images": 1000, "cure_quality": 60},
+            "audit": {"mitigation_images": 1000, "mitigation_quality": 60},
         }
     )
     manifest = read_manifest(params.data, tmp_path / "cache")
@@ -103,7 +103,7 @@ def test_the_verdict_on_cures_follows_the_numbers(after, change, verdict, words)
 
 def test_a_sample_holds_whole_groups_and_both_classes(tell_tale):
     manifest, split, params = tell_tale
-    few = params.model_copy(update={"audit": params.audit.model_copy(update={"cure_images": 40})})
+    few = params.model_copy(update={"audit": params.audit.model_copy(update={"mitigation_images": 40})})
     table = cure_table(manifest, split, few)
     assert (table.images <= 40).all()
     assert (table.images >= 30).all()

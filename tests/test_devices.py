@@ -13,9 +13,10 @@ import pytest
 from devices_child import train
 
 from pneumolib import hosts
+from pneumolib.errors import ParamsError
 from pneumolib.learning import devices, runtimes
 from pneumolib.learning.devices import DeviceError, choose_backend, device_words, start
-from pneumolib.params import DeviceParams, ParamsError, check
+from pneumolib.params import DeviceParams, check
 
 CHILD = Path(__file__).with_name("devices_child.py")
 # Of logits of about 1, after six steps in float32: sums are added in another order.

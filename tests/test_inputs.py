@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
-from pneumolib.params import ParamsError, RunParams
+from pneumolib.errors import ParamsError
+from pneumolib.params import RunParams
 from pneumolib.reporting import inputs
 from pneumolib.reporting.study import Step, still_due
 

@@ -10,11 +10,7 @@ from pneumolib.evaluation.metrics import METRICS
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import check
 from pneumolib.reporting import indexes
-from pneumolib.reporting.checklist import checklist, checklist_page, counts
-from pneumolib.reporting.checklist_data import DATA
-from pneumolib.reporting.checklist_items import CLAIM_ITEMS, SECTIONS, TRIPOD_ITEMS
-from pneumolib.reporting.checklist_model import MODEL
-from pneumolib.reporting.checklist_results import RESULTS
+from pneumolib.reporting.checklist import CLAIM_ITEMS, TRIPOD_ITEMS, checklist, checklist_page, counts, sections
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.results import CalibrationResult, DataResult, SpreadResult, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start
@@ -132,7 +128,7 @@ def test_what_is_known_of_the_archive_is_said_of_no_other_images():
     assert "Guangzhou" in model_card(trained())
     for other in (trained(synthetic=True), trained(parameters=own)):
         assert not re.search("Guangzhou|Kermany|physicians graded", model_card(other))
-        said = " ".join(line for row in checklist("x", [other]) for line in row.lines)
+        said = " ".join(line for row in checklist("x", [other]) for line in row.answer.lines)
         assert not re.search("Guangzhou|Kermany|physicians graded", said)
 
 
@@ -166,21 +162,18 @@ def test_hostile_words_are_no_markup_in_a_card():
 
 
 def rows(results, study="x"):
-    return {row.key: row for row in checklist(study, results)}
+    return {row.key: row.answer for row in checklist(study, results)}
 
 
 def test_every_item_of_both_checklists_is_asked_and_answered_once():
-    items = [item for part in SECTIONS.values() for item in part]
-    assert set(CLAIM_ITEMS) == {n for item in items for n in item.claim} == set(range(1, 45))
+    items = [pair for part in sections().values() for pair in part.items()]
+    assert set(CLAIM_ITEMS) == {n for _, item in items for n in item.get("claim", [])}
     wanted = {number + letter for number, letters in TRIPOD_ITEMS.items() for letter in letters or [""]}
-    assert wanted == {number for item in items for number in item.tripod}
-    assert len(TRIPOD_ITEMS) == 27
-    assert len(wanted) == 52
-    keys = [item.key for item in items]
-    assert len(keys) == len(set(keys))
-    answered = [*DATA, *MODEL, *RESULTS]
-    assert len(answered) == len(set(answered))
-    assert set(answered) < set(keys)
+    assert wanted == {number for _, item in items for number in item.get("tripod", [])}
+    assert (len(CLAIM_ITEMS), len(wanted)) == (44, 52)
+    assert len({key for key, _ in items}) == len(items)
+    kinds = [[way for way in ("author", "answer", "archive", "each", "computed") if way in item] for _, item in items]
+    assert all(len(ways) == 1 for ways in kinds)
 
 
 def test_a_checklist_follows_its_results():
@@ -218,7 +211,7 @@ def test_runs_that_differ_are_told_apart_and_a_silent_one_leaves_a_gap():
 
 def test_without_a_finished_run_nothing_is_claimed():
     found = checklist("x", [])
-    assert {row.status for row in found} == {"not available", "for the author"}
+    assert {row.answer.status for row in found} == {"not available", "for the author"}
     only_explored = rows([explored()])
     assert only_explored["disjoint"].status == "answered"
     assert only_explored["performance"].lines == ["No training run has finished."]
@@ -228,7 +221,7 @@ def test_without_a_finished_run_nothing_is_claimed():
 def test_counts_are_those_of_the_rows():
     found = checklist("x", [explored(), trained()])
     assert sum(counts(found).values()) == len(found)
-    assert counts(found)["for the author"] == sum(row.status == "for the author" for row in found) > 0
+    assert counts(found)["for the author"] == sum(row.answer.status == "for the author" for row in found) > 0
 
 
 @pytest.fixture
@@ -260,7 +253,7 @@ def test_the_page_is_written_with_the_index(root):
     assert text.count('class="chip ') == checklist_page("x", [])["total"]
     for row in checklist("x", [explored(), trained()]):
         assert f'id="{row.key}"' in text
-        assert all(line in unescape(text) for line in row.lines), row.key
+        assert all(line in unescape(text) for line in row.answer.lines), row.key
     indexes.write_index("x")
     assert "Out of date" not in page.read_text()
     before = page.stat().st_mtime_ns

@@ -14,8 +14,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from pneumolib.learning.backbones import WeightsError, layer_parts, prepare
 from pneumolib.learning.fine_tuning import backbone_layers, split_at_head, unfreeze
 from pneumolib.learning.models import build_model, network_blocks, summary_table
-from pneumolib.model_params import FAMILIES
-from pneumolib.params import FineTuningParams, ImageParams, ModelParams
+from pneumolib.params import FAMILIES, FineTuningParams, ImageParams, ModelParams
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from conftest import Project
-from pneumolib.param_files import load_run
+from pneumolib.project import load_run
 from pneumolib.reporting import indexes, pages
 from pneumolib.reporting.results import DataResult, write_result
 from pneumolib.reporting.shell import duration

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from pneumolib.param_files import load_run
-from pneumolib.params import ParamsError, check, notebook_of, project_root
+from pneumolib.errors import ParamsError
+from pneumolib.params import check
+from pneumolib.project import load_run, notebook_of, project_root
 
 
 @pytest.fixture
@@ -52,12 +53,35 @@ def test_fault_in_study_yaml_names_study_yaml(study):
     assert "study.yaml: image.size_px" in fault(study("", shared="image: {size_px: big}\n"))
 
 
-def test_number_read_as_text_says_how_to_write_it(study):
-    message = fault(study("training: {learning_rate: 1e-4}\n"))
-    assert "received '1e-4'" in message
-    assert "1.0e-4" in message
-    assert "take the quotes away" in fault(study('training: {epochs: "5"}\n'))
-    assert "or write 1000." in fault(study("training: {epochs: 1e3}\n"))
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("1e-4", 1e-4),
+        ("1E-4", 1e-4),
+        ("1.e-4", 1e-4),
+        (".5", 0.5),
+        ("+2e0", 2.0),
+        ("1.0e-4", 1e-4),
+        ("2", 2.0),
+        ("5_0e-1", 5.0),
+    ],
+)
+def test_a_number_is_read_as_written(study, text, read):
+    assert load_run(study(f"training: {{learning_rate: {text}}}\n"))[0].training.learning_rate == read
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10", '"5"', "1e"])
+def test_text_that_is_no_decimal_number_is_shown_as_written(study, text):
+    """YAML 1.1 makes 8 of 010 and 90 of 1:30, and says nothing."""
+    message = fault(study(f"training: {{epochs: {text}}}\n"))
+    assert f"training.epochs: Input should be a valid integer (received {text.strip(chr(34))!r}). It is text" in message
+
+
+def test_parameters_of_earlier_versions_say_what_became_of_them(study):
+    message = fault(study("image: {memory_gb: 2.0}\naudit: {cure_images: 30}\n", shared=""))
+    assert "image.memory_gb: this parameter no longer exists" in message
+    assert "delete the line" in message
+    assert "audit.cure_images: this parameter is now called audit.mitigation_images; rename it (received 30)" in message
 
 
 @pytest.mark.parametrize(

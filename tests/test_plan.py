@@ -7,13 +7,12 @@ import pytest
 
 from conftest import REPO, TINY_STUDY
 from pneumolib.data.sources import ManifestError
+from pneumolib.errors import ParamsError
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.evaluation_params import PublishedMetric
-from pneumolib.param_files import load_run
-from pneumolib.params import ParamsError, RunParams, check, notebook_of
+from pneumolib.params import PublishedMetric, RunParams, check
+from pneumolib.project import load_run, notebook_of, smoke_params
 from pneumolib.reporting import run as running
 from pneumolib.reporting.study import continued_run, plan, training_folder
-from pneumolib.smoke import smoke_params
 
 FILES = sorted(p for p in (REPO / "params").glob("*/*.yaml") if p.name != "study.yaml")
 TRANSFER = "model: {name: transfer, backbone: VGG19, weights: imagenet}\n"

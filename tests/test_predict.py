@@ -16,7 +16,7 @@ from pneumolib.learning.models import build_model
 from pneumolib.learning.predicting import logits_of, predict_logits
 from pneumolib.learning.training import save_model
 from pneumolib.params import ImageParams, ModelParams
-from pneumolib.reporting.origin import file_sha256
+from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import (
     CalibrationResult,
     FamiliarityResult,

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from conftest import REPO
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
 from pneumolib.reporting import comparison_plots, evaluation_plots, indexes, words
@@ -19,7 +20,6 @@ from pneumolib.reporting.results import (
     MetricResult,
     Provenance,
     Result,
-    ResultError,
     SpreadResult,
     ThresholdResult,
     in_words,

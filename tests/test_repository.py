@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from conftest import REPO
-from pneumolib.param_files import load_run
 from pneumolib.params import check
+from pneumolib.project import load_run
 from pneumolib.reporting.inputs import declared_parameters, flatten
 
 sys.path.insert(0, str(REPO / "tools"))

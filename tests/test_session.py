@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from pneumolib import provenance as origins
+from pneumolib.errors import ResultError
 from pneumolib.params import check
-from pneumolib.reporting import origin as origins
-from pneumolib.reporting.results import DataResult, Provenance, Result, ResultError, write_result
+from pneumolib.reporting.results import DataResult, Provenance, Result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start, table_fingerprint
 
 SPLIT = pd.DataFrame({"image_id": ["a", "b"], "split": ["train", "val"]})

@@ -39,7 +39,7 @@ def cure_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd
     """AUROC of the metadata-only classifier before and after each cure.
 
     Args:
-        manifest, split: the images; at most `audit.cure_images` of them are prepared anew, whole groups of each class
+        manifest, split: the images; at most `audit.mitigation_images` of them are prepared anew, whole groups of each class
             from the training pool and from test alike.
         params: `image`, `audit`, `evaluation` and `split.seed` are used.
     Returns:
@@ -47,13 +47,13 @@ def cure_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd
         change_high`; `seen` is `file` or `network`; `change` is of the cross-validated AUROC from the first row of the
         same `seen`, paired on the same resamples. NaN where nothing can be computed.
     """
-    chosen = _sample(split, params.audit.cure_images)
+    chosen = _sample(split, params.audit.mitigation_images)
     files = manifest.table[manifest.table.image_id.isin(chosen.image_id)]
     tables = {("file", BEFORE): files}
     # Decoded files are not kept from one cure to the next: a thousand originals would take a gigabyte.
     for seen, ways in (("file", _cures(params.image, params.audit)), ("network", _inputs(params.image, params.audit))):
         for name, image in ways.items():
-            tables[seen, name] = _facts_of(files, manifest, image, seen, params.audit.cure_quality, name)
+            tables[seen, name] = _facts_of(files, manifest, image, seen, params.audit.mitigation_quality, name)
     found = {
         key: judge_shortcut(metadata_features(t), chosen, params.evaluation, params.split.seed, params.audit.folds)
         for key, t in tables.items()
@@ -90,7 +90,7 @@ def _cures(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
 
 
 def _all_three(audit: AuditParams) -> dict[str, str | int | float]:
-    return {"fit": "crop", "reencode_quality": audit.cure_quality, "crop_border": audit.cure_crop_border}
+    return {"fit": "crop", "reencode_quality": audit.mitigation_quality, "crop_border": audit.mitigation_crop_border}
 
 
 def _inputs(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
@@ -105,7 +105,7 @@ def _inputs(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
 
 def without_cures(image: ImageParams) -> ImageParams:
     """The whole picture, stretched, neither saved anew nor equalised, at the size and with the channels of `image`."""
-    return ImageParams(size_px=image.size_px, channels=image.channels, memory_gb=image.memory_gb)
+    return ImageParams(size_px=image.size_px, channels=image.channels)
 
 
 def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pneumolib.evaluation_params import Corruption
+from pneumolib.params import Corruption
 
 CORRUPTIONS: tuple[str, ...] = get_args(Corruption)
 SEVERITIES = (1, 2, 3, 4, 5)

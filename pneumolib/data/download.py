@@ -18,7 +18,7 @@ from filelock import FileLock
 from pneumolib.data.archive import ArchiveError, build, count_images, extract_zip, link_images, recipe_of
 from pneumolib.data.fetch import DownloadError, explain_connection, explain_disk, fetch
 from pneumolib.data.tfrecord import TFRecordError, read_records, write_pairs
-from pneumolib.params import in_root
+from pneumolib.project import in_root
 
 BUCKET = "gs://download.tensorflow.org/data/ChestXRay2017/"
 HANDLE = "paultimothymooney/chest-xray-pneumonia"

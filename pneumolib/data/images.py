@@ -26,7 +26,8 @@ from pneumolib.data.decoding import Decoded, ImageFileError, decode
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.progress import bar
 from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
-from pneumolib.params import ImageParams, in_root
+from pneumolib.params import ImageParams
+from pneumolib.project import in_root
 
 _DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _MODES = {1: "L", 3: "RGB"}
@@ -201,7 +202,7 @@ def read_images(
     files = rows[["image_id"]].merge(manifest.table[["image_id", "path", "sha256"]], on="image_id", validate="1:1")
     folder = cache_dir or in_root(".cache/pixels")
     shape = (len(files), params.size_px, params.size_px, params.channels)
-    if math.prod(shape) > params.memory_gb * 1e9:
+    if math.prod(shape) > 2e9:
         key = _cache_key(files, params, "shards", SHARD_BYTES)
         shards = ShardedPixels(folder / f"{part}-{key}", shape, mixed=part == "train")
         _once(shards.folder, lambda: _build_shards(shards, manifest.root, files.path, params))
@@ -222,7 +223,7 @@ def _once(cache: Path, build: Callable[[], None]) -> None:
 
 
 def _cache_key(files: pd.DataFrame, params: ImageParams, *form: str | int) -> str:
-    described = [_DECODER_VERSION, params.seen(), files.image_id.tolist(), files.sha256.tolist(), *form]
+    described = [_DECODER_VERSION, params.model_dump(), files.image_id.tolist(), files.sha256.tolist(), *form]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 

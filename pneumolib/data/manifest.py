@@ -25,7 +25,8 @@ from pneumolib.data.archive import is_drawn
 from pneumolib.data.decoding import ImageFileError, MissingDecoderError, decode
 from pneumolib.data.progress import bar
 from pneumolib.data.sources import CLASSES, Listing, ManifestError, list_source
-from pneumolib.params import DataParams, in_root
+from pneumolib.params import DataParams
+from pneumolib.project import in_root
 
 COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pneumolib.params import DataParams, in_root
+from pneumolib.params import DataParams
+from pneumolib.project import in_root
 
 SPLITS = ("train", "val", "test")
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}

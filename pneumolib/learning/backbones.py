@@ -14,8 +14,8 @@ import numpy as np
 from keras import layers
 
 from pneumolib.learning.model_files import load_network
-from pneumolib.model_params import FAMILIES
-from pneumolib.params import ModelParams, in_root
+from pneumolib.params import FAMILIES, ModelParams
+from pneumolib.project import in_root
 
 # Red, green, blue on the scale of 0 to 1, as the ImageNet weights of Keras were trained with.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pandas as pd
 
-from pneumolib.code_digest import code_digest
 from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import steps_per_epoch, train_dataset
 from pneumolib.hosts import processes
@@ -26,6 +25,7 @@ from pneumolib.learning.predicting import PREDICT_BATCH, predict_logits
 from pneumolib.learning.runtimes import DeviceError
 from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
 from pneumolib.params import RunParams, TrainingParams
+from pneumolib.provenance import code_digest
 
 # The code, besides the network, that decides what a training gives.
 _DECIDE = [

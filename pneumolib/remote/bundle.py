@@ -16,9 +16,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumolib.params import in_root, project_root
+from pneumolib.project import in_root, project_root
+from pneumolib.provenance import CHANGED, provenance_of_checkout
 from pneumolib.remote.bootstrap import bootstrap_cell
-from pneumolib.reporting.origin import CHANGED, origin
 from pneumolib.reporting.study import run_files
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
     import papermill
 
     needs = _needs_radiographs(study, smoke)
-    commit, dirty = origin()
+    commit, dirty = provenance_of_checkout()
     if commit is None:
         raise BundleError(f"{project_root()}: no git checkout, so there is no commit to carry. Build from a clone")
     marked, stamp = commit + (CHANGED if dirty else ""), secrets.token_hex(4)
@@ -123,7 +123,7 @@ def slug(study: str) -> str:
 
 def _needs_radiographs(study: str, smoke: bool) -> bool:
     """All files are checked here, at home, and not in a queue of hours."""
-    from pneumolib.param_files import load_run
+    from pneumolib.project import load_run
 
     loaded = [load_run(file, smoke=smoke)[0] for file in run_files(in_root(f"params/{study}"))]
     return loaded[0].data.source == "kaggle_folder"

@@ -15,10 +15,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pneumolib.errors import ParamsError
 from pneumolib.hosts import Prepared, prepare
 from pneumolib.kept_runs import Keeper
-from pneumolib.params import SMOKE, DataParams, ParamsError, params_folder
-from pneumolib.reporting.origin import COMMIT_VARIABLE
+from pneumolib.params import DataParams
+from pneumolib.project import SMOKE, params_folder
+from pneumolib.provenance import COMMIT_VARIABLE
 
 OUTCOME = "outcome.json"
 GRACE_S = 90.0  # from the interrupt, after which a run tidies up, to the end by force

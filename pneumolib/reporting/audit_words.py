@@ -1,6 +1,5 @@
 """Sentences and tables about the audit of images, made from results. No number on a page is typed by hand."""
 
-import json
 from collections.abc import Iterable
 from html import escape
 
@@ -12,7 +11,7 @@ from pneumolib.audit.findings import Finding
 from pneumolib.audit.groups import shared_groups
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
-from pneumolib.reporting.results import Result, interval
+from pneumolib.reporting.results import Result, intervals
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
 
@@ -138,8 +137,8 @@ def feature_words(table: pd.DataFrame) -> pd.DataFrame:
         {
             "Fact of the file": _titles(table.feature),
             "Reads as": table.in_words,
-            "AUROC alone, training pool": _intervals(table, "pool"),
-            "AUROC alone, test": _intervals(table, "test"),
+            "AUROC alone, training pool": intervals(table, "pool"),
+            "AUROC alone, test": intervals(table, "test"),
         }
     )
 
@@ -156,11 +155,6 @@ def coefficient_words(coefficients: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def table_facts(table: pd.DataFrame) -> list[dict]:
-    """A table of the audit for `result.json`: a dict a row, NaN as null."""
-    return json.loads(table.to_json(orient="records"))
-
-
 def constant_words(coefficients: pd.DataFrame) -> Markdown:
     """Which facts are the same for all images of the training pool."""
     names = _titles(coefficients.feature[coefficients.in_words == CONSTANT])
@@ -174,20 +168,13 @@ def _titles(features: pd.Series) -> pd.Series:
 def cure_words(cures: pd.DataFrame) -> pd.DataFrame:
     """`audit.cure_table`, for reading; changes are from the first row of the files and of the network's input."""
     starts = cures.groupby("seen").head(1).index
+    changes = pd.Series(intervals(cures, "change", signed=True), cures.index)
     return pd.DataFrame(
         {
             "Cure": cures.cure,
             "Images": cures.images,
-            "AUROC of file facts, cross-validated": _intervals(cures, "cv"),
-            "Change, cross-validated": [
-                "" if pd.isna(c.change) or i in starts else interval(c.change, c.change_low, c.change_high, signed=True)
-                for i, c in enumerate(cures.itertuples())
-            ],
-            "AUROC of file facts, test": _intervals(cures, "test"),
+            "AUROC of file facts, cross-validated": intervals(cures, "cv"),
+            "Change, cross-validated": changes.mask(cures.change.isna() | cures.index.isin(starts), ""),
+            "AUROC of file facts, test": intervals(cures, "test"),
         }
     )
-
-
-def _intervals(table: pd.DataFrame, column: str) -> list[str]:
-    ends = zip(table[column], table[f"{column}_low"], table[f"{column}_high"], strict=True)
-    return [interval(*values) for values in ends]

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.reporting.words import interval
+from pneumolib.reporting.results import interval
 
 
 def number(value: Any) -> str:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, new_axes
+from pneumolib.reporting.figures import NEUTRAL, NORMAL, OTHERS, PNEUMONIA, Plot, dots, new_axes, reach
 from pneumolib.reporting.results import figure_words
 
 # Runs apart by colour and, beyond so many, by line.
@@ -32,15 +31,9 @@ def _forest_panel(ax: Axes, board: pd.DataFrame, metric: str) -> None:
         ax.text(0.5, 0.5, "no finished run", transform=ax.transAxes, ha="center", color=NEUTRAL)
         ax.set(xlabel=METRIC_NAMES[metric], yticks=[])
         return
-    places = np.arange(len(board))
-    value, low, high = (board[f"{metric}{end}"].astype(float) for end in ("", "_low", "_high"))
-    # A bootstrap's interval need not hold the value itself.
-    reach = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
-    ax.errorbar(value, places, xerr=reach, fmt="o", color=NORMAL, capsize=3)
-    least = pd.concat([low, value]).min()
-    left = 0.0 if pd.isna(least) else max(0.0, least - 0.05)
-    ax.set(yticks=places, yticklabels=board.run, xlim=(left, 1.01), ylim=(len(board) - 0.5, -0.5))
-    ax.set_xlabel(f"{METRIC_NAMES[metric]} on test")
+    dots(ax, board, metric, board.run)
+    least = board[[metric, f"{metric}_low"]].astype(float).min(axis=None)
+    ax.set(xlim=(0.0 if pd.isna(least) else max(0.0, least - 0.05), 1.01), xlabel=f"{METRIC_NAMES[metric]} on test")
 
 
 def roc_overlay(bands: dict[str, pd.DataFrame]) -> Plot:
@@ -62,12 +55,11 @@ def roc_overlay(bands: dict[str, pd.DataFrame]) -> Plot:
 def cost_against_quality(board: pd.DataFrame) -> Plot:
     """Test AUROC with its interval against what a run costs, from `results.leaderboard`; costs on logarithmic scales."""
     figure, axes = new_axes(3, width=9.5, height=3.6)
-    value, low, high = (board[f"auroc{end}"].astype(float) for end in ("", "_low", "_high"))
-    reach = [(value - low).clip(lower=0).fillna(0), (high - value).clip(lower=0).fillna(0)]
+    value, arms = board.auroc.astype(float), [arm.fillna(0) for arm in reach(board, "auroc")]
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
         costs = board[name].astype(float)
         for place, (colour, _) in zip(range(len(board)), _LINES * (1 + len(board) // len(_LINES)), strict=False):
-            ends = [[reach[0].iloc[place]], [reach[1].iloc[place]]]
+            ends = [[arm.iloc[place]] for arm in arms]
             ax.errorbar([costs.iloc[place]], [value.iloc[place]], yerr=ends, fmt="o", color=colour, capsize=3,
                         label=board.run.iloc[place])  # fmt: skip
         ax.set(xlabel=title, ylabel="AUROC on test" if name == "parameters" else "")

@@ -18,6 +18,7 @@ from pneumolib.reporting.figures import (
     NORMAL,
     Plot,
     by_class,
+    dots,
     kind_palette,
     new_axes,
 )
@@ -216,14 +217,9 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     left = max(0.0, min(0.45, *(table[f"{column}{end}"].min() - 0.05 for column in columns for end in ("", "_low"))))
     titles = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}
     for ax, column in zip(axes, columns, strict=True):
-        places = np.arange(len(table))
-        value, low, high = (table[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
-        # A bootstrap's interval need not hold the value itself.
-        reach = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
-        ax.errorbar(value, places, xerr=reach, fmt="o", color=NORMAL, capsize=3)
+        dots(ax, table, column, table[label])
         ax.axvline(0.5, color=NEUTRAL, lw=0.8, ls=":")
-        ax.set(yticks=places, yticklabels=table[label], ylim=(len(table) - 0.5, -0.5), xlim=(left, 1.02))
-        ax.set(title=titles[column], xlabel="AUROC (0.5 is chance)")
+        ax.set(title=titles[column], xlabel="AUROC (0.5 is chance)", xlim=(left, 1.02))
     for ax in axes[1:]:
         ax.set_yticklabels([])
     words = "; ".join(

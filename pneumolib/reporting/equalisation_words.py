@@ -4,7 +4,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.reporting.equalisation_plots import WAYS
-from pneumolib.reporting.results import Result, interval
+from pneumolib.reporting.results import Result, intervals
+from pneumolib.reporting.run_words import row_interval
 
 
 def distance_words(distances: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -22,12 +23,10 @@ def comparison_words(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """`evaluation.compare_auroc` of validation and test, for reading."""
     table = pd.DataFrame({"Images": compared["test"].name.map(WAYS)})
     for part, title in (("val", "validation"), ("test", "test")):
-        rows = list(compared[part].itertuples())
-        table[f"AUROC, {title}"] = [interval(r.auroc, r.auroc_low, r.auroc_high) for r in rows]
-        table[f"Difference, {title}"] = [
-            "" if r.name == "none" else interval(r.difference, r.difference_low, r.difference_high, signed=True)
-            for r in rows
-        ]
+        rows = compared[part]
+        table[f"AUROC, {title}"] = intervals(rows, "auroc")
+        differences = pd.Series(intervals(rows, "difference", signed=True), rows.index)
+        table[f"Difference, {title}"] = differences.mask(rows.name == "none", "").to_numpy()
     return table
 
 
@@ -65,14 +64,12 @@ def equalisation_summary(result: Result) -> Markdown:
     lines, shown = [], {}
     for part, title in (("test", "test"), ("val", "validation")):
         plain = facts[part]["none"]
-        words = [f"On {title} the AUROC without equalisation is "
-                 f"{interval(plain['auroc'], plain['auroc_low'], plain['auroc_high'])}."]  # fmt: skip
+        words = [f"On {title} the AUROC without equalisation is {row_interval(plain, 'auroc')}."]
         for way in ("hist", "clahe"):
             row = facts[part][way]
             shown[part, way] = _direction(row)
             words.append(
-                f"{WAYS[way]} changes it by {interval(row['difference'], row['difference_low'], row['difference_high'], True)}, "
-                f"{shown[part, way]}."
+                f"{WAYS[way]} changes it by {row_interval(row, 'difference', signed=True)}, {shown[part, way]}."
             )
         lines.append(" ".join(words))
     lines.append(

@@ -15,8 +15,12 @@ from pneumolib.reporting.figures import (
     OTHERS,
     PNEUMONIA,
     Plot,
+    curve_with_band,
     kind_palette,
+    legend_beside,
     new_axes,
+    reliability_curve,
+    stacked_scores,
 )
 from pneumolib.reporting.results import figure_words
 
@@ -43,10 +47,7 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
         for split, (name, colour) in SPLITS.items():
             band = bands[(bands.curve == curve) & (bands.split == split)]
             for panel in panels:
-                panel.plot(band.x, band.y, color=colour, label=f"{name}, {figure_words(values[split][area])}")
-                panel.fill_between(
-                    band.x, band.low.astype(float), band.high.astype(float), color=colour, alpha=0.15, lw=0
-                )
+                curve_with_band(panel, band, colour, f"{name}, {figure_words(values[split][area])}")
                 panel.plot(*point[split], "o", color=colour, mec="white")
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         ax.legend(title=f"area ({METRIC_NAMES[area]})", frameon=False, loc="lower center")
@@ -77,7 +78,7 @@ def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> Plot:
         ax.plot(sweep.threshold, sweep[name], color=colour, label=METRIC_NAMES[name])
     ax.axvline(threshold, color=PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(ax)
     row = sweep.iloc[(sweep.threshold - threshold).abs().argmin()]
     return Plot(figure, f"Sensitivity, specificity, PPV and accuracy on test by threshold; near the frozen one, {threshold:.3f}: sensitivity {figure_words(row.sensitivity)}, specificity {figure_words(row.specificity)}.")  # fmt: skip
 
@@ -86,18 +87,14 @@ def score_histograms(predictions: pd.DataFrame, threshold: float) -> Plot:
     """Predicted probabilities by kind, validation above test, and the frozen threshold."""
     figure, axes = new_axes(1, width=8, height=4.8, rows=2)
     palette = kind_palette(predictions.kind)
-    bins = np.linspace(0, 1, 41)
     for ax, (split, (name, _)) in zip(axes, SPLITS.items(), strict=True):
         rows = predictions[predictions.split == split]
-        parts = [rows.probability[rows.kind == kind] for kind in palette]
-        labels = [f"{kind} ({len(part)})" for kind, part in zip(palette, parts, strict=True)]
-        ax.hist(parts, bins=bins, stacked=True, color=list(palette.values()), label=labels, edgecolor="white", lw=0.3)
-        ax.axvline(threshold, color=NEUTRAL, lw=1.4, ls="--", label="frozen threshold")
-        most = np.histogram(rows.probability, bins)[0].max()
-        ax.set(ylabel=f"images, {name}", yscale="symlog", xlim=(0, 1))
+        parts = {kind: rows.probability[rows.kind == kind] for kind in palette}
+        stacked_scores(ax, parts, palette.values(), {"frozen threshold": threshold})
+        most = np.histogram(rows.probability, np.linspace(0, 1, 41))[0].max()
+        ax.set(ylabel=f"images, {name}", yscale="symlog")
         ax.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1000"])
         ax.set_ylim(0, 1.5 * most + 1)
-        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes[1].set_xlabel("probability of pneumonia (counts on a logarithmic scale)")
     return Plot(
         figure,
@@ -127,15 +124,12 @@ def calibration(raw: pd.DataFrame, calibrated: pd.DataFrame, method: str) -> Plo
     alts = []
     for place, (bins, title) in enumerate(((raw, "as the network gives them"), (calibrated, f"calibrated: {method}"))):
         ax, below = axes[place], axes[2 + place]
-        ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
-        reach = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
-        ax.errorbar(bins.probability, bins.observed, yerr=reach, fmt="o-", color=PNEUMONIA, lw=1, capsize=3, ms=5)
-        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+        alts.append(reliability_curve(ax, bins, title, PNEUMONIA))
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         below.bar(bins.probability, bins.images, width=0.05, color=NORMAL)
         for row in bins.itertuples():
             below.annotate(str(row.images), (row.probability, row.images), ha="center", va="bottom", fontsize=7)
         below.set(xlim=(-0.02, 1.02), ylim=(0, bins.images.max() * 1.35), xlabel="probability of pneumonia")
-        alts.append("; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples()))
     axes[0].set_ylabel("share with pneumonia")
     axes[2].set_ylabel("images")
     return Plot(
@@ -146,16 +140,14 @@ def calibration(raw: pd.DataFrame, calibrated: pd.DataFrame, method: str) -> Plo
 def decision_curve(curve: pd.DataFrame, calibrated: str) -> Plot:
     """Net benefit on test by threshold probability against treating all and none, from `evaluation.decision_curve`."""
     figure, (ax,) = new_axes(width=8, height=3.6)
-    ax.plot(curve.threshold, curve.model, color=PNEUMONIA, label=f"the network ({calibrated})")
-    ax.fill_between(
-        curve.threshold, curve.low.astype(float), curve.high.astype(float), color=PNEUMONIA, alpha=0.15, lw=0
-    )
+    band = curve.rename(columns={"threshold": "x", "model": "y"})
+    curve_with_band(ax, band, PNEUMONIA, f"the network ({calibrated})")
     ax.plot(curve.threshold, curve.treat_all, color=NORMAL, ls="--", label="treat all")
     ax.axhline(0, color=NEUTRAL, lw=1, label="treat none")
     ax.set(
         xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.1, curve.model.max() * 1.1 + 0.02)
     )
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(ax)
     better = curve[curve.model > np.maximum(curve.treat_all, 0) + 1e-9].threshold
     said = "nowhere" if better.empty else f"from {better.min():.2f} to {better.max():.2f}"
     return Plot(figure, f"Net benefit by threshold probability; the network lies above treating all and none {said}.")

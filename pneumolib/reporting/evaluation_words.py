@@ -8,7 +8,7 @@ from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.figures import NAMES
-from pneumolib.reporting.results import figure_words, interval
+from pneumolib.reporting.results import figure_words, interval, intervals
 
 
 def target_summary(threshold: Threshold, params: EvaluationParams, test: pd.DataFrame) -> Markdown:
@@ -51,8 +51,8 @@ def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
         "Fitted on validation": names,
         "Brier score": table.brier.map("{:.4f}".format),
         "Log loss": table.log_loss.map("{:.4f}".format),
-        "Slope": [interval(r.slope, r.slope_low, r.slope_high) for r in table.itertuples()],
-        "Intercept": [interval(r.intercept, r.intercept_low, r.intercept_high, signed=True) for r in table.itertuples()],
+        "Slope": intervals(table, "slope"),
+        "Intercept": intervals(table, "intercept", signed=True),
         "ECE (floor)": [f"{r.ece:.3f} ({r.ece_floor:.3f})" for r in table.itertuples()],
     })  # fmt: skip
 
@@ -90,11 +90,13 @@ def _slope_words(row: pd.Series) -> list[str]:
 
 def predictive_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.predictive_values` for reading."""
-    return pd.DataFrame({
-        "Prevalence": table.prevalence.map("{:.0%}".format),
-        "PPV": [interval(r.ppv, r.ppv_low, r.ppv_high) for r in table.itertuples()],
-        "NPV": [interval(r.npv, r.npv_low, r.npv_high) for r in table.itertuples()],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "Prevalence": table.prevalence.map("{:.0%}".format),
+            "PPV": intervals(table, "ppv"),
+            "NPV": intervals(table, "npv"),
+        }
+    )
 
 
 def subgroup_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,11 +105,9 @@ def subgroup_words(table: pd.DataFrame) -> pd.DataFrame:
         {"Part": table.part, "Images": table.images, "Pneumonia": table.pneumonia, "Groups": table.groups}
     )
     for name in ("auroc", "sensitivity", "specificity"):
-        columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
         # Short words: seven columns must stand beside each other.
-        shown[METRIC_NAMES[name]] = [
-            interval(*cells).replace("interval not computable", "no interval") for cells in columns
-        ]
+        cells = intervals(table, name)
+        shown[METRIC_NAMES[name]] = [cell.replace("interval not computable", "no interval") for cell in cells]
     return shown
 
 
@@ -188,8 +188,7 @@ def difference_words(differences: pd.DataFrame, reference: str | None) -> pd.Dat
     table = pd.DataFrame({"Run": names})
     for metric in dict.fromkeys(others.metric):
         rows = others[others.metric == metric].set_index("name").loc[names]
-        cells = zip(rows.difference, rows.difference_low, rows.difference_high, strict=True)
-        table[METRIC_NAMES[metric]] = [interval(*cell, signed=True) for cell in cells]
+        table[METRIC_NAMES[metric]] = intervals(rows, "difference", signed=True)
     return table
 
 

@@ -10,7 +10,18 @@ from pneumolib.data.images import ImageSet
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting.external_words import CALIBRATION_NAMES
 from pneumolib.reporting.familiarity_words import FACT_NAMES
-from pneumolib.reporting.figures import COLOURS, NAMES, NEUTRAL, OTHERS, Plot, new_axes
+from pneumolib.reporting.figures import (
+    COLOURS,
+    NAMES,
+    NEUTRAL,
+    OTHERS,
+    Plot,
+    curve_with_band,
+    dots,
+    new_axes,
+    reliability_curve,
+    stacked_scores,
+)
 from pneumolib.reporting.plots import sample_grid
 from pneumolib.reporting.results import figure_words
 
@@ -67,8 +78,7 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> Plot:
     for split, side in (("test", "internal"), ("external", "external")):
         name, colour = SOURCES[split]
         band = bands[(bands.curve == "roc") & (bands.split == split)]
-        left.plot(band.x, band.y, color=colour, label=f"{name}, {figure_words(rows[side]['auroc'])}")
-        left.fill_between(band.x, band.low.astype(float), band.high.astype(float), color=colour, alpha=0.15, lw=0)
+        curve_with_band(left, band, colour, f"{name}, {figure_words(rows[side]['auroc'])}")
         left.plot(1 - rows[side]["specificity"], rows[side]["sensitivity"], "o", color=colour, mec="white", ms=9)
     left.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="1 - specificity", ylabel="sensitivity")
     left.legend(title="AUROC", frameon=False, loc="lower right")
@@ -84,13 +94,9 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> Plot:
 
 def _sides(ax: Axes, rows: pd.DataFrame) -> None:
     """Each metric of both sources as a dot with its interval."""
-    places = np.arange(len(rows))
     for side, split, shift in (("internal", "test", -0.14), ("external", "external", 0.14)):
         name, colour = SOURCES[split]
-        value, low, high = (rows[f"{side}{end}"].astype(float) for end in ("", "_low", "_high"))
-        reach = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
-        ax.errorbar(value, places + shift, xerr=reach, fmt="o", color=colour, capsize=3, label=name)
-    ax.set(yticks=places, yticklabels=[METRIC_NAMES[name] for name in rows.index], ylim=(len(rows) - 0.5, -0.5))
+        dots(ax, rows, side, [METRIC_NAMES[metric] for metric in rows.index], shift, color=colour, label=name)
     ax.set(xlim=(-0.02, 1.02), xlabel="at the frozen threshold")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.12), ncols=2, columnspacing=1, handletextpad=0.3)
 
@@ -104,18 +110,14 @@ def scores(predictions: pd.DataFrame, frozen: float, local: float) -> Plot:
         local: the threshold chosen anew, which belongs to the other source alone.
     """
     figure, axes = new_axes(1, width=8, height=4.6, rows=2)
-    bins = np.linspace(0, 1, 41)
     for ax, (split, (name, _)) in zip(axes, SOURCES.items(), strict=True):
         rows = predictions[predictions.split == split]
-        parts = [rows.probability[rows.label == label] for label in NAMES]
-        titles = [f"{NAMES[label]} ({len(part)})" for label, part in zip(NAMES, parts, strict=True)]
-        ax.hist(parts, bins=bins, stacked=True, color=list(COLOURS.values()), label=titles, edgecolor="white", lw=0.3)
-        ax.axvline(frozen, color=NEUTRAL, lw=1.6, ls="--", label=f"frozen: {frozen:.3f}")
-        if split == "external":
-            ax.axvline(local, color=NEUTRAL, lw=1.6, ls=":", label=f"recalibrated: {local:.3f}")
-        ax.set(ylabel="images", xlim=(0, 1))
+        parts = {title: rows.probability[rows.label == label] for label, title in NAMES.items()}
+        lines = {f"frozen: {frozen:.3f}": frozen}
+        lines |= {f"recalibrated: {local:.3f}": local} if split == "external" else {}
+        stacked_scores(ax, parts, COLOURS.values(), lines)
+        ax.set(ylabel="images")
         ax.set_title(name, fontsize=10)
-        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes[1].set_xlabel("probability of pneumonia, the network's own")
     return Plot(
         figure,
@@ -129,14 +131,10 @@ def reliabilities(tables: Sequence[pd.DataFrame], methods: Sequence[str]) -> Plo
     figure, axes = new_axes(2, width=8, height=7.4, rows=-(-len(tables) // 2))
     alts = []
     for ax, bins, method in zip(axes, tables, methods, strict=True):
-        ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
-        reach = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
-        ax.errorbar(bins.probability, bins.observed, yerr=reach, fmt="o-", color=HERE, lw=1, capsize=3, ms=5)
+        told = reliability_curve(ax, bins, CALIBRATION_NAMES[method], HERE)
         for row in bins.itertuples():
             ax.annotate(str(row.images), (row.probability, -0.11), ha="center", va="bottom", fontsize=7, color=NEUTRAL)
         ax.set(xlim=(-0.03, 1.03), ylim=(-0.12, 1.04))
-        ax.set_title(CALIBRATION_NAMES[method], fontsize=10)
-        told = ", ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
         alts.append(f"{CALIBRATION_NAMES[method]}: {told}")
     for ax in axes[::2]:
         ax.set_ylabel("share with pneumonia")

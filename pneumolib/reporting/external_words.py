@@ -9,7 +9,8 @@ from pneumolib.evaluation.external import LocalThreshold
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.subgroups import SITE
 from pneumolib.reporting.familiarity_words import FACT_NAMES
-from pneumolib.reporting.results import Result, figure_words, interval
+from pneumolib.reporting.results import Result, figure_words, interval, intervals
+from pneumolib.reporting.run_words import row_interval
 
 CALIBRATION_NAMES = {
     "network": "the network's own",
@@ -114,14 +115,14 @@ def _gathering(errors: pd.DataFrame) -> str:
 
 def difference_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.external_differences` for reading."""
-    cells = {name: zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-             for name in ("internal", "external", "difference")}  # fmt: skip
-    return pd.DataFrame({
-        "Metric": table.metric.map(METRIC_NAMES),
-        "The study's own test": [interval(*cell) for cell in cells["internal"]],
-        "Here": [interval(*cell) for cell in cells["external"]],
-        "Here less there": [interval(*cell, signed=True) for cell in cells["difference"]],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "Metric": table.metric.map(METRIC_NAMES),
+            "The study's own test": intervals(table, "internal"),
+            "Here": intervals(table, "external"),
+            "Here less there": intervals(table, "difference", signed=True),
+        }
+    )
 
 
 def threshold_words(table: pd.DataFrame, frozen: float, local: LocalThreshold) -> pd.DataFrame:
@@ -131,16 +132,16 @@ def threshold_words(table: pd.DataFrame, frozen: float, local: LocalThreshold) -
     for name, rows in table.groupby("name", sort=False):
         cells = zip(rows.value, rows.low, rows.high, strict=True)
         shown[f"{name.capitalize()}: {values[name]:.3f}"] = [interval(*cell) for cell in cells]
-    rows = table[table.name == "recalibrated"]
-    cells = zip(rows.difference, rows.difference_low, rows.difference_high, strict=True)
-    return shown.assign(**{"Recalibrated less frozen": [interval(*cell, signed=True) for cell in cells]})
+    changes = intervals(table[table.name == "recalibrated"], "difference", signed=True)
+    return shown.assign(**{"Recalibrated less frozen": changes})
 
 
 def threshold_summary(table: pd.DataFrame, local: LocalThreshold, images: int) -> Markdown:
     """What a threshold chosen anew on so many images changes."""
     rows = table[table.name == "recalibrated"].set_index("metric")
-    moved = [f"{METRIC_NAMES[name].lower()} {interval(*rows.loc[name, ['difference', 'difference_low', 'difference_high']], signed=True)}"
-             for name in ("sensitivity", "specificity")]  # fmt: skip
+    names = ["sensitivity", "specificity"]
+    changes = intervals(rows.loc[names], "difference", signed=True)
+    moved = [f"{METRIC_NAMES[name].lower()} {change}" for name, change in zip(names, changes, strict=True)]
     return Markdown(
         f"By the study's own rule ({local.rule}), {images} images of this source give **{local.value:.3f}**; on these very images its "
         f"sensitivity is {local.sensitivity:.3f} and its specificity {local.specificity:.3f}. On the others it changes "
@@ -203,14 +204,15 @@ def answer(result: Result) -> Markdown:
     found = result.checks["external"]
     moved = {row["metric"]: row for row in found["differences"]}
     lost = {name: _verdict(row) for name, row in moved.items()}
-    cells = {name: interval(row["difference"], row["difference_low"], row["difference_high"], signed=True)
-             for name, row in moved.items()}  # fmt: skip
+    cells = {name: row_interval(row, "difference", signed=True) for name, row in moved.items()}
     where = f"On {found['images']} images of {found['groups']} groups from another source"
-    shown = f"the AUROC of `{found['run']}` is {_value(moved['auroc'])}; on the study's own test it is {figure_words(moved['auroc']['internal'])}"
+    shown = f"the AUROC of `{found['run']}` is {row_interval(moved['auroc'], 'external')}; on the study's own test it is {figure_words(moved['auroc']['internal'])}"
     lines = [f"{_opening(lost)} {where}, {shown}: a change of {cells['auroc']}."]
     if (low := moved["auroc"]["external_low"]) is not None and low <= 0.5:
         lines.append("That need not be better than chance.")
-    sensitivity, specificity = (f"{_value(moved[n])}, a change of {cells[n]}" for n in ("sensitivity", "specificity"))
+    sensitivity, specificity = (
+        f"{row_interval(moved[n], 'external')}, a change of {cells[n]}" for n in ("sensitivity", "specificity")
+    )
     lines.append(
         f"At the frozen threshold, {found['threshold']:.3f}, its sensitivity is {sensitivity}; its specificity {specificity}."
     )
@@ -230,10 +232,6 @@ def _between_sites(found: dict) -> list[str]:
             least, most = (pick(rows, key=lambda row: row[name]) for pick in (min, max))
             told.append(f"{name} from {least[name]:.3f} ({least['part']}) to {most[name]:.3f} ({most['part']})")
     return [f"Between its sites: {', '.join(told)}."] if told else []
-
-
-def _value(row: dict) -> str:
-    return interval(row["external"], row["external_low"], row["external_high"])
 
 
 def _verdict(row: dict) -> str:
@@ -261,8 +259,7 @@ def _opening(lost: dict[str, str]) -> str:
 def _chosen_anew(found: dict) -> str:
     rows = {row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"}
     changes = " and ".join(
-        f"{name} by {interval(*(rows[name][key] for key in ('difference', 'difference_low', 'difference_high')), signed=True)}"
-        for name in ("sensitivity", "specificity")
+        f"{name} by {row_interval(rows[name], 'difference', signed=True)}" for name in ("sensitivity", "specificity")
     )
     return (
         f"A threshold chosen anew on {found['recalibration']['images']} images of this source, {found['recalibration']['threshold']:.3f}, "

@@ -5,10 +5,13 @@ most colour-blind readers can tell apart: blue is normal, vermilion is pneumonia
 """
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -44,6 +47,54 @@ def new_axes(
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
     return figure, list(axes.flat)
+
+
+def reach(table: pd.DataFrame, name: str) -> list[pd.Series]:
+    """How far an error bar reaches below and above column `name`, whose limits are `<name>_low` and `<name>_high`.
+
+    A bootstrap's interval need not hold the value itself: the bar then has one arm.
+    """
+    value, low, high = (table[f"{name}{end}"].astype(float) for end in ("", "_low", "_high"))
+    return [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+
+
+def dots(ax: Axes, table: pd.DataFrame, name: str, labels: Iterable[str], shift: float = 0.0, **style) -> None:
+    """A row for each row of `table`: column `name` as a dot with its interval; `shift` moves them within their rows."""
+    places = np.arange(len(table))
+    style = {"fmt": "o", "color": NORMAL, "capsize": 3} | style
+    ax.errorbar(table[name].astype(float), places + shift, xerr=reach(table, name), **style)
+    ax.set(yticks=places, yticklabels=labels, ylim=(len(table) - 0.5, -0.5))
+
+
+def curve_with_band(ax: Axes, band: pd.DataFrame, colour: str, label: str) -> None:
+    """A curve with its band, from rows of `evaluation.curve_bands`: `x, y, low, high`."""
+    ax.plot(band.x, band.y, color=colour, label=label)
+    ax.fill_between(band.x, band.low.astype(float), band.high.astype(float), color=colour, alpha=0.15, lw=0)
+
+
+def reliability_curve(ax: Axes, bins: pd.DataFrame, title: str, colour: str) -> str:
+    """Share with pneumonia by mean probability, from `evaluation.reliability`, beside the diagonal; returns it in words."""
+    ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
+    arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
+    ax.errorbar(bins.probability, bins.observed, yerr=arms, fmt="o-", color=colour, lw=1, capsize=3, ms=5)
+    ax.set_title(title)
+    return "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
+
+
+def stacked_scores(ax: Axes, parts: dict[str, pd.Series], colours: Iterable[str], lines: dict[str, float]) -> None:
+    """A histogram of probabilities, one colour a part, its number of images beside its name, and thresholds as lines."""
+    labels = [f"{name} ({len(part)})" for name, part in parts.items()]
+    bins = np.linspace(0, 1, 41)
+    ax.hist([*parts.values()], bins=bins, stacked=True, color=[*colours], label=labels, edgecolor="white", lw=0.3)
+    for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
+        ax.axvline(value, color=NEUTRAL, lw=1.6, ls=style, label=name)
+    ax.set(xlim=(0, 1))
+    legend_beside(ax)
+
+
+def legend_beside(ax: Axes) -> None:
+    """The legend to the right of the panel."""
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def kind_palette(kinds: pd.Series) -> dict[str, str]:

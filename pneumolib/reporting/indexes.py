@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pneumolib.errors import ParamsError, ResultError
 from pneumolib.learning.devices import several_words
-from pneumolib.param_files import load_run
-from pneumolib.params import SMOKE, ParamsError, in_root, params_folder, project_root
+from pneumolib.project import SMOKE, in_root, load_run, params_folder, project_root
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.ranking import leaderboard, shared_evaluation
-from pneumolib.reporting.results import Result, ResultError, in_words, interval, read_result, read_results
+from pneumolib.reporting.results import Result, in_words, interval, read_result, read_results
 from pneumolib.reporting.shell import banners, duration, is_synthetic, render, write_page
 from pneumolib.reporting.study import run_files, run_folder
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from pneumolib.code_digest import code_digest, text_digest
-from pneumolib.params import ParamsError, RunParams, in_root, notebook_of
-from pneumolib.reporting.origin import package_versions
+from pneumolib.errors import ParamsError
+from pneumolib.params import RunParams
+from pneumolib.project import in_root, notebook_of
+from pneumolib.provenance import code_digest, package_versions, text_digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import papermill
 
-from pneumolib.param_files import load_run
-from pneumolib.params import in_root, project_root
+from pneumolib.project import in_root, load_run, project_root
 from pneumolib.reporting.inputs import declared_parameters, notebook_path
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.learning.devices import device_words
-from pneumolib.model_params import FAMILIES
+from pneumolib.params import FAMILIES
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import flat, number, readable
 from pneumolib.reporting.results import Result, in_words
@@ -226,10 +226,7 @@ def _loading(result: Result) -> str:
         return f"{NOT.capitalize()}."
     image = asked(result, "image")
     settings = ", ".join(
-        f"{key}={value!r}"
-        for key, value in image.items()
-        if isinstance(value, bool | int | float | str)
-        and key != "memory_gb"  # of training's pixels, not of one image's
+        f"{key}={value!r}" for key, value in image.items() if isinstance(value, bool | int | float | str)
     )
     calibrated = "" if result.calibration is None else (
         "\n\nThe threshold is for this probability. For one that is calibrated, apply the map under Decision to the logit."

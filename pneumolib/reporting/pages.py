@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pneumolib.learning.devices import device_words
-from pneumolib.params import report_command
+from pneumolib.project import report_command
 from pneumolib.reporting import shell
 from pneumolib.reporting.indexes import FAILURE_FILE, write_index
 from pneumolib.reporting.inputs import BOOTSTRAP

@@ -5,7 +5,7 @@ from IPython.display import Markdown
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import PublishedParams
-from pneumolib.reporting.results import interval
+from pneumolib.reporting.run_words import row_interval
 
 OFFICIAL_TEST_IMAGES = 624
 
@@ -29,7 +29,8 @@ def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataF
     for system, figures in published.figures.items():
         place = "other data" if system in published.other_data else "official test"
         start = {"System or run": system, "Figures": "published", "Test set": place}
-        rows.append(start | _published_cells(figures, names))
+        cells = {METRIC_NAMES[name]: f"{figures[name]:.3f}" if name in figures else "" for name in names}
+        rows.append(start | cells)
         if system in ours:
             rows.append(_measured(ours.pop(system), names))
     return pd.DataFrame(rows + [_measured(row, names) for row in ours.values()])
@@ -39,20 +40,14 @@ def _measured(row: dict, names: list[str]) -> dict[str, str]:
     official = row["test_images"] == OFFICIAL_TEST_IMAGES and not row["synthetic"]
     drawn = "drawn " if row["synthetic"] else ""
     place = "official test" if official else f"other data, {row['test_images']} {drawn}images"
-    return {"System or run": row["run"], "Figures": "measured", "Test set": place} | _our_cells(row, names)
+    return {"System or run": row["run"], "Figures": "measured", "Test set": place} | {
+        METRIC_NAMES[name]: row_interval(row, name) for name in names
+    }
 
 
 def _metrics(published: PublishedParams) -> list[str]:
     """The metrics of which a figure was published, in the usual order."""
     return [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
-
-
-def _published_cells(figures: dict[str, float], names: list[str]) -> dict[str, str]:
-    return {METRIC_NAMES[name]: f"{figures[name]:.3f}" if name in figures else "" for name in names}
-
-
-def _our_cells(row: dict, names: list[str]) -> dict[str, str]:
-    return {METRIC_NAMES[name]: interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in names}
 
 
 def published_summary(board: pd.DataFrame, published: PublishedParams) -> Markdown:

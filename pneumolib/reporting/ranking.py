@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.params import in_root
-from pneumolib.reporting.results import Result, ResultError
+from pneumolib.project import in_root
+from pneumolib.reporting.results import Result
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
 _OF_ONE_RUN = {"seeds", "calibration"}

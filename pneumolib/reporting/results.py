@@ -13,15 +13,12 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.params import in_root, params_folder
+from pneumolib.project import in_root, params_folder
 
 RESULT_FILE, MODEL_FILE = "result.json", "model.keras"
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class ResultError(ValueError):
-    """A `result.json` that cannot be read; the message names file and field."""
 
 
 class _Part(BaseModel):
@@ -248,6 +245,12 @@ def interval(value: float | None, low: float | None, high: float | None, signed:
     if signed:
         return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
     return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < 0 else f"{value:.3f} ({low:.3f}-{high:.3f})"
+
+
+def intervals(table: pd.DataFrame, name: str, signed: bool = False) -> list[str]:
+    """Column `name` of a table with its limits, `<name>_low` and `<name>_high`, as `interval` shows them."""
+    cells = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    return [interval(*cell, signed=signed) for cell in cells]
 
 
 def figure_words(value: float | None) -> str:

@@ -23,12 +23,13 @@ from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from pneumolib.errors import ResultError
 from pneumolib.hosts import processes
-from pneumolib.params import project_root
+from pneumolib.project import project_root
 from pneumolib.reporting import indexes, pages
 from pneumolib.reporting.inputs import declared_parameters, gather, notebook_path
 from pneumolib.reporting.progress import Progress, cell_number
-from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result, write_result
+from pneumolib.reporting.results import RESULT_FILE, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.reporting.study import Step, set_aside_folder, training_folder, upstream_digests
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.params import SMOKE
-from pneumolib.reporting.results import Result
+from pneumolib.project import SMOKE
+from pneumolib.reporting.check_tables import flat
+from pneumolib.reporting.results import Result, figure_words, in_words, interval
 
 NOT = "not available"
 
@@ -272,3 +273,114 @@ def change_to_test(result: Result) -> float | None:
     if any(m is None or m.value is None for m in pair):
         return None
     return pair[1].value - pair[0].value
+
+
+def row_interval(row: dict, key: str, signed: bool = False) -> str:
+    """A figure of a check's row with its limits, `<key>_low` and `<key>_high`, for reading."""
+    return interval(row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"), signed=signed)
+
+
+def network_and_weight_words(result: Result) -> str:
+    """The network, its input and output, and its weights."""
+    size, channels = asked(result, "image.size_px"), asked(result, "image.channels")
+    if size is None:
+        return NOT
+    shape = f"input uint8 {size} x {size} x {channels}; output one logit"
+    return f"{network_words(result)}; {shape}; {weight_words(result)}"
+
+
+def start_words(result: Result) -> str:
+    """What the weights start from, and by which seed."""
+    network = network_words(result)
+    return NOT if network == NOT else f"{network}; {seed_words(result)}"
+
+
+def training_words(result: Result) -> str:
+    """Optimisation, augmentation and epochs."""
+    told = optimizer_words(result)
+    return told if told == NOT else f"{told}. Augmentation: {augment_words(result)}. {epoch_words(result)}"
+
+
+def balance_words(result: Result) -> str:
+    """What was done about unequal classes."""
+    told = {"balanced": "The loss weighs images so that both classes count the same", "none": "Nothing"}
+    way = told.get(asked(result, "training.class_weights"))
+    after = "" if result.calibration is None else f"; recalibrated afterwards: {calibration_words(result)}"
+    return way + after if way else NOT
+
+
+def model_file_words(result: Result) -> str:
+    """Where the network is, and what tells it from another one."""
+    digest = result.facts.get("weights_sha256")
+    file = f"runs/{result.study}/{result.run}/model.keras"
+    return NOT if digest is None else f"{file}, weights SHA-256 {digest[:16]}..., and MODEL_CARD.md"
+
+
+def spread_words(result: Result) -> str:
+    """The test AUROC over several seeds."""
+    s = result.spread.get("test", {}).get("auroc")
+    if s is None or s.mean is None:
+        return NOT
+    ends = f"from {figure_words(s.lowest)} to {figure_words(s.highest)}"
+    return f"{s.seeds} seeds: test AUROC {interval(s.mean, s.low, s.high)} on average, SD {figure_words(s.sd)}, {ends}"
+
+
+def explanation_words(result: Result) -> str:
+    """What the checks of the maps found."""
+    found = result.checks.get("explanation")
+    return "; ".join(f"{name} {value}" for name, value in flat(found)) if isinstance(found, dict) and found else NOT
+
+
+def internal_words(result: Result) -> str:
+    """The AUROC of validation and of test."""
+    moved = change_to_test(result)
+    if moved is None:
+        return NOT
+    validation, test = (in_words(result.own("auroc", part)) for part in ("validation", "test"))
+    return f"validation AUROC {validation}, test {test}, a change of {moved:+.3f}"
+
+
+def score_words(result: Result) -> str:
+    """Metrics of the order of scores and of their size, on test."""
+    return _on_test(result, "auroc", "auprc", "brier", "log_loss")
+
+
+def call_words(result: Result) -> str:
+    """Metrics of calls at the threshold, on test."""
+    return _on_test(result, "sensitivity", "specificity", "ppv", "npv", "accuracy")
+
+
+def _on_test(result: Result, *names: str) -> str:
+    told = [f"{METRIC_NAMES[name]} {in_words(m)}" for name in names if (m := result.own(name)) is not None]
+    return "On test: " + ", ".join(told) if told else NOT
+
+
+def robustness_words(result: Result) -> str:
+    """The change of the test images under which the AUROC is lowest."""
+    changed = [row for row in result.checks.get("robustness") or [] if row.get("auroc_change") is not None]
+    if not changed:
+        return NOT
+    worst = min(changed, key=lambda row: row["auroc_change"])
+    kinds = len({row["corruption"] for row in changed})
+    place = f"worst: {worst['corruption']}, severity {worst['severity']}"
+    return (
+        f"{kinds} kinds of change to the test images; {place}, AUROC {row_interval(worst, 'auroc_change', signed=True)}"
+    )
+
+
+def reliability_words(result: Result) -> str:
+    """Slope, intercept and ECE of the calibrated probabilities on test."""
+    row = next((row for row in result.checks.get("calibration") or [] if row.get("chosen")), None)
+    if row is None:
+        return NOT
+    line = f"slope {row_interval(row, 'slope')}, intercept {row_interval(row, 'intercept', signed=True)}"
+    return f"{row['method']}, on test: {line}, ECE {figure_words(row.get('ece'))} (floor {figure_words(row.get('ece_floor'))})"
+
+
+def failure_words(result: Result) -> str:
+    """How many test images are called wrongly."""
+    c = result.checks.get("confusion")
+    if not c:
+        return NOT
+    missed = f"{c['fn']} of {c['tp'] + c['fn']} test images with pneumonia called normal"
+    return f"{missed}, {c['fp']} of {c['fp'] + c['tn']} normal ones called pneumonia; pictures on the run's page"

@@ -17,10 +17,12 @@ import pandas as pd
 
 from pneumolib.data.familiarity import Familiarity
 from pneumolib.data.manifest import Manifest
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
-from pneumolib.params import RunParams, check, in_root, project_root
-from pneumolib.reporting.origin import file_sha256, origin, package_versions
+from pneumolib.params import RunParams, check
+from pneumolib.project import in_root, project_root
+from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
 from pneumolib.reporting.ranking import read_prediction_table
 from pneumolib.reporting.results import (
     MODEL_FILE,
@@ -30,7 +32,6 @@ from pneumolib.reporting.results import (
     FamiliarityResult,
     Provenance,
     Result,
-    ResultError,
     SourceResult,
     ThresholdResult,
     metrics_of,
@@ -102,11 +103,11 @@ class Session:
         """
         folder = self._continued_folder()
         result = read_result(folder)
-        seen = {key: value for key, value in result.parameters["image"].items() if key != "memory_gb"}
-        if seen != self.params.image.seen():
+        seen, asked = result.parameters["image"], self.params.image.model_dump()
+        if seen != asked:
             raise ResultError(
                 f"{folder}: was trained on images prepared otherwise: {seen}. Give this run the same `image` section; it "
-                f"has {self.params.image.seen()}"
+                f"has {asked}"
             )
         if result.data.split_fingerprint != table_fingerprint(split):  # ids, labels and patients of every image
             raise ResultError(
@@ -215,7 +216,7 @@ def start(notebook: str, **values: Any) -> Session:
     run = os.environ.get(RUN_VARIABLE)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
-    commit, dirty = origin()
+    commit, dirty = provenance_of_checkout()
     session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), commit, dirty)
     print(f"Study {params.study}, run {session.run}" + (" (opened by hand)" if session.interactive else ""))
     return session

@@ -7,7 +7,8 @@ from pathlib import Path
 import jinja2
 
 from pneumolib.data.archive import is_drawn
-from pneumolib.params import SMOKE, RunParams, in_root
+from pneumolib.params import RunParams
+from pneumolib.project import SMOKE, in_root
 
 TEMPLATES = Path(__file__).parent / "template"
 # What a page may load: itself. A browser then refuses every address, whatever an output of a notebook asks for.

@@ -10,19 +10,11 @@ from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.sources import ManifestError
-from pneumolib.param_files import load_run
-from pneumolib.params import (
-    SMOKE,
-    DataParams,
-    ParamsError,
-    RunParams,
-    in_root,
-    notebook_of,
-    project_root,
-    report_command,
-)
+from pneumolib.errors import ParamsError, ResultError
+from pneumolib.params import DataParams, RunParams
+from pneumolib.project import SMOKE, in_root, load_run, notebook_of, project_root, report_command
 from pneumolib.reporting.inputs import declared_parameters, differences, gather, notebook_path
-from pneumolib.reporting.results import RESULT_FILE, ResultError, read_result
+from pneumolib.reporting.results import RESULT_FILE, read_result
 
 # Notebooks that train and leave predictions.csv; a comparison is built on all of them.
 TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")

@@ -9,7 +9,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import ModelParams
-from pneumolib.reporting.results import Result, figure_words, in_words, interval, metrics_of, plain
+from pneumolib.reporting.results import Result, figure_words, in_words, interval, intervals, metrics_of, plain
 from pneumolib.reporting.run_words import change_to_test, interval_method
 
 
@@ -157,8 +157,7 @@ def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
     """`results.leaderboard` for reading, intervals folded into one column a metric."""
     table = pd.DataFrame({"Run": board.run, "AUROC (validation)": board.validation_auroc.map(figure_words)})
     for name in _LEADING:
-        columns = zip(board[name], board[f"{name}_low"], board[f"{name}_high"], strict=True)
-        table[METRIC_NAMES[name]] = [interval(*cells) for cells in columns]
+        table[METRIC_NAMES[name]] = intervals(board, name)
     table["Threshold"] = board.threshold.map("{:.3f}".format)
     if (board.seeds > 1).any():
         seeds = zip(board.seeds, board.auroc_sd, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from pneumolib.params import in_root
+from pneumolib.project import in_root
 from pneumolib.reporting.figures import NORMAL, PNEUMONIA
 from pneumolib.reporting.overlays import STRONGEST_COVER, overlay
 from pneumolib.reporting.results import MODEL_FILE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pneumolib.params import in_root
+from pneumolib.project import in_root
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serving.trained import find_run, trained_runs
 from pneumolib.serving.uploads import MOST_PIXELS

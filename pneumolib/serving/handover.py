@@ -12,7 +12,7 @@ from pneumolib import __version__
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
-from pneumolib.reporting.origin import file_sha256, package_versions
+from pneumolib.provenance import file_sha256, package_versions
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serving.trained import RESEARCH_ONLY, TrainedModel
 
@@ -106,7 +106,7 @@ def handover(model: TrainedModel, kind: str, folder: Path, checked: Checked, pac
         "format": kind,
         "files": {name: _facts_of(folder / name) for name in _files(folder)},
         "input": _input(model.image),
-        "preparation": {"steps": preparation_steps(model.image), "image": model.image.seen()},
+        "preparation": {"steps": preparation_steps(model.image), "image": model.image.model_dump()},
         "output": {
             "name": "probability", "dtype": "float32", "shape": [None, 1],
             "meaning": "of pneumonia, the network's own, between 0 and 1", "labels": {str(label): name for label, name in LABEL_NAMES.items()},

@@ -5,17 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pneumolib.data.familiarity import Familiarity
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.params import ImageParams, in_root
-from pneumolib.reporting.origin import file_sha256
-from pneumolib.reporting.results import (
-    MODEL_FILE,
-    RESULT_FILE,
-    FamiliarityResult,
-    Result,
-    ResultError,
-    read_result,
-)
+from pneumolib.params import ImageParams
+from pneumolib.project import in_root
+from pneumolib.provenance import file_sha256
+from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, FamiliarityResult, Result, read_result
 
 RESEARCH_ONLY = "Research only, not a medical device."
 

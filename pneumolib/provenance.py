@@ -1,5 +1,7 @@
-"""Where a result comes from: the project's commit, the versions of the packages that decide numbers, and the hash of a file."""
+"""What a result is made from: the project's commit, the versions of the packages that decide numbers, digests of code and files."""
 
+import ast
+import functools
 import hashlib
 import json
 import os
@@ -7,7 +9,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from pneumolib.params import project_root
+from pneumolib.project import project_root
 
 # Set by a bundle, which is no checkout: the commit, with `CHANGED` behind it where there were uncommitted changes.
 COMMIT_VARIABLE, CHANGED = "PNEUMOLIB_COMMIT", "+changes"
@@ -28,34 +30,51 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def origin() -> tuple[str | None, bool | None]:
+def provenance_of_checkout() -> tuple[str | None, bool | None]:
     """Commit of the project, and whether there are uncommitted changes; None each where nothing says so.
 
     By git in a checkout; else by `COMMIT_VARIABLE`, which a bundle sets; else by what pip wrote down when it installed the
     library from a repository.
     """
-    if commit := _git("rev-parse", "HEAD"):
-        return commit, bool(_git("status", "--porcelain"))
+    try:
+        commit, changes = (
+            subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=True).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+        return commit.strip(), bool(changes.strip())
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, or no repository
     if commit := os.environ.get(COMMIT_VARIABLE):
         return commit.removesuffix(CHANGED), commit.endswith(CHANGED)
     try:
-        origin = json.loads(distribution("pneumolib").read_text("direct_url.json") or "{}")
+        installed = json.loads(distribution("pneumolib").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
         return None, None
-    commit = origin.get("vcs_info", {}).get("commit_id")
+    commit = installed.get("vcs_info", {}).get("commit_id")
     return commit, None if commit is None else False
-
-
-def _git(*words: str) -> str | None:
-    """What git says in the project's root, or None where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def file_sha256(file: Path) -> str:
     """64 hex digits of a file's bytes, which need not fit into memory."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """16 hex digits of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_digest(source: str) -> str:
+    """16 hex digits of what Python code does, without comments, layout and docstrings. Raises SyntaxError for what is no Python."""
+    return text_digest(ast.dump(without_docstrings(source)))
+
+
+def without_docstrings(source: str) -> ast.Module:
+    """The syntax tree of `source`, docstrings taken out."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree

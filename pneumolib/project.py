@@ -1,0 +1,176 @@
+"""Where is what? The project's folders, the names of its runs, and the parameter files of its studies.
+
+A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
+`NN_<notebook>[-<variant>].yaml` adds what one run needs. Numbers are read as in YAML 1.2: `1e-4` is a number; `010` and
+`1:30` are text, where YAML 1.1 reads 8 and 90.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from pneumolib.errors import ParamsError
+from pneumolib.params import RunParams, check
+
+SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_params`
+
+
+def project_root() -> Path:
+    """The folder that `params/`, `data/`, `runs/` and `reports/` lie in.
+
+    `PNEUMOLIB_ROOT` when set; else the nearest folder from here upwards that holds `notebooks/` and `params/`, so
+    that a notebook finds it from `notebooks/` as from the root; else the working directory.
+    """
+    if named := os.environ.get("PNEUMOLIB_ROOT"):
+        return Path(named).resolve()
+    here = Path.cwd()
+    found = (p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir())
+    return next(found, here)
+
+
+def in_root(path: str | Path) -> Path:
+    """`path`, taken from the project's root when relative."""
+    return Path(os.path.normpath(project_root() / path))
+
+
+def params_folder(study: str) -> Path:
+    """Where a study's parameter files lie; those of a study run small are the study's own."""
+    return in_root(f"params/{study.removesuffix(SMOKE)}")
+
+
+def report_command(study: str) -> str:
+    """What a person types to run a study: `make report STUDY=coursework SMOKE=1`."""
+    return f"make report STUDY={study.removesuffix(SMOKE)}" + (" SMOKE=1" if study.endswith(SMOKE) else "")
+
+
+def notebook_of(run: str) -> str:
+    """The notebook's name that a run's name starts with: `05_fine_tuning-vgg19` runs `05_fine_tuning`."""
+    match = re.fullmatch(r"(\d\d_[A-Za-z0-9_]+)(?:-[\w.-]+)?", run)
+    if not match:
+        raise ParamsError(f"{run}: a run is named NN_<notebook>[-<variant>], such as 03_baseline_cnn-wide")
+    return match[1]
+
+
+def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> tuple[RunParams, set[str]]:
+    """Read `params/<study>/<run>.yaml` over its `study.yaml`.
+
+    Args:
+        path: the run's file; `study.yaml` must lie beside it.
+        data_root: replaces `data.root` (`make report DATA=...`).
+        smoke: make it small, and a run of study `<study>-smoke` (`make report SMOKE=1`).
+    Returns:
+        the checked parameters, and the top-level keys that the run's own file set.
+    Raises:
+        ParamsError: a file that is missing or not YAML, a key set in both files, a study that is named as a smoke run
+            is, both `data_root` and `smoke`, or whatever `check` refuses.
+    """
+    if smoke and data_root is not None:
+        raise ParamsError(
+            f"DATA: received {data_root!r} together with SMOKE=1, which draws its own images; leave one out"
+        )
+    if path.parent.name.endswith(SMOKE):
+        raise ParamsError(
+            f"{path.parent}: a study may not be named ...{SMOKE}; that is where `make report SMOKE=1` keeps its results. "
+            f"Rename the folder"
+        )
+    shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
+    if twice := sorted(shared.keys() & own.keys()):
+        raise ParamsError(f"{path}: {twice[0]}: set in study.yaml already, which decides it for all runs; delete one")
+    origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys(own, str(path))
+    values = {"study": path.parent.name} | shared | own
+    if values["study"] != path.parent.name:
+        where, name = origin["study"], path.parent.name
+        raise ParamsError(f"{where}: study: received {values['study']!r}, but its folder says {name!r}")
+    params = check(values, origin)
+    if data_root is not None:
+        params = check(values | {"data": {**values.get("data", {}), "root": data_root}}, origin)
+    return smoke_params(params) if smoke else params, set(own)
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is set twice, of which PyYAML keeps the last, and reads numbers as YAML 1.2 does."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [entry for entry in entries if entry[0] not in (_INT, _FLOAT)]
+        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ParamsError(f"line {line}: a key must be a plain word")
+            if key_node.value in seen:
+                raise ParamsError(f"line {line}: {key_node.value}: set twice")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][\d_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"(?i)[-+]?(?:(?:\d[\d_]*\.[\d_]*|\.\d[\d_]*)(?:e[-+]?\d+)?|\d[\d_]*e[-+]?\d+|\.inf|\.nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ParamsError(
+            f"{path}: no such file. " + (f"Beside it: {', '.join(beside)}" if beside else "Its folder is missing")
+        )
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, ParamsError) as fault:
+        raise ParamsError(f"{path}: {fault}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected `key: value` lines, received {type(values).__name__}")
+    return values
+
+
+def smoke_params(params: RunParams) -> RunParams:
+    """`params` of a run, made small, as those of study `<study>-smoke`: does all of it run? Its figures mean nothing.
+
+    Images keep their size, and everything that decides which code runs stays as it is. Weights are neither fetched nor
+    looked for: they are random, and a backbone from a file becomes one of `keras.applications`.
+    """
+    values = params.model_dump()
+    drawn = {
+        "source": "synthetic",
+        "root": "data/smoke",
+        "n_images": 24,
+    }  # of which the split makes both classes everywhere
+    values |= {"study": params.study + SMOKE, "data": drawn}
+    values["split"] = {"validation_fraction": 0.3, "ratio_tolerance_points": 25.0}
+    if params.model.from_file:
+        values["model"] |= {"backbone": "MobileNetV2", "weights": "none", "preprocess": None}
+    elif params.model.backbone:
+        values["model"]["weights"] = "none"
+    values["features"]["views"] = min(params.features.views, 1)
+    if isinstance(params.fine_tuning.unfreeze, str):
+        values["fine_tuning"]["unfreeze"] = "all"  # a stand-in need not have a layer of that name
+    batch_size = min(params.training.batch_size, 8)  # which the eight chips of a Kaggle TPU can share
+    values["training"] |= {"epochs": 1, "batch_size": batch_size, "warmup_epochs": 0.0}
+    values["audit"]["folds"] = 2
+    if params.evaluation.threshold_rule == "binormal":
+        values["evaluation"]["threshold_rule"] = "youden"  # one epoch need not bring the classes into their order
+    values["evaluation"]["seeds"] = params.evaluation.seeds[:1]
+    values["evaluation"]["threshold_views"] = min(params.evaluation.threshold_views, 1)
+    values["evaluation"]["resamples"] = min(params.evaluation.resamples, 50)
+    values["robustness"] = {
+        "images": min(params.robustness.images, 8),
+        "corruptions": params.robustness.corruptions[:2],
+    }
+    second = drawn | {"root": "data/smoke-hospital-2", "hospital": 2}
+    values["external"] |= {"data": second, "recalibration_fraction": 0.5}
+    return check(values, "made small for SMOKE=1")
