@@ -19,8 +19,9 @@ from pneumolib.evaluation.subgroups import SITE, UNRELATED
 from pneumolib.project import report_command
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import number
+from pneumolib.reporting.prose import row_interval
 from pneumolib.reporting.results import Result
-from pneumolib.reporting.run_words import ARCHIVE, NOT, asked, is_archive, row_interval
+from pneumolib.reporting.run_words import ARCHIVE, NOT, asked, is_archive
 from pneumolib.reporting.study import COMPARISON
 
 CHECKLIST_PAGE = "checklist.html"

@@ -4,8 +4,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.reporting.equalisation_plots import WAYS
+from pneumolib.reporting.prose import row_interval
 from pneumolib.reporting.results import Result, intervals
-from pneumolib.reporting.run_words import row_interval
 
 
 def distance_words(distances: dict[str, dict[str, float]]) -> pd.DataFrame:

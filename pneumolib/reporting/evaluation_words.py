@@ -8,32 +8,26 @@ from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.figures import NAMES
+from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import figure_words, interval, intervals
 
 
 def target_summary(threshold: Threshold, params: EvaluationParams, test: pd.DataFrame) -> Markdown:
     """What the rule aimed at on validation, and what test gave."""
-    found = test.set_index("metric")
-    words = {name: interval(*found.loc[name, ["value", "low", "high"]]) for name in ("sensitivity", "specificity")}
-    aim = (
-        f"The target was a sensitivity of {params.target_sensitivity:.3f} on validation, where {threshold.sensitivity:.3f} was "
-        f"reached"
-        if params.threshold_rule == "sensitivity"
-        else f"On validation the rule gave a sensitivity of {threshold.sensitivity:.3f} and a specificity of {threshold.specificity:.3f}"
+    found = test.set_index("metric").loc["sensitivity"]
+    sensitivity, specificity = (
+        interval(*test.set_index("metric").loc[name, ["value", "low", "high"]])
+        for name in ("sensitivity", "specificity")
     )
-    low, high = found.low["sensitivity"], found.high["sensitivity"]
-    kept = "" if pd.isna(low) else _target_verdict(threshold.sensitivity, low, high)
-    return Markdown(
-        f"{aim}; test gives a sensitivity of **{words['sensitivity']}** and a specificity of **{words['specificity']}** at the "
-        f"same threshold.{kept}"
+    return say(
+        "evaluation.target",
+        params=params,
+        threshold=threshold,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        low=found.low,
+        high=found.high,
     )
-
-
-def _target_verdict(target: float, low: float, high: float) -> str:
-    if low <= target <= high:
-        return " The interval of the sensitivity includes what validation promised; it does not show that the promise was kept."
-    side = "below" if high < target else "above"
-    return f" The whole interval of the sensitivity lies {side} what validation promised: the threshold did not carry over."
 
 
 def report_words(report: pd.DataFrame) -> pd.DataFrame:
@@ -59,33 +53,8 @@ def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
 
 def calibration_summary(calibration: Calibration, table: pd.DataFrame) -> Markdown:
     """What test says of the calibrated probabilities, and whether calibration helped."""
-    row, raw = table[table.chosen].iloc[0], table[table.method == "none"].iloc[0]
-    parts = [f"The run uses {calibration.in_words()}, frozen on validation.", *_slope_words(row)]
-    if calibration.method != "none":
-        helped = "a gain" if row.brier < raw.brier else "**no gain: what validation taught does not hold on test**"
-        parts.append(f"It changes the Brier score on test from {raw.brier:.4f} to {row.brier:.4f}, {helped}.")
-    parts.append(
-        f"A model whose probabilities were exactly right would show an ECE of about {row.ece_floor:.3f} on so many images, if "
-        f"they were independent."
-    )
-    return Markdown(" ".join(parts))
-
-
-def _slope_words(row: pd.Series) -> list[str]:
-    parts = []
-    if not pd.isna(row.slope_low):
-        said = "which includes 1: neither too extreme nor too timid probabilities are shown"
-        if not row.slope_low <= 1 <= row.slope_high:
-            said = f"so that probabilities are too {'extreme' if row.slope_high < 1 else 'timid'}"
-        parts.append(f"On test its slope is {interval(row.slope, row.slope_low, row.slope_high)}, {said}.")
-    if not pd.isna(row.intercept_low):
-        said = "which includes 0: no shift is shown"
-        if not row.intercept_low <= 0 <= row.intercept_high:
-            said = f"so that pneumonia is {'commoner' if row.intercept_low > 0 else 'rarer'} than they say"
-        parts.append(
-            f"The intercept is {interval(row.intercept, row.intercept_low, row.intercept_high, signed=True)}, {said}."
-        )
-    return parts
+    row, raw = (table[rows].to_dict("records")[0] for rows in (table.chosen, table.method == "none"))
+    return say("evaluation.calibration", method=calibration, row=row, raw=raw)
 
 
 def predictive_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -119,38 +88,20 @@ def robustness_summary(table: pd.DataFrame, images: int) -> Markdown:
     worst = changed.loc[changed.groupby("corruption").auroc_change.idxmin()].sort_values("auroc_change")
     hurt = worst[worst.auroc_change_high < 0]
     unknown = worst[worst.auroc_change_low.isna()]
-    lines = [
-        f"- **{r.corruption}**, severity {r.severity}: AUROC "
-        f"{interval(r.auroc_change, r.auroc_change_low, r.auroc_change_high, signed=True)}, sensitivity "
-        f"{r.sensitivity_change:+.3f}, specificity {r.specificity_change:+.3f}"
-        for r in hurt.itertuples()
-    ]
-    ways, severities = changed.corruption.nunique(), changed.severity.nunique()
-    parts = [
-        f"{images} test images, changed in {ways} ways at {severities} severities; of each way the severity with the lowest AUROC, "
-        f"its interval not corrected for that choice. "
-        + (
-            "The AUROC falls, the interval excluding zero, under:"
-            if lines
-            else "Under none does the interval of a fall exclude zero."
-        )
-    ]
-    parts += ["\n".join(lines)] if lines else []
-    others = {"No fall is shown under": set(worst.corruption) - set(hurt.corruption) - set(unknown.corruption),
-              "No interval can be computed under": set(unknown.corruption)}  # fmt: skip
-    parts += [f"{words} {', '.join(sorted(names))}." for words, names in others.items() if names]
-    return Markdown("\n\n".join(parts))
+    return say(
+        "evaluation.robustness",
+        images=images,
+        ways=changed.corruption.nunique(),
+        severities=changed.severity.nunique(),
+        hurt=hurt.to_dict("records"),
+        unhurt=set(worst.corruption) - set(hurt.corruption) - set(unknown.corruption),
+        unknown=set(unknown.corruption),
+    )
 
 
 def permutation_summary(found: dict[str, float]) -> Markdown:
     """`evaluation.permutation_check` in a sentence."""
-    if pd.isna(found["mean"]):
-        return Markdown("Labels cannot be dealt out anew: test holds one class only.")
-    return Markdown(
-        f"When the labels are dealt out anew among groups, a thousand times, the AUROC is {found['mean']:.3f} on average and "
-        f"within {found['low']:.3f} to {found['high']:.3f} in 95% of the deals; chance would be 0.5. The p-value of the AUROC above is "
-        f"{found['p']:.3f}. That checks the arithmetic of the evaluation; it says nothing about leaks in the training."
-    )
+    return say("evaluation.permutation", found=found)
 
 
 def seed_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,14 +120,8 @@ def seed_summary(table: pd.DataFrame) -> Markdown:
     """What the seeds say of luck, in a sentence; empty for one seed."""
     if table.empty:
         return Markdown("")
-    row = table.set_index("metric").loc["auroc"]
-    if pd.isna(row["mean"]):
-        return Markdown("The AUROC of the seeds cannot be computed on test.")
-    return Markdown(
-        f"Over {row.seeds:.0f} seeds the test AUROC is {interval(row['mean'], row.low, row.high)} on average: the interval says "
-        f"how far other children would move that mean. From seed to seed it lies between {row.lowest:.3f} and {row.highest:.3f}: "
-        f"so far another start moved it, and with more seeds it may be further."
-    )
+    row = table.set_index("metric").loc["auroc"].to_dict()
+    return say("evaluation.seeds", row=row | {"interval": interval(row["mean"], row["low"], row["high"])})
 
 
 def difference_words(differences: pd.DataFrame, reference: str | None) -> pd.DataFrame:

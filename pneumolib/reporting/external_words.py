@@ -9,8 +9,8 @@ from pneumolib.evaluation.external import LocalThreshold
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.subgroups import SITE
 from pneumolib.reporting.familiarity_words import FACT_NAMES
-from pneumolib.reporting.results import Result, figure_words, interval, intervals
-from pneumolib.reporting.run_words import row_interval
+from pneumolib.reporting.prose import say
+from pneumolib.reporting.results import Result, interval, intervals
 
 CALIBRATION_NAMES = {
     "network": "the network's own",
@@ -23,11 +23,7 @@ CALIBRATION_NAMES = {
 def frozen_summary(run: str, result: Result, threshold: float, calibration: Calibration) -> Markdown:
     """What is frozen: the model and what was decided with it."""
     commit = (result.provenance.commit or "no git checkout")[:12]
-    return Markdown(
-        f"The model is that of run `{run}`, trained {result.provenance.finished:%Y-%m-%d} at commit {commit}. Its threshold, "
-        f"**{threshold:.3f}** ({result.threshold.rule}), and its calibration ({calibration.in_words()}) were fixed on the study's "
-        f"own validation images. Nothing of it moves here."
-    )
+    return say("external.frozen", run=run, result=result, commit=commit, threshold=threshold, calibration=calibration)
 
 
 def source_summary(source: Manifest, table: pd.DataFrame, share_before: float) -> Markdown:
@@ -38,29 +34,23 @@ def source_summary(source: Manifest, table: pd.DataFrame, share_before: float) -
         table: from `data.split_external`.
         share_before: of pneumonia in the study's own test.
     """
-    sites = [site for site in sorted(set(table.site)) if site]
-    lines = [
-        f"- **{len(table)} images of {table.group_id.nunique()} groups, {table.label.mean():.1%} pneumonia**; in the study's own test "
-        f"{share_before:.1%}.",
-        f"- {_left_out(len(source.table) - len(table))}",
-        f"- {len(source.problems)} files could not be used." if len(source.problems) else "- All files could be read.",
-        *([f"- Sites: {', '.join(f'{site} ({(table.site == site).sum()})' for site in sites)}."] if sites else []),
-    ]
-    for part, what in (
-        ("recalibration", "to choose threshold and calibration anew"),
-        ("evaluation", "to judge that on"),
-    ):
-        rows = table[table.part == part]
-        lines.append(
-            f"- {what.capitalize()}: {len(rows)} images of {rows.group_id.nunique()} groups, {rows.label.mean():.1%} pneumonia."
-        )
-    return Markdown("\n".join(lines))
+    parts = {
+        "To choose threshold and calibration anew": table[table.part == "recalibration"],
+        "To judge that on": table[table.part == "evaluation"],
+    }
+    return say(
+        "external.source",
+        all=_sizes(table),
+        share_before=share_before,
+        left_out=len(source.table) - len(table),
+        problems=len(source.problems),
+        sites=table.site[table.site != ""].value_counts().sort_index().to_dict(),
+        parts={what: _sizes(rows) for what, rows in parts.items()},
+    )
 
 
-def _left_out(n: int) -> str:
-    if not n:
-        return "None of its images stands among the study's own, pixel for pixel."
-    return f"**{n} more are left out**: they, or another image of their group, stand among the study's own images, pixel for pixel."
+def _sizes(rows: pd.DataFrame) -> dict[str, float]:
+    return {"images": len(rows), "groups": rows.group_id.nunique(), "share": rows.label.mean()}
 
 
 def drift_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -86,30 +76,13 @@ def drift_summary(alarms: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
         alarms: `evaluation.alarm_table`.
         errors: `evaluation.errors_among`.
     """
-    rates = alarms.set_index("kind")
-    kinds = ", ".join(f"{r.Index} {r.flagged:.0%}" for r in rates.drop("any").itertuples())
-    before = rates.false_alarms["any"]
-    expected = "" if pd.isna(before) else f", where {before:.1%} of the study's own validation images are"
-    return Markdown(
-        f"**{rates.flagged['any']:.0%} of the images are warned of**{expected} ({kinds}). {_gathering(errors)}"
-    )
-
-
-def _gathering(errors: pd.DataFrame) -> str:
-    rows = errors.set_index("part")
-    flagged, others = rows.loc["flagged"], rows.loc["others"]
-    if not flagged.images or not others.images:
-        return f"{'No' if not flagged.images else 'Every'} image is warned of, so that errors cannot be compared."
-    said = (
-        "whether errors gather there cannot be said" if pd.isna(flagged.difference_low)
-        else "errors gather there" if flagged.difference_low > 0
-        else "errors are rarer there" if flagged.difference_high < 0
-        else "that errors gather there is not shown"
-    )  # fmt: skip
-    return (
-        f"Of those {flagged.images:.0f}, {flagged['share']:.1%} are called wrongly at the frozen threshold, of the other "
-        f"{others.images:.0f}, {others['share']:.1%}: a difference of "
-        f"{interval(flagged.difference, flagged.difference_low, flagged.difference_high, signed=True)}, so {said}."
+    rates, rows = alarms.set_index("kind"), errors.set_index("part")
+    return say(
+        "external.drift",
+        rates=rates.flagged.to_dict(),
+        before=rates.false_alarms["any"],
+        flagged=rows.loc["flagged"].to_dict(),
+        others=rows.loc["others"].to_dict(),
     )
 
 
@@ -142,11 +115,7 @@ def threshold_summary(table: pd.DataFrame, local: LocalThreshold, images: int) -
     names = ["sensitivity", "specificity"]
     changes = intervals(rows.loc[names], "difference", signed=True)
     moved = [f"{METRIC_NAMES[name].lower()} {change}" for name, change in zip(names, changes, strict=True)]
-    return Markdown(
-        f"By the study's own rule ({local.rule}), {images} images of this source give **{local.value:.3f}**; on these very images its "
-        f"sensitivity is {local.sensitivity:.3f} and its specificity {local.specificity:.3f}. On the others it changes "
-        f"{' and '.join(moved)}. It is no result of the model: whoever uses it has to keep labelled images of each place."
-    )
+    return say("external.threshold", local=local, images=images, moved=moved)
 
 
 def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -177,21 +146,16 @@ def calibration_summary(table: pd.DataFrame, share_before: float, share_after: f
         share_after: in the recalibration part.
     """
     rows = table.set_index("method")
-    frozen, moved = rows.loc["frozen"], rows.loc["prior moved"]
-    parts = [
-        f"For each image with pneumonia that the frozen probabilities add up to, {_short(*_observed(frozen))} show it. On "
-        f"validation they add up to a share of {share_before:.1%}; here it is {share_after:.1%}. Moving that alone changes the Brier "
-        f"score by {_gain(moved)}; fitting anew, by {_gain(rows.loc['refitted'])}."
-    ]
-    if not pd.isna(moved.slope_high) and moved.slope_high < 1:
-        parts.append(
-            "The slope stays below 1 with the prior moved: it is not the share of pneumonia alone that differs."
-        )
-    return Markdown(" ".join(parts))
-
-
-def _observed(row: pd.Series) -> list[float]:
-    return [row[f"observed_expected{end}"] for end in ("", "_low", "_high")]
+    observed = [rows.loc["frozen", f"observed_expected{end}"] for end in ("", "_low", "_high")]
+    return say(
+        "external.calibration",
+        observed=_short(*observed),
+        share_before=share_before,
+        share_after=share_after,
+        moved=rows.loc["prior moved"].to_dict(),
+        moved_gain=_gain(rows.loc["prior moved"]),
+        refitted_gain=_gain(rows.loc["refitted"]),
+    )
 
 
 def _gain(row: pd.Series) -> str:
@@ -203,24 +167,17 @@ def answer(result: Result) -> Markdown:
     """Does the model hold on images from another source? From `checks.external` of the run's `result.json`."""
     found = result.checks["external"]
     moved = {row["metric"]: row for row in found["differences"]}
-    lost = {name: _verdict(row) for name, row in moved.items()}
-    cells = {name: row_interval(row, "difference", signed=True) for name, row in moved.items()}
-    where = f"On {found['images']} images of {found['groups']} groups from another source"
-    shown = f"the AUROC of `{found['run']}` is {row_interval(moved['auroc'], 'external')}; on the study's own test it is {figure_words(moved['auroc']['internal'])}"
-    lines = [f"{_opening(lost)} {where}, {shown}: a change of {cells['auroc']}."]
-    if (low := moved["auroc"]["external_low"]) is not None and low <= 0.5:
-        lines.append("That need not be better than chance.")
-    sensitivity, specificity = (
-        f"{row_interval(moved[n], 'external')}, a change of {cells[n]}" for n in ("sensitivity", "specificity")
+    warned = next(row for row in found["alarms"] if row["kind"] == "any")
+    return say(
+        "external.answer",
+        found=found,
+        moved=moved,
+        verdicts={name: _verdict(row) for name, row in moved.items()},
+        sites=_between_sites(found),
+        anew={row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"},
+        warned={"flagged": warned["flagged"], "expected": warned["false_alarms"]},
+        synthetic=result.synthetic,
     )
-    lines.append(
-        f"At the frozen threshold, {found['threshold']:.3f}, its sensitivity is {sensitivity}; its specificity {specificity}."
-    )
-    lines += [*_between_sites(found), _chosen_anew(found)]
-    text = [" ".join(lines), _likeness(found)]
-    if result.synthetic:
-        text.append("**The images are synthetic**, drawn by a program: these figures test the software, not medicine.")
-    return Markdown("\n\n".join(text))
 
 
 def _between_sites(found: dict) -> list[str]:
@@ -231,7 +188,7 @@ def _between_sites(found: dict) -> list[str]:
         if len(rows) > 1:
             least, most = (pick(rows, key=lambda row: row[name]) for pick in (min, max))
             told.append(f"{name} from {least[name]:.3f} ({least['part']}) to {most[name]:.3f} ({most['part']})")
-    return [f"Between its sites: {', '.join(told)}."] if told else []
+    return told
 
 
 def _verdict(row: dict) -> str:
@@ -239,38 +196,3 @@ def _verdict(row: dict) -> str:
     if row["difference_low"] is None:
         return "unknown"
     return "lower" if row["difference_high"] < 0 else "higher" if row["difference_low"] > 0 else "same"
-
-
-def _opening(lost: dict[str, str]) -> str:
-    if lost["auroc"] == "unknown":
-        return "**Whether it holds cannot be said**: an interval cannot be computed."
-    if lost["auroc"] == "lower":
-        return "**No, it does not hold.**"
-    calls = [METRIC_NAMES[name].lower() for name in ("sensitivity", "specificity") if lost[name] in ("lower", "higher")]
-    if any(lost[name] == "unknown" for name in ("sensitivity", "specificity")):
-        return (
-            "**It still ranks the images; whether its threshold holds cannot be said**: an interval cannot be computed."
-        )
-    if calls:
-        return f"**In part**: it still ranks the images, and its threshold does not carry over ({' and '.join(calls)} moved)."
-    return "**No loss is shown**, which is no proof that there is none: the intervals say how large one may be."
-
-
-def _chosen_anew(found: dict) -> str:
-    rows = {row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"}
-    changes = " and ".join(
-        f"{name} by {row_interval(rows[name], 'difference', signed=True)}" for name in ("sensitivity", "specificity")
-    )
-    return (
-        f"A threshold chosen anew on {found['recalibration']['images']} images of this source, {found['recalibration']['threshold']:.3f}, "
-        f"would change {changes}; the order of the scores, and so the AUROC, no threshold and no calibration can mend."
-    )
-
-
-def _likeness(found: dict) -> str:
-    rates = next(row for row in found["alarms"] if row["kind"] == "any")
-    usual = "" if rates["false_alarms"] is None else f" ({rates['false_alarms']:.1%} on validation)"
-    return (
-        f"Of these images {rates['flagged']:.0%}{usual} look unlike training by size, exposure, colour or content. The figures are "
-        f"those of this one source, with its patients, devices and labels: another one needs its own look."
-    )

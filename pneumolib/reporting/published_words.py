@@ -5,7 +5,7 @@ from IPython.display import Markdown
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import PublishedParams
-from pneumolib.reporting.run_words import row_interval
+from pneumolib.reporting.prose import row_interval
 
 OFFICIAL_TEST_IMAGES = 624
 

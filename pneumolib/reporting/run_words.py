@@ -10,6 +10,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import SMOKE
 from pneumolib.reporting.check_tables import flat
+from pneumolib.reporting.prose import row_interval
 from pneumolib.reporting.results import Result, figure_words, in_words, interval
 
 NOT = "not available"
@@ -273,11 +274,6 @@ def change_to_test(result: Result) -> float | None:
     if any(m is None or m.value is None for m in pair):
         return None
     return pair[1].value - pair[0].value
-
-
-def row_interval(row: dict, key: str, signed: bool = False) -> str:
-    """A figure of a check's row with its limits, `<key>_low` and `<key>_high`, for reading."""
-    return interval(row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"), signed=signed)
 
 
 def network_and_weight_words(result: Result) -> str:
