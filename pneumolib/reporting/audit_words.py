@@ -11,76 +11,37 @@ from pneumolib.audit.findings import Finding
 from pneumolib.audit.groups import shared_groups
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
+from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, intervals
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
 
 
-BACKGROUND = (
-    "**Background.** The archive that this repository is built for holds 5,856 frontal (antero-posterior) radiographs of "
-    "children of one to five years, taken in routine care at one hospital in Guangzhou (Kermany, Zhang and Goldbaum, "
-    "Mendeley Data, doi:10.17632/rscbjbr9sj, CC BY 4.0; Kermany et al., Cell 2018;172:1122-1131). Two physicians graded "
-    "each, and a third checked the test images. Labels are normal or pneumonia, and pneumonia is bacterial or viral. Age, "
-    "sex and dates of the single child were not published."
-)
-
-
 def background_words(params: RunParams) -> Markdown:
     """Who was imaged, where and when, as far as this source tells."""
-    if params.data.source in ("csv", "npz"):
-        return Markdown(
-            "**Background.** Who was imaged, where and when, this source does not say: it names files and labels."
-        )
-    drawn = " The study at hand draws look-alikes in the same layout, with the same traps."
-    return Markdown(BACKGROUND + (drawn if params.data.source == "synthetic" else ""))
+    return say("audit.background", source=params.data.source)
 
 
 def interval_words(params: RunParams) -> Markdown:
     """What the numbers in brackets are, and what AUROC means."""
-    return Markdown(
-        f"**How to read the numbers.** AUROC is the share of pairs, one image of each class, that a score puts in the right "
-        f"order: 0.5 is a coin's, 1 is perfect. Brackets hold {params.evaluation.confidence:.0%} intervals: whole groups are "
-        f"drawn again and again within each class, {params.evaluation.resamples} times, because images of one patient "
-        f"resemble each other. SD is the standard deviation. The quantisation table is how coarsely a JPEG file was saved."
-    )
+    return say("audit.numbers", evaluation=params.evaluation)
 
 
 def origin_words(manifest: Manifest, params: RunParams) -> Markdown:
     """What a group is in this source, and where validation comes from."""
     table = manifest.table
-    groups = (
-        "A **group** stands for a child. File names carry a number, but it starts again for each series (`bacteria`, "
-        "`virus`, `IM`, `NORMAL2-IM`), so the group is series *and* number."
+    return say(
+        "audit.groups",
+        archive=len(shared_groups(table)) > 1,  # else the ids are of another form than the archive's
+        single=table.group_id.is_unique,
+        in_val=int((table.source_split == "val").sum()),
+        params=params,
     )
-    if len(shared_groups(table)) == 1:  # ids of another form than the archive's
-        groups = "A **group** stands for a patient, as the source names it in `group_id`."
-        if table.group_id.is_unique:
-            groups = "Each image is a **group** of its own: either one was taken of each patient, or they are unknown."
-    in_val = int((table.source_split == "val").sum())
-    if params.split.validation == "as_published":
-        validation = f"Validation is the source's own, {in_val} images; no group may stand on both sides of it."
-    elif in_val:
-        validation = (
-            f"The source's own `val` split ({in_val} images) joins the training pool, and validation is cut anew."
-        )
-    else:
-        validation = "Validation is cut from the training pool."
-        if params.data.val_folder == "leave_out":
-            validation += " Images of the source's own `val` split, where there is one, are left out."
-    return Markdown(f"{groups} {validation}")
 
 
 def key_words(table: pd.DataFrame) -> Markdown:
     """Why there are three keys, or why there is only one."""
-    if len(shared_groups(table)) == 1:
-        return Markdown("Groups are those of the source; there is no number in them that could be read in another way.")
-    return Markdown(
-        "The same images under three keys. The first is ours. The others forget part of the series; they are popular, and "
-        "can find one number in both training and test. Numbers restart for each series, so an equal number in another series "
-        "is another child as far as anyone can tell; no table of patients was ever published to settle it. "
-        "Test images concerned are written to `sensitivity_exclusions.csv`, for an evaluation that leaves them out: join "
-        "it with `predictions.csv` by `image_id`."
-    )
+    return say("audit.keys", archive=len(shared_groups(table)) > 1)
 
 
 def findings_table(findings: Iterable[Finding]) -> HTML:
@@ -97,19 +58,9 @@ def findings_table(findings: Iterable[Finding]) -> HTML:
 
 def exploration_summary(result: Result) -> Markdown:
     """What the exploration found, read from its `result.json`: errors and warnings first."""
-    data, findings = result.data, result.checks["audit"]
-    lines = [f"{data.images} images of {data.groups} groups are usable, {data.left_out} files are not."]
-    for verdict, words in (("error", "Errors"), ("warning", "Warnings")):
-        chosen = [f["sentence"] for f in findings.values() if f["verdict"] == verdict]
-        if chosen:
-            lines += [f"**{words}**", "\n".join(f"- {sentence}" for sentence in chosen)]
-    if len(lines) == 1:
-        lines.append("The audit found nothing to warn of.")
-    if result.synthetic:
-        lines.append(
-            "**The images are synthetic**: the traps were drawn into them, so that the audit has some to find."
-        )
-    return Markdown("\n\n".join(lines))
+    findings = result.checks["audit"].values()
+    errors, warnings = ([f["sentence"] for f in findings if f["verdict"] == v] for v in ("error", "warning"))
+    return say("audit.exploration", data=result.data, errors=errors, warnings=warnings, synthetic=result.synthetic)
 
 
 def shared_words(shared: pd.DataFrame) -> pd.DataFrame:

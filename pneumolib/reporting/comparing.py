@@ -9,8 +9,9 @@ from IPython.display import Markdown
 from pneumolib.evaluation.comparison import paired_differences, secondary_tests
 from pneumolib.evaluation.curves import curve_bands
 from pneumolib.params import EvaluationParams
+from pneumolib.reporting.prose import say
 from pneumolib.reporting.ranking import leaderboard, read_predictions
-from pneumolib.reporting.results import Result, interval
+from pneumolib.reporting.results import Result
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,4 @@ def difference_summary(compared: Comparison) -> Markdown:
         return Markdown("There are no two finished runs to compare.")
     rows = compared.differences
     aurocs = rows[(rows.metric == "auroc") & (rows.name != compared.reference)]
-    lines = []
-    for row in aurocs.itertuples():
-        if pd.isna(row.difference_low):
-            verdict = "nothing can be said"
-        elif row.difference_low <= 0 <= row.difference_high:
-            verdict = "no difference is shown"
-        else:
-            verdict = "better on test" if row.difference > 0 else "worse on test"
-        words = interval(row.difference, row.difference_low, row.difference_high, signed=True)
-        lines.append(f"- **{row.name}** against {compared.reference}: AUROC {words}, {verdict}.")
-    return Markdown("\n".join(lines))
+    return say("training.differences", rows=aurocs.to_dict("records"), reference=compared.reference)

@@ -4,7 +4,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.reporting.equalisation_plots import WAYS
-from pneumolib.reporting.prose import row_interval
+from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, intervals
 
 
@@ -60,39 +60,19 @@ def training_facts(histories: dict[str, pd.DataFrame]) -> dict[str, dict[str, in
 
 def equalisation_summary(result: Result) -> Markdown:
     """What equalisation did to the scores, read from `result.json`."""
-    facts = result.checks["equalisation"]
-    lines, shown = [], {}
-    for part, title in (("test", "test"), ("val", "validation")):
-        plain = facts[part]["none"]
-        words = [f"On {title} the AUROC without equalisation is {row_interval(plain, 'auroc')}."]
-        for way in ("hist", "clahe"):
-            row = facts[part][way]
-            shown[part, way] = _direction(row)
-            words.append(
-                f"{WAYS[way]} changes it by {row_interval(row, 'difference', signed=True)}, {shown[part, way]}."
-            )
-        lines.append(" ".join(words))
-    lines.append(
-        f"**{_verdict([shown['test', way] for way in ('hist', 'clahe')])}** {_settled(result.facts['trainings'])} {_CAVEAT}"
+    titles = {"test": "test", "val": "validation"}
+    parts = {title: result.checks["equalisation"][part] for part, title in titles.items()}
+    said = {title: {way: _direction(rows[way]) for way in ("hist", "clahe")} for title, rows in parts.items()}
+    trainings = result.facts["trainings"].items()
+    return say(
+        "equalisation.summary",
+        parts=parts,
+        ways=WAYS,
+        directions=said,
+        verdicts=_verdicts(said["test"]),
+        open_ended=[WAYS[way] for way, facts in trainings if facts["best_epoch"] >= facts["epochs"] - 1],
+        synthetic=result.synthetic,
     )
-    if result.synthetic:
-        lines.append("**The images are synthetic**: this tests the software and says nothing about radiographs.")
-    return Markdown("\n\n".join(lines))
-
-
-_CAVEAT = (
-    "Each way was trained once and briefly: another seed moves the scores as well, and the intervals, which resample "
-    "patients, do not contain that. A choice for later runs belongs to validation; test is shown because equalisation "
-    "is said to help with other exposures, and test is where those are."
-)
-
-
-def _settled(trainings: dict[str, dict[str, int]]) -> str:
-    """Which trainings were at their best when they ended, and might have gone on."""
-    open_ended = [WAYS[way] for way, facts in trainings.items() if facts["best_epoch"] >= facts["epochs"] - 1]
-    if not open_ended:
-        return "All three trainings had passed their best epoch."
-    return f"Still at or next to their best when training ended: {', '.join(open_ended)}; more epochs may change this."
 
 
 def _direction(row: dict[str, float | None]) -> str:
@@ -111,7 +91,7 @@ _ON_TEST = {
 }
 
 
-def _verdict(test: list[str]) -> str:
+def _verdicts(said: dict[str, str]) -> list[str]:
     """HE and CLAHE by what `_direction` says of them, ways of the same direction together."""
-    ways = {key: [name for name, said in zip(("HE", "CLAHE"), test, strict=True) if said == key] for key in _ON_TEST}
-    return "; ".join(f"{' and '.join(names)} {_ON_TEST[key]}" for key, names in ways.items() if names) + "."
+    ways = {key: [WAYS[way] for way, direction in said.items() if direction == key] for key in _ON_TEST}
+    return [f"{' and '.join(names)} {_ON_TEST[key]}" for key, names in ways.items() if names]

@@ -4,6 +4,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.data.familiarity import QUANTILES, Familiarity
+from pneumolib.reporting.prose import say
 
 FACT_NAMES = {
     "width_px": "Width (px)",
@@ -33,11 +34,5 @@ def facts_words(familiarity: Familiarity) -> pd.DataFrame:
 def summary(familiarity: Familiarity) -> Markdown:
     """How often validation images would be warned of: the false alarms."""
     rates = familiarity.false_alarms
-    if rates["any"] is None:
-        return Markdown("There are no validation images, so the rate of false alarms is not known.")
-    kinds = ", ".join(f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any")
-    return Markdown(
-        f"Fitted to {familiarity.training_images} training images. Of {familiarity.validation_images} validation images, which "
-        f"are like them, **{rates['any']:.1%}** would be warned of ({kinds}): the false alarms to expect on images from the "
-        f"same source."
-    )
+    kinds = [f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any"]
+    return say("training.ood", reference=familiarity, warned=rates["any"], kinds=kinds)

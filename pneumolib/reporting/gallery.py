@@ -13,6 +13,7 @@ from pneumolib.data.images import ImageSet
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.evaluation.metrics import compute_metrics
 from pneumolib.reporting.overlays import STRONGEST_COVER, overlay, strongest_place
+from pneumolib.reporting.prose import say
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
@@ -147,45 +148,15 @@ def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
         randomisation: from `learning.randomisation_check`.
         occlusion: from `learning.occlusion_check`.
     """
-    return Markdown("\n\n".join([_reading(randomisation), _randomisation(randomisation), _occlusion(occlusion)]))
-
-
-def _reading(check: dict) -> str:
-    return (
-        "**How to read the maps.** Colour, from dark violet to bright yellow, shows where the network found evidence for "
-        "the call it made, right or wrong (Grad-CAM, Selvaraju et al., ICCV 2017). Each map is scaled to its own "
-        f"maximum, so that two maps cannot be compared in strength. They are coarse: {check['height']} x {check['width']} "
-        "fields, drawn large. **What they do not prove:** that the place caused the call, that something is to be seen "
-        "there, or that the call is right. A map within the lungs can belong to a wrong call, and a right call can rest on "
-        "a border, a letter on the film or the exposure. Evidence that lies in what is missing has no place on a map."
+    parts = ("centre", "border")
+    return say(
+        "gallery.explanation",
+        check=randomisation,
+        limits=(_LITTLE_LIKE, _MUCH_LIKE),
+        table=occlusion,
+        facts=occlusion_facts(occlusion),
+        by_class={p: _by_class(occlusion, occlusion[f"logit_{p}_covered"] - occlusion.logit) for p in parts},
     )
-
-
-def _randomisation(check: dict) -> str:
-    whole, top = check["whole"], check["top"]
-    if whole["mean"] is None:
-        return "**Do the maps depend on what was learned?** That cannot be said here: the maps have one value only."
-    verdict = (
-        f"that is below {_LITTLE_LIKE}, so the maps depend on what was learned"
-        if whole["strength"] < _LITTLE_LIKE
-        else f"that is above {_MUCH_LIKE}: the maps follow image and architecture more than what was learned, and say little"
-        if whole["strength"] > _MUCH_LIKE
-        else "so a part of each map comes from image and architecture and not from what was learned"
-    )
-    return (
-        f"**Do the maps depend on what was learned?** With all weights drawn anew, {check['draws']} times, the rank "
-        f"correlation with the maps of the trained network is {_spread(whole)} over {check['images']} images; with the "
-        f"layers after the map alone drawn anew it is {_spread(top)}. 0 is no likeness, 1 the same map, and -1 the same "
-        f"with the opposite sign. Whatever the sign, the first is {whole['strength']:.2f} strong on average: {verdict} (weight "
-        f"randomisation, Adebayo et al., NeurIPS 2018; the limits {_LITTLE_LIKE} and {_MUCH_LIKE} are ours)."
-        + (f" {whole['constant']} pairs of maps could not be compared." if whole["constant"] else "")
-    )
-
-
-def _spread(kind: dict) -> str:
-    if kind["mean"] is None:
-        return "not computable"
-    return f"{kind['mean']:+.2f} (by draw {kind['low']:+.2f} to {kind['high']:+.2f})"
 
 
 def occlusion_facts(table: pd.DataFrame) -> dict:
@@ -201,29 +172,6 @@ def occlusion_facts(table: pd.DataFrame) -> dict:
         for name in ("", "_centre_covered", "_border_covered"):
             facts[f"auroc{name}"] = float(compute_metrics(table.label, table[f"logit{name}"], 0)["auroc"])
     return facts
-
-
-def _occlusion(table: pd.DataFrame) -> str:
-    facts = occlusion_facts(table)
-    by_class = {part: _by_class(table, table[f"logit_{part}_covered"] - table.logit) for part in ("centre", "border")}
-    verdict = (
-        "covering the border moves the logit more than covering the middle, where the lungs are"
-        if facts["border"] > facts["centre"]
-        else "covering the middle moves the logit more than covering the border"
-    )
-    lines = [
-        f"**Does the border decide?** With the middle of each image covered by its mean grey the logit moves by "
-        f"{facts['centre']:.1f} on average ({by_class['centre']}); with a border of the same area covered, by "
-        f"{facts['border']:.1f} ({by_class['border']}). The border moves it more in {facts['border_more']} of "
-        f"{facts['images']} images: {verdict}."
-    ]
-    if "auroc" in facts:
-        lines.append(
-            f"The AUROC of these images is {facts['auroc']:.3f}, with the middle covered "
-            f"{facts['auroc_centre_covered']:.3f}, and with the border covered {facts['auroc_border_covered']:.3f}. A cover "
-            f"is itself a change that no training image had."
-        )
-    return " ".join(lines)
 
 
 def _by_class(table: pd.DataFrame, change: pd.Series) -> str:

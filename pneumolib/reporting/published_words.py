@@ -5,7 +5,7 @@ from IPython.display import Markdown
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import PublishedParams
-from pneumolib.reporting.prose import row_interval
+from pneumolib.reporting.prose import row_interval, say
 
 OFFICIAL_TEST_IMAGES = 624
 
@@ -55,31 +55,18 @@ def published_summary(board: pd.DataFrame, published: PublishedParams) -> Markdo
     if not published.figures:
         return Markdown("")
     ours = {row["run"]: row for row in board.to_dict("records")}
-    lines = [f"- {_difference_words(ours[run], figures)}" for run, figures in published.figures.items() if run in ours]
-    lines = lines or ["No finished run of this study repeats a published one."]
-    source = f"Source: {published.source}. " if published.source else ""
-    caveat = (
-        "Published figures come from other splits and, mostly, from a threshold of one half on test; ours are at a "
-        "threshold that was frozen on validation. A difference has more than one cause."
-    )
-    return Markdown("\n".join(lines) + f"\n\n{source}{caveat}")
+    rows = [
+        {"run": run, "metrics": _beside(ours[run], figures)}
+        for run, figures in published.figures.items()
+        if run in ours
+    ]
+    return say("training.published", rows=rows, source=published.source)
 
 
-def _difference_words(row: dict, figures: dict[str, float]) -> str:
-    """`**03_baseline_cnn**: accuracy 0.861, published 0.790 (+0.071, below our interval); ...`."""
-    said = []
-    for name in (n for n in METRIC_NAMES if n in figures):
-        value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-        title = METRIC_NAMES[name] if METRIC_NAMES[name].isupper() else METRIC_NAMES[name].lower()
-        if pd.isna(value):
-            said.append(f"{title} not computable, published {figures[name]:.3f}")
-            continue
-        place = "" if pd.isna(low) else f", {_place(figures[name], low, high)}"
-        said.append(f"{title} {value:.3f}, published {figures[name]:.3f} ({value - figures[name]:+.3f}{place})")
-    return f"**{row['run']}**: {'; '.join(said)}."
-
-
-def _place(published: float, low: float, high: float) -> str:
-    if low <= published <= high:
-        return "the published one lies within our interval"
-    return f"the published one lies {'below' if published < low else 'above'} our interval"
+def _beside(row: dict, figures: dict[str, float]) -> list[dict]:
+    """Our figures and the published ones, a metric each."""
+    return [
+        {"title": title if title.isupper() else title.lower(), "published": figures[name], "value": row[name],
+         "difference": row[name] - figures[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+        for name, title in METRIC_NAMES.items() if name in figures
+    ]  # fmt: skip
