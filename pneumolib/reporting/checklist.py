@@ -16,12 +16,11 @@ import yaml
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.subgroups import SITE, UNRELATED
-from pneumolib.project import report_command
-from pneumolib.reporting import run_words
+from pneumolib.project import SMOKE, report_command
 from pneumolib.reporting.check_tables import number
 from pneumolib.reporting.prose import row_interval
 from pneumolib.reporting.results import Result
-from pneumolib.reporting.run_words import ARCHIVE, NOT, asked, is_archive
+from pneumolib.reporting.run_words import ARCHIVE, NO_AUDIT, NOT, asked, fact, is_archive, source_limits
 from pneumolib.reporting.study import COMPARISON
 
 CHECKLIST_PAGE = "checklist.html"
@@ -107,9 +106,12 @@ class Evidence:
             return [r.run for r in self.results if r.notebook == COMPARISON]
         return [r.run for r in self.trained] if which == "trained" else []
 
-    def each(self, say: Callable[[Result], str]) -> Answer:
-        """What every trained run says: once where all say the same, else by run. In part where some say nothing."""
-        told = {r.run: say(r) for r in self.trained}
+    def each(self, say: str | Callable[[Result], str]) -> Answer:
+        """What every trained run says, `say` or the fact of that name: once where all say the same, else by run.
+
+        In part where some say nothing.
+        """
+        told = {r.run: fact(say, r) if isinstance(say, str) else say(r) for r in self.trained}
         silent = [run for run, words in told.items() if words == NOT]
         if len(silent) == len(told):
             return Answer("not available", ["The results hold nothing on it."])
@@ -146,7 +148,7 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
     if "computed" in item:
         return _COMPUTED[item["computed"]](e)
     if "each" in item:
-        told = e.each(getattr(run_words, item["each"]))
+        told = e.each(item["each"])
         after = [] if told.status == "not available" else item.get("after", [])
         return Answer(told.status, [*item.get("before", []), *told.lines, *after], told.runs)
     if "answer" in item:
@@ -157,7 +159,7 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
 
 
 def _filled(line: str, e: Evidence) -> str:
-    known = {"study": e.study.removesuffix(run_words.SMOKE), "left_out": f"{e.first.data.left_out:,}"}
+    known = {"study": e.study.removesuffix(SMOKE), "left_out": f"{e.first.data.left_out:,}"}
     return line.format(**ARCHIVE, **known, Images=ARCHIVE["images"].capitalize())
 
 
@@ -196,11 +198,11 @@ def _aims(e: Evidence) -> Answer:
 
 def _source(e: Evidence) -> Answer:
     status = "answered" if e.first.synthetic or is_archive(e.first) else "in part"
-    return Answer(status, [run_words.source_words(e.first), f"{_sizes(e).capitalize()}."], e.pages("audit"))
+    return Answer(status, [fact("source", e.first), f"{_sizes(e).capitalize()}."], e.pages("audit"))
 
 
 def _sizes(e: Evidence) -> str:
-    words = run_words.size_words(e.first)
+    words = fact("size", e.first)
     return words[:1].lower() + words[1:]
 
 
@@ -219,9 +221,9 @@ def _missing(e: Evidence) -> Answer:
 
 
 def _parts(e: Evidence) -> Answer:
-    lines = [run_words.split_words(e.first)]
-    sizes = run_words.size_of_parts(e.first)
-    lines += [f"{sizes}."] if sizes else []
+    lines = [fact("split", e.first)]
+    sizes = fact("sizes_of_parts", e.first)
+    lines += [f"{sizes}."] if sizes != NOT else []
     whole = lines[0] != NOT and e.first.checks.get("split")
     return Answer("answered" if whole else "in part", lines, e.pages("audit"))
 
@@ -257,8 +259,8 @@ def _differences(e: Evidence) -> Answer:
 
 
 def _flow(e: Evidence) -> Answer:
-    sizes = run_words.size_of_parts(e.first)
-    lines = [f"{_sizes(e).capitalize()}."] + ([f"{sizes}."] if sizes else [])
+    sizes = fact("sizes_of_parts", e.first)
+    lines = [f"{_sizes(e).capitalize()}."] + ([f"{sizes}."] if sizes != NOT else [])
     return Answer("answered" if e.explored else "in part", lines, e.pages("audit"))
 
 
@@ -273,7 +275,7 @@ def _data_sharing(e: Evidence) -> Answer:
 
 
 def _selection(e: Evidence) -> Answer:
-    told = e.each(run_words.epoch_words)
+    told = e.each("epochs")
     scored = [(m.value, r.run) for r in e.trained if (m := r.metric("auroc", "validation")) and m.value is not None]
     lines = [*told.lines, "Runs are ranked by validation AUROC; test plays no part."]
     lines += [f"Best of {len(scored)}: {max(scored)[1]}, validation AUROC {max(scored)[0]:.3f}."] if scored else []
@@ -283,19 +285,19 @@ def _selection(e: Evidence) -> Answer:
 def _limitations(e: Evidence) -> Answer:
     verdicts = Counter(finding["verdict"] for finding in e.audit.values())
     audit = f"The audit of the images, by verdict: error {verdicts['error']}, warning {verdicts['warning']}."
-    lines = [*run_words.source_limits(e.first), audit if e.explored else run_words.NO_AUDIT]
+    lines = [*source_limits(e.first), audit if e.explored else NO_AUDIT]
     return Answer("in part", [*lines, "What they mean for the conclusions is for the author."], e.pages("audit"))
 
 
 def _model_file(e: Evidence) -> Answer:
-    told = e.each(run_words.model_file_words)
+    told = e.each("model_file")
     if told.status == "not available":
         return told
     return Answer("in part", [*told.lines, "Where it is published, and its licence: for the author."], told.runs)
 
 
 def _code_sharing(e: Evidence) -> Answer:
-    lines = [f"Commit: {line}" for line in e.each(run_words.commit_words).lines]
+    lines = [f"Commit: {line}" for line in e.each("commit").lines]
     published = "Where the code is published, and its licence: for the author."
     return Answer("in part", [*lines, published], e.pages("trained"))
 
@@ -312,7 +314,7 @@ def _metrics(e: Evidence) -> Answer:
 
 
 def _uncertainty(e: Evidence) -> Answer:
-    told = e.each(run_words.interval_method)
+    told = e.each("interval_method")
     lines = [
         *told.lines,
         "Images of one child resemble each other; counting them singly would make intervals too narrow.",
@@ -345,7 +347,7 @@ def _clusters(e: Evidence) -> Answer:
 
 
 def _robustness(e: Evidence) -> Answer:
-    told, sample = e.each(run_words.robustness_words), _parts_of_test(e, lambda part: part.startswith(UNRELATED))
+    told, sample = e.each("robustness"), _parts_of_test(e, lambda part: part.startswith(UNRELATED))
     lines = [line for answer in (told, sample) if answer.status != "not available" for line in answer.lines]
     if not lines:
         return told
@@ -368,13 +370,13 @@ def _external(e: Evidence) -> Answer:
 
 
 def _numbers(e: Evidence) -> Answer:
-    told = e.each(lambda r: run_words.size_of_parts(r) or NOT)
+    told = e.each("sizes_of_parts")
     whole = all(r.checks.get("split") for r in e.trained)
     return Answer(told.status if whole or told.status == "not available" else "in part", told.lines, told.runs)
 
 
 def _accuracy(e: Evidence) -> Answer:
-    told = e.each(run_words.call_words)
+    told = e.each("calls")
     others = [f"{r.run}: at a prevalence of {number(row['prevalence'])}, PPV {row_interval(row, 'ppv')}, NPV "
               f"{row_interval(row, 'npv')}." for r in e.trained for row in (r.checks.get("predictive_values") or [])[:1]]  # fmt: skip
     return Answer(told.status, [*told.lines, *others], told.runs)
@@ -388,7 +390,7 @@ def _subgroups(e: Evidence) -> Answer:
 
 
 def _updating(e: Evidence) -> Answer:
-    told = e.each(run_words.calibration_words)
+    told = e.each("calibration")
     lines = [
         "None: threshold and calibration are frozen on validation before test is read, and nothing moves afterwards."
     ]

@@ -20,10 +20,13 @@ def say(passage: str, **values: Any) -> Markdown:
     return Markdown(sentence(passage, **values))
 
 
-def sentence(passage: str, **values: Any) -> str:
-    """The same as text. Lines are joined, blank lines part paragraphs, and lines that begin with `- ` are items of a list."""
+def sentence(passage: str, known: dict[str, Any] | None = None, **values: Any) -> str:
+    """The same as text. Lines are joined, blank lines part paragraphs, and lines that begin with `- ` are items of a list.
+
+    `known` are names that all passages of the topic may ask for.
+    """
     topic, macro = passage.split(".")
-    text = getattr(_templates().get_template(f"{topic}.md.j2").module, macro)(**values)
+    text = getattr(_templates().get_template(f"{topic}.md.j2", globals=known).module, macro)(**values)
     paragraphs = (re.sub(r"\s*\n\s*(?!- )", " ", part) for part in re.split(r"\n\s*\n", str(text).strip()))
     return "\n\n".join(
         re.sub(r"\s*\n\s*- ", "\n- ", re.sub(r"[ \t]+", " ", part)).strip() for part in paragraphs if part

@@ -11,7 +11,7 @@ from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import ModelParams
 from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, figure_words, in_words, interval, intervals, metrics_of, plain
-from pneumolib.reporting.run_words import change_to_test, interval_method
+from pneumolib.reporting.run_words import change_to_test, fact
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
@@ -87,7 +87,7 @@ def result_summary(result: Result) -> Markdown:
         t=result.threshold,
         facts=result.facts,
         moved=change_to_test(result),
-        method=interval_method(result),
+        method=fact("interval_method", result),
     )
 
 
