@@ -16,11 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     """Parse and run one command; returns the exit code: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(argv)
     # Imported here, so that `--help` is instant. Errors of these types carry a message for people.
-    from pneumolib.data.manifest import ManifestError
+    from pneumolib.errors import DataError
 
     try:
         return options.command(options)
-    except (ParamsError, ManifestError, HostError) as fault:
+    except (ParamsError, DataError, HostError) as fault:
         print(f"Stopped before any run:\n{fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -187,11 +187,12 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from pneumolib.data.download import DownloadError, download
+    from pneumolib.data.download import download
+    from pneumolib.errors import PneumolibError
 
     try:
         download(options.source, options.address, options.to)
-    except DownloadError as fault:
+    except PneumolibError as fault:
         print(f"\n{fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -26,9 +26,10 @@ from PIL import Image
 
 from conftest import REPO
 from pneumolib.__main__ import main
-from pneumolib.data import archive, download, fetch
-from pneumolib.data.archive import ArchiveError, build, extract_zip
-from pneumolib.data.fetch import DownloadError
+from pneumolib.data import archive, download
+from pneumolib.data.download import extract_zip
+from pneumolib.data.layout import build
+from pneumolib.errors import DataError, PneumolibError
 from test_tfrecord import TEST, TRAIN, contents, jpeg, write_pair
 
 CHUNK = 2**14
@@ -113,8 +114,8 @@ def remote():
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """No pauses, small chunks, a project of its own, and no proxy between us and the server."""
-    monkeypatch.setattr(fetch, "PAUSES_S", (0, 0, 0))
-    monkeypatch.setattr(fetch, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(download, "PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(download, "CHUNK_BYTES", CHUNK)
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -122,7 +123,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def get(remote, file, check=lambda path: None) -> bytes:
-    fetch.fetch(f"{remote.url}/x.bin", file, check)
+    download.fetch(f"{remote.url}/x.bin", file, check)
     return file.read_bytes()
 
 
@@ -142,7 +143,7 @@ def test_a_cut_connection_goes_on_where_it_was_cut(remote, tmp_path, capsys):
 
 def test_a_later_call_goes_on_where_the_tries_ended(remote, tmp_path):
     remote.files["x.bin"], remote.cuts = BODY, [CHUNK] * 4
-    with pytest.raises(DownloadError, match=r"tried 4 times\. What came is kept"):
+    with pytest.raises(PneumolibError, match=r"tried 4 times\. What came is kept"):
         get(remote, tmp_path / "x.bin")
     assert not (tmp_path / "x.bin").exists()
     assert get(remote, tmp_path / "x.bin") == BODY
@@ -158,7 +159,7 @@ def test_a_server_that_sends_less_than_was_asked_for_is_asked_again(remote, tmp_
 @pytest.mark.parametrize("heeds_if_range", [True, False])
 def test_a_changed_remote_file_starts_over(remote, tmp_path, heeds_if_range):
     remote.heeds_if_range, remote.files["x.bin"], remote.cuts = heeds_if_range, BODY, [CHUNK] * 4
-    with pytest.raises(DownloadError):
+    with pytest.raises(PneumolibError):
         get(remote, tmp_path / "x.bin")
     remote.files["x.bin"], remote.headers = BODY[::-1], {"ETag": '"two"'}
     assert get(remote, tmp_path / "x.bin") == BODY[::-1]
@@ -189,7 +190,7 @@ def hashes(body: bytes) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["crc32c", "md5"])
 def test_a_wrong_checksum_deletes_what_came_and_says_so(remote, tmp_path, name):
     remote.files["x.bin"], remote.headers["x-goog-hash"] = BODY, hashes(BODY + b"more")[name]
-    with pytest.raises(DownloadError, match=rf"x\.bin: {name} is .* and not .*deleted"):
+    with pytest.raises(PneumolibError, match=rf"x\.bin: {name} is .* and not .*deleted"):
         get(remote, tmp_path / "x.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin.json"]
     remote.headers["x-goog-hash"], remote.cuts = ",".join(hashes(BODY).values()), [CHUNK]
@@ -198,11 +199,11 @@ def test_a_wrong_checksum_deletes_what_came_and_says_so(remote, tmp_path, name):
 
 def test_a_part_that_rotted_on_disk_is_found_by_the_checksum(remote, tmp_path):
     remote.files["x.bin"], remote.headers["x-goog-hash"], remote.cuts = BODY, hashes(BODY)["crc32c"], [CHUNK] * 4
-    with pytest.raises(DownloadError):
+    with pytest.raises(PneumolibError):
         get(remote, tmp_path / "x.bin")
     with (tmp_path / "x.bin.part").open("r+b") as part:
         part.write(b"rot")
-    with pytest.raises(DownloadError, match="crc32c is"):
+    with pytest.raises(PneumolibError, match="crc32c is"):
         get(remote, tmp_path / "x.bin")
     assert get(remote, tmp_path / "x.bin") == BODY
 
@@ -213,7 +214,7 @@ def test_broken_content_never_gets_its_name(remote, tmp_path):
     def check(path):
         raise ValueError(f"{path}: broken")
 
-    with pytest.raises(DownloadError, match=r"broken. What came was deleted"):
+    with pytest.raises(PneumolibError, match=r"broken. What came was deleted"):
         get(remote, tmp_path / "x.bin", check)
     assert not list(tmp_path.glob("x.bin*part"))
     assert not (tmp_path / "x.bin").exists()
@@ -231,7 +232,7 @@ def test_a_whole_file_is_asked_for_and_kept_or_replaced(remote, tmp_path):
 @pytest.mark.parametrize(("status", "words"), [(404, "no such file"), (403, "not public"), (401, "answers 401")])
 def test_a_refusal_is_not_repeated(remote, tmp_path, status, words):
     remote.files["x.bin"], remote.statuses = BODY, [status]
-    with pytest.raises(DownloadError, match=words):
+    with pytest.raises(PneumolibError, match=words):
         get(remote, tmp_path / "x.bin")
     assert len(remote.seen) == 1
 
@@ -243,7 +244,7 @@ def test_a_busy_server_is_asked_again(remote, tmp_path):
 
 def test_a_server_that_tells_no_length_is_refused(remote, tmp_path):
     remote.files["x.bin"], remote.tells_length = BODY, False
-    with pytest.raises(DownloadError, match="tells no length"):
+    with pytest.raises(PneumolibError, match="tells no length"):
         get(remote, tmp_path / "x.bin")
 
 
@@ -258,7 +259,7 @@ def test_a_disk_that_refuses_is_named_and_what_came_is_kept(remote, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5 * CHUNK, hard))
     try:
-        with pytest.raises(DownloadError, match=os.strerror(errno.EFBIG)):
+        with pytest.raises(PneumolibError, match=os.strerror(errno.EFBIG)):
             get(remote, tmp_path / "x.bin")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -299,7 +300,7 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
 
 def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(download.ADDRESSES, "tfrecord", records)
-    with pytest.raises(DownloadError, match=r"train/NORMAL 2 \(published: 1349\)"):
+    with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
         download.download()
     assert not (tmp_path / "data/chest_xray").exists()
     monkeypatch.setitem(download.PUBLISHED, "tfrecord", COUNTS)
@@ -311,7 +312,7 @@ def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_
 
 def test_a_bucket_is_read_over_https_without_an_account(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(download, "fetch", lambda url, file, check: asked.append(url))
+    monkeypatch.setattr(download, "download", lambda url, file, check: asked.append(url))
     download.fetch_pairs("gs://download.tensorflow.org/data/ChestXRay2017/", tmp_path / "cache")
     assert asked[0] == "https://storage.googleapis.com/download.tensorflow.org/data/ChestXRay2017/train/paths.tfrec"
     assert len(asked) == 4
@@ -329,7 +330,7 @@ def test_pairs_that_lie_there_need_no_network_and_begun_ones_are_asked_again(rec
 
 def test_a_page_in_place_of_a_file_is_not_taken_for_it(records, remote, tmp_path):
     remote.files["chest/test/images.tfrec"] = b"<html>Please sign in</html>"
-    with pytest.raises(DownloadError, match=r"images\.tfrec.*record 1 at byte 0.*is it a TFRecord file"):
+    with pytest.raises(PneumolibError, match=r"images\.tfrec.*record 1 at byte 0.*is it a TFRecord file"):
         download.download("tfrecord", records, "out")
     assert not (tmp_path / "out").exists()
 
@@ -338,14 +339,14 @@ def test_a_folder_of_records_serves_as_address(records, tmp_path):
     download.download("tfrecord", str(tmp_path / "records"), "out")
     assert len(contents(tmp_path / "out")) == 6
     (tmp_path / "records/test/paths.tfrec").unlink()
-    with pytest.raises(DownloadError, match=r"missing: test/paths\.tfrec"):
+    with pytest.raises(PneumolibError, match=r"missing: test/paths\.tfrec"):
         download.download("tfrecord", str(tmp_path / "records"), "other")
 
 
 def test_a_folder_of_others_is_refused_before_anything_is_fetched(records, remote, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(DownloadError, match=r"such as mine\.txt.*DATA=.*or name another folder: TO="):
+    with pytest.raises(PneumolibError, match=r"such as mine\.txt.*DATA=.*or name another folder: TO="):
         download.download("tfrecord", records, "out")
     assert remote.seen == []
 
@@ -502,7 +503,7 @@ def test_a_hostile_member_is_refused_and_nothing_put_in_place(tmp_path, member, 
     if message is None:
         download.download(str(file), to="out")
         return
-    with pytest.raises(DownloadError, match=message):
+    with pytest.raises(PneumolibError, match=message):
         download.download(str(file), to="out")
     assert {p.name for p in tmp_path.iterdir()} <= {"x.zip", ".out.lock"}
 
@@ -513,7 +514,7 @@ def test_a_hostile_member_is_refused_and_nothing_put_in_place(tmp_path, member, 
 ])  # fmt: skip
 def test_limits_of_size_and_number(tmp_path, monkeypatch, name, limit, message):
     monkeypatch.setattr(archive, name, limit)
-    with pytest.raises(ArchiveError, match=message):
+    with pytest.raises(DataError, match=message):
         extract_zip(write_zip(tmp_path / "x.zip", IMAGES), tmp_path / "out")
 
 
@@ -521,7 +522,7 @@ def test_the_total_is_counted_as_it_comes_out(tmp_path):
     total = sum(map(len, IMAGES.values()))
     file = write_zip(tmp_path / "x.zip", IMAGES)
     extract_zip(file, tmp_path / "enough", max_total_bytes=total)
-    with pytest.raises(ArchiveError, match="images are larger than allowed in all"):
+    with pytest.raises(DataError, match="images are larger than allowed in all"):
         extract_zip(file, tmp_path / "out", max_total_bytes=total - 1)
 
 
@@ -541,7 +542,7 @@ def test_one_changed_byte_is_found_and_named(tmp_path, place, offset, change, me
     raw = bytearray(file.read_bytes())
     raw[place(raw) + offset] ^= change
     file.write_bytes(raw)
-    with pytest.raises(ArchiveError, match=message):
+    with pytest.raises(DataError, match=message):
         extract_zip(file, tmp_path / "out")
 
 
@@ -552,7 +553,7 @@ def test_a_size_that_lies_is_found(tmp_path):
     at = raw.rindex(LIST_ENTRY) + 24
     raw[at : at + 4] = (1).to_bytes(4, "little")
     file.write_bytes(raw)
-    with pytest.raises(ArchiveError, match=r"person2_virus_2\.jpeg: broken"):
+    with pytest.raises(DataError, match=r"person2_virus_2\.jpeg: broken"):
         extract_zip(file, tmp_path / "out")
 
 
@@ -560,13 +561,13 @@ def test_a_size_that_lies_is_found(tmp_path):
 def test_a_cut_zip_is_no_archive(tmp_path, keep):
     file = write_zip(tmp_path / "x.zip", IMAGES)
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ArchiveError, match=r"x\.zip: no zip archive, or not all of it"):
+    with pytest.raises(DataError, match=r"x\.zip: no zip archive, or not all of it"):
         extract_zip(file, tmp_path / "out")
 
 
 @pytest.mark.parametrize("members", [{"a.txt": b""}, {f"{x}/{n}": b for x in "ab" for n, b in IMAGES.items()}])
 def test_none_and_two_data_sets_are_refused(tmp_path, members):
-    with pytest.raises(ArchiveError, match=r"looked for one folder with images .* found (none|a and b)"):
+    with pytest.raises(DataError, match=r"looked for one folder with images .* found (none|a and b)"):
         extract_zip(write_zip(tmp_path / "x.zip", members), tmp_path / "out")
 
 
@@ -607,18 +608,18 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status, words):
     endpoints = kagglesdk.kaggle_env._env_to_endpoint
     monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, remote.url)
     remote.statuses = [status]
-    with pytest.raises(DownloadError, match=words):
+    with pytest.raises(PneumolibError, match=words):
         download.download("kaggle")
     assert remote.seen[0][0].endswith("/GetDataset")
 
 
 @pytest.mark.usefixtures("no_account")
 def test_a_wrong_handle_and_a_broken_key_file_are_named(tmp_path):
-    with pytest.raises(DownloadError, match="Invalid dataset handle: nothing"):
+    with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
         download.download("kaggle", "nothing")
     (tmp_path / ".kaggle").mkdir()
     (tmp_path / ".kaggle/kaggle.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DownloadError, match=r"Invalid Kaggle credentials file at .*kaggle\.json"):
+    with pytest.raises(PneumolibError, match=r"Invalid Kaggle credentials file at .*kaggle\.json"):
         download.download("kaggle")
 
 
@@ -637,7 +638,7 @@ def test_what_kagglehub_raises_becomes_words(monkeypatch, fault, words):
         raise fault
 
     monkeypatch.setattr(kagglehub, "dataset_download", raise_it)
-    with pytest.raises(DownloadError, match=re.escape(words)):
+    with pytest.raises(PneumolibError, match=re.escape(words)):
         download.download("kaggle")
 
 
@@ -647,7 +648,7 @@ def test_kaggles_cache_is_linked_into_place(monkeypatch, tmp_path):
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_bytes(body)
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(cache))
-    with pytest.raises(DownloadError, match=r"train/NORMAL 1 \(published: 1341\)"):
+    with pytest.raises(PneumolibError, match=r"train/NORMAL 1 \(published: 1341\)"):
         download.download("kaggle")
     download.download("kaggle", "somebody/the-same")
     out = tmp_path / "data/chest_xray"

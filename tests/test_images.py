@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import save_image
 from pneumolib.data import images as module
-from pneumolib.data.decoding import decode
+from pneumolib.data.decode import decode
 from pneumolib.data.images import as_jpeg, equalize, load_image, prepare, read_images
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest

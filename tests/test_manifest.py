@@ -9,8 +9,9 @@ import pytest
 
 from conftest import save_image
 from pneumolib.data import manifest as module
+from pneumolib.data.layout import identify
 from pneumolib.data.manifest import COLUMNS, describe_file, read_manifest
-from pneumolib.data.sources import ManifestError, identify
+from pneumolib.errors import DataError
 from pneumolib.params import DataParams
 
 
@@ -94,7 +95,7 @@ def test_unusable_files_are_named_with_the_reason_and_left_out(read, archive, ca
 
 def test_unknown_names_are_an_error_that_says_what_was_looked_for(read, archive):
     save_image(archive / "train/PNEUMONIA/scan 17.jpeg", np.zeros((8, 8)))
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(DataError) as caught:
         read()
     assert "train/PNEUMONIA/scan 17.jpeg" in str(caught.value)
     assert "person<N>_<bacteria|virus>_<M>.jpeg" in str(caught.value)
@@ -102,18 +103,18 @@ def test_unknown_names_are_an_error_that_says_what_was_looked_for(read, archive)
 
 def test_missing_folders_say_what_was_looked_for_and_where(read, archive, tmp_path):
     shutil.rmtree(archive / "test/NORMAL")
-    with pytest.raises(ManifestError, match=r"missing: test/NORMAL.*Folders found there: test, train, val"):
+    with pytest.raises(DataError, match=r"missing: test/NORMAL.*Folders found there: test, train, val"):
         read()
-    with pytest.raises(ManifestError, match=r"nowhere is not a folder"):
+    with pytest.raises(DataError, match=r"nowhere is not a folder"):
         read_manifest(DataParams(root=str(tmp_path / "nowhere")))
-    with pytest.raises(ManifestError, match=rf"Did you mean {archive}"):
+    with pytest.raises(DataError, match=rf"Did you mean {archive}"):
         read_manifest(DataParams(root=str(tmp_path)))
 
 
 def test_a_split_without_usable_images_is_an_error(read, archive):
     for file in (archive / "test/NORMAL").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(ManifestError, match=r"no usable image in test/NORMAL.*empty file"):
+    with pytest.raises(DataError, match=r"no usable image in test/NORMAL.*empty file"):
         read()
 
 
@@ -121,7 +122,7 @@ def test_val_folder_can_be_left_out_and_may_be_missing(read, archive):
     assert set(read().table.source_split) == {"train", "val", "test"}
     assert set(read(val_folder="leave_out").table.source_split) == {"train", "test"}
     shutil.rmtree(archive / "val/NORMAL")
-    with pytest.raises(ManifestError, match=r"missing: val/NORMAL"):
+    with pytest.raises(DataError, match=r"missing: val/NORMAL"):
         read()
     shutil.rmtree(archive / "val")
     assert set(read().table.source_split) == {"train", "test"}
@@ -129,7 +130,7 @@ def test_val_folder_can_be_left_out_and_may_be_missing(read, archive):
 
 def test_twins_that_differ_in_ending_are_refused(read, archive):
     save_image(archive / "train/NORMAL/IM-0001-0001.png", np.zeros((8, 8)))
-    with pytest.raises(ManifestError, match="differ in their ending only: train/NORMAL/IM-0001-0001"):
+    with pytest.raises(DataError, match="differ in their ending only: train/NORMAL/IM-0001-0001"):
         read()
 
 

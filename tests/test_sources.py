@@ -26,11 +26,11 @@ from pydicom.uid import (
 )
 
 from conftest import save_image
-from pneumolib.data.decoding import ImageFileError, decode
+from pneumolib.data.decode import decode
 from pneumolib.data.images import load_image
 from pneumolib.data.manifest import describe_file, read_manifest
-from pneumolib.data.sources import ManifestError
 from pneumolib.data.split import split_manifest
+from pneumolib.errors import DataError, ImageFileError
 from pneumolib.params import DataParams, ImageParams, SplitParams
 from test_tfrecord import write_pair
 
@@ -327,7 +327,7 @@ def test_links_that_lead_in_circles(archive, tmp_path):
     assert problems.path.tolist() == [f"train/NORMAL/{n}" for n in ("IM-0900-0001.jpeg", "IM-0901-0001.jpeg", "round")]
     assert problems.reason[:2].str.contains("symbolic links").all()
     (archive / "loop").symlink_to("loop")
-    with pytest.raises(ManifestError, match="is not a folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         read(archive / "loop", tmp_path / "cache")
 
 
@@ -375,7 +375,7 @@ def test_normal_and_opacity_are_the_classes_of_the_revised_split(archive, tmp_pa
         before.sort_values("sha256")[compared].reset_index(drop=True),
     )
     (archive / "train/PNEUMONIA").mkdir()
-    with pytest.raises(ManifestError, match="holds Opacity and PNEUMONIA, both names for one class"):
+    with pytest.raises(DataError, match="holds Opacity and PNEUMONIA, both names for one class"):
         read(archive, tmp_path / "cache")
 
 
@@ -397,12 +397,12 @@ def test_tfrecord_pairs_give_the_same_manifest(archive, tmp_path, project, monke
     from_records = read(folder, tmp_path / "cache", source="tfrecord")
     pd.testing.assert_frame_equal(from_records.table, from_folder.table)
     assert from_records.fingerprint == from_folder.fingerprint
-    with pytest.raises(ManifestError, match=r"set data\.source: tfrecord"):
+    with pytest.raises(DataError, match=r"set data\.source: tfrecord"):
         read(folder, tmp_path / "cache")
     (folder / "train/images.tfrec").write_bytes(b"x" * 40)
-    with pytest.raises(ManifestError, match=r"train/images\.tfrec: record 1"):
+    with pytest.raises(DataError, match=r"train/images\.tfrec: record 1"):
         read(folder, tmp_path / "cache", source="tfrecord")
-    with pytest.raises(ManifestError, match=r"looked for pairs of images\.tfrec"):
+    with pytest.raises(DataError, match=r"looked for pairs of images\.tfrec"):
         read(tmp_path / "nowhere", tmp_path / "cache", source="tfrecord")
 
 
@@ -461,7 +461,7 @@ def test_faults_of_a_table_are_told_by_line(table_of_paths, tmp_path):
     table.loc[0, "label"], table.loc[1, "split"], table.loc[2, "group_id"] = "maybe", "training", ""
     table.loc[3, "path"] = table.path[4]
     table.to_csv(file, index=False)
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(DataError) as caught:
         read(file, tmp_path / "cache", source="csv")
     for words in (
         "line 2: label 'maybe' is none of 0, 1, normal",
@@ -481,43 +481,41 @@ def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path):
     file.write_text("\ufeff" + "\r\n".join([lines[0], "", *lines[1:]]) + "\r\n", encoding="utf-8", newline="")
     assert read(file, tmp_path / "cache", source="csv").fingerprint == before
     file.write_text("\n".join([lines[0], "", *lines[1:], lines[1].replace("bild", "./bild")]), encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"line 19: path '\./bild .* stands in an earlier line too"):
+    with pytest.raises(DataError, match=r"line 19: path '\./bild .* stands in an earlier line too"):
         read(file, tmp_path / "cache", source="csv")
     file.write_text(text.replace(lines[1], lines[1].replace("bild", "bi\0ld")), encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"line 2: path .* holds a control character"):
+    with pytest.raises(DataError, match=r"line 2: path .* holds a control character"):
         read(file, tmp_path / "cache", source="csv")
     table.assign(group_id=table.group_id.replace("p4-1", "p0-1")).to_csv(file, index=False)
     with pytest.raises(
-        ManifestError, match=r"1 group\(s\) stand in test and in training .*\n  p0-1: line 3 and, in test, line 11"
+        DataError, match=r"1 group\(s\) stand in test and in training .*\n  p0-1: line 3 and, in test, line 11"
     ):
         read(file, tmp_path / "cache", source="csv")
     table.assign(kind="virus").to_csv(file, index=False)
-    with pytest.raises(ManifestError, match="line 2: kind 'virus' contradicts the label"):
+    with pytest.raises(DataError, match="line 2: kind 'virus' contradicts the label"):
         read(file, tmp_path / "cache", source="csv")
     file.write_text(text.replace(",", ";"), encoding="utf-8")
-    with pytest.raises(ManifestError, match="not separated by commas"):
+    with pytest.raises(DataError, match="not separated by commas"):
         read(file, tmp_path / "cache", source="csv")
-    with pytest.raises(ManifestError, match=r"is a file; for a table of paths set data\.source: csv"):
+    with pytest.raises(DataError, match=r"is a file; for a table of paths set data\.source: csv"):
         read(file, tmp_path / "cache")
-    with pytest.raises(ManifestError, match=r"is no whole \.npz file"):
+    with pytest.raises(DataError, match=r"is no whole \.npz file"):
         read(file, tmp_path / "cache", source="npz")
     table.assign(split="val").to_csv(file, index=False)
-    with pytest.raises(ManifestError, match="all its rows are val"):
+    with pytest.raises(DataError, match="all its rows are val"):
         read(file, tmp_path / "cache", source="csv", val_folder="leave_out")
     table[(table.split != "test") | (table.label == "1")].to_csv(file, index=False)
-    with pytest.raises(ManifestError, match=r"no usable image in test/NORMAL.*None is named there"):
+    with pytest.raises(DataError, match=r"no usable image in test/NORMAL.*None is named there"):
         read(file, tmp_path / "cache", source="csv")
 
 
 def test_a_table_without_patients_is_refused(table_of_paths, tmp_path):
     file, table = table_of_paths
     table.drop(columns="group_id").to_csv(file, index=False)
-    with pytest.raises(
-        ManifestError, match=r"missing column.*group_id.*nobody can tell which images are of one patient"
-    ):
+    with pytest.raises(DataError, match=r"missing column.*group_id.*nobody can tell which images are of one patient"):
         read(file, tmp_path / "cache", source="csv")
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="not a CSV table in UTF-8"):
+    with pytest.raises(DataError, match="not a CSV table in UTF-8"):
         read(file, tmp_path / "cache", source="csv")
 
 
@@ -585,8 +583,8 @@ def test_npz_of_another_form_is_refused(npz, tmp_path, project, monkeypatch, cha
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
     file, arrays = npz
     np.savez(file, **{name: value for name, value in (arrays | change).items() if value is not None})
-    with pytest.raises(ManifestError, match=words):
+    with pytest.raises(DataError, match=words):
         read(file, tmp_path / "cache", source="npz")
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(ManifestError, match=r"no whole \.npz file"):
+    with pytest.raises(DataError, match=r"no whole \.npz file"):
         read(file, tmp_path / "cache", source="npz")

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from pneumolib.data import tfrecord
-from pneumolib.data.archive import MARKER
-from pneumolib.data.tfrecord import TFRecordError, read_records, unpack_pairs
+from pneumolib.data.layout import MARKER
+from pneumolib.data.tfrecord import read_records, unpack_pairs
+from pneumolib.errors import DataError
 
 
 def masked(data: bytes) -> bytes:
@@ -72,7 +73,7 @@ def test_a_cut_file_is_named_with_record_and_offset(tmp_path, cut):
     file.write_bytes(frame(b"abc") + frame(b"def")[:cut])
     records = read_records(file)
     assert next(records) == b"abc"
-    with pytest.raises(TFRecordError, match=r"x\.tfrec: record 2 at byte 19: the file ends within"):
+    with pytest.raises(DataError, match=r"x\.tfrec: record 2 at byte 19: the file ends within"):
         next(records)
 
 
@@ -81,14 +82,14 @@ def test_a_changed_byte_is_found(tmp_path, position, what):
     raw = bytearray(frame(b"abc"))
     raw[position] ^= 1
     (tmp_path / "x.tfrec").write_bytes(raw)
-    with pytest.raises(TFRecordError, match=f"record 1 at byte 0: the checksum of its {what} does not fit"):
+    with pytest.raises(DataError, match=f"record 1 at byte 0: the checksum of its {what} does not fit"):
         list(read_records(tmp_path / "x.tfrec"))
 
 
 def test_an_absurd_length_is_refused_before_memory_is_asked_for(tmp_path):
     length = (2**60).to_bytes(8, "little")
     (tmp_path / "x.tfrec").write_bytes(length + masked(length) + b"abc")
-    with pytest.raises(TFRecordError, match=f"{2**60} bytes long; at most 67108864 are allowed"):
+    with pytest.raises(DataError, match=f"{2**60} bytes long; at most 67108864 are allowed"):
         next(read_records(tmp_path / "x.tfrec"))
 
 
@@ -121,7 +122,7 @@ def test_a_val_pair_is_read_where_there_is_one(source, tmp_path):
     write_pair(source, "val", {"NORMAL/IM-0007-0001.jpeg": jpeg(7)})
     assert "val/NORMAL/IM-0007-0001.jpeg" in contents(unpack_pairs(source, tmp_path / "out"))
     (source / "val/paths.tfrec").unlink()
-    with pytest.raises(TFRecordError, match=r"missing: val/paths\.tfrec"):
+    with pytest.raises(DataError, match=r"missing: val/paths\.tfrec"):
         unpack_pairs(source, tmp_path / "other")
 
 
@@ -149,7 +150,7 @@ def test_a_path_that_cannot_be_used_is_refused_and_nothing_written(source, tmp_p
     images = TRAIN | {path: jpeg(9)}
     write_records(source / "train/images.tfrec", images.values())
     write_records(source / "train/paths.tfrec", [name.encode(errors="surrogateescape") for name in images])
-    with pytest.raises(TFRecordError, match=message) as fault:
+    with pytest.raises(DataError, match=message) as fault:
         unpack_pairs(source, tmp_path / "out")
     assert "train/paths.tfrec: record 5" in str(fault.value)
     assert not (tmp_path / "out").exists()
@@ -158,21 +159,21 @@ def test_a_path_that_cannot_be_used_is_refused_and_nothing_written(source, tmp_p
 
 def test_a_test_record_that_says_train_is_refused(source, tmp_path):
     write_pair(source, "test", {"train/NORMAL/x.jpeg": jpeg(1)})
-    with pytest.raises(TFRecordError, match="says train, but lies among the records of test/"):
+    with pytest.raises(DataError, match="says train, but lies among the records of test/"):
         unpack_pairs(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("n_images", [3, 6])
 def test_a_pair_of_unequal_length_is_refused(source, tmp_path, n_images):
     write_records(source / "train/images.tfrec", [jpeg(1)] * n_images)
-    with pytest.raises(TFRecordError, match=f"{n_images} images, but paths.tfrec beside it names 4"):
+    with pytest.raises(DataError, match=f"{n_images} images, but paths.tfrec beside it names 4"):
         unpack_pairs(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_bytes_that_are_no_jpeg_are_refused(source, tmp_path):
     write_records(source / "test/images.tfrec", [jpeg(5), b"\x89PNG...."])
-    with pytest.raises(TFRecordError, match=r"record 2 \(test/PNEUMONIA/person6_virus_6.jpeg\): no JPEG, begins with"):
+    with pytest.raises(DataError, match=r"record 2 \(test/PNEUMONIA/person6_virus_6.jpeg\): no JPEG, begins with"):
         unpack_pairs(source, tmp_path / "out")
 
 
@@ -198,7 +199,7 @@ def test_what_an_interrupted_unpacking_left_is_cleared_away(source, tmp_path):
 def test_a_failed_unpacking_leaves_the_older_one(source, tmp_path):
     before = contents(unpack_pairs(source, tmp_path / "out"))
     write_records(source / "test/images.tfrec", [b"no JPEG"] * 2)
-    with pytest.raises(TFRecordError):
+    with pytest.raises(DataError):
         unpack_pairs(source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -215,7 +216,7 @@ def test_a_folder_with_anything_of_others_is_never_overwritten(source, tmp_path,
         (out / MARKER).write_text(json.dumps(["another program's"]), encoding="utf-8")
     os.utime(source / "test/paths.tfrec", (1, 1))
     before = contents(out)
-    with pytest.raises(TFRecordError, match="holds files that were not made here"):
+    with pytest.raises(DataError, match="holds files that were not made here"):
         unpack_pairs(source, out)
     assert contents(out) == before
 

@@ -17,9 +17,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from conftest import REPO
 from pneumolib.__main__ import main
-from pneumolib.data.decoding import ImageFileError, decode
-from pneumolib.data.headers import form_of, read_header
+from pneumolib.data.decode import decode, form_of, read_header
 from pneumolib.data.images import load_image
+from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.serving import app_server, app_views, uploads
 from pneumolib.serving.scoring import Scored

@@ -22,10 +22,11 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
-from pneumolib.data.decoding import Decoded, ImageFileError, decode
+from pneumolib.data.decode import Decoded, decode
+from pneumolib.data.layout import bar
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.progress import bar
 from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
+from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams, in_root
 
 _DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
@@ -268,7 +269,7 @@ def _loader(params: ImageParams) -> Callable[[Path], np.ndarray]:
     def load(path: Path) -> np.ndarray:
         try:
             return load_image(path, params)
-        except OSError as fault:
+        except (ImageFileError, OSError) as fault:
             raise type(fault)(f"{path}: {fault}") from None
 
     return load

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from pneumolib.data.archive import is_drawn
+from pneumolib.data.layout import is_drawn
 from pneumolib.params import SMOKE, RunParams, in_root
 
 TEMPLATES = Path(__file__).parent / "template"
