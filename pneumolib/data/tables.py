@@ -35,7 +35,7 @@ def list_csv(file: Path, join_val: bool) -> Listing:
     images = table.assign(image_id=table.path, label=labels.astype(int)).rename(columns={"split": "source_split"})
     images = images[join_val | (images.source_split != "val")]
     if images.empty:
-        raise DataError(f"{file}: holds no rows, or only rows of val, which data.val_folder: leave_out leaves out")
+        raise DataError(f"{file}: all its rows are val, which data.val_folder: leave_out leaves out")
     needed = sorted({(split, name) for split in set(images.source_split) for name in CLASSES})
     columns = ["image_id", "path", "label", "kind", "group_id", "source_split", "site"]
     return Listing(file.parent, images[columns].to_dict("records"), [], needed)
@@ -63,7 +63,10 @@ def _read_table(file: Path) -> pd.DataFrame:
             f"{', '.join(CSV_COLUMNS)}; kind and site may be added.{why}"
         )
     table = table.apply(lambda column: column.str.strip())
-    return table[(table != "").any(axis=1)]
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise DataError(f"{file}: holds no rows")
+    return table
 
 
 def _refuse_rows(file: Path, table: pd.DataFrame, labels: pd.Series) -> None:
