@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data import download
 from pneumolib.data.download import extract_zip
+from pneumolib.data.manifest import describe_file
 from pneumolib.errors import DataError, PneumolibError
 from test_tfrecord import TEST, TRAIN, UNPACKED, contents, jpeg, write_pair
 
@@ -439,6 +441,15 @@ def test_a_hostile_member_is_refused_and_nothing_put_in_place(tmp_path, monkeypa
     with pytest.raises(PneumolibError, match=message):
         download.download(str(file), to="out")
     assert {p.name for p in tmp_path.iterdir()} <= {"x.zip", ".out.lock"}
+
+
+def test_a_link_becomes_a_file_that_is_no_image(tmp_path):
+    member = zipfile.ZipInfo("train/NORMAL/link.jpeg")
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    extract_zip(write_zip(tmp_path / "x.zip", IMAGES | {member: b"/etc/passwd"}), tmp_path / "out")
+    link = tmp_path / "out/train/NORMAL/link.jpeg"
+    assert not link.is_symlink()
+    assert "not a JPEG, PNG or DICOM image" in describe_file(link)["reason"]
 
 
 def test_the_total_is_limited(tmp_path, monkeypatch):

@@ -24,8 +24,8 @@ from pneumolib.params import ImageParams
 from pneumolib.serving import app_server, app_views, uploads
 from pneumolib.serving.scoring import Scored
 from pneumolib.serving.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, sample, take_in
-from test_reporting import result
 from test_decode import RAMP, write_dicom
+from test_reporting import result
 
 SICK = Scored("a.png", 0.931, 0.88, "pneumonia", ("darker than 99 of 100 training images",))
 WELL = Scored("b.png", 0.2, 0.05, "normal")

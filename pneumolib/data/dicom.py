@@ -37,7 +37,7 @@ def read_size(raw: bytes) -> tuple[int, int, int]:
         ImageFileError: a broken header or one without a size. The message holds nothing that was read from the file.
     """
     # pydicom inflates such a file as a whole when it is opened, however much comes out. Looked for in all of the bytes:
-    # where the name of the syntax stands is the file's choice.
+    # the file chooses where the name of the syntax is.
     if _DEFLATED in raw:
         raise ImageFileError("DICOM with a deflated data set, whose size shows only when unpacked; save it without")
     names = ["Columns", "Rows", "NumberOfFrames"]

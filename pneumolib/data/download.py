@@ -133,10 +133,9 @@ def _unlike_published(found: Counter[str]) -> list[str]:
 def fetch_pairs(address: str, folder: Path) -> Path:
     """Fetch the pairs of TFRecord files below `address`, gs://bucket/prefix or http(s)://..., and return `folder`.
 
-    These are those of train and test, as the Keras example publishes them; a pair of val is read from a folder only.
-
-    Where all lie there already, nothing is asked of the network; where some do, each is asked whether it still is the
-    same, so that images never meet the paths of another edition. Raises PneumolibError as `fetch` does.
+    The Keras example publishes a pair of train and one of test; a pair of val is read from a folder only. Where all
+    files are there already, nothing is asked of the network. Where some are, each is asked about again: images must
+    not meet the paths of another edition. Raises PneumolibError as `fetch` does.
     """
     if not re.match(r"(gs|https?)://[^/]", address):
         raise PneumolibError(f"received {address}; allowed: gs://<bucket>/<folder>, https://... and http://...")
@@ -237,9 +236,8 @@ def _fetch_kaggle(handle: str) -> Path:
     # ValueError for a handle or a credentials file that it cannot read; the others for what came or what the disk refuses.
     except (
         requests.RequestException, OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError,
-        exceptions.CredentialError, exceptions.UnauthenticatedError, exceptions.DataCorruptionError,
-        exceptions.NotFoundError, exceptions.BackendError, exceptions.KaggleEnvironmentError,
-        exceptions.ColabEnvironmentError,
+        exceptions.CredentialError, exceptions.DataCorruptionError, exceptions.NotFoundError,
+        exceptions.BackendError, exceptions.KaggleEnvironmentError, exceptions.ColabEnvironmentError,
     ) as fault:  # fmt: skip
         reason = _explain_connection(fault) if isinstance(fault, requests.ConnectionError) else fault
         raise PneumolibError(f"kagglehub: {reason}. {KAGGLE_HELP}") from None

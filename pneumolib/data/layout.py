@@ -1,8 +1,8 @@
-"""How images lie on disk: names of splits, classes and files, and folders that are whole or absent. Below all sources.
+"""Names of splits, classes and image files, and folders that are whole or absent. All sources build on this module.
 
-Contract: images lie at `<split>/<class>/<name>`, class NORMAL or PNEUMONIA. In a folder that was made here
-`pneumolib-data.json` at the top, written last, holds the recipe and the number of images. A recipe may name a `table` of
-the images, which lies beside it.
+Contract: images are at `<split>/<class>/<name>`, class NORMAL or PNEUMONIA. A folder that was made here holds
+`pneumolib-data.json`, written last, with the recipe and the number of images. A recipe may name a `table` of the images
+in the same folder.
 """
 
 import json
@@ -28,7 +28,7 @@ KIND_LABELS = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}
 # Folder and label names in any case; the revised Kaggle split calls pneumonia Opacity.
 CLASS_NAMES = {"normal": "NORMAL", "pneumonia": "PNEUMONIA", "opacity": "PNEUMONIA"}
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm"}
-# Not data: files that operating systems leave behind. The archive's nested copies (`chest_xray/`, `__MACOSX/`) lie
+# Not data: files that operating systems leave behind. The archive's nested copies (`chest_xray/`, `__MACOSX/`) are
 # beside the split folders, where nothing looks for images.
 IGNORED = re.compile(r"\.DS_Store|\._.*|__MACOSX|Thumbs\.db|desktop\.ini")
 PATTERNS = {

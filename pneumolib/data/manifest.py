@@ -66,12 +66,12 @@ class Manifest:
 def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest:
     """List, open and describe every image of the data folder that `params` names.
 
-    Files whose size and time are unchanged since the last call are taken from a cache; the others are read whole,
-    hashed and decoded, so that a truncated file is found here and not in the middle of a training.
+    Files whose size and time are unchanged since the last call are taken from a cache. The others are read whole,
+    hashed and decoded: a truncated file is found here and not in the middle of a training.
 
     Args:
         params: the source, see `data.sources`. A synthetic one is drawn and an archive unpacked where that is missing.
-        cache_dir: where the cache lies; `.cache/manifest` of the project by default.
+        cache_dir: of the cache; `.cache/manifest` of the project by default.
     Raises:
         DataError: data that is not there or not of the source's form, a split without usable images, or images whose
             patient cannot be told.

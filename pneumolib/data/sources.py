@@ -12,8 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, IMAGE_SUFFIXES, SPLITS, Listing, identify
-from pneumolib.data.second_hospital import draw_second_hospital
-from pneumolib.data.synthetic import draw_dataset
 from pneumolib.data.tables import list_csv, unpack_npz
 from pneumolib.errors import DataError, PneumolibError
 from pneumolib.params import DataParams, in_root
@@ -25,7 +23,11 @@ def list_source(params: DataParams) -> Listing:
     """List the images that `params` names. Raises DataError for data that cannot be used."""
     root, join_val = in_root(params.root), params.val_folder == "join"
     try:
+        # Imported where it is used, here and below: what draws or downloads need not be waited for by the other sources.
         if params.source == "synthetic":
+            from pneumolib.data.second_hospital import draw_second_hospital
+            from pneumolib.data.synthetic import draw_dataset
+
             draw = draw_second_hospital if params.hospital == 2 else draw_dataset
             root = draw(root, params.n_images, params.drawing_seed)
         if params.source == "tfrecord":
@@ -40,7 +42,6 @@ def list_source(params: DataParams) -> Listing:
 
 def _unpacked_records(root: str) -> Path:
     """The TFRecord pairs of a folder or bucket as a folder of image files, made once in the cache."""
-    # Imported here: what reads over a network takes time that the other sources need not wait for.
     from pneumolib.data.download import fetch_pairs
     from pneumolib.data.tfrecord import unpack_pairs
 

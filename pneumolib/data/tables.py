@@ -109,8 +109,8 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
 
     Arrays: `<split>_images` uint8 (n, height, width) or (n, height, width, 3) and `<split>_labels` (n, 1) or (n,) with
     1 = pneumonia, for splits train, val and test (Yang et al., MedMNIST v2, Scientific Data 2023;10:41). The files
-    name no patient, so every image counts as a group of its own; that is said on stderr, because intervals come out too
-    narrow and validation too easy.
+    name no patient, so every image counts as a group of its own. A line on stderr says so, because intervals come out
+    too narrow and validation too easy.
 
     Raises:
         DataError: no such file, no arrays of this form, or labels other than 0 and 1.

@@ -1,7 +1,7 @@
 """TFRecord files without TensorFlow, and the pairs of them that the Keras example of these radiographs publishes.
 
 A pair is `<part>/images.tfrec`, each record the bytes of a JPEG, and `<part>/paths.tfrec`, each record that file's
-path as text; part is train, test or val. Both checksums of every record are verified.
+path as text. Part is train, test or val. Both checksums of every record are verified.
 """
 
 import itertools
@@ -84,7 +84,7 @@ def _find_pairs(source: Path) -> dict[str, tuple[Path, Path]]:
 def write_pairs(source: Path, folder: Path) -> None:
     """Write every image to `folder`/<split>/<class>/<name>, byte for byte.
 
-    The split is the path's third-to-last part where that is train, val or test, else the part that the pair lies in.
+    The split is the path's third-to-last part where that is train, val or test, else the part of the pair.
 
     Raises:
         DataError: as `read_records` does; a missing file, a path that is unsafe, of no known class or no image, a test
