@@ -22,7 +22,6 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from conftest import save_image
 from pneumolib.data.decode import decode, read_header
 from pneumolib.data.images import load_image
 from pneumolib.data.manifest import describe_file
@@ -34,13 +33,13 @@ X = np.arange(64)
 SPREAD = X * 255 / 63
 
 
-def write_dicom(path, stored, bits=12, photometric="MONOCHROME2", **elements):
+def dicom_bytes(stored, bits=12, photometric="MONOCHROME2", **elements):
     """A DICOM file of `stored`; further elements by keyword."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.PatientName, dataset.PatientID = "Secret^Name", "4711"
     dataset.Rows, dataset.Columns = stored.shape[:2]
     dataset.SamplesPerPixel = 1 if stored.ndim == 2 else 3
@@ -52,13 +51,19 @@ def write_dicom(path, stored, bits=12, photometric="MONOCHROME2", **elements):
     dataset.PixelData = stored.astype(np.uint8 if bits <= 8 else np.uint16).tobytes()
     for name, value in elements.items():
         setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def write_dicom(path, stored, *options, **elements):
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
+    path.write_bytes(dicom_bytes(stored, *options, **elements))
     return path
 
 
-def grey(path):
-    return np.asarray(decode(path.read_bytes(), grey=True).image).astype(int)
+def grey(raw):
+    return np.asarray(decode(raw, grey=True).image).astype(int)
 
 
 def steps():
@@ -91,43 +96,43 @@ RESCALED = {"RescaleSlope": "10", "RescaleIntercept": "-1000", "RescaleType": "U
         (1000 + 10 * RAMP, {"RescaleSlope": "", "RescaleIntercept": "", "VOILUTSequence": []}, SPREAD),
     ],
 )  # fmt: skip
-def test_dicom_is_shown_as_a_workstation_shows_it(tmp_path, stored, options, row):
-    file = write_dicom(tmp_path / "x.dcm", stored, **options)
-    np.testing.assert_allclose(grey(file), np.tile(row, (48, 1)), atol=1)
-    decoded = decode(file.read_bytes())
+def test_dicom_is_shown_as_a_workstation_shows_it(stored, options, row):
+    raw = dicom_bytes(stored, **options)
+    np.testing.assert_allclose(grey(raw), np.tile(row, (48, 1)), atol=1)
+    decoded = decode(raw)
     assert (decoded.pixel_min, decoded.pixel_max) == (stored.min(), stored.max())
     assert decoded.mode == f"DICOM {options.get('photometric', 'MONOCHROME2')} {options.get('bits', 12)} bit"
 
 
 @pytest.mark.parametrize("bits", [8, 12])
-def test_windows_are_spread_over_the_whole_range_and_a_negative_slope_turns_them_over(tmp_path, bits):
+def test_windows_are_spread_over_the_whole_range_and_a_negative_slope_turns_them_over(bits):
     scale = 60 if bits == 12 else 1
     window = {"WindowCenter": f"{32 * scale}", "WindowWidth": f"{7 * scale}", "VOILUTFunction": "SIGMOID"}
-    row = grey(write_dicom(tmp_path / "x.dcm", RAMP * scale, bits=bits, **window))[0]
+    row = grey(dicom_bytes(RAMP * scale, bits, **window))[0]
     assert (row[0], row[-1]) == (0, 255)
     assert (np.diff(row) >= 0).all()
     window = {"WindowCenter": "-32", "WindowWidth": "64", "RescaleSlope": "-1", "RescaleIntercept": "0"}
-    row = grey(write_dicom(tmp_path / "x.dcm", RAMP, bits=bits, **window))[0]
+    row = grey(dicom_bytes(RAMP, bits, **window))[0]
     assert (np.diff(row) <= 0).all()
     assert row[0] - row[-1] > 240
 
 
-def test_padding_stays_black(tmp_path):
+def test_padding_stays_black():
     stored = 100 + RAMP
     stored[:8] = 0
-    seen = grey(write_dicom(tmp_path / "x.dcm", stored, photometric="MONOCHROME1", PixelPaddingValue=0))
+    seen = grey(dicom_bytes(stored, photometric="MONOCHROME1", PixelPaddingValue=0))
     assert (seen[:8] == 0).all()
     np.testing.assert_allclose(seen[20], 255 - SPREAD, atol=1)
 
 
-def test_colours_of_dicom(tmp_path):
+def test_colours_of_dicom():
     inverted = (65535 - X * 1024).astype("<u2").tobytes()
     colours = {f"{name}PaletteColorLookupTable{part}": value for name in ("Red", "Green", "Blue")
                for part, value in (("Descriptor", [64, 0, 16]), ("Data", inverted))}  # fmt: skip
-    row = grey(write_dicom(tmp_path / "x.dcm", RAMP, bits=8, photometric="PALETTE COLOR", **colours))[0]
+    row = grey(dicom_bytes(RAMP, 8, "PALETTE COLOR", **colours))[0]
     assert row[0] >= 254
     assert (np.diff(row) < 0).all()
-    red = write_dicom(tmp_path / "y.dcm", np.full((48, 64, 3), (200, 0, 0)), bits=8, photometric="RGB")
+    red = dicom_bytes(np.full((48, 64, 3), (200, 0, 0)), 8, "RGB")
     assert load_image(red, ImageParams(size_px=32, channels=3))[5, 5].tolist() == [200, 0, 0]
 
 
@@ -186,31 +191,16 @@ def test_pictures_that_cannot_be_used_say_why(raw, reason):
         ({}, b"\xe0\x7f\x10\x00", "DICOM without pixels"),
     ],
 )
-def test_dicom_that_gives_no_picture_says_why(tmp_path, change, end, words):
-    raw = write_dicom(tmp_path / "x.dcm", RAMP, **change).read_bytes()
+def test_dicom_that_gives_no_picture_says_why(change, end, words):
+    raw = dicom_bytes(RAMP, **change)
     with pytest.raises(ImageFileError, match=words):
         decode(raw[: raw.index(end) if isinstance(end, bytes) else end])
-
-
-def small_dicom() -> bytes:
-    file = io.BytesIO()
-    dataset = Dataset()
-    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 6, 8, 1
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.PhotometricInterpretation, dataset.PixelPaddingValue, dataset.RescaleSlope = "MONOCHROME1", 3, "2"
-    dataset.WindowCenter, dataset.WindowWidth, dataset.PixelData = "30", "20", bytes(range(48))
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 TURNED = Image.Exif()
 TURNED[ExifTags.Base.Orientation], TURNED[ExifTags.Base.XResolution] = 6, 72.0
 NOISE = np.random.default_rng(7).integers(0, 256, (24, 20))
-SMALL = {"JPEG": encoded("JPEG", NOISE, exif=TURNED), "PNG": encoded("PNG", NOISE, exif=TURNED), "DICOM": small_dicom()}
+SMALL = {"JPEG": encoded("JPEG", NOISE, exif=TURNED), "PNG": encoded("PNG", NOISE, exif=TURNED), "DICOM": dicom_bytes(NOISE, bits=8, photometric="MONOCHROME1", PixelPaddingValue=3, RescaleSlope="2", WindowCenter="30", WindowWidth="20")}  # fmt: skip
 
 
 @settings(deadline=None, max_examples=200)
@@ -259,30 +249,26 @@ def test_facts_of_a_file_follow_its_content_and_not_its_ending(tmp_path):
     assert good["sha256"] != copy["sha256"]
 
 
-def test_transparency_shows_black_and_a_turned_photograph_is_turned_back(tmp_path):
-    pixels = np.full((40, 40, 4), 255, np.uint8)
+def test_transparency_shows_black_and_a_turned_photograph_is_turned_back():
+    pixels = np.full((40, 40, 4), 255)
     pixels[:20, :, 3] = 0  # white, but fully transparent
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(grey(tmp_path / "x.png"), 255 * (np.arange(40) >= 20)[:, None] * np.ones((1, 40)))
-    turned = Image.Exif()
-    turned[ExifTags.Base.Orientation] = 6  # to be shown turned by 90 degrees
-    Image.fromarray((3 * RAMP).astype(np.uint8)).save(tmp_path / "x.jpeg", exif=turned)
-    decoded = decode((tmp_path / "x.jpeg").read_bytes())
+    np.testing.assert_array_equal(grey(encoded("PNG", pixels)), np.repeat([0, 255], 20)[:, None] * np.ones((1, 40)))
+    raw = encoded("JPEG", 3 * RAMP, exif=TURNED)
+    decoded = decode(raw)
     assert (decoded.width_px, decoded.height_px) == decoded.image.size == (48, 64)
-    assert grey(tmp_path / "x.jpeg")[0].mean() < 10 < 150 < grey(tmp_path / "x.jpeg")[-1].mean()
+    assert grey(raw)[0].mean() < 10 < 150 < grey(raw)[-1].mean()
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
-def test_deep_grey_is_scaled_by_the_bits_it_uses(tmp_path, bits):
-    ramp = np.linspace(0, 2**bits - 1, 64).astype(np.uint16)
-    Image.fromarray(np.tile(ramp, (48, 1))).save(tmp_path / "x.png")
-    decoded = decode((tmp_path / "x.png").read_bytes())
+def test_deep_grey_is_scaled_by_the_bits_it_uses(bits):
+    ramp, file = np.linspace(0, 2**bits - 1, 64).astype(np.uint16), io.BytesIO()
+    Image.fromarray(np.tile(ramp, (48, 1))).save(file, "PNG")
+    decoded = decode(file.getvalue())
     assert (decoded.pixel_min, decoded.pixel_max) == (0, 2**bits - 1)
-    np.testing.assert_allclose(grey(tmp_path / "x.png")[0], ramp / 2 ** (bits - 8), atol=1)
+    np.testing.assert_allclose(np.asarray(decoded.image)[0], ramp / 2 ** (bits - 8), atol=1)
 
 
-def test_width_and_height_stay_theirs_when_nearly_equal(tmp_path):
-    file = save_image(tmp_path / "x.jpeg", np.zeros((1599, 1600)))
-    decoded = decode(file.read_bytes(), at_least_px=100)
+def test_width_and_height_stay_theirs_when_nearly_equal():
+    decoded = decode(encoded("JPEG", np.zeros((1599, 1600))), at_least_px=100)
     assert (decoded.width_px, decoded.height_px) == (1600, 1599)
     assert decoded.image.width < 400
