@@ -167,6 +167,10 @@ def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remo
     remote.files["x.bin"], remote.headers = BODY[::-1], {"ETag": '"three"'}
     assert get(remote, tmp_path / "x.bin") == BODY[::-1]
     assert remote.seen[-1] == (None, None, len(BODY))
+    (tmp_path / "x.bin").rename(tmp_path / "x.bin.part")
+    with (tmp_path / "x.bin.part").open("ab") as part:
+        part.write(b"too much")
+    assert get(remote, tmp_path / "x.bin") == BODY[::-1]
 
 
 def test_broken_content_never_gets_its_name(remote, tmp_path):

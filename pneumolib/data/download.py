@@ -188,16 +188,15 @@ def _try_once(url: str, file: Path, check: Callable[[Path], object]) -> None:
         note.write_text(f"{validator} {size}", encoding="utf-8")
     if file.is_file():
         return
-    have = part.stat().st_size if part.is_file() else 0
-    if have < size:
-        resume = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
+    part.touch()
+    if (have := part.stat().st_size) != size:
+        resume = {"Range": f"bytes={have}-", "If-Range": validator} if 0 < have < size else {}
         with requests.get(url, headers=AS_IS | resume, stream=True, timeout=TIMEOUT_S) as answer:
             answer.raise_for_status()
             goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             n_chunks = -(-(size - have * goes_on) // CHUNK_BYTES)
-            chunks = bar(answer.iter_content(CHUNK_BYTES), n_chunks, f"downloading {file.name}", unit="MiB")
             with part.open("ab" if goes_on else "wb") as out:
-                for chunk in chunks:
+                for chunk in bar(answer.iter_content(CHUNK_BYTES), n_chunks, f"downloading {file.name}", unit="MiB"):
                     out.write(chunk)
     if (have := part.stat().st_size) != size:
         raise requests.ConnectionError(f"the connection ended at {have} of {size} bytes")
