@@ -427,11 +427,8 @@ def compressed(method: int) -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     ("member", "body", "message"),
     [
-        ("/train/NORMAL/x.jpeg", b"", "unsafe name"),
         ("train/NORMAL/../../../x.jpeg", b"", "unsafe name"),
         ("..\\train\\NORMAL\\x.jpeg", b"", "unsafe name"),
-        ("C:/train/NORMAL/x.jpeg", b"", "unsafe name"),
-        ("train/NORMAL/x.jpeg:stream", b"", "unsafe name"),
         ("../elsewhere.txt", b"", "unsafe name"),
         (compressed(zipfile.ZIP_BZIP2), jpeg(1), r"x\.jpeg: compressed by another method than deflate"),
         (compressed(zipfile.ZIP_DEFLATED), bytes(2**20), r"x\.jpeg: 1048576 bytes from \d+: no radiograph"),
