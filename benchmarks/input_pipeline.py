@@ -27,9 +27,9 @@ from PIL import Image
 
 from pneumolib.data import draw_dataset
 from pneumolib.data.images import ImageSet, read_images
+from pneumolib.data.layout import CLASSES, identify
 from pneumolib.data.manifest import Manifest, describe_file
 from pneumolib.data.pipeline import steps_per_epoch, train_dataset
-from pneumolib.data.sources import CLASSES, identify
 from pneumolib.learning.devices import start
 from pneumolib.learning.models import build_model
 from pneumolib.learning.training import compile_model

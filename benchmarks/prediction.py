@@ -18,8 +18,8 @@ import psutil
 
 from pneumolib.data.familiarity_fit import fit_familiarity
 from pneumolib.data.images import read_images
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.learning.quick_import import import_keras

@@ -28,7 +28,7 @@ DATASET = "paultimothymooney/chest-xray-pneumonia"
 CLASSES = {"normal", "pneumonia", "opacity"}
 # Where thousands of images lie, or none of ours: not looked into.
 NOT_ENTERED = {"train", "val", "test", "runs", "reports", "__macosx"}
-MARKER = "pneumolib-data.json"  # data.archive's; that one imports packages
+MARKER = "pneumolib-data.json"  # of `data.layout`, which imports packages
 DEEPEST = 6  # kaggle/input/datasets/<owner>/<name>/chest_xray/chest_xray
 
 
@@ -237,7 +237,7 @@ def _holds_classes(folder: Path) -> bool:
 
 
 def _is_drawn(folder: Path) -> bool:
-    """The library's own drawings look like the archive, and must never be taken for it; see `data.archive`."""
+    """The library's own drawings look like the archive, and must never be taken for it; see `data.layout`."""
     try:
         return bool(json.loads((folder / MARKER).read_text(encoding="utf-8"))["recipe"].get("drawn"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -28,7 +28,7 @@ from pneumolib.data.drawing import draw_radiograph
 from pneumolib.serving.trained import RESEARCH_ONLY
 from pneumolib.serving.uploads import MOST_BYTES
 from test_browser import CONTRASTS, chromium, expect, playwright
-from test_sources import write_dicom
+from test_decode import write_dicom
 from test_uploads import claiming, picture
 
 pytest.importorskip("streamlit", reason="streamlit is not installed: pip install .[app]")

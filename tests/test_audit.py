@@ -14,8 +14,9 @@ from pneumolib.audit.findings import AuditError, Finding, as_checks
 from pneumolib.audit.groups import group_findings, group_sizes, sensitivity_list, shared_groups
 from pneumolib.audit.shortcuts import BORDER_L2, feature_table, judge_shortcut, shortcut_findings
 from pneumolib.data.images import ImageSet
+from pneumolib.data.layout import identify
 from pneumolib.data.manifest import describe_file
-from pneumolib.data.sources import identify, list_source
+from pneumolib.data.sources import list_source
 from pneumolib.params import DataParams, EvaluationParams
 from pneumolib.reporting.inputs import library_digests
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from conftest import TINY_BASELINE, Project
-from pneumolib.data.archive import MARKER
+from pneumolib.data.layout import MARKER
 from pneumolib.data.manifest import read_manifest
 from pneumolib.params import check
 

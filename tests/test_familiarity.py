@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from conftest import drawn_parts, save_image
-from pneumolib.data.decoding import decode
+from pneumolib.data.decode import decode
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.familiarity import KINDS, alarms, colour_of, content_features
 from pneumolib.data.familiarity_fit import describe_images, fit_familiarity

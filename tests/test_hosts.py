@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pneumolib.data import synthetic
-from pneumolib.data.archive import MARKER
+from pneumolib.data.layout import MARKER
 from pneumolib.hosts import choose_backend, host, prepare, tpu_hint
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261101", "COLAB_TPU_1VM": ""}

@@ -10,10 +10,11 @@ from PIL import Image
 
 from conftest import save_image
 from pneumolib.data import images as module
-from pneumolib.data.decoding import decode
+from pneumolib.data.decode import decode
 from pneumolib.data.images import as_jpeg, equalize, load_image, prepare, read_images
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
+from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams, ImageParams, SplitParams
 
 GREY, RGB = ImageParams(size_px=32, channels=1), ImageParams(size_px=32, channels=3)
@@ -226,5 +227,5 @@ def test_a_broken_file_is_named_when_its_cache_is_built(prepared, tmp_path):
     manifest, split = prepared
     first = manifest.table.set_index("image_id").path[split.image_id[split.split == "val"].iloc[0]]
     (manifest.root / first).write_bytes(b"gone wrong since")
-    with pytest.raises(OSError, match=f"{first}: not a JPEG, PNG or DICOM image"):
+    with pytest.raises(ImageFileError, match=f"{first}: not a JPEG, PNG or DICOM image"):
         read_images(manifest, split, "val", GREY, tmp_path / "pixels")

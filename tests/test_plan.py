@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from conftest import REPO, TINY_STUDY
-from pneumolib.data.sources import ManifestError
-from pneumolib.errors import ParamsError
+from pneumolib.errors import DataError, ParamsError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedMetric, RunParams, check
 from pneumolib.project import load_run, notebook_of, smoke_params
@@ -90,9 +89,7 @@ def test_an_external_validation_without_model_or_images_is_refused(root, project
         assert "04_transfer_learning-vgg19, 05_fine_tuning-vgg19" in str(caught.value)
         assert not (root / "data").exists()
     project.write(file, external("03_baseline_cnn-wide", source="csv", root="data/other.csv"))
-    with pytest.raises(
-        ManifestError, match=r"07_external_validation\.yaml: external: data\.root: .*other\.csv is no file"
-    ):
+    with pytest.raises(DataError, match=r"07_external_validation\.yaml: external: data\.root: .*other\.csv is no file"):
         plan(root / "params/tiny")
 
 

@@ -29,8 +29,8 @@ from pneumolib.serving import scoring
 from pneumolib.serving.files import image_files
 from pneumolib.serving.outputs import with_maps
 from pneumolib.serving.trained import ModelError, load_trained, trained_runs
+from test_decode import write_dicom
 from test_reporting import result
-from test_sources import write_dicom
 
 IMAGE = ImageParams(size_px=32, fit="pad", equalize="clahe", clahe_tiles=2)
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from pneumolib.data import second_hospital, synthetic
-from pneumolib.data.archive import MADE_BY, MARKER, is_drawn, recipe_of
-from pneumolib.data.csv_source import CSV_COLUMNS
+from pneumolib.data.layout import MADE_BY, MARKER, is_drawn, recipe_of
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.sources import ManifestError
 from pneumolib.data.split import SplitError, split_external, without_shared
+from pneumolib.data.tables import CSV_COLUMNS
+from pneumolib.errors import DataError
 from pneumolib.params import DataParams, ExternalParams
 
 
@@ -77,7 +77,7 @@ def test_a_table_of_somebody_elses_is_not_lost(tmp_path, marker):
     (tmp_path / "table.csv").write_text("mine")
     if marker:
         (tmp_path / MARKER).write_text(json.dumps({"made_by": MADE_BY, "n_images": 0, "recipe": marker}))
-    with pytest.raises(ManifestError, match=r"table\.csv; nothing was changed"):
+    with pytest.raises(DataError, match=r"table\.csv; nothing was changed"):
         read_manifest(DataParams(source="synthetic", hospital=2, root=str(tmp_path), n_images=24))
     assert (tmp_path / "table.csv").read_text() == "mine"
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from pneumolib.data import synthetic
-from pneumolib.data.archive import MARKER, is_drawn, recipe_of
+from pneumolib.data.layout import MARKER, is_drawn, recipe_of
+from pneumolib.errors import DataError
 
 SICK = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_(?P<serial>\d+)\.jpeg")
 WELL = re.compile(r"(?P<kind>IM|NORMAL2-IM)-(?P<number>\d{4})-\d{4}(-\d{4})?\.jpeg")
@@ -203,7 +204,7 @@ def test_a_foreign_folder_is_not_overwritten(tmp_path, name):
     mine = tmp_path / "data" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
-    with pytest.raises(FileExistsError, match="nothing was changed"):
+    with pytest.raises(DataError, match="nothing was changed"):
         synthetic.draw_dataset(tmp_path / "data", 24)
     assert mine.read_text() == "{}"
 
@@ -212,7 +213,7 @@ def test_a_foreign_folder_is_not_overwritten(tmp_path, name):
 def test_a_file_put_into_a_drawing_is_not_lost(tmp_path, name):
     root = synthetic.draw_dataset(tmp_path / "data", 24)
     (root / name).write_text("mine")
-    with pytest.raises(FileExistsError, match="nothing was changed"):
+    with pytest.raises(DataError, match="nothing was changed"):
         synthetic.draw_dataset(root, 26)
     assert (root / name).read_text() == "mine"
 

@@ -17,15 +17,15 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from conftest import REPO
 from pneumolib.__main__ import main
-from pneumolib.data.decoding import ImageFileError, decode
-from pneumolib.data.headers import form_of, read_header
+from pneumolib.data.decode import decode, form_of, read_header
 from pneumolib.data.images import load_image
+from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.serving import app_server, app_views, uploads
 from pneumolib.serving.scoring import Scored
 from pneumolib.serving.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, sample, take_in
+from test_decode import RAMP, write_dicom
 from test_reporting import result
-from test_sources import RAMP, write_dicom
 
 SICK = Scored("a.png", 0.931, 0.88, "pneumonia", ("darker than 99 of 100 training images",))
 WELL = Scored("b.png", 0.2, 0.05, "normal")

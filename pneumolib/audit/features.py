@@ -13,7 +13,7 @@ from PIL import Image
 
 from pneumolib.audit.findings import AuditError
 from pneumolib.data.images import ImageSet
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES
 
 MORE = {
     "log2_width_px": "wider",

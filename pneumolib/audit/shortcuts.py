@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pneumolib.audit.features import CONSTANT, in_words
 from pneumolib.audit.findings import AuditError, Finding
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.evaluation.intervals import percentiles, resample
 from pneumolib.evaluation.metrics import PREDICTION_COLUMNS
 from pneumolib.params import EvaluationParams

@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "drawing": ["draw_radiograph"],
         "synthetic": ["draw_dataset"],
-        "sources": ["ManifestError"],
         "manifest": ["Manifest", "read_manifest"],
         "split": ["SplitError", "split_external", "split_manifest", "without_shared"],
         "images": ["ImageSet", "load_image", "read_images", "take"],

@@ -12,16 +12,44 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, get_decoder, pixel_array
 
-from pneumolib.data.decoding import ImageFileError, MissingDecoderError
+from pneumolib.errors import ImageFileError, MissingDecoderError
 
 _FAR = 1e9  # beyond any stored value: shows where a window ends
 GREY = ("MONOCHROME1", "MONOCHROME2")
-# What pydicom raises for missing elements, elements of the wrong type or length, files and pixel data that are cut, and from
-# its decoders for broken or unusual compression (NotImplementedError, RuntimeError). Found by reading files with changed bytes.
-FAULTS = (
-    ArithmeticError, AttributeError, BytesLengthException, EOFError, IndexError, InvalidDicomError, KeyError,
-    NotImplementedError, RuntimeError, TypeError, ValueError, struct.error, zlib.error,
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian
+# Elements that are there but empty count as absent: removing a patient's name often leaves them so.
+_MAY_BE_EMPTY = (
+    "WindowCenter", "WindowWidth", "VOILUTSequence", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept",
+    "PixelPaddingValue",
 )  # fmt: skip
+# What pydicom raises for missing elements, elements of the wrong type or length, files and pixel data that are cut, and from
+# its decoders for broken or unusual compression. Found by reading files with changed bytes.
+FAULTS = (
+    ArithmeticError, AttributeError, BytesLengthException, EOFError, InvalidDicomError, LookupError, OSError, RuntimeError,
+    TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+def read_size(raw: bytes) -> tuple[int, int, int]:
+    """Width and height in pixels and number of frames, as the header states them; no pixel is decoded.
+
+    Raises:
+        ImageFileError: a broken header or one without a size. The message holds nothing that was read from the file.
+    """
+    # pydicom inflates such a file as a whole when it is opened, however much comes out. Looked for in all of the bytes:
+    # the file chooses where the name of the syntax is.
+    if _DEFLATED in raw:
+        raise ImageFileError("DICOM with a deflated data set, whose size shows only when unpacked; save it without")
+    names = ["Columns", "Rows", "NumberOfFrames"]
+    try:
+        dataset = dcmread(io.BytesIO(raw), stop_before_pixels=True, specific_tags=names)
+        width, height = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except FAULTS:
+        raise ImageFileError("DICOM whose header cannot be read") from None
+    if min(width, height, frames) < 1:
+        raise ImageFileError("DICOM without rows and columns of pixels")
+    return width, height, frames
 
 
 def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
@@ -30,7 +58,7 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
     The order is the standard's (PS3.4, N.2): modality LUT or rescale, VOI LUT or window, presentation. The first VOI
     LUT is taken, else the first window of a width above 0; without either, eight bits and fewer are spread over the
     range of their bits, and deeper images from their lowest to their highest value. MONOCHROME1 is turned over. Padding
-    is black. Elements that are there but empty, as removing a patient's name often leaves them, count as absent.
+    is black.
 
     Raises:
         MissingDecoderError: a compression that needs another decoder.
@@ -38,7 +66,6 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
     """
     try:
         dataset = dcmread(io.BytesIO(raw))
-        _drop_empty(dataset)
         frames, photometric = int(dataset.get("NumberOfFrames") or 1), str(dataset.get("PhotometricInterpretation"))
         if frames > 1:
             raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
@@ -48,47 +75,33 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
         stored = pixel_array(dataset)
         mode = f"DICOM {photometric} {dataset.BitsStored} bit"
         shown = _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric)
-    except InvalidDicomError as fault:
-        raise ImageFileError(f"does not decode: {fault}") from None
     except FAULTS as fault:
         reason = str(fault) or type(fault).__name__
         raise ImageFileError(f"DICOM does not decode: {reason.splitlines()[0]}") from None
     return shown, mode, int(stored.min()), int(stored.max())
 
 
-def _drop_empty(dataset: Dataset) -> None:
-    for name in ("WindowCenter", "WindowWidth", "VOILUTSequence", "ModalityLUTSequence", "RescaleSlope",
-                 "RescaleIntercept", "PixelPaddingValue"):  # fmt: skip
-        if name in dataset and (dataset[name].is_empty or dataset[name].VM == 0):
-            del dataset[name]
-    if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
-        dataset.RescaleSlope, dataset.RescaleIntercept = (
-            dataset.get("RescaleSlope", 1),
-            dataset.get("RescaleIntercept", 0),
-        )
-
-
 def _require_decoder(dataset: Dataset) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed:
-        return
     try:
-        available = get_decoder(syntax).is_available
+        available = not syntax.is_compressed or get_decoder(syntax).is_available
     except NotImplementedError:  # what `get_decoder` raises for a syntax that pydicom has no decoder for at all
         available = False
     if not available:
-        raise MissingDecoderError(
-            f"DICOM compressed as {syntax.name}, which needs a decoder that is not installed: pip install python-gdcm"
-        )
+        raise MissingDecoderError(f"DICOM compressed as {syntax.name}, which needs a decoder: pip install python-gdcm")
 
 
 def _show(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     if stored.ndim != 2:
         raise ImageFileError(f"DICOM of shape {stored.shape}; one grey picture is needed")
-    values = np.asarray(apply_rescale(stored, dataset), np.float64)
-    padding = np.zeros(stored.shape, bool)
-    if (level := dataset.get("PixelPaddingValue")) is not None:
-        padding = stored == level
+    for name in _MAY_BE_EMPTY:
+        if name in dataset and (dataset[name].is_empty or dataset[name].VM == 0):
+            del dataset[name]
+    # One of the two alone counts for pydicom as none.
+    dataset.RescaleSlope, dataset.RescaleIntercept = dataset.get("RescaleSlope", 1), dataset.get("RescaleIntercept", 0)
+    values, padding = np.asarray(apply_rescale(stored, dataset), np.float64), np.zeros(stored.shape, bool)
+    if "PixelPaddingValue" in dataset:
+        padding = stored == dataset.PixelPaddingValue
     values, low, high = _window(values, padding, dataset)
     scaled = np.clip((values - low) / (high - low if high != low else 1), 0, 1)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
@@ -107,9 +120,9 @@ def _window(values: np.ndarray, padding: np.ndarray, dataset: Dataset) -> tuple[
             low, high = apply_voi_lut(np.array([[-_FAR, _FAR]]), dataset)[0]
             return apply_voi_lut(values, dataset), low, high
     if dataset.BitsStored <= 8 and dataset.PixelRepresentation == 0 and "ModalityLUTSequence" not in dataset:
-        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-        ends = intercept, (2**dataset.BitsStored - 1) * slope + intercept
-        return values, min(ends), max(ends)
+        black = float(dataset.RescaleIntercept)
+        white = (2**dataset.BitsStored - 1) * float(dataset.RescaleSlope) + black
+        return values, min(black, white), max(black, white)
     seen = values[~padding] if not padding.all() else values
     return values, seen.min(), seen.max()
 
@@ -118,8 +131,7 @@ def _has_window(dataset: Dataset) -> bool:
     """A first window that the standard allows: a linear one is at least 1 wide, the others are wider than 0."""
     if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
         return False
-    width = dataset.WindowWidth
-    width = float(width[0] if dataset["WindowWidth"].VM > 1 else width)
+    width = float(np.ravel(dataset.WindowWidth)[0])
     return width >= 1 if str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR" else width > 0
 
 
@@ -129,8 +141,6 @@ def _colour(stored: np.ndarray, dataset: Dataset, photometric: str) -> np.ndarra
         coloured = apply_color_lut(stored, dataset)
         return coloured if coloured.dtype == np.uint8 else (coloured >> 8).astype(np.uint8)
     if stored.ndim != 3 or stored.shape[2] != 3 or stored.dtype != np.uint8:
-        raise ImageFileError(
-            f"DICOM of shape {stored.shape}, {stored.dtype} and {photometric}; {' or '.join(GREY)}, or 8-bit colour "
-            f"is needed"
-        )
+        found = f"DICOM of shape {stored.shape}, {stored.dtype} and {photometric}"
+        raise ImageFileError(f"{found}; {' or '.join(GREY)}, or 8-bit colour is needed")
     return stored

@@ -1,34 +1,36 @@
 """The real radiographs from where they are published to one folder, `make data`: whole and counted, or not there.
 
 Three ways: the TFRecord files of the Keras example (a public bucket), Kaggle's archive by `kagglehub` with the user's
-own account, or a zip archive fetched by hand. What is fetched is resumed, and never taken for whole unverified.
+own account, or a zip archive downloaded by hand. A download is resumed, and every byte of it is verified before it gets
+its name. Names and sizes found in archives are never trusted.
 """
 
 import hashlib
+import os
 import re
 import shutil
+import struct
+import sys
+import time
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
 from filelock import FileLock
 
-from pneumolib.data.archive import ArchiveError, build, count_images, extract_zip, link_images, recipe_of
-from pneumolib.data.fetch import DownloadError, explain_connection, explain_disk, fetch
-from pneumolib.data.tfrecord import TFRecordError, read_records, write_pairs
+from pneumolib.data.layout import CLASS_NAMES, SPLITS, bar, build, count_images, is_image, recipe_of, safe_parts
+from pneumolib.data.tfrecord import read_records, write_pairs
+from pneumolib.errors import DataError, PneumolibError
 from pneumolib.project import in_root
 
-BUCKET = "gs://download.tensorflow.org/data/ChestXRay2017/"
 HANDLE = "paultimothymooney/chest-xray-pneumonia"
 DEFAULT_TO = "data/chest_xray"
-ADDRESSES = {"tfrecord": BUCKET, "kaggle": HANDLE}
-PUBLISHED = {  # Kaggle moved 16 images from train to val
-    "tfrecord": {"train/NORMAL": 1349, "train/PNEUMONIA": 3883, "test/NORMAL": 234, "test/PNEUMONIA": 390},
-    "kaggle": {"train/NORMAL": 1341, "train/PNEUMONIA": 3875, "val/NORMAL": 8, "val/PNEUMONIA": 8,
-               "test/NORMAL": 234, "test/PNEUMONIA": 390},
-}  # fmt: skip
+ADDRESSES = {"tfrecord": "gs://download.tensorflow.org/data/ChestXRay2017/", "kaggle": HANDLE}
+# With the images of val counted among train: Kaggle moved 16 there.
+PUBLISHED = {"train/NORMAL": 1349, "train/PNEUMONIA": 3883, "test/NORMAL": 234, "test/PNEUMONIA": 390}
 CREDIT = (
     "Kermany, Zhang, Goldbaum: Labeled OCT and Chest X-Ray Images for Classification, "
     "Mendeley Data, doi:10.17632/rscbjbr9sj, CC BY 4.0"
@@ -36,13 +38,24 @@ CREDIT = (
 WAYS = {
     "tfrecord": "make data                      TFRecord files of the Keras example, from a public bucket; no account",
     "kaggle": "make data FROM=kaggle          Kaggle's archive, by kagglehub",
-    "zip": f"make data FROM=<file.zip>      the same, fetched with a browser from kaggle.com/datasets/{HANDLE}",
+    "zip": f"make data FROM=<file.zip>      the same, downloaded with a browser from kaggle.com/datasets/{HANDLE}",
 }
-TOKEN_HELP = (
-    "Make a token at kaggle.com/settings/api and put it into the variable KAGGLE_API_TOKEN or the file "
-    "~/.kaggle/access_token. An older key is read as well: KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json"
+KAGGLE_HELP = (
+    "Kaggle may want a token (401, 403): make one at kaggle.com/settings/api and put it into the variable KAGGLE_API_TOKEN "
+    "or the file ~/.kaggle/access_token. ADDRESS=<owner>/<name> names another data set (404). Where the cache is broken, "
+    "delete datasets/<owner>/<name> in ~/.cache/kagglehub; the variable KAGGLEHUB_CACHE names a folder on another disk"
 )
 FILES = [f"{part}/{name}.tfrec" for part in ("train", "test") for name in ("paths", "images")]
+
+PAUSES_S = (1, 2, 4)  # between the tries
+TIMEOUT_S = (10, 60)  # to connect, between bytes
+CHUNK_BYTES = 2**20
+AS_IS = {"Accept-Encoding": "identity"}
+REFUSALS = {401: "not public", 403: "not public, or no such file", 404: "no such file"}  # another try changes nothing
+
+MAX_TOTAL_BYTES = 8 * 2**30
+MAX_FILE_BYTES = 64 * 2**20  # the largest radiograph of the archive has a few MiB
+MAX_RATIO = 100  # an image is compressed already; a bomb begins at a thousand
 
 
 def download(source: str = "tfrecord", address: str | None = None, to: str | Path = DEFAULT_TO) -> Path:
@@ -55,37 +68,29 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
         address: of TFRecord files: gs://bucket/prefix, http(s)://..., or a folder; of Kaggle: a data set's handle.
         to: taken from the project's root when relative.
     Raises:
-        DownloadError: whatever kept the images from being put in place; `to` is as it was.
+        PneumolibError: whatever kept the images from being put in place; `to` is as it was.
     """
     target, way = in_root(Path(to).expanduser()), source if source in ADDRESSES else "zip"
     if way == "zip":
-        address = str(_find_zip(source, address))
-    address = address or ADDRESSES[way]
-    if made := recipe_of(target):
-        made_from = made.get("address", "TFRecord files")
-        print(
-            f"{target} is complete already, from {made_from}. To fetch anew, delete it or name another folder: TO=..."
-        )
+        file = Path(source).expanduser().resolve()
+        if address or file.suffix != ".zip" or not file.is_file():
+            received = f"{source!r}{f' with ADDRESS={address}' if address else ''}"
+            raise PneumolibError(
+                f"FROM: received {received}; allowed: tfrecord, kaggle (both with an ADDRESS or without), or the path of a "
+                f".zip file that is there (without). Images in a folder need no download: make report DATA=<folder>"
+            )
+    address = str(file) if way == "zip" else address or ADDRESSES[way]
+    if recipe_of(target):
+        print(f"{target} is complete already. To download it anew, delete it or name another folder: TO=...")
     else:
         _put_in_place(way, address, target)
-    _report(target)
+    found = count_images(target)
+    wrong = _unlike_published(found)
+    print(f"{target}: {found.total()} images", *(f"  {key:16} {found[key]:5}" for key in sorted(found)), sep="\n")
+    print("Counts:", "WARNING: not those of the published images, which are 5856" if wrong else "as published")
+    print(f"Source: {CREDIT}")
+    print(f"Next: make report STUDY=kermany{'' if target == in_root(DEFAULT_TO) else f' DATA={target}'}")
     return target
-
-
-def _find_zip(source: str, address: str | None) -> Path:
-    file = Path(source).expanduser().resolve()
-    if file.is_dir():
-        raise DownloadError(
-            f"FROM: {source} is a folder; images that are there already need no fetching: make report DATA={source}"
-        )
-    if address or file.suffix != ".zip":
-        raise DownloadError(
-            f"FROM: received {source!r}{f' with ADDRESS={address}' if address else ''}; allowed: tfrecord, kaggle "
-            f"(both with an ADDRESS or without), or the path of a .zip file (without)"
-        )
-    if not file.is_file():
-        raise DownloadError(f"FROM: no such file: {file}")
-    return file
 
 
 def _put_in_place(way: str, address: str, target: Path) -> None:
@@ -99,72 +104,124 @@ def _put_in_place(way: str, address: str, target: Path) -> None:
             link_images(_fetch_kaggle(address), folder)
         else:
             extract_zip(Path(address), folder)
-        if address == ADDRESSES.get(way):
-            _check_counts(count_images(folder), PUBLISHED[way])
+        if address == ADDRESSES.get(way) and (wrong := _unlike_published(count_images(folder))):
+            raise PneumolibError(
+                f"the images are not those that are published: {', '.join(wrong)}. To take them all the same, download "
+                f"them by hand and name where they are: ADDRESS=<folder> for TFRecord files, FROM=<file.zip>"
+            )
 
     try:
         build(target, {"from": way, "address": address}, fill)
-    except FileExistsError as fault:
-        raise DownloadError(
-            f"{fault}. Use them as they are: make report STUDY=kermany DATA={target}, or name another folder: TO=..."
-        ) from None
-    except (DownloadError, ArchiveError, TFRecordError, OSError) as fault:
-        reason = f"{fault.filename or target}: {explain_disk(fault)}" if isinstance(fault, OSError) else fault
+    except (PneumolibError, OSError) as fault:
         others = "\n".join(f"  {command}" for name, command in WAYS.items() if name != way)
-        raise DownloadError(
-            f"make data, {way} from {address}: stopped.\n{reason}\nNothing was put at {target}. Other ways to the "
-            f"same images:\n{others}"
+        raise PneumolibError(
+            f"make data, {way} from {address}: stopped.\n{fault}\nNothing was put at {target}. TO= names another folder "
+            f"or disk; images in a folder can be used as they are: make report STUDY=kermany DATA=<folder>\n"
+            f"Other ways to the same images:\n{others}"
         ) from None
     shutil.rmtree(cache, ignore_errors=True)
 
 
-def _check_counts(found: Counter[str], published: dict[str, int]) -> None:
-    """Refuse other counts than the published; whether the 16 images of val stand in train makes none less whole."""
-    if found not in PUBLISHED.values():
-        wrong = [f"{key} {found[key]} (published: {published.get(key, 0)})" for key in sorted(found | published)
-                 if found[key] != published.get(key, 0)]  # fmt: skip
-        raise DownloadError(
-            f"the images are not those that are published: {', '.join(wrong)}. To take them all the same, fetch them "
-            f"by hand and name where they are: ADDRESS=<folder> for TFRecord files, FROM=<file.zip>"
-        )
-
-
-def _report(target: Path) -> None:
-    found, default = count_images(target), target == in_root(DEFAULT_TO)
-    print(f"{target}: {found.total()} images")
-    for key in sorted(found):
-        print(f"  {key:16} {found[key]:5}")
-    as_published = (
-        "as published" if found in PUBLISHED.values() else "WARNING: not those of the published images, which are 5856"
-    )
-    print(f"Counts: {as_published}")
-    print(f"Source: {CREDIT}")
-    print(f"Next: make report STUDY=kermany{'' if default else f' DATA={target}'}")
+def _unlike_published(found: Counter[str]) -> list[str]:
+    """Which counts are not the published ones; whether the 16 images of val are in train makes none less whole."""
+    joined = Counter()
+    for key, n in found.items():
+        joined[key.replace("val/", "train/")] += n
+    return [f"{key} {joined[key]} (published: {n})" for key, n in PUBLISHED.items() if joined[key] != n]
 
 
 def fetch_pairs(address: str, folder: Path) -> Path:
     """Fetch the pairs of TFRecord files below `address`, gs://bucket/prefix or http(s)://..., and return `folder`.
 
-    These are those of train and test, as the Keras example publishes them; a pair of val is read from a folder only.
-
-    Where all lie there already, nothing is asked of the network; where some do, each is asked whether it still is the
-    same, so that images never meet the paths of another edition. Raises DownloadError as `fetch` does.
+    The Keras example publishes a pair of train and one of test; a pair of val is read from a folder only. Where all
+    files are there already, nothing is asked of the network. Where some are, each is asked about again: images must
+    not meet the paths of another edition. Raises PneumolibError as `fetch` does.
     """
     if not re.match(r"(gs|https?)://[^/]", address):
-        raise DownloadError(f"received {address}; allowed: gs://<bucket>/<folder>, https://... and http://...")
+        raise PneumolibError(f"received {address}; allowed: gs://<bucket>/<folder>, https://... and http://...")
     base = re.sub(r"^gs://", "https://storage.googleapis.com/", address).rstrip("/")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if not all((folder / name).is_file() for name in FILES):
             for name in FILES:
-                fetch(f"{base}/{name}", folder / name, _check_records)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                fetch(f"{base}/{name}", folder / name, lambda part: [None for _ in read_records(part)])
     return folder
 
 
-def _check_records(file: Path) -> None:
-    """Raise TFRecordError where a checksum does not fit: not every server publishes one of the whole file."""
-    for _ in read_records(file):
-        pass
+def fetch(url: str, file: Path, check: Callable[[Path], object]) -> None:
+    """Fetch one file, going on from what an earlier call left in `<file>.part` if the remote file is still the same.
+
+    `file` gets its name when its size and content have been verified; `<file>.edition` tells which one it is. A `file`
+    that is there already is kept where the server still has the same edition.
+
+    Args:
+        url: of the file.
+        file: where to put it.
+        check: reads the content, and raises DataError where that is broken.
+    Raises:
+        PneumolibError: the server's refusal, no connection after a few tries, or a broken file.
+        OSError: what the disk refuses.
+    """
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return _try_once(url, file, check)
+        except requests.RequestException as fault:
+            status = fault.response.status_code if fault.response is not None else None
+            if status in REFUSALS:
+                raise PneumolibError(f"{url}: {REFUSALS[status]} ({status}); is the address right?") from None
+            reason = f"the server answers {status}" if status else _explain_connection(fault)
+        if pause_s is not None:
+            print(f"{file.parent.name}/{file.name}: {reason}; trying again in {pause_s} s", file=sys.stderr)
+            time.sleep(pause_s)
+    raise PneumolibError(
+        f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. What came is kept: the same command goes on from there"
+    )
+
+
+def _try_once(url: str, file: Path, check: Callable[[Path], object]) -> None:
+    part, note = file.with_name(f"{file.name}.part"), file.with_name(f"{file.name}.edition")
+    size, validator = _ask(url)
+    if validator is None or not note.is_file() or note.read_text(encoding="utf-8") != f"{validator} {size}":
+        for old in (file, part):  # first, so that no note ever belongs to a part of another edition
+            old.unlink(missing_ok=True)
+        note.write_text(f"{validator} {size}", encoding="utf-8")
+    if file.is_file():
+        return
+    part.touch()
+    if (have := part.stat().st_size) != size:
+        resume = {"Range": f"bytes={have}-", "If-Range": validator} if 0 < have < size else {}
+        with requests.get(url, headers=AS_IS | resume, stream=True, timeout=TIMEOUT_S) as answer:
+            answer.raise_for_status()
+            goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            n_chunks = -(-(size - have * goes_on) // CHUNK_BYTES)
+            with part.open("ab" if goes_on else "wb") as out:
+                for chunk in bar(answer.iter_content(CHUNK_BYTES), n_chunks, f"downloading {file.name}", unit="MiB"):
+                    out.write(chunk)
+    if (have := part.stat().st_size) != size:
+        raise requests.ConnectionError(f"the connection ended at {have} of {size} bytes")
+    try:
+        check(part)
+    except DataError as fault:
+        part.unlink()
+        raise PneumolibError(f"{fault}. What came was deleted") from None
+    os.replace(part, file)
+
+
+def _ask(url: str) -> tuple[int, str | None]:
+    """Size in bytes of a remote file, and what tells one edition of it from another: a strong ETag, else its date."""
+    with requests.head(url, headers=AS_IS, allow_redirects=True, timeout=TIMEOUT_S) as answer:
+        answer.raise_for_status()
+        etag, size = answer.headers.get("ETag", "W/"), answer.headers.get("Content-Length", "")
+        if not size.isdigit():
+            raise PneumolibError(f"{url}: the server tells no length, so a part could not be told from the whole")
+        return int(size), answer.headers.get("Last-Modified") if etag.startswith("W/") else etag
+
+
+def _explain_connection(fault: Exception) -> str:
+    """The innermost reason, without the connection that `requests` and `urllib3` wrap around it."""
+    inner = fault.args[0] if fault.args else fault
+    return str(getattr(inner, "reason", inner)).split("): ", 1)[-1]
 
 
 def _fetch_kaggle(handle: str) -> Path:
@@ -175,29 +232,87 @@ def _fetch_kaggle(handle: str) -> Path:
 
     try:
         return Path(kagglehub.dataset_download(handle))
-    except requests.HTTPError as fault:
-        status = fault.response.status_code if fault.response is not None else 0
-        raise DownloadError(_explain_kaggle(handle, status)) from None
-    except requests.RequestException as fault:
-        raise DownloadError(f"no connection to Kaggle: {explain_connection(fault)}") from None
-    except OSError as fault:
-        raise DownloadError(f"{fault}. The variable KAGGLEHUB_CACHE names a folder on another disk") from None
-    except (exceptions.DataCorruptionError, zipfile.BadZipFile, zlib.error, EOFError) as fault:
-        raise DownloadError(
-            f"what Kaggle sent is broken ({fault}). Delete datasets/{handle} in ~/.cache/kagglehub (or in the folder "
-            f"that KAGGLEHUB_CACHE names), and run the same command again"
-        ) from None
-    except exceptions.CredentialError as fault:
-        raise DownloadError(f"no credentials: {fault}. {TOKEN_HELP}") from None
-    # Of Kaggle's and Colab's own notebooks; ValueError for a handle or a credentials file that it cannot read.
-    except (exceptions.BackendError, exceptions.KaggleEnvironmentError, exceptions.ColabEnvironmentError,
-            exceptions.NotFoundError, ValueError) as fault:  # fmt: skip
-        raise DownloadError(f"kagglehub: {fault}") from None
+    # ValueError for a handle or a credentials file that it cannot read; the others for what came or what the disk refuses.
+    except (
+        requests.RequestException, OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError,
+        exceptions.CredentialError, exceptions.DataCorruptionError, exceptions.NotFoundError,
+        exceptions.BackendError, exceptions.KaggleEnvironmentError, exceptions.ColabEnvironmentError,
+    ) as fault:  # fmt: skip
+        reason = _explain_connection(fault) if isinstance(fault, requests.ConnectionError) else fault
+        raise PneumolibError(f"kagglehub: {reason}. {KAGGLE_HELP}") from None
 
 
-def _explain_kaggle(handle: str, status: int) -> str:
-    if status in (401, 403):
-        return f"Kaggle refuses ({status}): no token was found, or it is not valid. {TOKEN_HELP}"
-    if status == 404:
-        return f"Kaggle knows no data set {handle} (404); ADDRESS=<owner>/<name> names another"
-    return f"Kaggle answers {status}; try again later"
+def select_images(names: list[str]) -> dict[str, str]:
+    """Where the images among `names` belong: `<split>/<class>/<file>` to name.
+
+    The outermost folder with images of both classes in split folders is taken. Copies nested in it, `__MACOSX` and
+    files that are no images are passed over.
+
+    Raises:
+        DataError: an unsafe name, no such folder or two beside each other, or two files for one place.
+    """
+    roots: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for name in names:
+        *root, split, folder, file = ["", "", "", *safe_parts(name)]
+        if split.lower() in SPLITS and folder.lower() in CLASS_NAMES and is_image(file) and "__MACOSX" not in root:
+            place = f"{split.lower()}/{CLASS_NAMES[folder.lower()]}/{file}"
+            roots.setdefault(tuple(root), []).append((name, place))
+    whole = [root for root, found in roots.items() if len({place.split("/")[1] for _, place in found}) == 2]
+    outer = [root for root in whole if len(root) == min(map(len, whole))]
+    if len(outer) != 1:
+        found = " and ".join("/".join(filter(None, root)) for root in outer) or "none"
+        raise DataError(f"looked for one folder with images in train/NORMAL, train/PNEUMONIA and so on, found {found}")
+    seen: dict[str, str] = {}
+    for name, place in roots[outer[0]]:
+        if other := seen.get(place.casefold()):  # a.jpeg and A.jpeg are one file on some disks
+            raise DataError(f"{name}: {place} is the place of {other} too; one image a place is allowed")
+        seen[place.casefold()] = name
+    return {place: name for name, place in roots[outer[0]]}
+
+
+def link_images(source: Path, folder: Path) -> None:
+    """Put the images of a folder at their places in another: as hard links, as copies where links cannot be.
+
+    Raises DataError as `select_images` does.
+    """
+    chosen = select_images([path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
+    for place, name in bar(chosen.items(), len(chosen), "copying images"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link((source / name).resolve(), folder / place)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source / name, folder / place)
+
+
+def extract_zip(file: Path, folder: Path) -> None:
+    """Unpack the images of a zip archive to their places in `folder`.
+
+    `zipfile` writes no more bytes of a member than its list of members states, so the limits are asked of that list:
+    MAX_TOTAL_BYTES in all, MAX_FILE_BYTES and MAX_RATIO for a member. A link becomes a file that is no image.
+
+    Raises:
+        DataError: no zip archive or a broken one, a member with an unsafe name, encrypted, compressed by anything but
+            deflate, or larger than allowed; or as `select_images` does.
+    """
+    name = "list of members"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {member.orig_filename: member for member in archive.infolist()}
+            chosen = select_images([member.orig_filename for member in archive.infolist()])
+            if sum(members[name].file_size for name in chosen.values()) > MAX_TOTAL_BYTES:
+                raise DataError(f"its images are larger than {MAX_TOTAL_BYTES} bytes: no archive of radiographs")
+            for place, name in bar(chosen.items(), len(chosen), "unpacking images"):
+                member = members[name]
+                # Python reads other methods without a bound on memory.
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError(f"{name}: compressed by another method than deflate")
+                if member.file_size > min(MAX_FILE_BYTES, MAX_RATIO * member.compress_size + CHUNK_BYTES):
+                    raise DataError(f"{name}: {member.file_size} bytes from {member.compress_size}: no radiograph")
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, (folder / place).open("xb") as out:
+                    shutil.copyfileobj(source, out)
+    except DataError as fault:
+        raise DataError(f"{file}: {fault}") from None
+    # What `zipfile` raises for broken archives; RuntimeError for encryption and for what its version cannot read.
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError, RuntimeError) as fault:
+        raise DataError(f"{file}: {name}: no zip archive that can be read, or not all of it ({fault})") from None

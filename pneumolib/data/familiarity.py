@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decoding import decode
+from pneumolib.data.decode import decode
 
 # What each fact is about. `distance` is the only one that looks at where anything is in the picture.
 KINDS = {

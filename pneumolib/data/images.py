@@ -22,10 +22,11 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
-from pneumolib.data.decoding import Decoded, ImageFileError, decode
+from pneumolib.data.decode import Decoded, decode
+from pneumolib.data.layout import bar
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.progress import bar
 from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
+from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 

@@ -1,7 +1,7 @@
 """Which images are there? One row an image, each file opened and decoded once, none skipped in silence.
 
 Contract: `Manifest.table` is sorted by `image_id` and has the columns of `COLUMNS`; `label` 1 is pneumonia, 0 normal;
-`path` is relative to `Manifest.root`. Files that cannot be used stand in `Manifest.problems` with the reason.
+`path` is relative to `Manifest.root`. Files that cannot be used are listed in `Manifest.problems` with the reason.
 
 What a file says besides its pixels: `mode`, `quantisation_sum` (a JPEG's luma table, 0 for others), `pixel_min` and
 `pixel_max` as stored. What the pixels say: `mean_intensity` and `sd_intensity` of the grey image, 0 to 255, and
@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.archive import is_drawn
-from pneumolib.data.decoding import ImageFileError, MissingDecoderError, decode
-from pneumolib.data.progress import bar
-from pneumolib.data.sources import CLASSES, Listing, ManifestError, list_source
+from pneumolib.data.decode import decode
+from pneumolib.data.layout import CLASSES, Listing, bar, is_drawn
+from pneumolib.data.sources import list_source
+from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
 
@@ -67,63 +67,65 @@ class Manifest:
 def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest:
     """List, open and describe every image of the data folder that `params` names.
 
-    Files whose size and time are unchanged since the last call are taken from a cache; the others are read whole,
-    hashed and decoded, so that a truncated file is found here and not in the middle of a training.
+    Files whose size and time are unchanged since the last call are taken from a cache. The others are read whole,
+    hashed and decoded: a truncated file is found here and not in the middle of a training.
 
     Args:
         params: the source, see `data.sources`. A synthetic one is drawn and an archive unpacked where that is missing.
-        cache_dir: where the cache lies; `.cache/manifest` of the project by default.
+        cache_dir: of the cache; `.cache/manifest` of the project by default.
     Raises:
-        ManifestError: data that is not there or not of the source's form, a split without usable images, or images
-            whose patient cannot be told.
+        DataError: data that is not there or not of the source's form, a split without usable images, or images whose
+            patient cannot be told.
     """
     listing = list_source(params)
-    cache = _Cache(listing.root, cache_dir or in_root(".cache/manifest"))
-    described = _describe_all(listing.root, listing.images, cache)
+    described = _describe_all(listing, cache_dir or in_root(".cache/manifest"))
     # Sources of one hospital name none.
     table = pd.DataFrame([{"site": ""} | row for row in described if "reason" not in row], columns=COLUMNS)
     broken = [row for row in described if "reason" in row]
     problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason"])
     problems = problems.sort_values("path", ignore_index=True)
-    _refuse_empty(table, problems, listing)
-    _report(problems, len(table))
-    table = table.sort_values("image_id", ignore_index=True)
-    return Manifest(table, problems, listing.root, is_drawn(listing.root))
-
-
-def _refuse_empty(table: pd.DataFrame, problems: pd.DataFrame, listing: Listing) -> None:
+    lines = [f"  {row.path}: {row.reason}" for row in problems.itertuples()]
     have = set(zip(table.source_split, table.label, strict=True))
-    empty = [f"{split}/{name}" for split, name in listing.needed if (split, CLASSES[name]) not in have]
-    if empty:
-        reasons = "; ".join(f"{p.path}: {p.reason}" for p in problems.head(5).itertuples())
-        raise ManifestError(
+    if empty := [f"{split}/{name}" for split, name in listing.needed if (split, CLASSES[name]) not in have]:
+        raise DataError(
             f"{listing.root}: no usable image in {', '.join(empty)} (JPEG, PNG and DICOM can be read). "
-            + (f"Left out there and elsewhere: {reasons}" if reasons else "None is named there.")
+            + "\n".join(["Files left out:", *lines[:5]] if lines else ["No file was left out."])
         )
+    if lines:  # on stderr, so that it shows in the terminal, in the notebook and in the log
+        print(f"LEFT OUT: {len(lines)} file(s), {len(table)} images remain:", *lines, sep="\n", file=sys.stderr)
+    return Manifest(table.sort_values("image_id", ignore_index=True), problems, listing.root, is_drawn(listing.root))
 
 
-def _report(problems: pd.DataFrame, n_good: int) -> None:
-    """Loudly: on stderr, so that it shows in the terminal, in the notebook and in the log."""
-    if len(problems):
-        lines = "\n".join(f"  {row.path}: {row.reason}" for row in problems.itertuples())
-        print(f"LEFT OUT: {len(problems)} file(s), {n_good} images remain:\n{lines}", file=sys.stderr)
-
-
-def _describe_all(root: Path, listing: list[dict], cache: "_Cache") -> list[dict]:
-    known = [cache.get(item["path"]) for item in listing]
-    todo = [item for item, hit in zip(listing, known, strict=True) if hit is None]
+def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
+    """The listed images with what `describe_file` says of each, from the cache where size and time are unchanged."""
+    key = hashlib.sha256(f"{_CACHE_VERSION} {listing.root.resolve()}".encode()).hexdigest()[:16]
+    file = cache_dir / f"{key}.json"
+    cached = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stamps = {item["path"]: _stamp(listing.root / item["path"]) for item in listing.images}
+    known = {p: cached[p]["fact"] for p, stamp in stamps.items() if stamp and cached.get(p, {}).get("stamp") == stamp}
+    todo = [path for path in stamps if path not in known]
     # Reading, hashing and decoding all release the interpreter's lock, so threads are enough.
     # The filter is set around the pool: setting it inside threads would race.
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        facts = pool.map(lambda item: describe_file(root / item["path"]), todo)
-        fresh = dict(zip((item["path"] for item in todo), bar(facts, len(todo), "reading images"), strict=True))
-    for path, fact in fresh.items():
-        if "passing" not in fact:
-            cache.put(path, fact)
-    if fresh:
-        cache.save(keep={item["path"] for item in listing})
-    return [item | (hit or fresh[item["path"]]) for item, hit in zip(listing, known, strict=True)]
+        facts = pool.map(lambda path: describe_file(listing.root / path), todo)
+        known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
+    if todo:
+        kept = {path: {"stamp": stamps[path], "fact": known[path]} for path in stamps if "passing" not in known[path]}
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(kept), encoding="utf-8")
+        os.replace(temporary, file)
+    return [item | known[item["path"]] for item in listing.images]
+
+
+def _stamp(file: Path) -> list[int] | None:
+    """Size and time; None where there is none, as of a dangling link: such a file is never taken from the cache."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def describe_file(path: Path) -> dict:
@@ -155,33 +157,3 @@ def describe_file(path: Path) -> dict:
         "sd_intensity": round(float(grey.std()), 3),
         "pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16],
     }
-
-
-class _Cache:
-    """What `describe_file` found, by path, valid while the file's size and modification time stay the same."""
-
-    def __init__(self, root: Path, folder: Path):
-        key = hashlib.sha256(f"{_CACHE_VERSION} {root.resolve()}".encode()).hexdigest()[:16]
-        self.root, self.file, self.rows = root, folder / f"{key}.json", {}
-        if self.file.is_file():
-            self.rows = json.loads(self.file.read_text(encoding="utf-8"))
-
-    def _stamp(self, path: str) -> list[int] | None:
-        try:
-            stat = os.stat(self.root / path)
-        except OSError:  # a dangling link, say: described every time, never cached
-            return None
-        return [stat.st_size, stat.st_mtime_ns]
-
-    def get(self, path: str) -> dict | None:
-        hit, stamp = self.rows.get(path), self._stamp(path)
-        return hit["fact"] if hit and stamp and hit["stamp"] == stamp else None
-
-    def put(self, path: str, fact: dict) -> None:
-        self.rows[path] = {"stamp": self._stamp(path), "fact": fact}
-
-    def save(self, keep: set[str]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({p: row for p, row in self.rows.items() if p in keep}), encoding="utf-8")
-        os.replace(temporary, self.file)

@@ -2,7 +2,7 @@
 
 Data contract: `root/table.csv`, columns `path,label,group_id,kind,split,site`, and the files it names at
 `root/test/<site>/`; they are read back as a user's own table of paths is. All images are of split `test`, and a patient
-has one to three. `archive.MARKER` holds the recipe.
+has one to three. `layout.MARKER` holds the recipe.
 
 Two sites differ from training, each in its own way. The emergency room exposes dark and flat, leaves wide black borders
 and saves JPEG files of low quality; the ward exposes bright, leaves narrow borders and saves PNG files. Both put a lead
@@ -19,10 +19,8 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from pneumolib.data import drawing
-from pneumolib.data.archive import DRAWN, build
-from pneumolib.data.csv_source import KIND_LABELS
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.progress import bar
+from pneumolib.data.layout import DRAWN, KIND_LABELS, bar, build
 
 TABLE = "table.csv"
 PREVALENCE = 0.4  # of images with pneumonia
@@ -100,7 +98,7 @@ def _label(film: Image.Image, rng: np.random.Generator) -> None:
 def draw_second_hospital(root: Path, n_images: int = 160, seed: int = 1) -> Path:
     """Draw `n_images` files and their table into `root`, unless they lie there by the same recipe; return the table's path.
 
-    Raises FileExistsError where `root` holds anything not drawn here.
+    Raises DataError where `root` holds anything not drawn here.
     """
 
     def draw(folder: Path) -> None:

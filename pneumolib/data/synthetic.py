@@ -1,7 +1,7 @@
 """Chest-like radiographs on disk in the archive's layout: the demo study's data.
 
 Data contract: `root/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, named as the archive names them, and
-`archive.MARKER` with the recipe. A patient is (kind, number) and lies in one split only. The archive's traps are
+`layout.MARKER` with the recipe. A patient is (kind, number) and lies in one split only. The archive's traps are
 there in small: train NORMAL at JPEG quality 95 and all else at 75, wider images and a few RGB files among PNEUMONIA,
 byte-equal copies within a few patients of train, a test set exposed a little differently. No file depends on the order
 of the drawing.
@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from pneumolib.data import drawing
-from pneumolib.data.archive import DRAWN, build
 from pneumolib.data.drawing import KINDS, draw_radiograph
-from pneumolib.data.progress import bar
+from pneumolib.data.layout import DRAWN, bar, build
 
 TEST_SHIFT = 0.5  # how far the exposure of test images moves; see `draw_radiograph`
 MIN_IMAGES = 24
@@ -87,8 +86,8 @@ def _save(file: SimpleNamespace, folder: Path, seed: int) -> None:
 def draw_dataset(root: Path, n_images: int = 400, seed: int = 1) -> Path:
     """Draw `n_images` files into `root`, unless they lie there by the same recipe, and return `root`.
 
-    A drawing by another recipe is replaced; see `archive.build`. Raises ValueError where `n_images` is below
-    MIN_IMAGES, and FileExistsError where `root` holds anything not drawn here.
+    A drawing by another recipe is replaced; see `layout.build`. Raises ValueError where `n_images` is below
+    MIN_IMAGES, and DataError where `root` holds anything not drawn here.
     """
     if n_images < MIN_IMAGES:
         raise ValueError(f"n_images is {n_images}; the kinds and splits all have patients from {MIN_IMAGES} up")

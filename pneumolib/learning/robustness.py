@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from pneumolib.data.corruptions import SEVERITIES, corrupt
 from pneumolib.data.images import ChangedPixels, ImageSet, take
-from pneumolib.data.progress import bar
+from pneumolib.data.layout import bar
 from pneumolib.learning.predicting import predict_logits
 from pneumolib.params import RunParams
 

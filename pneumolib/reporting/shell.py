@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from pneumolib.data.archive import is_drawn
+from pneumolib.data.layout import is_drawn
 from pneumolib.params import RunParams
 from pneumolib.project import SMOKE, in_root
 

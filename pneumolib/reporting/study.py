@@ -9,8 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.sources import ManifestError
-from pneumolib.errors import ParamsError, ResultError
+from pneumolib.errors import DataError, ParamsError, ResultError
 from pneumolib.params import DataParams, RunParams
 from pneumolib.project import SMOKE, in_root, load_run, notebook_of, project_root, report_command
 from pneumolib.reporting.inputs import declared_parameters, differences, gather, notebook_path
@@ -108,7 +107,7 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         smoke: the study made small, with results of its own; see `smoke`.
     Raises:
         ParamsError: one line for each fault in any of the files.
-        ManifestError: data that cannot be used.
+        DataError: data that cannot be used.
     """
     loaded = _load_all(run_files(study_dir), data_root, smoke)
     known: dict[DataParams, str] = {}
@@ -129,9 +128,9 @@ def _sources(run: str, params: RunParams) -> list[DataParams]:
 def _fingerprint(path: Path, params: RunParams, source: DataParams) -> str:
     try:
         return read_manifest(source).fingerprint
-    except ManifestError as fault:
+    except DataError as fault:
         # Its message speaks of `data.root`, which a study has two of then.
-        raise fault if source is params.data else ManifestError(f"{path}: external: {fault}") from None
+        raise fault if source is params.data else DataError(f"{path}: external: {fault}") from None
 
 
 def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:

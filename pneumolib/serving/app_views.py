@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pneumolib.data.images import equalize, load_image
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.params import ImageParams
 from pneumolib.reporting.figures import COLOURS
 from pneumolib.reporting.overlays import strongest_place

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pneumolib.data.sources import IGNORED, IMAGE_SUFFIXES
+from pneumolib.data.layout import IGNORED, IMAGE_SUFFIXES
 
 _DICOM_AT, _DICOM = 128, b"DICM"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumolib import __version__
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
 from pneumolib.provenance import file_sha256, package_versions

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.serving.scoring import BATCH, Scored
 from pneumolib.serving.trained import RESEARCH_ONLY, TrainedModel
 

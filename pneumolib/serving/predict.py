@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from pneumolib.data.progress import bar
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.serving.files import image_files
 from pneumolib.serving.outputs import (
     check_destinations,

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from pneumolib.data.decoding import ImageFileError
 from pneumolib.data.familiarity import colour_of
 from pneumolib.data.images import decode_for, network_pixels
-from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.errors import ImageFileError
 from pneumolib.serving.trained import TrainedModel
 
 BATCH = 64

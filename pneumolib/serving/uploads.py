@@ -12,9 +12,9 @@ from pathlib import PurePath
 
 from PIL import Image
 
-from pneumolib.data.decoding import ImageFileError
+from pneumolib.data.decode import form_of, read_header
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.headers import form_of, read_header
+from pneumolib.errors import ImageFileError
 
 MEGABYTE = 2**20
 MOST_BYTES = 64 * MEGABYTE  # of a file; a detector's 20 million pixels of 16 bits take 40

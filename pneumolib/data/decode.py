@@ -2,31 +2,52 @@
 
 What a file is, its first bytes say, not the ending of its name. Contract: 0 is black and 255 white; air is dark, so
 DICOM's MONOCHROME1 is turned over; transparency is laid on black; more than eight bits are scaled down.
+
+A file of a few kilobytes can claim a picture of gigabytes: `read_header` tells its size before a pixel is unpacked.
 """
 
+import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from pneumolib.errors import ImageFileError
+
 # What Pillow raises for broken files: OSError for data that is cut, SyntaxError and ValueError for broken structure, the others
 # for facts within it (EXIF above all) that are of another type or size than they must be.
 BROKEN = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError,
-    struct.error, zlib.error,
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error,
+    zlib.error,
 )  # fmt: skip
 FORMATS = ("JPEG", "PNG")  # nothing else is opened: other decoders are an attack surface and no source of radiographs
+Form = Literal["JPEG", "PNG", "DICOM"]
 
 
-class ImageFileError(OSError):
-    """A file that gives no image; the message is the reason, without the path."""
+@dataclass(frozen=True)
+class Header:
+    """As the file states it.
 
+    Attributes:
+        form: of the file, by its content.
+        width_px, height_px: as stored, before any turning.
+        frames: pictures in the file; 1 where it says nothing.
+    """
 
-class MissingDecoderError(ImageFileError):
-    """A file that another package could read; the message names it."""
+    form: Form
+    width_px: int
+    height_px: int
+    frames: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames together."""
+        return self.width_px * self.height_px * self.frames
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,31 @@ class Decoded:
     pixel_max: int
 
 
+def form_of(raw: bytes) -> Form | None:
+    """What a file's first bytes say it is; None for anything else."""
+    if raw[128:132] == b"DICM":
+        return "DICOM"
+    if raw.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    return "JPEG" if raw.startswith(b"\xff\xd8\xff") else None
+
+
+def read_header(raw: bytes) -> Header:
+    """Format and size of a file's image; no pixel is decoded.
+
+    Raises:
+        ImageFileError: empty, no JPEG, PNG or DICOM, a broken header, or more pixels than Pillow would open at all. The
+            message holds nothing that was read from a DICOM file.
+    """
+    if form_of(raw) == "DICOM":
+        # Imported here and below: pydicom takes half a second that JPEG files need not wait for.
+        from pneumolib.data.dicom import read_size
+
+        return Header("DICOM", *read_size(raw))
+    with _opened(raw) as image:  # reads up to the first pixels
+        return Header(form_of(raw), *image.size, frames=_frames(image))
+
+
 def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> Decoded:
     """Decode a file to its end.
 
@@ -60,51 +106,54 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> De
     Raises:
         ImageFileError: empty, truncated, animated, too many pixels, or no JPEG, PNG or DICOM at all.
     """
-    if not raw:
-        raise ImageFileError("empty file (0 bytes)")
-    if raw[128:132] == b"DICM":
-        # Imported here: pydicom takes half a second that studies of JPEG files need not wait for.
+    if form_of(raw) == "DICOM":
         from pneumolib.data.dicom import decode_dicom
 
         pixels, mode, low, high = decode_dicom(raw)
         image = Image.fromarray(pixels)
         return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0, low, high)
-    try:
-        return _decode_picture(raw, at_least_px, grey)
-    except Image.UnidentifiedImageError:
-        raise ImageFileError(f"not a JPEG, PNG or DICOM image: begins with {raw[:8]!r}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
-        raise ImageFileError(f"too many pixels: {fault}") from None
-    except ImageFileError:
-        raise
-    except BROKEN as fault:
-        raise ImageFileError(f"does not decode: {fault}") from None
-
-
-def _decode_picture(raw: bytes, at_least_px: int | None, grey: bool) -> Decoded:
-    with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-            raise ImageFileError(f"animated ({image.n_frames} frames); a radiograph is one picture")
+    if raw and form_of(raw) is None:
+        raise ImageFileError(f"not a JPEG, PNG or DICOM image: begins with {raw[:8]!r}")
+    with _opened(raw) as image:
+        if (frames := _frames(image)) > 1:
+            raise ImageFileError(f"animated ({frames} frames); a radiograph is one picture")
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
         mode, (width, height) = image.mode, image.size
         table = getattr(image, "quantization", {}).get(0, [])
         if at_least_px is not None:
-            image.draft("L" if grey and mode != "CMYK" else image.mode, (at_least_px, at_least_px))
+            image.draft("L" if grey and mode != "CMYK" else mode, (at_least_px, at_least_px))
         image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
+            width, height = height, width
         ImageOps.exif_transpose(image, in_place=True)
-        low, high = _stored_range(image)
-        plain = _to_8_bit(image, grey)
-    width, height = (height, width) if turned else (width, height)
-    return Decoded(plain, width, height, mode, int(sum(table)), low, high)
+        stored = np.ravel(image.getextrema())  # lowest and highest value of each channel
+        return Decoded(
+            _to_8_bit(image, grey), width, height, mode, int(sum(table)), int(stored.min()), int(stored.max())
+        )
 
 
-def _stored_range(image: Image.Image) -> tuple[int, int]:
-    ranges = image.getextrema()
-    ranges = ranges if isinstance(ranges[0], tuple) else (ranges,)
-    return int(min(low for low, _ in ranges)), int(max(high for _, high in ranges))
+@contextlib.contextmanager
+def _opened(raw: bytes) -> Iterator[Image.Image]:
+    """A JPEG or PNG; whatever Pillow raises for it, here or in the block, becomes an ImageFileError."""
+    if not raw:
+        raise ImageFileError("empty file (0 bytes)")
+    if form_of(raw) is None:
+        raise ImageFileError("neither JPEG, PNG nor DICOM, by its first bytes")
+    try:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
+        raise ImageFileError(f"too many pixels: {fault}") from None
+    except Image.UnidentifiedImageError:
+        raise ImageFileError(f"begins as {form_of(raw)} and has no header of one") from None
+    except BROKEN as fault:
+        raise ImageFileError(f"does not decode: {fault}") from None
+
+
+def _frames(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1) if image.format == "PNG" else 1
 
 
 def _to_8_bit(image: Image.Image, grey: bool) -> Image.Image:

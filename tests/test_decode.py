@@ -1,0 +1,274 @@
+"""Files of every kind to pixels: DICOM as a workstation shows it, JPEG and PNG; broken files by name, whatever broke."""
+
+import contextlib
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG2MPML,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    generate_uid,
+)
+
+from pneumolib.data.decode import decode, read_header
+from pneumolib.data.images import load_image
+from pneumolib.data.manifest import describe_file
+from pneumolib.errors import ImageFileError
+from pneumolib.params import ImageParams
+
+RAMP = np.tile(np.arange(64), (48, 1))  # dark on the left, bright on the right
+X = np.arange(64)
+SPREAD = X * 255 / 63
+
+
+def dicom_bytes(stored, bits=12, photometric="MONOCHROME2", **elements):
+    """A DICOM file of `stored`; further elements by keyword."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.PatientName, dataset.PatientID = "Secret^Name", "4711"
+    dataset.Rows, dataset.Columns = stored.shape[:2]
+    dataset.SamplesPerPixel = 1 if stored.ndim == 2 else 3
+    if stored.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.PhotometricInterpretation = photometric
+    dataset.BitsAllocated = 8 if bits <= 8 else 16
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = bits, bits - 1, 0
+    dataset.PixelData = stored.astype(np.uint8 if bits <= 8 else np.uint16).tobytes()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def write_dicom(path, stored, *options, **elements):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(dicom_bytes(stored, *options, **elements))
+    return path
+
+
+def grey(raw):
+    return np.asarray(decode(raw, grey=True).image).astype(int)
+
+
+def steps():
+    """A lookup table of 64 values: black up to the middle, white from there."""
+    table = Dataset()
+    table.LUTDescriptor, table.LUTExplanation = [64, 0, 16], "steps"
+    table.LUTData = ((X >= 32) * 65535).astype("<u2").tobytes()
+    table["LUTData"].VR = "OW"
+    return table
+
+
+RESCALED = {"RescaleSlope": "10", "RescaleIntercept": "-1000", "RescaleType": "US", "VOILUTFunction": "LINEAR_EXACT"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "row"),
+    [
+        (1000 + 10 * RAMP, {}, SPREAD),  # from the lowest to the highest value
+        (50 + RAMP, {"bits": 8}, 50 + X),
+        (RAMP, {"bits": 6}, SPREAD),
+        (RAMP, {"photometric": "MONOCHROME1"}, 255 - SPREAD),
+        # Stored 0 to 63 become -1000 to -370; the first window runs from -800 to -600, that is from column 20 to 40.
+        (RAMP, {**RESCALED, "WindowCenter": ["-700", "0"], "WindowWidth": ["200", "10"]}, (255 * (X - 20) / 20).clip(0, 255)),
+        (RAMP, {"VOILUTSequence": [steps()]}, 255 * (X >= 32)),
+        (RAMP, {"RescaleSlope": "-1", "RescaleIntercept": "0"}, 255 - SPREAD),
+        (RAMP, {"RescaleSlope": "-1", "RescaleIntercept": "0", "bits": 8}, 255 - X),
+        # Elements that are empty or void count as absent.
+        (1000 + 10 * RAMP, {"WindowCenter": "", "WindowWidth": "", "PixelPaddingValue": None}, SPREAD),
+        (1000 + 10 * RAMP, {"WindowCenter": "500", "WindowWidth": "0"}, SPREAD),
+        (1000 + 10 * RAMP, {"RescaleSlope": "", "RescaleIntercept": "", "VOILUTSequence": []}, SPREAD),
+    ],
+)  # fmt: skip
+def test_dicom_is_shown_as_a_workstation_shows_it(stored, options, row):
+    raw = dicom_bytes(stored, **options)
+    np.testing.assert_allclose(grey(raw), np.tile(row, (48, 1)), atol=1)
+    decoded = decode(raw)
+    assert (decoded.pixel_min, decoded.pixel_max) == (stored.min(), stored.max())
+    assert decoded.mode == f"DICOM {options.get('photometric', 'MONOCHROME2')} {options.get('bits', 12)} bit"
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_windows_are_spread_over_the_whole_range_and_a_negative_slope_turns_them_over(bits):
+    scale = 60 if bits == 12 else 1
+    window = {"WindowCenter": f"{32 * scale}", "WindowWidth": f"{7 * scale}", "VOILUTFunction": "SIGMOID"}
+    row = grey(dicom_bytes(RAMP * scale, bits, **window))[0]
+    assert (row[0], row[-1]) == (0, 255)
+    assert (np.diff(row) >= 0).all()
+    window = {"WindowCenter": "-32", "WindowWidth": "64", "RescaleSlope": "-1", "RescaleIntercept": "0"}
+    row = grey(dicom_bytes(RAMP, bits, **window))[0]
+    assert (np.diff(row) <= 0).all()
+    assert row[0] - row[-1] > 240
+
+
+def test_padding_stays_black():
+    stored = 100 + RAMP
+    stored[:8] = 0
+    seen = grey(dicom_bytes(stored, photometric="MONOCHROME1", PixelPaddingValue=0))
+    assert (seen[:8] == 0).all()
+    np.testing.assert_allclose(seen[20], 255 - SPREAD, atol=1)
+
+
+def test_colours_of_dicom():
+    inverted = (65535 - X * 1024).astype("<u2").tobytes()
+    colours = {f"{name}PaletteColorLookupTable{part}": value for name in ("Red", "Green", "Blue")
+               for part, value in (("Descriptor", [64, 0, 16]), ("Data", inverted))}  # fmt: skip
+    row = grey(dicom_bytes(RAMP, 8, "PALETTE COLOR", **colours))[0]
+    assert row[0] >= 254
+    assert (np.diff(row) < 0).all()
+    red = dicom_bytes(np.full((48, 64, 3), (200, 0, 0)), 8, "RGB")
+    assert load_image(red, ImageParams(size_px=32, channels=3))[5, 5].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize(("syntax", "name"), [(JPEGLSLossless, "JPEG-LS"), (MPEG2MPML, "MPEG2")])
+def test_a_compression_without_decoder_is_named_and_asked_about_again(tmp_path, syntax, name):
+    file = write_dicom(tmp_path / "x.dcm", RAMP)
+    dataset = dcmread(file)
+    dataset.PixelData = encapsulate([b"\xff\x4f" + bytes(60)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(file)
+    fact = describe_file(file)
+    assert name in fact["reason"]
+    assert "pip install python-gdcm" in fact["reason"]
+    assert fact["passing"]
+
+
+def encoded(form: str, pixels=100 + RAMP, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(file, form, **options)
+    return file.getvalue()
+
+
+def claiming(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
+    """A PNG of less than a hundred bytes whose head names any size."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 9)), (b"IEND", b"")]  # fmt: skip
+    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html>", "not a JPEG, PNG or DICOM image: begins with b'<html>'"),
+        (encoded("GIF"), "not a JPEG, PNG or DICOM image: begins with b'GIF8"),
+        (encoded("JPEG")[:-200], "does not decode"),
+        (encoded("PNG", save_all=True, append_images=[Image.new("L", (64, 48))] * 2), r"animated \(3 frames\)"),
+        (claiming(20_000, 20_000), "too many pixels"),
+        (claiming(12_000, 10_000), "too many pixels"),  # Pillow only warns of it
+        (claiming(4, 4, bits=16, colour=2), "16 bits in colour"),
+    ],
+)
+def test_pictures_that_cannot_be_used_say_why(raw, reason):
+    with pytest.raises(ImageFileError, match=reason):
+        decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "end", "words"),
+    [
+        ({"NumberOfFrames": "2", "PixelData": b"\0" * 4 * 48 * 64}, None, "2 frames"),
+        ({"PixelData": b"\0" * 100}, None, "does not decode"),
+        ({"Rows": None}, None, "does not decode"),
+        ({}, 3000, "DICOM"),
+        ({}, b"\xe0\x7f\x10\x00", "DICOM without pixels"),
+    ],
+)
+def test_dicom_that_gives_no_picture_says_why(change, end, words):
+    raw = dicom_bytes(RAMP, **change)
+    with pytest.raises(ImageFileError, match=words):
+        decode(raw[: raw.index(end) if isinstance(end, bytes) else end])
+
+
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation], TURNED[ExifTags.Base.XResolution] = 6, 72.0
+NOISE = np.random.default_rng(7).integers(0, 256, (24, 20))
+SMALL = {"JPEG": encoded("JPEG", NOISE, exif=TURNED), "PNG": encoded("PNG", NOISE, exif=TURNED), "DICOM": dicom_bytes(NOISE, bits=8, photometric="MONOCHROME1", PixelPaddingValue=3, RescaleSlope="2", WindowCenter="30", WindowWidth="20")}  # fmt: skip
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    form=st.sampled_from(sorted(SMALL)),
+    changes=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), max_size=8),
+    keep=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_changed_bytes_give_an_image_or_an_image_file_error(form, changes, keep):
+    """Nothing else: any other error would stop all other files too."""
+    raw = bytearray(SMALL[form])
+    for place, value in changes:
+        raw[place % len(raw)] = value
+    raw, found = bytes(raw[: round(keep * len(raw))]), {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for read in (decode, read_header):
+            with contextlib.suppress(ImageFileError):
+                found[read] = read(raw)
+    if decoded := found.get(decode):
+        assert decoded.image.mode in ("L", "RGB")
+        assert decoded.image.size == (decoded.width_px, decoded.height_px)
+        header = found[read_header]  # what can be decoded has a header
+        assert sorted((header.width_px, header.height_px, header.frames)) == sorted((*decoded.image.size, 1))
+    if not changes and keep == 1:
+        assert len(found) == 2
+
+
+def test_facts_of_a_file_follow_its_content_and_not_its_ending(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 128))
+    for name, form, options in (
+        ("a.jpeg", "JPEG", {"quality": 95}),
+        ("b.png", "JPEG", {"quality": 75}),
+        ("c.jpeg", "PNG", {}),
+    ):
+        (tmp_path / name).write_bytes(encoded(form, pixels, **options))
+    Image.open(tmp_path / "a.jpeg").save(tmp_path / "d.png")
+    good, poor, exact, copy = (describe_file(file) for file in sorted(tmp_path.iterdir()))
+    assert 0 < good["quantisation_sum"] < 400 < poor["quantisation_sum"]
+    with Image.open(tmp_path / "b.png") as image:
+        assert poor["quantisation_sum"] == sum(image.quantization[0])
+    assert exact["quantisation_sum"] == 0
+    assert exact["mean_intensity"] == round(pixels.mean(), 3)
+    assert good["pixel_hash"] == copy["pixel_hash"] != exact["pixel_hash"]
+    assert good["sha256"] != copy["sha256"]
+
+
+def test_transparency_shows_black_and_a_turned_photograph_is_turned_back():
+    pixels = np.full((40, 40, 4), 255)
+    pixels[:20, :, 3] = 0  # white, but fully transparent
+    np.testing.assert_array_equal(grey(encoded("PNG", pixels)), np.repeat([0, 255], 20)[:, None] * np.ones((1, 40)))
+    raw = encoded("JPEG", 3 * RAMP, exif=TURNED)
+    decoded = decode(raw)
+    assert (decoded.width_px, decoded.height_px) == decoded.image.size == (48, 64)
+    assert grey(raw)[0].mean() < 10 < 150 < grey(raw)[-1].mean()
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_deep_grey_is_scaled_by_the_bits_it_uses(bits):
+    ramp, file = np.linspace(0, 2**bits - 1, 64).astype(np.uint16), io.BytesIO()
+    Image.fromarray(np.tile(ramp, (48, 1))).save(file, "PNG")
+    decoded = decode(file.getvalue())
+    assert (decoded.pixel_min, decoded.pixel_max) == (0, 2**bits - 1)
+    np.testing.assert_allclose(np.asarray(decoded.image)[0], ramp / 2 ** (bits - 8), atol=1)
+
+
+def test_width_and_height_stay_theirs_when_nearly_equal():
+    decoded = decode(encoded("JPEG", np.zeros((1599, 1600))), at_least_px=100)
+    assert (decoded.width_px, decoded.height_px) == (1600, 1599)
+    assert decoded.image.width < 400
