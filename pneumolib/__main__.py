@@ -175,12 +175,12 @@ def _open(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
-    from pneumolib.serving.app_server import AppError, serve
-    from pneumolib.serving.trained import ModelError
+    from pneumolib.errors import InputError
+    from pneumolib.serve.app_server import serve
 
     try:
         serve(options.run, options.port, options.browse)
-    except (AppError, ModelError) as fault:
+    except InputError as fault:
         print(f"{fault}", file=sys.stderr)
         return 2
     return 0
@@ -201,13 +201,12 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from pneumolib.serving.outputs import PredictError
-    from pneumolib.serving.predict import predict
-    from pneumolib.serving.trained import ModelError
+    from pneumolib.errors import InputError
+    from pneumolib.serve.predict import predict_files
 
     try:
-        return predict(options.run, options.images, options.csv, options.json, options.cam, options.force)
-    except (ModelError, PredictError) as fault:
+        return predict_files(options.run, options.images, options.csv, options.json, options.cam, options.force)
+    except InputError as fault:
         print(fault, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -254,19 +253,14 @@ def _colab(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from pneumolib.serving.export import ExportError, RefusedError, export_run
-    from pneumolib.serving.trained import ModelError
+    from pneumolib.errors import PneumolibError
+    from pneumolib.serve.export import export_run
 
-    # Exporters need TensorFlow, whatever the network was trained on, and are checked on a CPU, as a GPU rounds otherwise.
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     try:
         export_run(options.run, options.format, options.to, options.overwrite, options.force)
-    except (ModelError, RefusedError) as fault:
+    except PneumolibError as fault:
         print(fault, file=sys.stderr)
-        return 2
-    except ExportError as fault:
-        print(f"\n{fault}", file=sys.stderr)
-        return 1
+        return fault.exit_code
     except KeyboardInterrupt:
         print("\nInterrupted. Nothing was exported.", file=sys.stderr)
         return 130

@@ -25,8 +25,8 @@ from PIL import Image
 
 from conftest import REPO
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.serving.trained import RESEARCH_ONLY
-from pneumolib.serving.uploads import MOST_BYTES
+from pneumolib.serve.trained import RESEARCH_ONLY
+from pneumolib.serve.uploads import MOST_BYTES
 from test_browser import CONTRASTS, chromium, expect, playwright
 from test_sources import write_dicom
 from test_uploads import claiming, picture
