@@ -38,7 +38,7 @@ STYLE = f"""<style>
 /* Streamlit's own head holds nothing here, and would cover the banner. */
 header[data-testid="stHeader"], [data-testid="stDecoration"] {{ display: none; }}
 [data-testid="stMainBlockContainer"] {{ max-width: 60rem; padding: 3.6rem 1.5rem 4rem; }}
-[data-testid="stCaptionContainer"] *, [data-testid="stMetric"] * {{ color: inherit !important; opacity: 1 !important; }}
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] * {{ color: inherit !important; opacity: 1 !important; }}
 .pn-banner {{ position: fixed; inset: 0 0 auto 0; z-index: 999991; padding: 0.45rem 1rem; text-align: center; font-weight: 600;
   background: #7a3300; color: #ffffff; }}
 /* What Streamlit shows of a file is its name, and hospitals write patients' names into it. What is shown here instead. */
@@ -157,7 +157,12 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
             "probability of pneumonia", format="percent", min_value=0, max_value=1, width="medium"
         )
         columns = ["image", "predicted_class", "probability", "warnings"]
-        st.dataframe(read[columns], hide_index=True, height="content", column_config={"probability": share})
+        st.dataframe(
+            read[columns],
+            hide_index=True,
+            height="content",
+            column_config={"predicted_class": "predicted class", "probability": share},
+        )
     if len(read):
         _show_closer(model, lock, scored)
     text = rows.to_csv(index=False)
