@@ -14,7 +14,7 @@ from pneumolib.__main__ import main
 from pneumolib.data.familiarity_fit import fit_familiarity
 from pneumolib.errors import ModelError
 from pneumolib.learning.models import build_model
-from pneumolib.learning.predicting import logits_of, predict_logits
+from pneumolib.learning.predicting import predict_logits
 from pneumolib.learning.training import save_model
 from pneumolib.params import ImageParams, ModelParams
 from pneumolib.reporting.origin import file_sha256
@@ -183,13 +183,6 @@ def test_memory_does_not_grow_with_the_number_of_files(model, monkeypatch, root)
         next(rows)
     assert 10 <= len(read) <= 10 + 5 * 4
     rows.close()
-
-
-def test_any_number_of_images_gets_its_own_logits(model):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
-    whole = logits_of(model.network, pixels)
-    assert whole.shape == (5,)
-    np.testing.assert_allclose([logits_of(model.network, one[None])[0] for one in pixels], whole, atol=1e-5)
 
 
 def test_an_interrupted_file_keeps_its_part(at_root, tmp_path, monkeypatch, capsys):

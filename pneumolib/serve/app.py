@@ -33,6 +33,7 @@ from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, SAMPLES, s
 MOST_MODELS = 3  # in memory at once
 SHOWN_PX = 448  # side of a picture on the page
 OPACITY = "How much of the map is laid over the image"
+COLUMNS = ["image", "probability", "calibrated_probability", "predicted_class", "threshold", "run", "warnings", "error"]
 WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
 STYLE = f"""<style>
 /* Streamlit's own head holds nothing here, and would cover the banner. */
@@ -170,21 +171,13 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
 
 
 def table(scored: Sequence[Scored], threshold: float, run: str) -> pd.DataFrame:
-    """All files, a row each; numbers in full, NaN where there are none. A spreadsheet finds no formula in it."""
-    rows = [
-        {
-            "image": inert(one.name),
-            "probability": one.probability,
-            "calibrated_probability": one.calibrated,
-            "predicted_class": one.predicted_class,
-            "threshold": threshold,
-            "run": inert(run),
-            "warnings": inert(" ".join(one.warnings)),
-            "error": inert(one.error or ""),
-        }
-        for one in scored
-    ]
-    return pd.DataFrame(rows).astype({"probability": float, "calibrated_probability": float})
+    """All files, a row each, `COLUMNS`; numbers in full, NaN where there are none. A spreadsheet finds no formula in it."""
+    names = {"name": "image", "calibrated": "calibrated_probability"}
+    rows = pd.DataFrame([vars(one) for one in scored]).rename(columns=names)
+    words = {"run": run, "warnings": rows.warnings.map(" ".join), "error": rows.error.fillna("")}
+    rows = rows.assign(threshold=threshold, **words)[COLUMNS]
+    rows[["image", *words]] = rows[["image", *words]].map(inert)
+    return rows.astype({"probability": float, "calibrated_probability": float})
 
 
 def _score_all(model: TrainedModel, lock: threading.Lock) -> list[Scored]:
