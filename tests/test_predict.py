@@ -28,7 +28,7 @@ from pneumolib.reporting.results import (
 )
 from pneumolib.serve import score
 from pneumolib.serve.predict import image_files, with_maps
-from pneumolib.serve.trained import load_trained, trained_runs
+from pneumolib.serve.trained import load_trained
 from test_reporting import result
 from test_sources import write_dicom
 
@@ -198,16 +198,19 @@ def test_an_interrupted_file_keeps_its_part(at_root, tmp_path, monkeypatch, caps
     assert f"what was done by then is in {out}.part" in capsys.readouterr().err
 
 
-def test_a_run_that_cannot_be_used(at_root, tmp_path, capsys):
-    assert trained_runs() == ["tiny/03_baseline_cnn"]
-    assert main(["predict", "tiny/04", "data"]) == 2
-    assert "Runs found here: tiny/03_baseline_cnn" in capsys.readouterr().err
-    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", "-", "--json", "-"]) == 2
-    assert "both to one place" in capsys.readouterr().err
-    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path)]) == 2
-    assert "a folder is there; name a file" in capsys.readouterr().err
-    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path / "no/where.csv")]) == 2
-    assert "where.csv: cannot be written: No such file or directory" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tiny/04", "data"], "Runs found here: tiny/03_baseline_cnn"),
+        (["tiny/03_baseline_cnn", "data", "--csv", "-", "--json", "-"], "both to one place"),
+        (["tiny/03_baseline_cnn", "data", "--csv", "."], "a folder is there; name a file"),
+        (["tiny/03_baseline_cnn", "data", "--csv", "no/w.csv"], "w.csv: cannot be written: No such file or directory"),
+        (["tiny/03_baseline_cnn", "data", "--cam", "test.npz"], "--cam test.npz: cannot be made: File exists"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_2(at_root, words, said, capsys):
+    assert main(["predict", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_another_model_than_the_recorded_one_is_refused_unless_forced(at_root, tmp_path, capsys):

@@ -5,13 +5,12 @@ import logging
 import struct
 import subprocess
 import sys
-import warnings
 import zlib
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from conftest import REPO
@@ -59,16 +58,12 @@ def test_a_header_is_read_and_no_pixel(tmp_path, monkeypatch):
         assert found.pixels == np.prod(size)
 
 
-def test_a_head_that_claims_more_than_pillow_opens_is_no_crash():
-    for size in (30_000, 60_000):  # Pillow warns of the first and refuses the second
-        with pytest.raises(ImageFileError, match="too many pixels"):
-            read_header(claiming(size, 5000 * size // 30_000))
-
-
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
         (b"", "empty file"),
+        (claiming(30_000, 5000), "too many pixels"),  # Pillow warns of this one and refuses the next
+        (claiming(60_000, 10_000), "too many pixels"),
         (b"GIF89a" + b"\0" * 200, "neither JPEG, PNG nor DICOM"),
         (b"\xff\xd8\xff" + b"\0" * 50, "begins as JPEG"),
         (picture()[:20], "does not decode|begins as PNG"),
@@ -94,33 +89,6 @@ def test_a_deflated_dicom_is_not_inflated(tmp_path):
     assert len(file.getvalue()) < 50_000
     with pytest.raises(ImageFileError, match="deflated"):
         read_header(file.getvalue())
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "DICOM"])
-def test_broken_files_never_give_another_error(form, tmp_path):
-    """Changed and cut at random; struct.error, TypeError and pydicom's own errors once stopped all other files."""
-    exif, file, random = Image.Exif(), io.BytesIO(), np.random.default_rng(7)
-    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.XResolution] = 6, 72.0
-    if form == "DICOM":
-        file.write(dicom(tmp_path, WindowCenter="30", WindowWidth="20", PixelPaddingValue=3))
-    else:
-        Image.fromarray(random.integers(0, 256, (24, 24), np.uint8)).save(file, form, exif=exif)
-    whole, outcomes = file.getvalue(), set()
-    first, last = (132, 700) if form == "DICOM" else (8, min(200, len(whole)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in range({"JPEG": 400, "PNG": 1500, "DICOM": 100}[form]):
-            raw = bytearray(whole)
-            for place in random.integers(first, last, random.integers(1, 4)):
-                raw[place] = random.integers(256)
-            raw = bytes(raw[: random.integers(first, last + 200)] if random.random() < 0.2 else raw)
-            for read in (read_header, decode):
-                try:
-                    read(raw)
-                    outcomes.add((read, "read"))
-                except ImageFileError:
-                    outcomes.add((read, "refused"))
-    assert len(outcomes) == 4
 
 
 def test_a_long_thin_picture_makes_no_huge_square():
@@ -243,7 +211,4 @@ def test_the_server_listens_to_this_machine_and_calls_nobody():
     options = dict(zip(words[::2], words[1::2], strict=True))
     assert options["--server.address"] == options["--server.allowedHosts"] == "localhost"
     assert options["--browser.gatherUsageStats"] == "false"
-    assert options["--server.headless"] == "true"
-    assert options["--server.port"] == "8600"
-    assert app_server.settings(8600, browse=True)[5] == "false"
     assert logging.getLogger("pydicom").propagate  # nothing of it happens by importing
