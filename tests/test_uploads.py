@@ -188,11 +188,8 @@ def test_a_probability_and_a_map_in_words():
     assert app.strongest(saliency) == "The map is strongest in the middle of the picture."
 
 
-def test_pictures_are_inside_the_page_and_equalised_only_when_asked():
-    pixels = np.full((448, 448, 3), 90, np.uint8)
-    assert (app.equalised(pixels, "none") == 90).all()
-    assert not (app.equalised(pixels, "hist") == 90).all()
-    assert '<img alt="&quot;&lt;" src="data:image/jpeg;base64,' in app.picture(pixels, '"<', "")
+def test_pictures_are_inside_the_page():
+    assert '<img alt="&quot;&lt;" src="data:image/jpeg;base64,' in app.picture(np.zeros((4, 4, 3), np.uint8), '"<', "")
 
 
 def test_without_streamlit_or_a_run_the_command_says_what_to_do(tmp_path, monkeypatch, capsys):

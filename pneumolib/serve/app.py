@@ -21,7 +21,7 @@ from PIL import Image
 from pneumolib.data.images import equalize, load_image
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.params import ImageParams, in_root
-from pneumolib.reporting.figures import NORMAL, PNEUMONIA
+from pneumolib.reporting.figures import PNEUMONIA
 from pneumolib.reporting.overlays import STRONGEST_COVER, overlay, strongest_place
 from pneumolib.reporting.results import MODEL_FILE, Result, in_words
 from pneumolib.serve.app_server import MOST_UPLOAD_MB
@@ -31,7 +31,7 @@ from pneumolib.serve.trained import RESEARCH_ONLY, ModelError, TrainedModel, fin
 from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, SAMPLES, safe_error, sample, take_in
 
 MOST_MODELS = 3  # in memory at once
-SHOWN_PX = 448  # side of a picture on the page
+SHOWN_PX = 448  # side of a picture on the page, which is equalised with the defaults of `ImageParams`
 OPACITY = "How much of the map is laid over the image"
 COLUMNS = ["image", "probability", "calibrated_probability", "predicted_class", "threshold", "run", "warnings", "error"]
 WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
@@ -57,8 +57,7 @@ header[data-testid="stHeader"], [data-testid="stDecoration"] {{ display: none; }
 
 def show(first: str | None) -> None:
     """The whole page. `first` is the run to begin with, `study/run` or a folder; None for the one that was finished last."""
-    icon = Image.new("RGB", (32, 32), NORMAL)
-    icon.paste(PNEUMONIA, (16, 0, 32, 32))
+    icon = Image.new("RGB", (32, 32), PNEUMONIA)
     st.set_page_config(page_title="pneumolib: a trained model at work", layout="wide", page_icon=icon)
     st.html(f'{STYLE}<div class="pn-banner" role="note">{RESEARCH_ONLY}</div>')
     st.title("A trained model at work", anchor=False)
@@ -241,7 +240,7 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
     st.subheader("Equalisation", anchor=False)
     for (way, name), column in zip(WAYS.items(), st.columns(len(WAYS)), strict=True):
         seen = "; so the network sees it" if way == model.image.equalize else ""
-        column.html(picture(equalised(pixels, way), f"{one.name}, {name}", name + seen))
+        column.html(picture(equalize(pixels, ImageParams(equalize=way)), f"{one.name}, {name}", name + seen))
 
 
 def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -> tuple[np.ndarray, np.ndarray]:
@@ -265,7 +264,7 @@ def _map_picture(model: TrainedModel, one: Scored, pixels: np.ndarray, saliency:
             f"Colour shows where the network found evidence for the predicted class, {one.predicted_class} (Grad-CAM). {where} "
             "It does not prove that something is to be seen there."
         )
-    shown = overlay(equalised(pixels, model.image.equalize), saliency, SHOWN_PX, opacity)
+    shown = overlay(equalize(pixels, ImageParams(equalize=model.image.equalize)), saliency, SHOWN_PX, opacity)
     caption = f"{words} The network itself sees {model.image.size_px} x {model.image.size_px} pixels."
     return picture(shown, f"{one.name} with its Grad-CAM map. {where}", caption)
 
@@ -275,11 +274,6 @@ def percent(share: float) -> str:
     if share < 0.0005:
         return "below 0.1%"
     return "above 99.9%" if share >= 0.9995 else f"{share:.1%}"
-
-
-def equalised(pixels: np.ndarray, way: str) -> np.ndarray:
-    """Those pixels in one of `WAYS`, with the settings that studies have unless they say otherwise."""
-    return equalize(pixels, ImageParams(equalize=way))
 
 
 def picture(pixels: np.ndarray, alt: str, caption: str) -> str:
