@@ -36,8 +36,8 @@ from pneumolib.reporting.results import (
     plain,
     write_result,
 )
-from pneumolib.serving.scoring import BATCH, score
-from pneumolib.serving.trained import TrainedModel
+from pneumolib.serve.score import BATCH, score_images
+from pneumolib.serve.trained import TrainedModel
 
 ORIGINALS = Path(__file__).resolve().parents[2] / "shared/data/originals/train"
 IMAGE = ImageParams()
@@ -96,7 +96,7 @@ def _model(data: DataParams, folder: Path) -> tuple:
 
 
 def _drain(model: TrainedModel, paths: list[Path]) -> None:
-    for scored in score(model, ((path.name, path) for path in paths)):
+    for scored in score_images(model, ((path.name, path) for path in paths)):
         assert scored.error is None, scored.error
 
 

@@ -178,9 +178,9 @@ def predict(run: str, images: tuple[str, ...], csv: str, as_json: str, cam: str,
 
     IMAGE is a JPEG, PNG or DICOM file, a folder, or a quoted pattern such as 'images/**'.
     """
-    from pneumolib.serving.predict import predict
+    from pneumolib.serve.predict import predict_files
 
-    return predict(run, list(images), csv, as_json, cam, force)
+    return predict_files(run, list(images), csv, as_json, cam, force)
 
 
 @cli.command()
@@ -191,10 +191,8 @@ def predict(run: str, images: tuple[str, ...], csv: str, as_json: str, cam: str,
 @_any_model
 def export(run: str, form: str, to: Path | None, overwrite: bool, force: bool) -> None:
     """Write the model of RUN for other programs, checked against Keras."""
-    from pneumolib.serving.export import export_run
+    from pneumolib.serve.export import export_run
 
-    # Exporters need TensorFlow, whatever the network was trained on, and are checked on a CPU, as a GPU rounds otherwise.
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     export_run(run, form, to, overwrite, force)
 
 
@@ -204,7 +202,7 @@ def export(run: str, form: str, to: Path | None, overwrite: bool, force: bool) -
 @click.option("--browse", is_flag=True, help="Open it in a browser.")
 def app(run: str | None, port: int, browse: bool) -> None:
     """Show the model of RUN (default: the last one) on a page, on this machine alone."""
-    from pneumolib.serving.app_server import serve
+    from pneumolib.serve.app_server import serve
 
     serve(run, port, browse)
 

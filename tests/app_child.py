@@ -54,7 +54,7 @@ def untrained(image: ImageParams, file: Path) -> bytes:
     from pneumolib.learning.training import save_model
 
     keras.utils.set_random_seed(1)
-    built = build_model(ModelParams(), image)
+    built = build_model(ModelParams(name="coursework_cnn"), image)
     # Untrained, it says the same of all images in the first six digits: now half a logit and more lies between two.
     drawn = [Image.fromarray(draw_radiograph("virus", number)).resize((image.size_px,) * 2) for number in (1, 2)]
     one, other = np.asarray(built(np.stack(drawn)[..., None]))[:, 0]
@@ -66,7 +66,7 @@ def untrained(image: ImageParams, file: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    root, image = Path(os.environ["PNEUMOLIB_ROOT"]), ImageParams(size_px=64)
+    root, image = Path(os.environ["PNEUMOLIB_ROOT"]), ImageParams(size_px=32, clahe_tiles=2)
     network = untrained(image, root / "untrained.keras")
     write_run(root, "03_baseline_cnn", network, image, 0.3, synthetic=True)
     equalised = image.model_copy(update={"equalize": "clahe"})

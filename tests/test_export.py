@@ -3,12 +3,12 @@
 import functools
 import hashlib
 import json
-import logging
-import os
 import re
 import runpy
+import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,14 +21,13 @@ from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.images import load_image
+from pneumolib.errors import ModelError, PneumolibError
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.learning import exporting
 from pneumolib.params import ImageParams
 from pneumolib.reporting.results import CalibrationResult, write_result
-from pneumolib.serving import export
-from pneumolib.serving.handover import Checked, calibration_facts, preparation_steps
-from pneumolib.serving.quiet import aside
-from pneumolib.serving.trained import ModelError
+from pneumolib.serve import export, export_network
+from pneumolib.serve.export import capture_output
+from pneumolib.serve.export_metadata import calibration_facts, check_facts, preparation_steps
 from test_reporting import result
 
 IMAGE = ImageParams(size_px=32, channels=1)
@@ -60,9 +59,11 @@ def tiny_network(policy: str = "float32") -> keras.Model:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _drawn_once():
+def _in_this_process():
+    """What runs in a process of its own is called here, where TensorFlow is imported already, and draws its images once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "check_pixels", functools.cache(export.check_pixels))
+        patch.setattr(export_network, "check_pixels", functools.cache(export_network.check_pixels))
+        patch.setattr(export, "capture_output", lambda module, *words: export_network.write_and_read(*words))
         yield
 
 
@@ -79,55 +80,41 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run):
-    """The run in all formats."""
-    return {kind: export.export_run(run, kind) for kind in export.FORMATS}
+    """The run in all formats; `onnx` by the command, as a person starts it, with all that it said."""
+    command = [sys.executable, "-m", "pneumolib", "export", str(run), "--format", "onnx"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    folders = {kind: export.export_run(run, kind) for kind in export.READERS if kind != "onnx"}
+    return folders | {"onnx": run / "export/onnx", "code": done.returncode, "said": done.stdout}
 
 
-@pytest.fixture(scope="module")
-def expected(run) -> np.ndarray:
-    network = keras.saving.load_model(run / "model.keras")
-    return expit(np.asarray(network(PIXELS)).astype(float))
+def ask(kind, folder) -> np.ndarray:
+    """The exported network's answer to `PIXELS`, by a program of that format alone."""
+    if kind == "onnx":
+        import onnxruntime
 
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        given = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
+        assert given == [("pixels", "tensor(uint8)", [32, 32, 1])]
+        return session.run(["probability"], {"pixels": PIXELS})[0]
+    if kind == "litert":
+        from ai_edge_litert.interpreter import Interpreter
 
-def onnx_probabilities(folder) -> np.ndarray:
-    import onnxruntime
+        return Interpreter(str(folder / "model.tflite")).get_signature_runner()(pixels=PIXELS)["probability"]
+    if kind == "savedmodel":
+        import tensorflow as tf
 
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [("pixels", "tensor(uint8)", [32, 32, 1])]
-    return session.run(["probability"], {"pixels": PIXELS})[0]
-
-
-def litert_probabilities(folder) -> np.ndarray:
-    from ai_edge_litert.interpreter import Interpreter
-
-    return Interpreter(str(folder / "model.tflite")).get_signature_runner()(pixels=PIXELS)["probability"]
-
-
-def served_probabilities(folder) -> np.ndarray:
-    import tensorflow as tf
-
-    served = tf.saved_model.load(folder / "saved_model").signatures["serving_default"]
-    return served(pixels=tf.constant(PIXELS))["probability"].numpy()
-
-
-def rebuilt_probabilities(folder) -> np.ndarray:
+        served = tf.saved_model.load(folder / "saved_model").signatures["serving_default"]
+        return served(pixels=tf.constant(PIXELS))["probability"].numpy()
     network = keras.models.model_from_json((folder / "architecture.json").read_text())
     network.load_weights(folder / "weights.weights.h5")
     return np.asarray(network(PIXELS))
 
 
-@pytest.mark.parametrize(
-    ("kind", "ask"),
-    [
-        ("onnx", onnx_probabilities),
-        ("litert", litert_probabilities),
-        ("savedmodel", served_probabilities),
-        ("json", rebuilt_probabilities),
-    ],
-)
-def test_other_programs_give_the_sigmoid_of_the_logit(kind, ask, exported, expected):
+@pytest.mark.parametrize("kind", export.READERS)
+def test_other_programs_give_the_sigmoid_of_the_logit(kind, exported, run):
     """In a batch of another size than those of the check."""
-    found = ask(exported[kind])
+    expected = expit(np.asarray(keras.saving.load_model(run / "model.keras")(PIXELS)).astype(float))
+    found = ask(kind, exported[kind])
     assert found.dtype == np.float32
     assert found.shape == (5, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -135,7 +122,8 @@ def test_other_programs_give_the_sigmoid_of_the_logit(kind, ask, exported, expec
 
 
 def test_what_is_beside_the_model_says_what_a_program_needs(run, exported):
-    for kind, folder in exported.items():
+    for kind in export.READERS:
+        folder = exported[kind]
         facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         files = [f for f in folder.rglob("*") if f.is_file() and f.name != "model.json"]
         digests = {f.relative_to(folder).as_posix(): sha256(f) for f in files}
@@ -144,7 +132,7 @@ def test_what_is_beside_the_model_says_what_a_program_needs(run, exported):
         assert facts["check"]["images"] == 20
         assert facts["check"]["largest_difference"] <= facts["check"]["tolerance"] == 1e-4
         assert facts["check"]["warnings"] == []
-        assert set(export.FORMATS[kind].packages.values()) <= facts["versions"].keys()
+        assert set(export.PACKAGES.get(kind, {}).values()) <= facts["versions"].keys()
     assert facts["input"] | {"order": 0, "values": 0} == {
         "name": "pixels", "dtype": "uint8", "shape": [None, 32, 32, 1], "order": 0, "values": 0
     }  # fmt: skip
@@ -161,10 +149,8 @@ def left_in(folder) -> list[str]:
 
 
 @pytest.fixture
-def command(run, tmp_path, monkeypatch, capfd):
+def command(run, tmp_path, capfd):
     """`pneumolib export` of the run to a folder of the test's own; gives the exit code and all that a terminal shows."""
-    for name in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES"):  # put back after the test
-        monkeypatch.setenv(name, "")
 
     def export_to(*words: str, kind: str = "json") -> tuple[int, str]:
         capfd.readouterr()
@@ -174,17 +160,16 @@ def command(run, tmp_path, monkeypatch, capfd):
     return export_to
 
 
-def test_the_command_says_what_it_did_and_nothing_else(command, tmp_path):
-    code, said = command(kind="onnx")
-    first, second = said.splitlines()
-    assert code == 0
+def test_the_command_says_what_it_did_and_nothing_else(exported):
+    first, second = exported["said"].splitlines()
+    assert exported["code"] == 0
     assert first.startswith("x/03_baseline_cnn as onnx, to ")
     assert re.search(r"ONNX Runtime: 20 drawn radiographs.* Keras \d\.\de-\d\d, allowed 1e-04$", second)
-    assert left_in(tmp_path) == ["out"]
-    assert left_in(tmp_path / "out") == ["model.json", "model.onnx"]
+    assert left_in(exported["onnx"].parent) == ["json", "litert", "onnx", "savedmodel"]
+    assert left_in(exported["onnx"]) == ["model.json", "model.onnx"]
 
 
-def test_only_an_earlier_export_is_replaced_and_only_when_asked(command, tmp_path):
+def test_only_an_earlier_export_is_replaced_and_only_when_asked(command, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
@@ -201,20 +186,24 @@ def test_only_an_earlier_export_is_replaced_and_only_when_asked(command, tmp_pat
     assert code == 2
     assert "--overwrite" in said
     (out / "architecture.json").unlink()
+    monkeypatch.setattr(export, "capture_output", lambda *_: "no")
+    assert command("--overwrite")[0] == 1
+    assert left_in(out) == ["model.json", "weights.weights.h5"]  # what was there before is as it was
+    monkeypatch.undo()
     assert command("--overwrite")[0] == 0
     assert left_in(out) == ["architecture.json", "model.json", "weights.weights.h5"]
     assert left_in(tmp_path) == ["out"]
 
 
 def test_files_that_say_otherwise_than_keras_are_not_left(command, tmp_path, monkeypatch):
-    write = exporting.write_network
+    write = export_network.write_network
 
     def wrong(network, kind, folder):
         other = keras.models.clone_model(network)
         other.set_weights([1.5 * w for w in network.get_weights()])
         write(other, kind, folder)
 
-    monkeypatch.setattr(exporting, "write_network", wrong)
+    monkeypatch.setattr(export_network, "write_network", wrong)
     code, said = command()
     assert code == 1
     assert re.search(r"gives drawn radiograph \d+ of 20 a probability of 0\.\d+ where Keras gives 0\.\d+", said)
@@ -222,17 +211,24 @@ def test_files_that_say_otherwise_than_keras_are_not_left(command, tmp_path, mon
 
 
 def test_an_exporter_that_fails_is_quoted_and_leaves_nothing(command, tmp_path, monkeypatch):
-    def broken(network, kind, folder):
-        (folder / "half").write_text("x")
-        print("converting operation 7")
-        raise ValueError("no such operation\nand a long trace")
+    def broken(module, run, kind, fresh, file):
+        Path(fresh, "half").write_text("x")
+        return "converting operation 7\nValueError: no such operation"
 
-    monkeypatch.setattr(exporting, "write_network", broken)
+    monkeypatch.setattr(export, "capture_output", broken)
     code, said = command()
     assert code == 1
-    assert "ValueError: no such operation. Nothing was exported" in said
-    assert said.endswith("converting operation 7\n")
+    assert "cannot be written as json and read again. Nothing was exported. Last words" in said
+    assert said.endswith("converting operation 7\nValueError: no such operation\n")
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "values", [np.full((2, 3, 1), np.nan, np.float32), np.zeros((2, 3, 1)), np.zeros((2, 3), np.float32)]
+)
+def test_what_is_no_probability_is_found(values):
+    with pytest.raises(PneumolibError, match="Nothing was exported"):
+        export.largest_difference("onnx", {"expected": np.zeros(3), "found": values})
 
 
 def test_what_cannot_be_done_is_refused_before_a_network_is_loaded(command, tmp_path, monkeypatch):
@@ -242,54 +238,48 @@ def test_what_cannot_be_done_is_refused_before_a_network_is_loaded(command, tmp_
     code, said = command(kind="onnx")
     assert code == 2
     assert 'needs tf2onnx, not installed here: pip install "pneumolib[export]"' in said
-    with pytest.raises(ModelError, match="no run with"):
-        export.export_run(tmp_path / "none", "json")
+    assert main(["export", str(tmp_path / "none"), "--format", "json"]) == 2
     assert left_in(tmp_path) == []
 
 
-def test_what_is_said_aside_is_kept_and_streams_come_back(capfd):
-    with aside() as said:
-        handler = logging.StreamHandler()  # as TensorFlow makes one when it first has something to say
-        os.write(2, b"from below\n")
-        print("from above")
-        handler.emit(logging.makeLogRecord({"msg": "from a logger"}))
-        assert said() == "from below\nfrom above\nfrom a logger"
-    handler.emit(logging.makeLogRecord({"msg": "afterwards"}))
-    assert tuple(capfd.readouterr()) == ("", "afterwards\n")
-
-
-def test_keras_on_another_backend_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "backend", lambda: "jax")
-    with pytest.raises(export.RefusedError, match="KERAS_BACKEND=tensorflow"):
-        export.export_run(run, "json", tmp_path / "out")
-    assert left_in(tmp_path) == []
+def test_what_another_process_says_is_shown_only_where_it_fails(tmp_path, monkeypatch, capfd):
+    (tmp_path / "loud.py").write_text(
+        "import os, sys\nprint('from above')\nsys.stdout.flush()\nos.write(2, b'from below')\n"
+        "print(os.environ['KERAS_BACKEND'])\nsys.exit(int(sys.argv[1]))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert capture_output("loud", "0") is None
+    assert capture_output("loud", "1") == "from above\nfrom belowtensorflow"
+    with pytest.raises(ModelError, match="from below"):
+        capture_output("loud", "2")
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_a_network_of_mixed_precision_is_written_in_float32(tmp_path):
     network = tiny_network("mixed_bfloat16")
-    assert exporting.computes_in(network) == ["bfloat16", "float32"]
-    plain = exporting.in_float32(network)
-    assert exporting.computes_in(plain) == ["float32"]
+    assert export_network.computes_in(network) == ["bfloat16", "float32"]
+    plain = export_network.in_float32(network)
+    assert export_network.computes_in(plain) == ["float32"]
     same = tiny_network()
     same.set_weights(network.get_weights())
-    np.testing.assert_allclose(exporting.logits(plain, PIXELS), exporting.logits(same, PIXELS), atol=1e-7)
-    moved = np.abs(exporting.logits(network, PIXELS) - exporting.logits(plain, PIXELS)).max()
+    np.testing.assert_allclose(export_network.logits(plain, PIXELS), export_network.logits(same, PIXELS), atol=1e-7)
+    moved = np.abs(export_network.logits(network, PIXELS) - export_network.logits(plain, PIXELS)).max()
     assert 1e-4 < moved < 0.1
-    assert exporting.in_float32(same) is same
-
-
-def checked(**changes) -> Checked:
-    values = {"reader": "R", "images": 20, "batches": (1, 20), "tolerance": 1e-4, "difference": 2e-7, "lowest": 0.1,
-              "highest": 0.9, "precisions": ("float32",), "moved": 0.0, "calls_moved": 0}  # fmt: skip
-    return Checked(**(values | changes))
+    assert export_network.in_float32(same) is same
 
 
 def test_what_a_check_cannot_say_is_said():
-    assert checked().warnings() == []
-    (precision,) = checked(precisions=("float16", "float32"), moved=0.002, calls_moved=1).warnings()
+    def warnings(expected, moved=0.0, precisions=("float32",)):
+        expected = np.array(expected)
+        found = {"expected": expected, "saved": expected - moved, "precisions": np.array(precisions)}
+        return check_facts("R", found, 0.5, 2e-7, 1e-4)["warnings"]
+
+    assert warnings([0.1, 0.9]) == []
+    (precision,) = warnings([0.1, 0.501], moved=0.002, precisions=("float16", "float32"))
     assert "float16 and float32" in precision
-    assert "up to 2.0e-03, and 1 call(s) changed" in precision
-    (narrow,) = checked(lowest=0.999, highest=1.0).warnings()
+    assert "up to 2.0e-03, and 1 predicted class(es) changed" in precision
+    (narrow,) = warnings([0.999, 1.0])
     assert "between 0.999000 and 1.000000" in narrow
 
 
@@ -330,6 +320,6 @@ def test_the_readmes_example_gives_the_librarys_answer(exported, tmp_path, monke
     runpy.run_path(str(tmp_path / "read.py"))
     probability, call = capsys.readouterr().out.split()
     network = keras.saving.load_model(exported["onnx"].parents[1] / "model.keras")
-    expected = expit(exporting.logits(network, load_image(file, IMAGE)[np.newaxis]))[0]
+    expected = expit(export_network.logits(network, load_image(file, IMAGE)[np.newaxis]))[0]
     assert float(probability) == pytest.approx(expected, abs=1e-4)
     assert call == ("pneumonia" if expected >= 0.4 else "normal")

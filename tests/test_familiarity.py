@@ -16,7 +16,7 @@ from pneumolib.data.images import ImageSet, network_pixels
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import ImageParams
 from pneumolib.reporting.results import FamiliarityResult, plain
-from pneumolib.serving.trained import _familiarity
+from pneumolib.serve.trained import _familiarity
 
 IMAGE = ImageParams(size_px=64)
 

@@ -12,8 +12,9 @@ from PIL import Image
 from conftest import drawn_parts, save_image
 from pneumolib.__main__ import main
 from pneumolib.data.familiarity_fit import fit_familiarity
+from pneumolib.errors import ModelError
 from pneumolib.learning.models import build_model
-from pneumolib.learning.predicting import logits_of, predict_logits
+from pneumolib.learning.predicting import predict_logits
 from pneumolib.learning.training import save_model
 from pneumolib.params import ImageParams, ModelParams
 from pneumolib.provenance import file_sha256
@@ -25,10 +26,9 @@ from pneumolib.reporting.results import (
     read_result,
     write_result,
 )
-from pneumolib.serving import scoring
-from pneumolib.serving.files import image_files
-from pneumolib.serving.outputs import with_maps
-from pneumolib.serving.trained import ModelError, load_trained, trained_runs
+from pneumolib.serve import score
+from pneumolib.serve.predict import image_files, with_maps
+from pneumolib.serve.trained import load_trained
 from test_decode import write_dicom
 from test_reporting import result
 
@@ -88,8 +88,8 @@ def test_the_numbers_are_those_of_training(at_root, capsys):
         assert row["file"] == f"data/{path}"
         assert row["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
         assert row["calibrated"] == pytest.approx(1 / (1 + np.exp(-2 * logit - 0.5)), abs=1e-6)
-        assert row["call"] == ("pneumonia" if row["probability"] >= threshold else "normal")
-    assert {row["call"] for row in said["images"]} == {"pneumonia", "normal"}
+        assert row["predicted_class"] == ("pneumonia" if row["probability"] >= threshold else "normal")
+    assert {row["predicted_class"] for row in said["images"]} == {"pneumonia", "normal"}
 
 
 def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys):
@@ -100,10 +100,10 @@ def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys)
     assert main(words) == 1
     with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["call"] for row in rows[:2]] == ["", ""]
+    assert [row["predicted_class"] for row in rows[:2]] == ["", ""]
     assert rows[0]["error"].startswith("does not decode")
     assert rows[1]["error"] == "cannot be read: No such file or directory"
-    assert rows[2]["call"] in ("normal", "pneumonia")
+    assert rows[2]["predicted_class"] in ("normal", "pneumonia")
     assert rows[2]["error"] == ""
     said = capsys.readouterr()
     assert f"{cut}: does not decode" in said.err
@@ -120,7 +120,7 @@ def test_a_table_maps_and_warnings(at_root, tmp_path, capsys):
     also = save_image(tmp_path / "b/noise.png", rng.integers(0, 256, (90, 90)))
     assert main(["predict", "runs/tiny/03_baseline_cnn", str(photo), str(also), "--cam", str(tmp_path / "maps")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["probability", "calibrated", "call", "file"]
+    assert lines[0].split() == ["probability", "calibrated", "class", "file"]
     assert lines[1].endswith(str(photo))
     below = "\n".join(lines[2 : next(n for n, line in enumerate(lines) if line.endswith(str(also)))])
     for part in ("a picture in colour", "700 px high", "width / height is 0.50"):
@@ -136,7 +136,7 @@ def test_maps_never_take_the_place_of_an_image_or_of_each_other(model, tmp_path)
     names = ("a/x.png", "b/x.png", "a/x-map.png", "a/x-map-2.png", "c/X.png")
     files = [save_image(tmp_path / name, rng.integers(0, 256, (40, 40))) for name in names]
     before = [file.read_bytes() for file in files]
-    rows = scoring.score(model, [(str(file), file) for file in files])
+    rows = score.score_images(model, [(str(file), file) for file in files])
     maps = [file for _, file in with_maps(model, rows, tmp_path / "a", files)]
     assert [file.read_bytes() for file in files] == before
     assert len({name.casefold() for name in maps}) == len(files)
@@ -159,13 +159,13 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model)
     assert found == ["in/deeper/a.JPG"]
     # What leads to nothing is not passed over.
     named = [str(tmp_path / name) for name in ("empty", "in/*.gif", "in/notes.txt")]
-    rows = list(scoring.score(model, image_files(named)))
+    rows = list(score.score_images(model, image_files(named)))
     assert [row.error.split(":")[0] for row in rows] == [
         "a folder that holds no image",
         "cannot be read",
         "not a JPEG, PNG or DICOM image",
     ]
-    rows = list(scoring.score(model, image_files([str(tmp_path / "in")])))
+    rows = list(score.score_images(model, image_files([str(tmp_path / "in")])))
     assert [row.error for row in rows] == [None] * 3
     # Lossless copies of the same values, which the network cannot tell apart.
     assert rows[0].probability == pytest.approx(rows[1].probability, abs=1e-6)
@@ -175,29 +175,22 @@ def test_memory_does_not_grow_with_the_number_of_files(model, monkeypatch, root)
     """No more files are read than a few batches ahead of what has been taken."""
     read = []
     monkeypatch.setattr(
-        scoring, "_read", lambda source, model, real=scoring._read: (read.append(1), real(source, model))[1]
+        score, "_read", lambda source, model, real=score._read: (read.append(1), real(source, model))[1]
     )
     file = next(root.glob("data/test/NORMAL/*.jpeg"))
-    rows = scoring.score(model, ((str(n), file) for n in range(10_000)), batch=4)
+    rows = score.score_images(model, ((str(n), file) for n in range(10_000)), batch=4)
     for _ in range(10):
         next(rows)
     assert 10 <= len(read) <= 10 + 5 * 4
     rows.close()
 
 
-def test_any_number_of_images_gets_its_own_logits(model):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
-    whole = logits_of(model.network, pixels)
-    assert whole.shape == (5,)
-    np.testing.assert_allclose([logits_of(model.network, one[None])[0] for one in pixels], whole, atol=1e-5)
-
-
 def test_an_interrupted_file_keeps_its_part(at_root, tmp_path, monkeypatch, capsys):
-    def interrupted(model, files, batch=64, real=scoring.score):
+    def interrupted(model, files, batch=64, real=score.score_images):
         yield next(real(model, files, batch))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pneumolib.serving.predict.score", interrupted)
+    monkeypatch.setattr("pneumolib.serve.predict.score_images", interrupted)
     out = tmp_path / "out.csv"
     assert main(["predict", "tiny/03_baseline_cnn", "data/test", "--csv", str(out)]) == 130
     assert not out.exists()
@@ -205,16 +198,19 @@ def test_an_interrupted_file_keeps_its_part(at_root, tmp_path, monkeypatch, caps
     assert f"what was done by then is in {out}.part" in capsys.readouterr().err
 
 
-def test_a_run_that_cannot_be_used(at_root, tmp_path, capsys):
-    assert trained_runs() == ["tiny/03_baseline_cnn"]
-    assert main(["predict", "tiny/04", "data"]) == 2
-    assert "Runs found here: tiny/03_baseline_cnn" in capsys.readouterr().err
-    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", "-", "--json", "-"]) == 2
-    assert "both to one place" in capsys.readouterr().err
-    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path)]) == 2
-    assert "a folder is there; name a file" in capsys.readouterr().err
-    assert main(["predict", "tiny/03_baseline_cnn", "data", "--csv", str(tmp_path / "no/where.csv")]) == 2
-    assert "where.csv: cannot be written: No such file or directory" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tiny/04", "data"], "Runs found here: tiny/03_baseline_cnn"),
+        (["tiny/03_baseline_cnn", "data", "--csv", "-", "--json", "-"], "both to one place"),
+        (["tiny/03_baseline_cnn", "data", "--csv", "."], "a folder is there; name a file"),
+        (["tiny/03_baseline_cnn", "data", "--csv", "no/w.csv"], "w.csv: cannot be written: No such file or directory"),
+        (["tiny/03_baseline_cnn", "data", "--cam", "test.npz"], "--cam test.npz: cannot be made: File exists"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_2(at_root, words, said, capsys):
+    assert main(["predict", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_another_model_than_the_recorded_one_is_refused_unless_forced(at_root, tmp_path, capsys):

@@ -1,11 +1,13 @@
 """One trained network with all that belongs to it, read from `model.keras` and `result.json` and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pneumolib.data.familiarity import Familiarity
-from pneumolib.errors import ResultError
+from pneumolib.errors import ModelError, ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
@@ -15,20 +17,17 @@ from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, FamiliarityResu
 RESEARCH_ONLY = "Research only, not a medical device."
 
 
-class ModelError(ValueError):
-    """A run whose model cannot or must not be used; the message says what was found and what to do."""
-
-
 @dataclass(frozen=True)
 class TrainedModel:
     """A network and what was decided with it.
 
     Attributes:
-        folder: where its two files lie.
+        folder: where its two files are.
         result: all that is known of its training.
-        network: a `keras.Model`; pixels uint8 (n, size_px, size_px, channels) to logits, float32 (n, 1).
+        network: a `keras.Model`; pixels uint8 (n, size_px, size_px, channels) to logits, float32 (n, 1). None as
+            `read_trained` gives it.
         image: what `data.load_image` makes of a file for it.
-        threshold: a probability at or above it is called pneumonia; frozen on validation.
+        threshold: a probability at or above it is classified as pneumonia; frozen on validation.
         calibration: from logits to calibrated probabilities; frozen on validation.
         familiarity: what its training images are like; None where the run did not keep it.
     """
@@ -49,9 +48,9 @@ class TrainedModel:
 
 def trained_runs() -> list[str]:
     """Finished runs of this project that left a network, as `study/run`, by name."""
-    models = sorted(in_root("runs").glob(f"*/*/{MODEL_FILE}"))
-    folders = [file.parent for file in models if not file.parent.name.startswith(".")]
-    return [f"{folder.parent.name}/{folder.name}" for folder in folders if (folder / RESULT_FILE).is_file()]
+    models = sorted(in_root("runs").glob(f"*/[!.]*/{MODEL_FILE}"))
+    folders = [file.parent for file in models if file.with_name(RESULT_FILE).is_file()]
+    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
 
 
 def find_run(run: str | Path) -> Path:
@@ -71,48 +70,56 @@ def find_run(run: str | Path) -> Path:
 
 
 def load_trained(run: str | Path, force: bool = False) -> TrainedModel:
-    """The trained model of a run.
+    """The trained model of a run, with its network.
 
     Args:
         run: its folder, or `study/run`.
-        force: take a model file that is not the one the run recorded. It is looked through for code all the same.
+        force: take a model file that is not the one the run recorded. It is searched for code all the same.
+    Raises:
+        ModelError: as `read_trained`, or a file that Keras cannot read.
+    """
+    model = read_trained(run, force)
+    # Imported here: the command line asks for runs without waiting for Keras.
+    from pneumolib.learning.model_files import ModelFileError, load_network
+    from pneumolib.learning.quick_import import import_keras
+
+    import_keras()
+    try:
+        return replace(model, network=load_network(model.folder / MODEL_FILE))
+    except ModelFileError as fault:
+        raise ModelError(str(fault)) from None
+
+
+def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
+    """As `load_trained`, but without the network: nothing is built, and Keras is not imported.
+
     Raises:
         ModelError: no such run, one without a threshold, a model file that is not the recorded one, or one that must not
             be loaded; see `learning.model_files`.
     """
+    from pneumolib.learning.model_files import ModelFileError, check_model_file
+
     folder = find_run(run)
     try:
         result = read_result(folder)
-    except ResultError as fault:
+        if result.threshold is None or result.calibration is None:
+            raise ModelError(
+                f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
+            )
+        if not force:
+            _check_hash(folder / MODEL_FILE, result.model_sha256)
+        check_model_file(folder / MODEL_FILE)
+    except (ResultError, ModelFileError) as fault:
         raise ModelError(str(fault)) from None
-    if result.threshold is None or result.calibration is None:
-        raise ModelError(
-            f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
-        )
-    if not force:
-        _check_hash(folder / MODEL_FILE, result.model_sha256)
     return TrainedModel(
         folder=folder,
         result=result,
-        network=_load(folder / MODEL_FILE),
+        network=None,
         image=ImageParams(**result.parameters["image"]),
         threshold=result.threshold.value,
-        calibration=_calibration(result),
+        calibration=TypeAdapter(Calibration).validate_python(result.calibration.model_dump()),
         familiarity=_familiarity(result.familiarity),
     )
-
-
-def _load(file: Path) -> Any:
-    # Imported here: the command line asks for runs without waiting for them.
-    from pneumolib.learning.model_files import ModelFileError, check_model_file, load_network
-    from pneumolib.learning.quick_import import import_keras
-
-    try:
-        check_model_file(file)  # before Keras is there: a refusal need not wait for it
-        import_keras()
-        return load_network(file)
-    except ModelFileError as fault:
-        raise ModelError(str(fault)) from None
 
 
 def _check_hash(file: Path, recorded: str | None) -> None:
@@ -129,14 +136,5 @@ def _check_hash(file: Path, recorded: str | None) -> None:
         )
 
 
-def _calibration(result: Result) -> Calibration:
-    frozen = result.calibration.model_dump()
-    return Calibration(**frozen | {name: tuple(frozen[name]) for name in ("logits", "probabilities")})
-
-
 def _familiarity(kept: FamiliarityResult | None) -> Familiarity | None:
-    if kept is None:
-        return None
-    values = kept.model_dump()
-    pairs = {name: {fact: tuple(v) for fact, v in values[name].items()} for name in ("quantiles", "limits")}
-    return Familiarity(**values | pairs | {name: tuple(values[name]) for name in ("centre", "precision")})
+    return TypeAdapter(Familiarity).validate_python(kept.model_dump()) if kept else None

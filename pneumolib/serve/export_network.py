@@ -1,16 +1,26 @@
 """A trained network as files that other programs read: raw uint8 pixels in, the probability of pneumonia out.
 
-Keras's exporters work on the TensorFlow backend on the CPU, and they want a network that computes in float32.
+`export` runs this in a process of its own. Keras's exporters work on the TensorFlow backend on the CPU, and they want a
+network that computes in float32.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
+from PIL import Image
+from scipy.special import expit
 
+from pneumolib.data.drawing import KINDS, draw_radiograph
+from pneumolib.data.images import load_image
 from pneumolib.learning.backbones import leaves
+from pneumolib.params import ImageParams
+from pneumolib.serve.trained import load_trained
 
+IMAGES = 20
+_DRAWING_SEED = 20
 PROBABILITY = "probability"
 # The names of Keras's own exporters, and of what each writes; `json` is no exporter of Keras.
 EXPORTERS = {
@@ -19,11 +29,51 @@ EXPORTERS = {
     "onnx": ("onnx", "model.onnx"),
 }
 ARCHITECTURE_FILE, WEIGHTS_FILE = "architecture.json", "weights.weights.h5"
+Predict = Callable[[np.ndarray], np.ndarray]  # uint8 (n, size_px, size_px, channels) to float32 (n, 1)
 
 
-def backend() -> str:
-    """What Keras runs on in this process, such as `tensorflow`."""
-    return keras.backend.backend()
+def write_and_read(run: str, kind: str, folder: str, probabilities: str) -> None:
+    """Write a run's network, and what the network and the other program then say of drawn radiographs.
+
+    Args:
+        run: the run's folder, whose model file was found to be the right one.
+        kind: see `write_network`.
+        folder: an empty one.
+        probabilities: the `.npz` file to write. `saved` and `expected`, float64 (20,): the network as it was saved, and in
+            float32. `found`, float32 (2, 20, 1): the other program, one by one and together. `precisions`: what the saved
+            network computes in.
+    """
+    model = load_trained(run, force=True)
+    network, pixels = in_float32(model.network), check_pixels(model.image)
+    write_network(network, kind, Path(folder))
+    predict = _reader(kind, Path(folder))
+    np.savez(
+        probabilities,
+        saved=expit(logits(model.network, pixels)),
+        expected=expit(logits(network, pixels)),
+        found=np.stack([np.concatenate([predict(one[None]) for one in pixels]), predict(pixels)]),
+        precisions=computes_in(model.network),
+    )
+
+
+def check_pixels(image: ImageParams) -> np.ndarray:
+    """Twenty drawn radiographs of all kinds, from as exposed as in training to as in another hospital, prepared as any file.
+
+    Returns:
+        uint8 (20, size_px, size_px, channels).
+    """
+    seen = []
+    for number in range(IMAGES):
+        kind, shift = KINDS[number % len(KINDS)], number / (IMAGES - 1)
+        file = io.BytesIO()
+        Image.fromarray(draw_radiograph(kind, number, seed=_DRAWING_SEED, shift=shift)).save(file, "PNG")
+        seen.append(load_image(file.getvalue(), image))
+    return np.stack(seen)
+
+
+def logits(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """What the network says of pixels, uint8 (n, size_px, size_px, channels), in one batch: float64 (n,)."""
+    return np.asarray(network.predict_on_batch(pixels))[:, 0].astype(np.float64)
 
 
 def computes_in(network: keras.Model) -> list[str]:
@@ -66,46 +116,24 @@ def _layer_for_onnx(layer: keras.Layer) -> keras.Layer:
     convolution of one group a channel, as in ConvNeXt, gets there as a call of what is not in the file; a
     DepthwiseConv2D as a convolution. GELU goes through erfc, which ONNX does not know; it knows erf.
     """
-    if _is_gelu(layer):
+    config = layer.get_config()
+    if getattr(layer, "activation", None) is keras.activations.gelu and isinstance(layer, keras.layers.Activation):
         return _Gelu(dtype="float32", name=layer.name)
     if isinstance(layer, keras.layers.Normalization):
-        return _as_rescaling(layer)
-    if _is_depthwise(layer):
+        # As given or adapted: `layer.mean` is rounded to what the layer computes in.
+        known = layer.get_weights()[:2] if config["mean"] is None else (config["mean"], config["variance"])
+        mean, variance = (np.ravel(values).astype(np.float64) for values in known)
+        scale = 1 / np.sqrt(variance)
+        return keras.layers.Rescaling(scale.tolist(), (-mean * scale).tolist(), dtype="float32", name=layer.name)
+    if type(layer) is keras.layers.Conv2D and 1 < layer.groups == layer.filters and layer.kernel.shape[2] == 1:
         kept = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias", "name")
-        config = layer.get_config()
         return keras.layers.DepthwiseConv2D(**{name: config[name] for name in kept}, dtype="float32")
     return _layer_in_float32(layer)
-
-
-def _is_refused(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.Normalization) or _is_depthwise(layer) or _is_gelu(layer)
-
-
-def _as_rescaling(layer: keras.layers.Normalization) -> keras.layers.Rescaling:
-    # As given or adapted: `layer.mean` is rounded to what the layer computes in.
-    given = layer.get_config()
-    known = layer.get_weights()[:2] if given["mean"] is None else (given["mean"], given["variance"])
-    mean, variance = (np.ravel(values).astype(np.float64) for values in known)
-    scale = 1 / np.sqrt(variance)
-    return keras.layers.Rescaling(scale.tolist(), (-mean * scale).tolist(), dtype="float32", name=layer.name)
-
-
-def _is_depthwise(layer: keras.Layer) -> bool:
-    return type(layer) is keras.layers.Conv2D and 1 < layer.groups == layer.filters and layer.kernel.shape[2] == 1
-
-
-def _is_gelu(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.gelu
 
 
 class _Gelu(keras.layers.Layer):
     def call(self, x):
         return 0.5 * x * (1 + keras.ops.erf(x / 2**0.5))
-
-
-def logits(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """What the network says of pixels, uint8 (n, size_px, size_px, channels), in one batch: float64 (n,)."""
-    return np.asarray(network.predict_on_batch(pixels))[:, 0].astype(np.float64)
 
 
 def write_network(network: keras.Model, kind: str, folder: Path) -> None:
@@ -117,7 +145,7 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
             (`architecture.json` and `weights.weights.h5`).
         folder: an empty one.
     """
-    if kind == "onnx" and any(_is_refused(leaf) for leaf in _leaves(network)):
+    if kind == "onnx":
         network = _rebuilt(network, _layer_for_onnx)
     # Float32 by name: the global policy may be another one.
     probability = keras.layers.Activation("sigmoid", dtype="float32", name=PROBABILITY)(network.outputs[0])
@@ -133,14 +161,21 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
     whole.export(str(folder / file), format=exporter, verbose=False)
 
 
-def read_saved_model(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The written SavedModel as TensorFlow serves it: from pixels to probabilities, float32 (n, 1)."""
-    layer = keras.layers.TFSMLayer(folder / EXPORTERS["savedmodel"][1], call_endpoint="serving_default")
-    return lambda pixels: np.asarray(layer(pixels)[PROBABILITY])
+def _reader(kind: str, folder: Path) -> Predict:
+    """The written files as a program reads them that is not the network they were written from."""
+    if kind == "litert":
+        from ai_edge_litert.interpreter import Interpreter
 
+        runner = Interpreter(str(folder / "model.tflite")).get_signature_runner("serving_default")
+        return lambda pixels: runner(pixels=pixels)[PROBABILITY]
+    if kind == "onnx":
+        import onnxruntime
 
-def read_json(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The network built anew by Keras from the two written files: from pixels to probabilities, float32 (n, 1)."""
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        return lambda pixels: session.run([PROBABILITY], {"pixels": pixels})[0]
+    if kind == "savedmodel":
+        layer = keras.layers.TFSMLayer(folder / "saved_model", call_endpoint="serving_default")
+        return lambda pixels: np.asarray(layer(pixels)[PROBABILITY])
     network = keras.models.model_from_json((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
     network.load_weights(folder / WEIGHTS_FILE)
     return lambda pixels: np.asarray(network.predict_on_batch(pixels))

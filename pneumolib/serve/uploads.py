@@ -6,6 +6,7 @@ into a message.
 """
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -63,14 +64,14 @@ def take_in(files: Iterable[tuple[str, bytes]], before: Sequence[Taken] = ()) ->
 
 def _refusal(raw: bytes, taken: Sequence[Taken]) -> str | None:
     """Why a file is not decoded at all; None where it may be tried."""
+    kept = [len(one.raw) for one in taken if one.raw]
     if len(raw) > MOST_BYTES:
         return f"{len(raw) / MEGABYTE:.0f} MB; allowed are {MOST_BYTES // MEGABYTE} MB for one file"
-    kept = [one for one in taken if one.raw]
     if len(kept) >= MOST_FILES:
         return (
             f"one more than the {MOST_FILES} images that fit on a page; remove those first, or use `pneumolib predict`"
         )
-    if sum(len(one.raw) for one in kept) + len(raw) > MOST_TOGETHER:
+    if sum(kept) + len(raw) > MOST_TOGETHER:
         return f"all files together are above {MOST_TOGETHER // MEGABYTE} MB; remove the others first"
     try:
         header = read_header(raw)
@@ -90,17 +91,15 @@ def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:
         return f"DICOM {1 + sum(one.dicom for one in taken)}"
     if form is None:
         ending = PurePath(name).suffix.lower()
-        return f"File {len(taken) + 1}{f' ({ending})' if ending in PLAIN_ENDINGS else ''}"
+        return f"File {len(taken) + 1}" + f" ({ending})" * (ending in PLAIN_ENDINGS)
     own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
     if own.startswith(("DICOM ", "File ")):  # names that are given here
         own = f"{form} {own}"
     if len(own) > _LONGEST_NAME:
         own = f"{own[: _LONGEST_NAME // 2]}…{own[-_LONGEST_NAME // 2 :]}"
-    names, number, found = {one.name for one in taken}, 1, own
-    while found in names:
-        number += 1
-        found = f"{own} ({number})"
-    return found
+    names = {one.name for one in taken}
+    numbered = itertools.chain([own], (f"{own} ({number})" for number in itertools.count(2)))
+    return next(name for name in numbered if name not in names)
 
 
 def safe_error(taken: Taken, error: str) -> str:

@@ -16,11 +16,13 @@ from pneumolib.data.familiarity import colour_of
 from pneumolib.data.images import decode_for, network_pixels
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.errors import ImageFileError
-from pneumolib.serving.trained import TrainedModel
+from pneumolib.serve.trained import TrainedModel
 
 BATCH = 64
 _AHEAD = 2  # batches that are read while one is predicted
+_FILE_FACTS = ["width_px", "height_px", "colour"]
 Item = tuple[str, Path | bytes]
+_Seen = tuple[np.ndarray, tuple[int, int, float]]  # the network's pixels, and `_FILE_FACTS`
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Scored:
         name: as it was given.
         probability: of pneumonia, the network's own, to which the frozen threshold belongs.
         calibrated: of pneumonia, by the calibration that was frozen on validation.
-        call: `pneumonia` or `normal`.
+        predicted_class: `pneumonia` or `normal`.
         warnings: what sets the image apart from the training images, in words; see `data.familiarity`.
         error: why the file could not be read.
         pixels: what the network saw, uint8 (size_px, size_px, channels).
@@ -40,21 +42,13 @@ class Scored:
     name: str
     probability: float | None = None
     calibrated: float | None = None
-    call: str | None = None
+    predicted_class: str | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
     pixels: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class _Seen:
-    pixels: np.ndarray
-    width_px: int
-    height_px: int
-    colour: float
-
-
-def score(model: TrainedModel, items: Iterable[Item], batch: int = BATCH) -> Iterator[Scored]:
+def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH) -> Iterator[Scored]:
     """Score files in their order, a batch at a time, so that memory does not grow with their number.
 
     A file that cannot be read gets its reason, and the others go on.
@@ -63,68 +57,62 @@ def score(model: TrainedModel, items: Iterable[Item], batch: int = BATCH) -> Ite
         items: a name for each file, and its path or its bytes.
         batch: images at once.
     """
+    items, waiting = iter(items), deque[list[tuple[str, Future]]]()
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        waiting: deque[list[tuple[str, Future]]] = deque()
         try:
-            for portion in _portions(items, batch):
+            while portion := list(itertools.islice(items, batch)):
                 waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
                 if len(waiting) > _AHEAD:
                     yield from _score_portion(model, waiting.popleft())
-            while waiting:
-                yield from _score_portion(model, waiting.popleft())
+            for readings in waiting:
+                yield from _score_portion(model, readings)
         finally:  # whoever takes no more of them waits for no more than is being read
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _portions(items: Iterable[Item], n: int) -> Iterator[list[Item]]:
-    items = iter(items)
-    return iter(lambda: list(itertools.islice(items, n)), [])
+def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
+    """As in training (`load_image` is the same two calls), or why the file cannot be read."""
+    try:
+        raw = source if isinstance(source, bytes) else source.read_bytes()
+        decoded = decode_for(raw, model.image)
+        pixels = network_pixels(decoded.image, model.image)
+        return pixels, (decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode))
+    except ImageFileError as fault:
+        return str(fault)
+    except IsADirectoryError:
+        return "a folder that holds no image"
+    except OSError as fault:
+        return f"cannot be read: {fault.strerror or fault}"
+    except MemoryError:
+        return "needs more memory than there is"
 
 
-def _read(source: Path | bytes, model: TrainedModel) -> _Seen:
-    """As in training: `network_pixels` of the decoded file; `load_image` is the same two calls."""
-    raw = source if isinstance(source, bytes) else source.read_bytes()
-    decoded = decode_for(raw, model.image)
-    pixels = network_pixels(decoded.image, model.image)
-    return _Seen(pixels, decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode))
+def _score_portion(model: TrainedModel, readings: list[tuple[str, Future]]) -> Iterator[Scored]:
+    outcomes = [(name, reading.result()) for name, reading in readings]
+    seen = [outcome for _, outcome in outcomes if not isinstance(outcome, str)]
+    found = iter(_score_pixels(model, seen) if seen else [])
+    for name, outcome in outcomes:
+        yield Scored(name, error=outcome) if isinstance(outcome, str) else Scored(name, **next(found))
 
 
-def _score_portion(model: TrainedModel, portion: list[tuple[str, Future]]) -> Iterator[Scored]:
-    seen, errors = {}, {}
-    for number, (_, reading) in enumerate(portion):
-        try:
-            seen[number] = reading.result()
-        except ImageFileError as fault:
-            errors[number] = str(fault)
-        except IsADirectoryError:
-            errors[number] = "a folder that holds no image"
-        except OSError as fault:
-            errors[number] = f"cannot be read: {fault.strerror or fault}"
-        except MemoryError:
-            errors[number] = "needs more memory than there is"
-    found = iter(_score_images(model, list(seen.values()))) if seen else iter(())
-    for number, (name, _) in enumerate(portion):
-        yield Scored(name, error=errors[number]) if number in errors else Scored(name, **next(found))
-
-
-def _score_images(model: TrainedModel, images: list[_Seen]) -> Iterator[dict]:
+def _score_pixels(model: TrainedModel, seen: list[_Seen]) -> list[dict]:
     # Imported here: whoever only asks for the words above need not wait for Keras.
     from pneumolib.learning.predicting import logits_of
 
-    pixels = np.stack([image.pixels for image in images])
+    pixels = np.stack([pixels for pixels, _ in seen])
     logits = logits_of(model.network, pixels)
-    warnings = [()] * len(images)
-    if model.familiarity:
-        files = pd.DataFrame(
-            [(i.width_px, i.height_px, i.colour) for i in images], columns=["width_px", "height_px", "colour"]
-        )
-        warnings = model.familiarity.warnings(model.familiarity.facts(pixels, files))
     probabilities, calibrated = expit(logits), model.calibration.apply(logits)
-    for n in range(len(images)):
-        yield {
+    warnings = [()] * len(seen)
+    if model.familiarity:
+        files = pd.DataFrame([facts for _, facts in seen], columns=_FILE_FACTS)
+        warnings = model.familiarity.warnings(model.familiarity.facts(pixels, files))
+    return [
+        {
             "probability": float(probabilities[n]),
             "calibrated": float(calibrated[n]),
-            "call": LABEL_NAMES[int(probabilities[n] >= model.threshold)],
+            "predicted_class": LABEL_NAMES[int(probabilities[n] >= model.threshold)],
             "warnings": warnings[n],
             "pixels": pixels[n],
         }
+        for n in range(len(seen))
+    ]

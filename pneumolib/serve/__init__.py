@@ -5,8 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "export": ["ExportError", "RefusedError", "export_run"],
-        "trained": ["ModelError", "TrainedModel", "find_run", "load_trained", "trained_runs"],
-        "scoring": ["Scored", "score"],
+        "export": ["export_run"],
+        "predict": ["predict_files"],
+        "score": ["Scored", "score_images"],
+        "trained": ["TrainedModel", "find_run", "load_trained", "trained_runs"],
     },
 )

@@ -1,0 +1,298 @@
+"""The page of a trained model: choose a run, bring images, see what the network predicts and where it looks.
+
+Streamlit runs this file as a script for each visitor, in a thread of its own, anew after each action; `app_server` starts it.
+What belongs to a visitor is in `st.session_state` alone; visitors share the networks, and a network answers one of them at a
+time. Pictures travel inside the page's own text and not as files of the server, which any visitor could ask for.
+"""
+
+import base64
+import io
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from PIL import Image
+
+from pneumolib.data.images import equalize, load_image
+from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.params import ImageParams
+from pneumolib.project import in_root
+from pneumolib.reporting.figures import PNEUMONIA
+from pneumolib.reporting.overlays import STRONGEST_COVER, overlay, strongest_place
+from pneumolib.reporting.results import MODEL_FILE, Result, in_words
+from pneumolib.serve.app_server import MOST_UPLOAD_MB
+from pneumolib.serve.predict import inert
+from pneumolib.serve.score import Scored, score_images
+from pneumolib.serve.trained import RESEARCH_ONLY, ModelError, TrainedModel, find_run, load_trained, trained_runs
+from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, SAMPLES, safe_error, sample, take_in
+
+MOST_MODELS = 3  # in memory at once
+SHOWN_PX = 448  # side of a picture on the page, which is equalised with the defaults of `ImageParams`
+OPACITY = "How much of the map is laid over the image"
+COLUMNS = ["image", "probability", "calibrated_probability", "predicted_class", "threshold", "run", "warnings", "error"]
+WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
+STYLE = f"""<style>
+/* Streamlit's own head holds nothing here, and would cover the banner. */
+header[data-testid="stHeader"], [data-testid="stDecoration"] {{ display: none; }}
+[data-testid="stMainBlockContainer"] {{ max-width: 60rem; padding: 3.6rem 1.5rem 4rem; }}
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] * {{ color: inherit !important; opacity: 1 !important; }}
+.pn-banner {{ position: fixed; inset: 0 0 auto 0; z-index: 999991; padding: 0.45rem 1rem; text-align: center; font-weight: 600;
+  background: #7a3300; color: #ffffff; }}
+/* What Streamlit shows of a file is its name, and hospitals write patients' names into it. What is shown here instead. */
+[data-testid="stFileChip"], [data-testid="stFileUploaderDropzoneInstructions"] {{ display: none !important; }}
+[data-testid="stFileUploaderDropzone"]::after {{ content: "or drop files here"; align-self: center; padding: 0 0.75rem; }}
+[data-testid="stFileUploaderDropzone"]:has([data-testid="stFileChip"])::after {{ content: "Reading …"; }}
+[data-testid="stFileUploaderDropzone"]:has([data-testid="stFileChip"][aria-invalid="true"])::after {{
+  content: "A file was refused: it is larger than {MOST_UPLOAD_MB} MB."; font-weight: 600; }}
+.pn-name {{ overflow-wrap: anywhere; margin: 0; }}
+.pn-figure {{ margin: 0; }}
+.pn-figure img {{ display: block; width: 100%; height: auto; border-radius: 0.2rem; }}
+.pn-figure figcaption {{ font-size: 0.85rem; line-height: 1.4; margin-top: 0.3rem; }}
+</style>"""
+
+
+def show(first: str | None) -> None:
+    """The whole page. `first` is the run to begin with, `study/run` or a folder; None for the one that was finished last."""
+    icon = Image.new("RGB", (32, 32), PNEUMONIA)
+    st.set_page_config(page_title="pneumolib: a trained model at work", layout="wide", page_icon=icon)
+    st.html(f'{STYLE}<div class="pn-banner" role="note">{RESEARCH_ONLY}</div>')
+    st.title("A trained model at work", anchor=False)
+    for key, empty in {"taken": [], "uploader": 0, "scored": {}, "looked": {}}.items():
+        st.session_state.setdefault(key, empty)
+    run = _choose_run(first)
+    if run is None:
+        return
+    try:
+        with st.container():  # keeps the place of what shows the wait, so that nothing below it moves when it goes
+            model, lock = _load(run, _changed(run))
+    except (ModelError, OSError) as fault:
+        st.error(f"This run cannot be used. {fault}")
+        return
+    st.caption(run_words(model.result))
+    if model.result.synthetic:
+        st.info("This network was trained on **drawn images**. What it says of a real radiograph means nothing.")
+    _bring_images()
+    if st.session_state.taken:
+        _show_results(model, lock)
+
+
+def _choose_run(first: str | None) -> str | None:
+    runs = trained_runs()
+    if first is not None and first not in runs:
+        runs = [first, *runs]
+    if not runs:
+        st.error(f"There is no run with a model in {in_root('runs')}. `make report` trains one, on drawn images.")
+        return None
+    # Under a key, a choice stays when other runs are finished or the newest one is another.
+    if st.session_state.get("run") not in runs:
+        st.session_state.run = first if first is not None else max(runs, key=_changed)
+    return st.selectbox("Trained run", runs, key="run")
+
+
+def _changed(run: str) -> int:
+    """When a run's model was written, in nanoseconds."""
+    return (find_run(run) / MODEL_FILE).stat().st_mtime_ns
+
+
+@st.cache_resource(max_entries=MOST_MODELS, show_spinner="Loading the network; the first one takes some seconds")
+def _load(run: str, changed: int) -> tuple[TrainedModel, threading.Lock]:
+    """A network, once for all visitors, and what they take turns by. `changed` makes it another one when its file is."""
+    return load_trained(run), threading.Lock()
+
+
+def run_words(result: Result) -> str:
+    """What kind of network answers: its run, how many images it was made from, its AUROC on test."""
+    kind, auroc = "drawn images" if result.synthetic else "radiographs", result.own("auroc")
+    measured = f" AUROC on its test images: {in_words(auroc)}." if auroc else ""
+    return f"{result.study}/{result.run}, made from {result.data.images:,} {kind}.{measured}"
+
+
+def _bring_images() -> None:
+    key = f"uploader {st.session_state.uploader}"
+    label = "Your radiographs: JPEG, PNG or DICOM"
+    st.file_uploader(label, accept_multiple_files=True, key=key, on_change=_take_uploaded, args=(key,))
+    st.caption(
+        f"Up to {MOST_BYTES // MEGABYTE} MB each and {MOST_FILES} files. They stay in the memory of this machine, are written "
+        "nowhere, and are gone when this tab is closed. Of DICOM files neither names nor numbers are shown, not even the file's."
+    )
+    st.write("No radiograph at hand? Draw one; it shows nobody:")
+    with st.container(horizontal=True):
+        for title in SAMPLES:
+            st.button(f"Draw: {title}", on_click=_take_sample, args=(title,))
+
+
+def _take_uploaded(key: str) -> None:
+    """Take over what was uploaded and put a fresh uploader in its place, whose list of file names is empty."""
+    state = st.session_state
+    state.taken += take_in(((file.name, file.getvalue()) for file in state[key]), state.taken)
+    state.uploader += 1
+
+
+def _take_sample(title: str) -> None:
+    state = st.session_state
+    state.taken += take_in([sample(title, state.taken)], state.taken)
+    state.closer = len(state.taken) - 1
+
+
+def _remove_all() -> None:
+    st.session_state.update(taken=[], scored={}, looked={}, closer=None)
+
+
+def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
+    # Before anything that could fail on a file: a visitor can always be rid of it.
+    st.button("Remove all images", on_click=_remove_all)
+    scored = _score_all(model, lock)
+    for one in scored:
+        if one.error:
+            st.html(f'<p class="pn-name">{escape(one.name)}: not read: {escape(one.error)}</p>')
+    rows = table(scored, model.threshold, model.name)
+    read = rows[rows.error == ""]
+    if len(read) > 1:
+        st.header(f"{len(read)} images, threshold {percent(model.threshold)}", anchor=False)
+        share = st.column_config.ProgressColumn(
+            "probability of pneumonia", format="percent", min_value=0, max_value=1, width="medium"
+        )
+        columns = ["image", "predicted_class", "probability", "warnings"]
+        st.dataframe(
+            read[columns],
+            hide_index=True,
+            height="content",
+            column_config={"predicted_class": "predicted class", "probability": share},
+        )
+    if len(read):
+        _show_closer(model, lock, scored)
+    text = rows.to_csv(index=False)
+    st.download_button("Download the table (CSV)", text, "pneumolib.csv", "text/csv", on_click="ignore")
+
+
+def table(scored: Sequence[Scored], threshold: float, run: str) -> pd.DataFrame:
+    """All files, a row each, `COLUMNS`; numbers in full, NaN where there are none. A spreadsheet finds no formula in it."""
+    names = {"name": "image", "calibrated": "calibrated_probability"}
+    rows = pd.DataFrame([vars(one) for one in scored]).rename(columns=names)
+    words = {"run": run, "warnings": rows.warnings.map(" ".join), "error": rows.error.fillna("")}
+    rows = rows.assign(threshold=threshold, **words)[COLUMNS]
+    rows[["image", *words]] = rows[["image", *words]].map(inert)
+    return rows.astype({"probability": float, "calibrated_probability": float})
+
+
+def _score_all(model: TrainedModel, lock: threading.Lock) -> list[Scored]:
+    """Of each file in turn, with what was found before; visitors take turns file by file."""
+    taken, known = st.session_state.taken, st.session_state.scored
+    keys = [(*_identity(model), number) for number in range(len(taken))]
+    due = [key for key in keys if key not in known]
+    progress = st.empty()
+    for done, key in enumerate(due):
+        progress.progress(done / len(due), f"Reading image {done + 1} of {len(due)}")
+        one = taken[key[-1]]
+        found = Scored(one.name, error=one.error)
+        if not one.error:
+            with lock:
+                [found] = score_images(model, [(one.name, one.raw)])
+        known[key] = replace(found, error=safe_error(one, found.error)) if found.error else found
+    progress.empty()
+    return [known[key] for key in keys]
+
+
+def _identity(model: TrainedModel) -> tuple[str, str | None]:
+    """A run that is trained again answers anew: its numbers must not appear beside another one's threshold."""
+    return str(model.folder), model.result.model_sha256
+
+
+@st.fragment
+def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]) -> None:
+    """One image and its map; the slider and the choice run this part alone."""
+    good = [number for number, one in enumerate(scored) if one.error is None]
+    if st.session_state.get("closer") not in good:
+        st.session_state.closer = good[0]
+    if len(good) > 1:
+        st.selectbox("Image", good, key="closer", format_func=lambda number: scored[number].name)
+    number = st.session_state.closer
+    one = scored[number]
+    pixels, saliency = _look(model, lock, number, one)
+    left, right = st.columns(2, gap="large")
+    with right:
+        st.html(f'<p class="pn-name">{escape(one.name)}</p>')
+        side = "at or above" if one.predicted_class == LABEL_NAMES[1] else "below"
+        st.metric("Predicted class", one.predicted_class)
+        st.metric("Probability of pneumonia", percent(one.probability))
+        st.progress(one.probability)
+        st.write(
+            f"The probability is {side} the threshold of {percent(model.threshold)}, which was chosen on validation images "
+            "and frozen."
+        )
+        st.metric("Calibrated probability", percent(one.calibrated))
+        st.write(
+            "Of validation images with this calibrated probability about that share had pneumonia. It holds where pneumonia "
+            "is as frequent as among the validation images. The threshold belongs to the network's own probability."
+        )
+        if one.warnings:
+            st.warning("\n".join(["This image is unlike those of the training:", *(f"- {w}" for w in one.warnings)]))
+    with left:
+        place = st.container()
+        opacity = st.slider(
+            OPACITY, 0, 100, round(100 * STRONGEST_COVER), 5, format="%d%%", disabled=not saliency.any()
+        )
+        place.html(_map_picture(model, one, pixels, saliency, opacity / 100))
+    st.subheader("Equalisation", anchor=False)
+    for (way, name), column in zip(WAYS.items(), st.columns(len(WAYS)), strict=True):
+        seen = "; so the network sees it" if way == model.image.equalize else ""
+        column.html(picture(equalize(pixels, ImageParams(equalize=way)), f"{one.name}, {name}", name + seen))
+
+
+def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """The image as the network sees it, but `SHOWN_PX` wide and not equalised, and its map; kept while the visitor stays."""
+    looked, key = st.session_state.looked, (*_identity(model), number)
+    if key not in looked:
+        # Imported here: it brings Keras, which `load_trained` has imported by now.
+        from pneumolib.learning.explain import grad_cam
+
+        with lock:
+            saliency = grad_cam(model.network, one.pixels[None], int(one.predicted_class == LABEL_NAMES[1]))[0]
+        large = model.image.model_copy(update={"size_px": SHOWN_PX, "equalize": "none"})
+        looked[key] = load_image(st.session_state.taken[number].raw, large), saliency
+    return looked[key]
+
+
+def _map_picture(model: TrainedModel, one: Scored, pixels: np.ndarray, saliency: np.ndarray, opacity: float) -> str:
+    where = words = strongest(saliency)
+    if saliency.any():
+        words = (
+            f"Colour shows where the network found evidence for the predicted class, {one.predicted_class} (Grad-CAM). {where} "
+            "It does not prove that something is to be seen there."
+        )
+    shown = overlay(equalize(pixels, ImageParams(equalize=model.image.equalize)), saliency, SHOWN_PX, opacity)
+    caption = f"{words} The network itself sees {model.image.size_px} x {model.image.size_px} pixels."
+    return picture(shown, f"{one.name} with its Grad-CAM map. {where}", caption)
+
+
+def percent(share: float) -> str:
+    """`93.1%`; never 0.0% or 100.0%, which no network can claim."""
+    if share < 0.0005:
+        return "below 0.1%"
+    return "above 99.9%" if share >= 0.9995 else f"{share:.1%}"
+
+
+def picture(pixels: np.ndarray, alt: str, caption: str) -> str:
+    """HTML: a figure whose image is inside the text."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    image = f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+    return f'<figure class="pn-figure">{image}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def strongest(saliency: np.ndarray) -> str:
+    """Where a map has its maximum, in words; left and right are those of the picture."""
+    if not saliency.any():
+        return "The Grad-CAM map is empty: nothing in the image is evidence for the class, which can rest on something missing."
+    place = strongest_place(saliency)
+    return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
+
+
+if __name__ == "__main__":
+    show(sys.argv[1] if len(sys.argv) > 1 else None)
