@@ -110,7 +110,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pneumolib.reporting.study import plan
+    from pneumolib.study.plan import plan
 
     if processes()[1] > 1:
         raise ParamsError(
@@ -124,7 +124,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pneumolib.reporting.study import plan
+    from pneumolib.study.plan import plan
 
     steps = plan(options.file.resolve().parent, options.data, smoke=options.smoke)
     chosen = [replace(step, forced=options.force) for step in steps if step.run == options.file.stem]
@@ -139,12 +139,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _execute(due: list, total: int, steps: list) -> int:
     """Run what is due, then say where the index is and what came out."""
-    from pneumolib.reporting import indexes, pages
-    from pneumolib.reporting.study import still_due
+    from pneumolib.study import pages
+    from pneumolib.study.plan import still_due
 
     began, first = time.monotonic(), processes()[0] == 0
     if due:
-        from pneumolib.reporting.run import RunError, execute
+        from pneumolib.errors import PneumolibError
+        from pneumolib.study.run import execute
 
         # Results that were brought back by `plan` get their pages before a failure can end this.
         if first:
@@ -153,7 +154,7 @@ def _execute(due: list, total: int, steps: list) -> int:
             position = f"[{steps.index(step) + 1}/{total}]" if total > 1 else ""
             try:
                 execute(step, position, waiting=still_due(steps, due[: number + 1]))
-            except RunError as fault:
+            except PneumolibError as fault:
                 print(f"\n{fault}", file=sys.stderr)
                 return 1
     if not first:  # of several processes, the first one writes pages
@@ -161,13 +162,13 @@ def _execute(due: list, total: int, steps: list) -> int:
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
-    print(f"Index: {indexes.index_path(steps[0].study)}")
-    print(f"Result: {indexes.study_headline(steps[0].study)}")
+    print(f"Index: {pages.index_path(steps[0].study)}")
+    print(f"Result: {pages.study_headline(steps[0].study)}")
     return 0
 
 
 def _open(options: argparse.Namespace) -> int:
-    from pneumolib.reporting.interactive import open_copy
+    from pneumolib.study.run import open_copy
 
     study, _, run = options.run.partition("/")
     path = in_root(f"params/{study}/{run}.yaml")

@@ -5,7 +5,7 @@ import ast
 import pytest
 
 from conftest import REPO
-from pneumolib.reporting.inputs import imported_modules
+from pneumolib.study.inputs import imported_modules
 
 PACKAGE = REPO / "pneumolib"
 ROOMS = [

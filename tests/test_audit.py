@@ -17,7 +17,7 @@ from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import describe_file
 from pneumolib.data.sources import identify, list_source
 from pneumolib.params import DataParams, EvaluationParams
-from pneumolib.reporting.inputs import library_digests
+from pneumolib.study.inputs import library_digests
 
 PARAMS = EvaluationParams(resamples=200)
 

@@ -8,8 +8,8 @@ import pytest
 
 from conftest import REPO
 from pneumolib.params import ParamsError, RunParams
-from pneumolib.reporting import inputs
-from pneumolib.reporting.study import Step, still_due
+from pneumolib.study import inputs
+from pneumolib.study.plan import Step, still_due
 
 BASELINE = """
 import pneumolib as pn

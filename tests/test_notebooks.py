@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from conftest import TINY_AUDIT, TINY_TRAINING, Project
-from pneumolib.reporting.study import plan
+from pneumolib.study.plan import plan
 
 
 @pytest.fixture(scope="module")

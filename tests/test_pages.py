@@ -1,4 +1,4 @@
-"""Pages and indexes as text: what stands where, from results and small notebooks written by hand. See test_browser."""
+"""Pages and pages as text: what stands where, from results and small notebooks written by hand. See test_browser."""
 
 import base64
 import html
@@ -14,10 +14,10 @@ from PIL import Image
 
 from conftest import Project
 from pneumolib.param_files import load_run
-from pneumolib.reporting import indexes, pages
 from pneumolib.reporting.results import DataResult, write_result
-from pneumolib.reporting.shell import duration
-from pneumolib.reporting.study import Step
+from pneumolib.study import pages
+from pneumolib.study.pages import duration
+from pneumolib.study.plan import Step
 from test_reporting import result
 
 ROOT = "PNEUMOLIB_ROOT"
@@ -121,7 +121,7 @@ def build_site(root: Path) -> Path:
     study(project, "drawn", names[0])
     finish(root, "drawn", names[0], synthetic=True)
     for name in ("drawn", "unlike", "whole"):
-        indexes.write_index(name, waiting=["03_baseline_cnn-c"])
+        pages.write_index(name, waiting=["03_baseline_cnn-c"])
     return root / "reports"
 
 
@@ -229,7 +229,7 @@ def test_each_reason_not_to_rank(site, tmp_path, monkeypatch, changes, said):
     study(Project(tmp_path), "pair", "03_baseline_cnn-a", "03_baseline_cnn-b")
     finish(tmp_path, "pair", "03_baseline_cnn-a")
     finish(tmp_path, "pair", "03_baseline_cnn-b", **changes)
-    indexes.write_index("pair")
+    pages.write_index("pair")
     assert said in notice(text(tmp_path / "reports", "pair/index"))
 
 
@@ -250,11 +250,11 @@ def test_a_study_whose_parameter_files_are_gone_keeps_its_row(site):
     there, away = (site.parent / f"params/{name}" for name in ("drawn", "away"))
     os.rename(there, away)
     try:
-        indexes.write_index("whole", waiting=["03_baseline_cnn-c"])
+        pages.write_index("whole", waiting=["03_baseline_cnn-c"])
         assert "no parameter files" in text(site, "index")
     finally:
         os.rename(away, there)
-        indexes.write_index("whole", waiting=["03_baseline_cnn-c"])
+        pages.write_index("whole", waiting=["03_baseline_cnn-c"])
     assert "no parameter files" not in text(site, "index")
 
 

@@ -10,10 +10,10 @@ from pneumolib.data.sources import ManifestError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.evaluation_params import PublishedMetric
 from pneumolib.param_files import load_run
-from pneumolib.params import ParamsError, RunParams, check, notebook_of
-from pneumolib.reporting import run as running
-from pneumolib.reporting.study import continued_run, plan, training_folder
+from pneumolib.params import ParamsError, RunParams, check, notebook_of, training_folder
 from pneumolib.smoke import smoke_params
+from pneumolib.study import run as running
+from pneumolib.study.plan import continued_run, plan
 
 FILES = sorted(p for p in (REPO / "params").glob("*/*.yaml") if p.name != "study.yaml")
 TRANSFER = "model: {name: transfer, backbone: VGG19, weights: imagenet}\n"

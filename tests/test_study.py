@@ -16,7 +16,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
 from pneumolib.learning.training import HISTORY_COLUMNS
 from pneumolib.reporting.results import write_result
-from pneumolib.reporting.study import plan
+from pneumolib.study.plan import plan
 from test_reporting import result
 
 RUNS = ["01_quick", "03_baseline_cnn", "06_comparison"]

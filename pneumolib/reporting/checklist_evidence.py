@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
+from pneumolib.params import COMPARISON
 from pneumolib.reporting.results import Result
 from pneumolib.reporting.run_words import NOT, is_archive
-from pneumolib.reporting.study import COMPARISON
 
 Status = Literal["answered", "in part", "not available", "for the author"]
 STATUSES = get_args(Status)
