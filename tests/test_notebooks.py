@@ -54,13 +54,13 @@ def test_the_audit_is_in_the_result_and_on_the_page(study):
 TINY_TRANSFER = """\
 model: {name: transfer, backbone: backbone.keras, preprocess: unit}
 features: {views: 1}
-training: {epochs: 3, batch_size: 4, schedule: constant}
+training: {epochs: 1, batch_size: 4, schedule: constant}
 evaluation: {resamples: 50, seeds: [2]}
 robustness: {images: 4, corruptions: [margins]}
 """
 TINY_FINE_TUNING = """\
 fine_tuning: {unfreeze: all}
-training: {epochs: 15, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
+training: {epochs: 8, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
 evaluation: {resamples: 50}
 robustness: {images: 0}
 """
@@ -131,7 +131,7 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     assert re.search(r"Taken up after epoch \d+ from", text)
     assert "04_transfer_learning: test AUROC" in text
     result = study.result("05_fine_tuning")
-    assert result["facts"]["epochs"] == 15
+    assert result["facts"]["epochs"] == 8
     assert result["checks"]["continues"] == "04_transfer_learning"
     before = study.result("04_transfer_learning")
     assert before["spread"]["test"]["auroc"]["seeds"] == 2

@@ -69,9 +69,10 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
 
 
 def _plain_assignment(statement: ast.stmt) -> tuple[str, Any]:
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    if not isinstance(target, ast.Name) or isinstance(statement, ast.AugAssign):
         raise ValueError(f"line {statement.lineno} is no such line")
-    return statement.targets[0].id, ast.literal_eval(statement.value)
+    return target.id, ast.literal_eval(statement.value)
 
 
 def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, str]) -> dict[str, Any]:

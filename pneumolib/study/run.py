@@ -135,7 +135,7 @@ def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None
 def _execute_beside(step: Step) -> None:
     """The part of a process other than the first: it trains along, and what it finds is what the first one writes."""
     work = _emptied(step.folder.parent / f".process-{processes()[0]}-{step.run}")
-    work.mkdir(parents=True)
+    work.mkdir()
     with Progress(f"process {processes()[0]}", step.run, work / "run.log") as progress:
         try:
             _run_notebook(step, work, progress)
@@ -190,28 +190,23 @@ def _emptied(folder: Path) -> Path:
 
 def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
     notebook = notebook_path(step.run)
-    told = {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}
-    os.environ |= told  # the kernel inherits it
-    try:
-        with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
-            papermill.execute_notebook(
-                notebook,
-                work / "executed.ipynb",
-                parameters=injected_parameters(notebook, step.params),
-                kernel_name="python3",
-                cwd=project_root(),
-                progress_bar=False,
-                stdout_file=progress,
-                stderr_file=progress,
-                start_timeout=120,
-                on_notebook_start=progress.begin,
-                on_cell_start=progress.cell,
-                # Sockets in a folder of this run's own: ports race between kernels, and any user of the machine can listen.
-                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-            )
-    finally:
-        for name in told:
-            del os.environ[name]
+    os.environ |= {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}  # the kernel inherits it
+    with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
+        papermill.execute_notebook(
+            notebook,
+            work / "executed.ipynb",
+            parameters=injected_parameters(notebook, step.params),
+            kernel_name="python3",
+            cwd=project_root(),
+            progress_bar=False,
+            stdout_file=progress,
+            stderr_file=progress,
+            start_timeout=120,
+            on_notebook_start=progress.begin,
+            on_cell_start=progress.cell,
+            # Sockets in a folder of this run's own: ports race between kernels, and any user of the machine can listen.
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+        )
 
 
 def injected_parameters(notebook: Path, params: RunParams) -> dict[str, Any]:
