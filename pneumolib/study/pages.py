@@ -35,7 +35,16 @@ from pneumolib.params import (
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.ranking import shared_evaluation
-from pneumolib.reporting.results import RESULT_FILE, Result, ResultError, SourceResult, in_words, interval, read_result
+from pneumolib.reporting.results import (
+    RESULT_FILE,
+    Result,
+    ResultError,
+    SourceResult,
+    in_words,
+    interval,
+    read_result,
+    read_results,
+)
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
 
@@ -314,7 +323,10 @@ def _unlike(results: list[Result]) -> dict[str, Any] | None:
 
 def study_headline(study: str) -> str:
     """One line: what each run has to show, with the run's name."""
-    results = [row["result"] for row in _run_rows(study, ()) if row["result"]]
+    try:
+        results = read_results(study)
+    except ResultError:  # the index says which run it is, and `make report` redoes it
+        results = []
     lines = [f"{r.run}: {words}" + (", synthetic" if r.synthetic and "audit" not in r.checks else "")
              for r in results if (words := headline(r))]  # fmt: skip
     return "; ".join(lines) or NO_RESULT
