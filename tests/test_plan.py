@@ -35,19 +35,36 @@ def root(project, monkeypatch):
     return project.root
 
 
-def test_a_fine_tuning_builds_on_the_run_of_its_variant_and_the_comparison_on_all(root):
+def external(run: str, **data) -> str:
+    values = {"source": "synthetic", "root": "data/tiny-2", "n_images": 24, "hospital": 2} | data
+    return json.dumps({"external": {"run": run, "data": values}})
+
+
+def test_which_runs_and_images_a_run_builds_on(root, project):
+    """A fine-tuning continues the run of its variant, a comparison needs all, an external validation other images too."""
+    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19"))
     steps = {step.run: step for step in plan(root / "params/tiny")}
-    trainings = [run for run in steps if run != "06_comparison"]
     assert {run: step.upstream for run, step in steps.items()} == {
         "03_baseline_cnn-wide": [],
         "04_transfer_learning-vgg19": [],
         "05_fine_tuning-vgg19": ["04_transfer_learning-vgg19"],
         "05_fine_tuning-wide": ["03_baseline_cnn-wide"],
-        "06_comparison": trainings,
+        "06_comparison": list(steps)[:4],
+        "07_external_validation": ["04_transfer_learning-vgg19"],
     }
     assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 runs again"]
     assert steps["05_fine_tuning-wide"].inputs["upstream"] == {"03_baseline_cnn-wide": "none"}
     assert not any(step.forced for step in steps.values())
+    made_from = steps["07_external_validation"].inputs
+    own, other = made_from["data"].split("+")
+    assert own == steps["06_comparison"].inputs["data"]
+    assert {"external.data.n_images", "external.data.root"} & made_from["parameters"].keys() == {
+        "external.data.n_images"
+    }
+    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
+    changed = plan(root / "params/tiny")
+    assert [s.inputs["data"] == own for s in changed] == [True] * 5 + [False]
+    assert changed[-1].inputs["data"].split("+")[1] != other
 
 
 def test_a_fine_tuning_without_a_run_to_continue_is_refused_before_anything_is_drawn(root):
@@ -60,26 +77,6 @@ def test_a_fine_tuning_without_a_run_to_continue_is_refused_before_anything_is_d
     )
     assert "Training runs: 03_baseline_cnn-wide, 05_fine_tuning-vgg19" in str(caught.value)
     assert not (root / "data").exists()
-
-
-def external(run: str, **data) -> str:
-    values = {"source": "synthetic", "root": "data/tiny-2", "n_images": 24, "hospital": 2} | data
-    return json.dumps({"external": {"run": run, "data": values}})
-
-
-def test_an_external_validation_is_due_with_its_run_and_with_the_other_images(root, project):
-    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19"))
-    first, *_, step = plan(root / "params/tiny")
-    assert step.upstream == ["04_transfer_learning-vgg19"]
-    assert step.reasons == ["04_transfer_learning-vgg19 runs again"]
-    own, other = step.inputs["data"].split("+")
-    assert own == first.inputs["data"]
-    assert "external.data.n_images" in step.inputs["parameters"]
-    assert "external.data.root" not in step.inputs["parameters"]
-    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
-    changed = plan(root / "params/tiny")
-    assert [s.inputs["data"] == own for s in changed] == [True] * 5 + [False]
-    assert changed[-1].inputs["data"].split("+")[1] != other
 
 
 def test_an_external_validation_without_model_or_images_is_refused(root, project):
@@ -128,17 +125,14 @@ def test_a_smoke_run_is_a_study_of_its_own(root):
     assert not (root / "data/tiny").exists()
 
 
-def test_names_that_a_smoke_run_would_take_are_refused(root):
+def test_names_and_images_that_a_smoke_run_would_take_are_refused(root):
+    with pytest.raises(ParamsError, match="DATA: received 'elsewhere' together with SMOKE=1"):
+        plan(root / "params/tiny", "elsewhere", smoke=True)
     with pytest.raises(ParamsError, match=r"no such study; a smoke run is asked for by make report STUDY=tiny SMOKE=1"):
         plan(root / "params/tiny-smoke")
     shutil.copytree(root / "params/tiny", root / "params/tiny-smoke")
     with pytest.raises(ParamsError, match=r"^params/tiny-smoke: a study may not be named \.\.\.-smoke[^\n]*$"):
         plan(root / "params/tiny-smoke")
-
-
-def test_a_smoke_run_draws_its_own_images(root):
-    with pytest.raises(ParamsError, match="DATA: received 'elsewhere' together with SMOKE=1"):
-        plan(root / "params/tiny", "elsewhere", smoke=True)
 
 
 def small(**sections) -> RunParams:

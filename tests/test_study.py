@@ -23,8 +23,9 @@ RUNS = ["01_quick", "03_baseline_cnn", "06_comparison"]
 TRAINING = "training: {epochs: 1, batch_size: 4}\n"
 TRAIN = """\
 import sys
-model = run.folder / "model.keras"
-model.write_bytes(b"a network")
+from ipykernel.connect import get_connection_info
+(run.folder / "model.keras").write_bytes(b"a network")
+print(get_connection_info())
 print("\\x1b[1mepoch 1/1\\x1b[0m")
 print("reading:  50%|#    | 1/2 [00:00]\\rreading: 100%|##| 2/2 [00:00]", file=sys.stderr)"""
 
@@ -146,10 +147,12 @@ def test_a_run_leaves_its_files_its_page_and_a_log_without_control_codes(study):
     assert study.result("03_baseline_cnn")["artefacts"] == ["executed.ipynb", "model.keras", "result.json", "run.log"]
     inputs = study.result("03_baseline_cnn")["inputs"]
     assert {"parameters", "notebook", "library", "data", "packages", "upstream"} == inputs.keys()
-    assert "[2/3] 03_baseline_cnn  cell 4/7  A quick page\n    epoch 1/1\n" in study.said
+    assert "[2/3] 03_baseline_cnn  cell 4/7  A quick page\n    {" in study.said
+    assert "    epoch 1/1\n" in study.said
     log = (study.root / "runs/tiny/03_baseline_cnn/run.log").read_text(encoding="utf-8")
     assert "    epoch 1/1\n" in log
     assert "    reading: 100%" in log
+    assert '"transport": "ipc"' in log  # a port is open to every user of the machine
     assert not {"\x1b", "\r"} & set(log)
     assert "Index: reports/tiny/index.html\nResult: no run has finished that has a result" in study.said
 
