@@ -24,8 +24,8 @@ import pandas as pd
 from pneumolib import data, learning
 from pneumolib.data.images import ImageSet
 from pneumolib.params import RunParams
-from pneumolib.project import load_run
-from pneumolib.reporting.study import TRAINING, continued_run
+from pneumolib.project import TRAINING, load_run
+from pneumolib.study.plan import continued_run
 
 ROOT = Path(__file__).resolve().parents[1]
 QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]

@@ -78,7 +78,7 @@ _any_model = click.option("--force", is_flag=True, help="Take a model file that 
 @click.option("--force", is_flag=True, help="Run everything, up to date or not, and train anew.")
 def report(study: str, data: str | None, smoke: bool, force: bool) -> int:
     """Run what is due of STUDY (its name or folder), in order, and write its pages."""
-    from pneumolib.reporting.study import plan
+    from pneumolib.study.plan import plan
 
     if processes()[1] > 1:
         raise ParamsError(
@@ -97,7 +97,7 @@ def report(study: str, data: str | None, smoke: bool, force: bool) -> int:
 @click.option("--force", is_flag=True, help="Train anew, whatever is kept of an earlier training.")
 def run(file: Path, data: str | None, smoke: bool, force: bool) -> int:
     """Run one parameter FILE, params/<study>/<run>.yaml, due or not."""
-    from pneumolib.reporting.study import plan
+    from pneumolib.study.plan import plan
 
     steps = plan(file.resolve().parent, data, smoke=smoke)
     chosen = [replace(step, forced=force) for step in steps if step.run == file.stem]
@@ -112,12 +112,12 @@ def run(file: Path, data: str | None, smoke: bool, force: bool) -> int:
 
 def _execute(due: list, steps: list) -> int:
     """Run what is due, then say where the index is and what came out."""
-    from pneumolib.reporting import indexes, pages
-    from pneumolib.reporting.study import still_due
+    from pneumolib.study import pages
+    from pneumolib.study.plan import still_due
 
     began, first = time.monotonic(), processes()[0] == 0
     if due:
-        from pneumolib.reporting.run import execute
+        from pneumolib.study.run import execute
 
         # Results that were brought back by `plan` get their pages before a failure can end this.
         if first:
@@ -130,8 +130,8 @@ def _execute(due: list, steps: list) -> int:
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
-    print(f"Index: {indexes.index_path(steps[0].study)}")
-    print(f"Result: {indexes.study_headline(steps[0].study)}")
+    print(f"Index: {pages.index_path(steps[0].study)}")
+    print(f"Result: {pages.study_headline(steps[0].study)}")
     return 0
 
 
@@ -141,7 +141,7 @@ def _execute(due: list, steps: list) -> int:
 @click.option("--no-browser", is_flag=True, help="Write the copy and print its path, open nothing.")
 def open_run(run: str, data: str | None, smoke: bool, no_browser: bool) -> int:
     """Open a copy of the notebook of RUN (<study>/<run>) in JupyterLab, with its parameters."""
-    from pneumolib.reporting.interactive import open_copy
+    from pneumolib.study.run import open_copy
 
     study, _, name = run.partition("/")
     return open_copy(in_root(f"params/{study}/{name}.yaml"), data, browse=not no_browser, smoke=smoke)

@@ -16,6 +16,9 @@ from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams, check
 
 SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_params`
+# Notebooks that train and leave predictions.csv; a comparison is built on all of them.
+TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
+FINE_TUNING, COMPARISON, EXTERNAL = "05_fine_tuning", "06_comparison", "07_external_validation"
 
 
 def project_root() -> Path:
@@ -52,6 +55,36 @@ def notebook_of(run: str) -> str:
     if not match:
         raise ParamsError(f"{run}: a run is named NN_<notebook>[-<variant>], such as 03_baseline_cnn-wide")
     return match[1]
+
+
+def run_folder(study: str, run: str) -> Path:
+    """The folder of a finished run. What is there is whole."""
+    return in_root(f"runs/{study}/{run}")
+
+
+def set_aside_folder(study: str, run: str) -> Path:
+    """Where an out-of-date result waits until the new one has succeeded."""
+    return in_root(f"runs/{study}/.previous/{run}")
+
+
+def training_folder(study: str, run: str) -> Path:
+    """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`."""
+    return in_root(f"runs/{study}/.training/{run}")
+
+
+def run_files(study_dir: Path) -> list[Path]:
+    """The run files of a study, in the order of their numbers. Raises ParamsError when there are none."""
+    if not study_dir.is_dir():
+        if study_dir.name.endswith(SMOKE):
+            raise ParamsError(
+                f"{study_dir}: no such study; a smoke run is asked for by {report_command(study_dir.name)}"
+            )
+        found = sorted(p.parent.name for p in in_root("params").glob("*/study.yaml"))
+        raise ParamsError(f"{study_dir}: no such study. Studies found: {', '.join(found) or 'none'}")
+    files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
+    if not files:
+        raise ParamsError(f"{study_dir}: holds no NN_<notebook>.yaml")
+    return files
 
 
 def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> tuple[RunParams, set[str]]:

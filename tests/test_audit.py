@@ -18,7 +18,7 @@ from pneumolib.data.layout import identify
 from pneumolib.data.manifest import describe_file
 from pneumolib.data.sources import list_source
 from pneumolib.params import DataParams, EvaluationParams
-from pneumolib.reporting.inputs import library_digests
+from pneumolib.study.inputs import library_digests
 
 PARAMS = EvaluationParams(resamples=200)
 

@@ -15,9 +15,9 @@ from pneumolib.evaluation.thresholds import choose_threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import external_plots, external_words
 from pneumolib.reporting.checklist import checklist
-from pneumolib.reporting.indexes import headline
 from pneumolib.reporting.ranking import leaderboard
 from pneumolib.reporting.results import plain
+from pneumolib.study.pages import headline
 from test_reporting import result
 
 PARAMS = EvaluationParams(resamples=60)

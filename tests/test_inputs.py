@@ -1,130 +1,126 @@
 """What counts as a change: content, never time; and only for the runs it concerns."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from conftest import REPO
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
-from pneumolib.reporting import inputs
-from pneumolib.reporting.study import Step, still_due
+from pneumolib.study import inputs
+from pneumolib.study.inputs import declared_parameters, differences, gather, library_digests, python_code, read_cells
 
-BASELINE = """
-import pneumolib as pn
-pn.learning.build_model(1, 2)
-"""
+HANDS_OUT = "import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={})\n"
+MANIFEST = '"""Which images?"""\nfrom pneumolib.data.sources import listed\nfrom pneumolib.data.layout import SPLITS\n'
+FITTING = '"""How is it fitted?"""\n\n\ndef fit(rate=0.1):\n    """Fit."""\n    from pneumolib.params import EPOCHS\n'
+LIBRARY = {
+    "__init__": HANDS_OUT.format({"report.session": ["start"]}), "params": "EPOCHS = 3\n", "__main__": "",
+    "data/__init__": HANDS_OUT.format({"manifest": ["read_manifest"]}), "data/manifest": MANIFEST, "data/layout": "SPLITS = 3\n",
+    "data/sources": "from pneumolib.data.drawing import draw\n", "data/drawing": "",
+    "learning/__init__": HANDS_OUT.format({"fitting": ["fit"]}), "learning/fitting": FITTING, "learning/explain": "",
+    "report/__init__": HANDS_OUT.format({}), "report/session": "import numpy\n", "report/plots": "",
+}  # fmt: skip
 
 
 @pytest.fixture
-def library(tmp_path, monkeypatch):
-    """A copy of the package that a test may edit; returns a function that replaces text in one of its files."""
-    copy = tmp_path / "pneumolib"
-    shutil.copytree(REPO / "pneumolib", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(inputs, "PACKAGE", copy)
-
-    def edit(file: str, old: str, new: str):
-        path = copy / file
-        text = path.read_text(encoding="utf-8")
-        assert old in text
-        path.write_text(text.replace(old, new, 1), encoding="utf-8")
-
-    return edit
+def library(tmp_path) -> Path:
+    """A small library of the same form as ours."""
+    for module, text in LIBRARY.items():
+        file = tmp_path / f"pneumolib/{module}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return tmp_path / "pneumolib"
 
 
-def test_the_reach_of_each_notebook(project, monkeypatch):
-    reach = {}
-    for name in ("01_exploration", "03_baseline_cnn", "06_comparison"):
-        cells = inputs.read_cells(project.root / f"notebooks/{name}.ipynb")
-        reach[name] = set(inputs.library_digests(inputs.python_code(cells)))
-    assert "pneumolib.learning.training" in reach["03_baseline_cnn"]
-    assert not any(".learning." in module for module in reach["01_exploration"] | reach["06_comparison"])
-    assert "pneumolib.data.pipeline" not in reach["01_exploration"]
-    assert not any("synthetic" in m or "drawing" in m for modules in reach.values() for m in modules)
-    for modules in reach.values():
-        assert {"pneumolib.params", "pneumolib.data.manifest", "pneumolib.reporting.session"} <= modules
-        # How runs are executed and pages are written changes no result.
-        assert not modules & {f"pneumolib.reporting.{name}" for name in ("run", "pages", "indexes", "shell", "study")}
-
-
-def test_code_counts_comments_docstrings_and_layout_do_not(library):
-    before = inputs.library_digests(BASELINE)
-    library("learning/models.py", '"""The networks:', '"""These are the networks:')
-    library("learning/models.py", "import keras\n", "# a comment\nimport   keras\n")
-    assert inputs.library_digests(BASELINE) == before
-    library("learning/models.py", "(512, 0.7)", "(512, 0.6)")
-    after = inputs.library_digests(BASELINE)
-    assert [m for m in after if after[m] != before[m]] == ["pneumolib.learning.models"]
-
-
-def test_changes_behind_imports_count(library):
-    before = inputs.library_digests(BASELINE)
-    library("params.py", "size_px: Annotated[int, Field(ge=32", "size_px: Annotated[int, Field(ge=8")
-    after = inputs.library_digests(BASELINE)
-    assert [m for m in after if after[m] != before[m]] == ["pneumolib.params"]
+READING, FIT = {"data.manifest", "data.layout"}, {"learning.fitting", "params"}
+EVERYTHING = {"params", "data.manifest", "data.layout", "data.drawing", "learning.fitting", "learning.explain",
+              "report.session", "report.plots"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("code", "module"),
+    ("code", "modules"),
     [
-        ("import pneumolib as pn\npn.data.read_manifest(1)", "data.manifest"),
-        ("import pneumolib\npneumolib.data.read_manifest(1)", "data.manifest"),
-        ("from pneumolib.data import read_manifest", "data.manifest"),
-        ("from pneumolib.data.manifest import read_manifest", "data.manifest"),
-        ("import pneumolib.data.manifest", "data.manifest"),
-        ("from pneumolib import learning", "learning.training"),
-        ("import pneumolib as pn\nroom = pn.learning", "learning.training"),
-        ("import pneumolib as pn\npn.start('x')", "reporting.session"),
-        ("import pneumolib as pn\npn.reporting.plots.roc(1, 2)", "reporting.plots"),
-        ("import pneumolib as pn\npn.data.something_unknown(1)", "data.synthetic"),
+        ("import pneumolib as pn\npn.data.read_manifest(1).table.head()", READING),
+        ("import pneumolib\npneumolib.data.read_manifest(1)", READING),
+        ("from pneumolib.data import (\n    read_manifest,\n)", READING),
+        ("def later():\n    from pneumolib.data.manifest import read_manifest", READING),
+        ("import pneumolib.data.manifest", READING),
+        ("from pneumolib import learning", {*FIT, "learning.explain"}),
+        ("import pneumolib as pn\nroom = pn.learning\npn.learning.fit", {*FIT, "learning.explain"}),
+        ("import pneumolib as pn\npn.start('x')", {"report.session"}),
+        ("import pneumolib as pn\npn.report.plots.roc(1, 2)", {"report.plots"}),
+        ("import pneumolib as pn\npn.data.something_unknown(1)", {*READING, "data.drawing"}),
+        ("import numpy as pn\npn.data.read_manifest\n'pn.learning'", set()),
+        ("%matplotlib inline\n!ls\nimport pneumolib as pn\npn.learning.fit", FIT),
+        ("def broken(:", EVERYTHING),
     ],
 )
-def test_every_way_to_name_the_library_is_followed(code, module):
-    assert f"pneumolib.{module}" in inputs.library_digests(code)
+def test_every_way_to_name_the_library_is_followed(library, code, modules):
+    """All but how images are listed, which concerns a run through the images alone."""
+    reached = library_digests(python_code([{"type": "code", "source": code}]), library)
+    assert {name.removeprefix("pneumolib.") for name in reached if "__" not in name} == modules
 
 
-def test_the_commit_in_the_first_cell_does_not_count(project):
-    """A bundle writes its own there; what it leaves must not be due at home."""
-    path = project.root / "notebooks/06_comparison.ipynb"
-    params, before = RunParams(), inputs.read_cells(path)
-    old = inputs.gather("06_comparison", params, "f", {})
+@pytest.mark.parametrize(
+    ("module", "text", "changed"),
+    [
+        ("learning/fitting", FITTING.replace("How", "In which way").replace("Fit.", "Fit it."), []),
+        ("learning/fitting", "# a comment\n" + FITTING.replace("(rate=0.1)", "(\n    rate = 0.1,\n)"), []),
+        ("learning/explain", "not_reached = 1", []),
+        ("learning/fitting", FITTING.replace("0.1", "0.2"), ["pneumolib.learning.fitting"]),
+        ("params", "EPOCHS = 4\n", ["pneumolib.params"]),
+    ],
+)
+def test_code_counts_comments_docstrings_and_layout_do_not(library, module, text, changed):
+    code = "import pneumolib as pn\npn.learning.fit()"
+    before = library_digests(code, library)
+    (library / f"{module}.py").write_text(text, encoding="utf-8")
+    after = library_digests(code, library)
+    assert [m for m in after if after[m] != before[m]] == changed
 
-    def stamp(notebook):
-        cell = next(c for c in notebook["cells"] if "bootstrap" in c["metadata"].get("tags", []))
-        cell["source"] = "".join(cell["source"]).replace('"main"', '"0123abc"')
 
-    project.edit_notebook("06_comparison", stamp)
-    assert inputs.read_cells(path) != before
-    new = inputs.gather("06_comparison", params, "f", {})
-    assert new == old
-    assert not [module for module in new["library"] if module in ("pneumolib.kept_runs", "pneumolib.host_packages")]
-    assert len(new["notebook"]) == len(before)  # so that messages name the cells that the author sees
+def test_the_reach_of_the_repository_s_notebooks(project):
+    reach = {
+        name: set(library_digests(python_code(read_cells(project.root / f"notebooks/{name}.ipynb"))))
+        for name in ("01_exploration", "03_baseline_cnn", "06_comparison")
+    }
+    light = reach["01_exploration"] | reach["06_comparison"]
+    assert any(".learning." in module for module in reach["03_baseline_cnn"])
+    assert not any(".learning." in module for module in light)
+    for modules in reach.values():
+        assert {"pneumolib.params", "pneumolib.data.manifest"} <= modules
+        # How images are drawn, runs are executed and pages are written changes no result.
+        assert not [m for m in modules if m.startswith(("pneumolib.study.", "pneumolib.data.synth", inputs.SOURCES))]
 
 
-def test_outputs_and_counts_of_a_notebook_do_not_count(project):
-    path = project.root / "notebooks/06_comparison.ipynb"
-    before = inputs.read_cells(path)
+def test_what_counts_of_a_notebook(project, monkeypatch):
+    """Not its outputs, and not the commit in its first cell: a bundle writes its own, and what it leaves is not due at home."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
+    path, params = project.root / "notebooks/06_comparison.ipynb", RunParams()
+    old, cells = gather("06_comparison", params, "f", {}), read_cells(path)
 
-    def run_by_hand(notebook):
+    def edit(notebook):
         notebook["metadata"]["widgets"] = {}
         code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
-        code[0] |= {"execution_count": 7, "outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}
+        code[1] |= {"execution_count": 7, "outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}
+        first = next(c for c in code if "bootstrap" in c["metadata"]["tags"])
+        first["source"] = "".join(first["source"]).replace('"main"', '"0123abc"')
 
-    project.edit_notebook("06_comparison", run_by_hand)
-    assert inputs.read_cells(path) == before
+    project.edit_notebook("06_comparison", edit)
+    assert read_cells(path) != cells
+    assert gather("06_comparison", params, "f", {}) == old
     project.edit_notebook("06_comparison", lambda n: n["cells"][3]["metadata"].update(tags=["new"]))
-    assert inputs.read_cells(path) != before
+    assert differences(old, gather("06_comparison", params, "f", {})) == ["notebook: cell 4 changed"]
 
 
 def test_differences_name_what_changed():
     old = {"parameters": {"training.epochs": 5, "seed": 1}, "notebook": ["a", "b"], "library": {"m": "1", "n": "1"},
            "data": "d1", "packages": {"keras": "3.15.1"}, "upstream": {"03_x": "u"}}  # fmt: skip
-    assert inputs.differences(old, json.loads(json.dumps(old))) == []
-    new = {"parameters": {"training.epochs": 6, "seed": 1}, "notebook": ["a", "c", "d"], "library": {"m": "2", "n": "1"},
+    assert differences(old, json.loads(json.dumps(old))) == []
+    new = {"parameters": {"training.epochs": 6, "seed": 1, "ema": None}, "notebook": ["a", "c", "d"], "library": {"m": "2", "n": "1"},
            "data": "d2", "packages": {"keras": "3.16"}, "upstream": {"03_x": "v"}}  # fmt: skip
-    assert inputs.differences(old, new) == [
+    assert differences(old, new) == [
+        "parameter ema: none -> None",
         "parameter training.epochs: 5 -> 6",
         "notebook: cell 2 changed",
         "library: m changed",
@@ -132,50 +128,23 @@ def test_differences_name_what_changed():
         "package keras: 3.15.1 -> 3.16",
         "03_x has other results",
     ]
-    assert inputs.differences(old, old | {"notebook": ["a", "b", "c"]}) == ["notebook: cell 3 changed"]
-    assert inputs.differences({}, new) == ["no record of what it was made from"]
+    assert differences(old, old | {"notebook": ["a", "b", "c"]}) == ["notebook: cell 3 changed"]
+    assert differences({}, new) == ["no record of what it was made from"]
 
 
-def test_magics_and_slips_do_not_stop_the_check(project):
-    cells = [{"type": "code", "tags": [], "source": "%matplotlib inline\n!ls\nimport pneumolib as pn\npn.learning.fit"}]
-    assert "pneumolib.learning.training" in inputs.library_digests(inputs.python_code(cells))
-    assert "pneumolib.learning.training" in inputs.library_digests("def broken(:")
+def notebook_text(source: str, tags: list[str]) -> str:
+    return json.dumps({"cells": [{"cell_type": "code", "metadata": {"tags": tags}, "source": [source]}]})
 
 
-@pytest.mark.parametrize("line", ["seed = 1 + n", "a, b = 1, 2", "seed += 1", "print(1)", "seed ="])
-def test_a_parameters_cell_holds_plain_values(project, line):
-    def change(notebook):
-        cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
-        cell["source"] = [line]
-
-    project.edit_notebook("06_comparison", change)
-    with pytest.raises(ParamsError, match=r"06_comparison\.ipynb: the parameters cell may hold"):
-        inputs.declared_parameters(project.root / "notebooks/06_comparison.ipynb")
-
-
-def test_exactly_one_parameters_cell(project):
-    def untag(notebook):
-        for cell in notebook["cells"]:
-            cell["metadata"].pop("tags", None)
-
-    project.edit_notebook("06_comparison", untag)
-    with pytest.raises(ParamsError, match="exactly one cell tagged `parameters`, found 0"):
-        inputs.declared_parameters(project.root / "notebooks/06_comparison.ipynb")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"nbformat": 4}'])
-def test_a_notebook_that_is_none_is_named(tmp_path, text):
-    (tmp_path / "03_broken.ipynb").write_text(text, encoding="utf-8")
-    with pytest.raises(ParamsError, match=r"03_broken\.ipynb: not a notebook"):
-        inputs.read_cells(tmp_path / "03_broken.ipynb")
-
-
-def test_what_is_still_due():
-    def step(name, upstream=(), reasons=()):
-        return Step(Path(f"params/x/{name}.yaml"), RunParams(), {}, list(upstream), list(reasons))
-
-    explore, train = step("01_exploration", reasons=["FORCE=1"]), step("03_baseline_cnn", reasons=["parameter"])
-    compare = step("06_comparison", upstream=["03_baseline_cnn"])
-    assert still_due([explore, train, compare], []) == ["01_exploration", "03_baseline_cnn"]
-    assert still_due([explore, train, compare], [train]) == ["01_exploration", "06_comparison"]
-    assert still_due([explore, train, compare], [explore, train, compare]) == []
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(notebook_text(line, ["parameters"]), "the parameters cell may hold lines of the form `name = value`")
+     for line in ("seed = 1 + n", "a, b = 1, 2", "seed += 1", "print(1)", "seed =")]
+    + [(notebook_text("seed = 1", []), "needs exactly one cell tagged `parameters`, found 0")]
+    + [(text, "not a notebook") for text in ("", "{", "[]", '{"nbformat": 4}')],
+)  # fmt: skip
+def test_a_notebook_that_cannot_be_run_is_named(tmp_path, text, said):
+    path = tmp_path / "03_broken.ipynb"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match=rf"03_broken\.ipynb: {said}"):
+        declared_parameters(path)

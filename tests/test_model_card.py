@@ -9,11 +9,11 @@ import pytest
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.evaluation.thresholds import Threshold
 from pneumolib.params import check
-from pneumolib.reporting import indexes
 from pneumolib.reporting.checklist import CLAIM_ITEMS, TRIPOD_ITEMS, checklist, checklist_page, counts, sections
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.results import CalibrationResult, DataResult, SpreadResult, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start
+from pneumolib.study import pages
 from test_reporting import result as any_result
 
 PARAMETERS = {
@@ -241,11 +241,11 @@ def finish(root, one) -> None:
 
 def test_the_page_is_written_with_the_index(root):
     page = root / "reports/x/checklist.html"
-    indexes.write_index("x")
+    pages.write_index("x")
     assert "No training run has finished yet" in page.read_text()
     finish(root, explored())
     finish(root, trained())
-    indexes.write_index("x", waiting=["03_baseline_cnn"])
+    pages.write_index("x", waiting=["03_baseline_cnn"])
     text = page.read_text()
     assert "Out of date and due again: 03_baseline_cnn." in text
     assert '<a href="03_baseline_cnn.html">03_baseline_cnn</a>' in text
@@ -254,10 +254,10 @@ def test_the_page_is_written_with_the_index(root):
     for row in checklist("x", [explored(), trained()]):
         assert f'id="{row.key}"' in text
         assert all(line in unescape(text) for line in row.answer.lines), row.key
-    indexes.write_index("x")
+    pages.write_index("x")
     assert "Out of date" not in page.read_text()
     before = page.stat().st_mtime_ns
-    indexes.write_index("x")
+    pages.write_index("x")
     assert page.stat().st_mtime_ns == before
 
 
@@ -266,7 +266,7 @@ def test_hostile_words_are_no_markup_on_the_page(root):
     audit = {"groups_across_splits": {"verdict": "ok", "sentence": HOSTILE}}
     finish(root, explored(audit=audit))
     finish(root, trained(checks=checks))
-    indexes.write_index("x")
+    pages.write_index("x")
     text = (root / "reports/x/checklist.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -279,10 +279,10 @@ def test_a_training_has_its_card_and_other_runs_none(root):
     finish(
         root, explored().model_copy(update={"data": DataResult(fingerprint="other", images=2, groups=2, left_out=0)})
     )
-    indexes.write_index("x")
+    pages.write_index("x")
     assert "No audit of these images" in card.read_text()
     finish(root, explored())
-    indexes.write_index("x")
+    pages.write_index("x")
     assert "Facts of the file reach" in card.read_text()
     assert card.read_text() == model_card(trained(), AUDIT)
     assert not (root / "runs/x/01_exploration" / CARD_FILE).exists()

@@ -6,18 +6,23 @@ import subprocess
 import time
 
 import keras
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from conftest import TINY_AUDIT, TINY_TRAINING, Project
-from pneumolib.reporting.study import plan
+from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
+from pneumolib.learning.training import HISTORY_COLUMNS
+from pneumolib.study.plan import plan
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Project:
     """The repository's notebooks and a tiny study of them, of which nothing has run yet."""
     project = Project(tmp_path_factory.mktemp("project"))
+    (project.root / "params/tiny/03_baseline_cnn.yaml").unlink()  # test_by_hand runs it
     project.write("params/tiny/01_exploration.yaml", TINY_AUDIT)
     project.write("params/tiny/02_histogram_equalisation.yaml", TINY_TRAINING + "model: {name: coursework_cnn}\n")
     return project
@@ -54,13 +59,13 @@ def test_the_audit_is_in_the_result_and_on_the_page(study):
 TINY_TRANSFER = """\
 model: {name: transfer, backbone: backbone.keras, preprocess: unit}
 features: {views: 1}
-training: {epochs: 3, batch_size: 4, schedule: constant}
+training: {epochs: 1, batch_size: 4, schedule: constant}
 evaluation: {resamples: 50, seeds: [2]}
 robustness: {images: 4, corruptions: [margins]}
 """
 TINY_FINE_TUNING = """\
 fine_tuning: {unfreeze: all}
-training: {epochs: 15, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
+training: {epochs: 8, batch_size: 4, schedule: constant, patience_epochs: null, ema_momentum: 0.9}
 evaluation: {resamples: 50}
 robustness: {images: 0}
 """
@@ -83,6 +88,32 @@ def transferred(study) -> Project:
     study.write("params/tiny/04_transfer_learning.yaml", TINY_TRANSFER)
     study.run("run", "params/tiny/04_transfer_learning.yaml")
     return study
+
+
+def test_what_a_training_leaves(transferred):
+    folder, result = transferred.root / "runs/tiny/04_transfer_learning", transferred.result("04_transfer_learning")
+    predictions, split, history = (pd.read_csv(folder / f"{n}.csv") for n in ("predictions", "split", "history"))
+    assert list(predictions.columns) == [*PREDICTION_COLUMNS, "calibrated"]
+    np.testing.assert_allclose(predictions.calibrated, Calibration(**result["calibration"]).apply(predictions.logit))
+    assert sorted(predictions.image_id) == sorted(split[split.split != "train"].image_id)
+    assert (list(history.columns), len(history)) == (HISTORY_COLUMNS, 1)
+    assert (folder / "model.keras").stat().st_size > 10_000
+    assert "Model card" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()[0]
+    assert (result["synthetic"], result["data"]["images"]) == (True, 24)
+    assert set(result["metrics"]["test"]) == set(METRICS)
+    assert result["threshold"]["chosen_on"] == result["calibration"]["chosen_on"] == "validation"
+    assert result["checks"].keys() >= {"confusion", "calibration", "predictive_values", "subgroups", "robustness"}
+    assert 0 <= result["checks"]["permutation"]["p"] <= 1
+    explanation = result["checks"]["explanation"]
+    assert explanation["randomisation"]["images"] == explanation["occlusion"]["images"]
+    provenance = result["provenance"]
+    assert (provenance["device"]["cores"] >= 1, provenance["device"]["batch"]) == (True, 4)
+    assert {"keras", "numpy", "papermill"} <= provenance["versions"].keys()
+    assert provenance["commit"] is None  # the temporary folder is no checkout
+    assert len(result["facts"]["weights_sha256"]) == 64
+    log = (folder / "run.log").read_text(encoding="utf-8")
+    assert "epoch 1/1" in log
+    assert "validation AUROC" in log
 
 
 def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
@@ -131,7 +162,7 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     assert re.search(r"Taken up after epoch \d+ from", text)
     assert "04_transfer_learning: test AUROC" in text
     result = study.result("05_fine_tuning")
-    assert result["facts"]["epochs"] == 15
+    assert result["facts"]["epochs"] == 8
     assert result["checks"]["continues"] == "04_transfer_learning"
     before = study.result("04_transfer_learning")
     assert before["spread"]["test"]["auroc"]["seeds"] == 2
@@ -140,6 +171,16 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     assert "No image was changed" in text
     assert before["facts"]["trainable_parameters"] == 9  # eight pooled features and a bias
     assert result["facts"]["trainable_parameters"] == 5 * 5 * 3 * 8 + 8 + 9  # BatchNormalization stays frozen
+    study.run("run", "params/tiny/06_comparison.yaml")
+    assert len(pd.read_csv(study.root / "runs/tiny/06_comparison/leaderboard.csv")) == 2
+    pages = list((study.root / "reports/tiny").glob("*.html"))
+    assert len(pages) >= 5
+    for file in pages:
+        text = file.read_text(encoding="utf-8")
+        assert "Synthetic." in text
+        assert "Figure without a description" not in text
+        assert not [word for word in ('src="http', 'href="http', "src='http", "@import", "url(http") if word in text]
+        assert len(text) < 3_000_000
     # Other images than before would mean training on what is validated here.
     study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING + "split: {seed: 9}\n")
     assert "set in study.yaml already" in study.run("run", "params/tiny/05_fine_tuning.yaml", code=2)

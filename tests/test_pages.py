@@ -1,4 +1,4 @@
-"""Pages and indexes as text: what stands where, from results and small notebooks written by hand. See test_browser."""
+"""Pages and pages as text: what stands where, from results and small notebooks written by hand. See test_browser."""
 
 import base64
 import html
@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from conftest import Project
-from pneumolib.project import load_run
-from pneumolib.reporting import indexes, pages
+from pneumolib.params import RunParams
 from pneumolib.reporting.results import DataResult, write_result
-from pneumolib.reporting.shell import duration
-from pneumolib.reporting.study import Step
+from pneumolib.study import pages
+from pneumolib.study.pages import duration
+from pneumolib.study.plan import Step
 from test_reporting import result
 
 ROOT = "PNEUMOLIB_ROOT"
@@ -72,20 +72,16 @@ def _html(text: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_output("execute_result", {"text/html": text, "text/plain": "text"})
 
 
-def step(root: Path, study: str, run: str) -> Step:
-    path = root / f"params/{study}/{run}.yaml"
-    return Step(path, load_run(path)[0], {})
-
-
-def finish(root: Path, study: str, run: str, seconds: float = 1.0, **changes) -> None:
-    """A finished run and its page."""
+def finish(root: Path, study: str, run: str, seconds: float = 1.0, page: bool = False, **changes) -> None:
+    """A finished run, and its page where one is asked for: indexes need none."""
     one = result(run, study=study, **changes)
     one = one.model_copy(update={"provenance": one.provenance.model_copy(update={"seconds": seconds})})
     folder = root / f"runs/{study}/{run}"
     folder.mkdir(parents=True, exist_ok=True)
     write_result(one, folder)
-    nbformat.write(notebook(), folder / "executed.ipynb")
-    pages.write_run_page(step(root, study, run))
+    if page:
+        nbformat.write(notebook(), folder / "executed.ipynb")
+        pages.write_run_page(Step(root / f"params/{study}/{run}.yaml", RunParams(study=study), {}))
 
 
 def fail(root: Path, study: str, run: str, said: str) -> None:
@@ -93,7 +89,7 @@ def fail(root: Path, study: str, run: str, said: str) -> None:
     folder.mkdir(parents=True)
     (folder / "run.log").write_text("the log's last line\n", encoding="utf-8")
     nbformat.write(notebook(), folder / "executed.ipynb")
-    pages.write_failed_page(step(root, study, run), folder, said)
+    pages.write_failed_page(Step(root / f"params/{study}/{run}.yaml", RunParams(study=study), {}), folder, said)
 
 
 def study(project: Project, name: str, *runs: str) -> None:
@@ -113,7 +109,7 @@ def build_site(root: Path) -> Path:
         root, "whole", "01_quick", 9, checks={"audit": {"a": {"verdict": "warning", "sentence": "Something."}}}, **none
     )
     for name, auroc, seconds in zip(names, (0.9, 0.7, 0.8), (75, 5000, 8.2), strict=False):
-        finish(root, "whole", name, seconds, auroc=auroc)
+        finish(root, "whole", name, seconds, name == names[0], auroc=auroc)
     fail(root, "whole", names[3], f"cell 5: ValueError: <drawn> by hand, {LONG}")
     study(project, "unlike", "01_quick", *names[:2])
     finish(root, "unlike", names[0], split="split-one")
@@ -121,7 +117,7 @@ def build_site(root: Path) -> Path:
     study(project, "drawn", names[0])
     finish(root, "drawn", names[0], synthetic=True)
     for name in ("drawn", "unlike", "whole"):
-        indexes.write_index(name, waiting=["03_baseline_cnn-c"])
+        pages.write_index(name, waiting=["03_baseline_cnn-c"])
     return root / "reports"
 
 
@@ -156,27 +152,22 @@ def test_every_heading_is_in_the_contents_under_an_id_of_its_own(site):
 
 
 def test_contents_of_odd_headings():
-    page = pages.with_ids(
+    page, contents = pages.with_contents(
         "<h2>Was ist <em>größer</em>?</h2><h3>50% &amp; \"more\"</h3><h4>deep</h4><h2 class='own'>own</h2>"
     )
-    assert pages.headings(page) == [
+    assert contents == [
         {"level": "2", "link": "#Was-ist-gr%C3%B6%C3%9Fer%3F", "words": "Was ist größer?"},
         {"level": "3", "link": "#50%25-%26-%22more%22", "words": '50% & "more"'},
     ]
     assert '<h3 id="50%-&amp;-&quot;more&quot;">' in page
-    assert pages.headings("<p>no heading</p>") == []
 
 
-def test_style_and_script_weigh_little_beside_the_images(site):
+def test_a_page_is_light_and_lets_the_browser_load_nothing(site):
     """Nothing of lab's own style sheets (300 kB) comes along."""
-    page = text(site, "whole/03_baseline_cnn-a")
-    assert len(re.sub(r"base64,[^\"]+", "", page)) < 60_000
-
-
-def test_a_page_lets_the_browser_load_nothing(site):
     for page in site.rglob("*.html"):
         policy = re.search('content="(default-src[^"]+)"', page.read_text("utf-8"))
         assert html.unescape(policy[1]).split("; ")[0] == "default-src 'unsafe-inline' data: blob:"
+        assert len(re.sub(r"base64,[^\"]+", "", page.read_text("utf-8"))) < 60_000
 
 
 def test_failures_stand_first_with_what_they_said(site):
@@ -229,7 +220,7 @@ def test_each_reason_not_to_rank(site, tmp_path, monkeypatch, changes, said):
     study(Project(tmp_path), "pair", "03_baseline_cnn-a", "03_baseline_cnn-b")
     finish(tmp_path, "pair", "03_baseline_cnn-a")
     finish(tmp_path, "pair", "03_baseline_cnn-b", **changes)
-    indexes.write_index("pair")
+    pages.write_index("pair")
     assert said in notice(text(tmp_path / "reports", "pair/index"))
 
 
@@ -250,24 +241,16 @@ def test_a_study_whose_parameter_files_are_gone_keeps_its_row(site):
     there, away = (site.parent / f"params/{name}" for name in ("drawn", "away"))
     os.rename(there, away)
     try:
-        indexes.write_index("whole", waiting=["03_baseline_cnn-c"])
+        pages.write_index("whole", waiting=["03_baseline_cnn-c"])
         assert "no parameter files" in text(site, "index")
     finally:
         os.rename(away, there)
-        indexes.write_index("whole", waiting=["03_baseline_cnn-c"])
+        pages.write_index("whole", waiting=["03_baseline_cnn-c"])
     assert "no parameter files" not in text(site, "index")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (136, "2 min 16 s"),
-        (3599.7, "1 h 00 min"),
-        (5000, "1 h 23 min"),
-    ],
+    ("seconds", "words"), [(59.4, "59 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (5000, "1 h 23 min")]
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words

@@ -2,16 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from conftest import REPO, TINY_STUDY
-from pneumolib.errors import DataError, ParamsError
+from pneumolib.errors import DataError, ParamsError, PneumolibError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedMetric, RunParams, check
-from pneumolib.project import load_run, notebook_of, smoke_params
-from pneumolib.reporting import run as running
-from pneumolib.reporting.study import continued_run, plan, training_folder
+from pneumolib.project import load_run, smoke_params, training_folder
+from pneumolib.study import run as running
+from pneumolib.study.plan import Step, plan, still_due
 
 FILES = sorted(p for p in (REPO / "params").glob("*/*.yaml") if p.name != "study.yaml")
 TRANSFER = "model: {name: transfer, backbone: VGG19, weights: imagenet}\n"
@@ -31,52 +32,48 @@ def root(project, monkeypatch):
     return project.root
 
 
-def test_a_fine_tuning_builds_on_the_run_of_its_variant_and_the_comparison_on_all(root):
+def external(run: str, **data) -> str:
+    values = {"source": "synthetic", "root": "data/tiny-2", "n_images": 24, "hospital": 2} | data
+    return json.dumps({"external": {"run": run, "data": values}})
+
+
+def test_which_runs_and_images_a_run_builds_on(root, project):
+    """A fine-tuning continues the run of its variant, a comparison needs all, an external validation other images too."""
+    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19"))
     steps = {step.run: step for step in plan(root / "params/tiny")}
-    trainings = [run for run in steps if run != "06_comparison"]
     assert {run: step.upstream for run, step in steps.items()} == {
         "03_baseline_cnn-wide": [],
         "04_transfer_learning-vgg19": [],
         "05_fine_tuning-vgg19": ["04_transfer_learning-vgg19"],
         "05_fine_tuning-wide": ["03_baseline_cnn-wide"],
-        "06_comparison": trainings,
+        "06_comparison": list(steps)[:4],
+        "07_external_validation": ["04_transfer_learning-vgg19"],
     }
     assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 runs again"]
     assert steps["05_fine_tuning-wide"].inputs["upstream"] == {"03_baseline_cnn-wide": "none"}
     assert not any(step.forced for step in steps.values())
+    made_from = steps["07_external_validation"].inputs
+    own, other = made_from["data"].split("+")
+    assert own == steps["06_comparison"].inputs["data"]
+    assert {"external.data.n_images", "external.data.root"} & made_from["parameters"].keys() == {
+        "external.data.n_images"
+    }
+    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
+    changed = plan(root / "params/tiny")
+    assert [s.inputs["data"] == own for s in changed] == [True] * 5 + [False]
+    assert changed[-1].inputs["data"].split("+")[1] != other
 
 
 def test_a_fine_tuning_without_a_run_to_continue_is_refused_before_anything_is_drawn(root):
     (root / "params/tiny/04_transfer_learning-vgg19.yaml").unlink()
     with pytest.raises(ParamsError) as caught:
         plan(root / "params/tiny")
-    said = str(caught.value)
-    assert said.startswith(
-        "params/tiny/05_fine_tuning-vgg19.yaml: fine_tuning.continues: received '04_transfer_learning'"
+    assert str(caught.value).startswith(
+        "params/tiny/05_fine_tuning-vgg19.yaml: fine_tuning.continues: received '04_transfer_learning', so it builds on "
+        "04_transfer_learning-vgg19: the study has no training run of that name."
     )
-    assert "builds on params/tiny/04_transfer_learning-vgg19.yaml: no such file" in said
-    assert said.endswith("Runs that can be continued: 03_baseline_cnn-wide.yaml")
+    assert "Training runs: 03_baseline_cnn-wide, 05_fine_tuning-vgg19" in str(caught.value)
     assert not (root / "data").exists()
-
-
-def external(run: str, **data) -> str:
-    values = {"source": "synthetic", "root": "data/tiny-2", "n_images": 24, "hospital": 2} | data
-    return json.dumps({"external": {"run": run, "data": values}})
-
-
-def test_an_external_validation_is_due_with_its_run_and_with_the_other_images(root, project):
-    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19"))
-    first, *_, step = plan(root / "params/tiny")
-    assert step.upstream == ["04_transfer_learning-vgg19"]
-    assert step.reasons == ["04_transfer_learning-vgg19 runs again"]
-    own, other = step.inputs["data"].split("+")
-    assert own == first.inputs["data"]
-    assert "external.data.n_images" in step.inputs["parameters"]
-    assert "external.data.root" not in step.inputs["parameters"]
-    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
-    changed = plan(root / "params/tiny")
-    assert [s.inputs["data"] == own for s in changed] == [True] * 5 + [False]
-    assert changed[-1].inputs["data"].split("+")[1] != other
 
 
 def test_an_external_validation_without_model_or_images_is_refused(root, project):
@@ -85,7 +82,7 @@ def test_an_external_validation_without_model_or_images_is_refused(root, project
         project.write(file, external(named))
         with pytest.raises(ParamsError) as caught:
             plan(root / "params/tiny")
-        assert str(caught.value).startswith(f"{file}: external.run: received {named!r}; needed is a run of this study")
+        assert str(caught.value).startswith(f"{file}: external.run: received {named!r}, so it builds on {named}: ")
         assert "04_transfer_learning-vgg19, 05_fine_tuning-vgg19" in str(caught.value)
         assert not (root / "data").exists()
     project.write(file, external("03_baseline_cnn-wide", source="csv", root="data/other.csv"))
@@ -93,20 +90,20 @@ def test_an_external_validation_without_model_or_images_is_refused(root, project
         plan(root / "params/tiny")
 
 
-@pytest.mark.parametrize("forced", [False, True])
-def test_only_a_forced_run_forgets_its_training(root, monkeypatch, forced):
-    step = plan(root / "params/tiny", force=forced)[0]
-    assert (step.forced, step.reasons) == (forced, ["FORCE=1"] if forced else ["has not finished yet"])
-    kept = training_folder("tiny", step.run) / "checkpoint.npz"
-    other = training_folder("tiny", "04_transfer_learning-vgg19") / "checkpoint.npz"
-    for file in (kept, other):
-        file.parent.mkdir(parents=True)
-        file.write_bytes(b"a whole epoch")
+def test_only_a_forced_run_forgets_its_training(root, monkeypatch):
     monkeypatch.setattr(running, "_run_notebook", fail)
-    with pytest.raises(running.RunError, match="stopped by the test"):
-        running.execute(step)
-    assert kept.exists() != forced
-    assert other.exists()
+    for forced, reason in ((False, "has not finished yet"), (True, "FORCE=1")):
+        step = plan(root / "params/tiny", force=forced)[0]
+        assert (step.forced, step.reasons) == (forced, [reason])
+        kept = training_folder("tiny", step.run) / "checkpoint.npz"
+        other = training_folder("tiny", "04_transfer_learning-vgg19") / "checkpoint.npz"
+        for file in (kept, other):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"a whole epoch")
+        with pytest.raises(PneumolibError, match="stopped by the test"):
+            running.execute(step)
+        assert kept.exists() != forced
+        assert other.exists()
 
 
 def fail(*_):
@@ -123,17 +120,14 @@ def test_a_smoke_run_is_a_study_of_its_own(root):
     assert not (root / "data/tiny").exists()
 
 
-def test_names_that_a_smoke_run_would_take_are_refused(root):
+def test_names_and_images_that_a_smoke_run_would_take_are_refused(root):
+    with pytest.raises(ParamsError, match="DATA: received 'elsewhere' together with SMOKE=1"):
+        plan(root / "params/tiny", "elsewhere", smoke=True)
     with pytest.raises(ParamsError, match=r"no such study; a smoke run is asked for by make report STUDY=tiny SMOKE=1"):
         plan(root / "params/tiny-smoke")
     shutil.copytree(root / "params/tiny", root / "params/tiny-smoke")
     with pytest.raises(ParamsError, match=r"^params/tiny-smoke: a study may not be named \.\.\.-smoke[^\n]*$"):
         plan(root / "params/tiny-smoke")
-
-
-def test_a_smoke_run_draws_its_own_images(root):
-    with pytest.raises(ParamsError, match="DATA: received 'elsewhere' together with SMOKE=1"):
-        plan(root / "params/tiny", "elsewhere", smoke=True)
 
 
 def small(**sections) -> RunParams:
@@ -151,6 +145,8 @@ def test_what_smoke_makes_of_parameters():
     assert (made.features.views, made.training.floors) == (1, {"auroc": 0.9})
     assert (made.image.size_px, made.evaluation.target_sensitivity) == (300, 0.9)
     assert small(features={"views": 0}, training={"batch_size": 2}).features.views == 0
+    # A rule that needs no training.
+    assert small(evaluation={"threshold_rule": "binormal"}).evaluation.threshold_rule == "youden"
 
 
 def test_smoke_neither_fetches_nor_looks_for_weights():
@@ -164,23 +160,19 @@ def test_smoke_neither_fetches_nor_looks_for_weights():
     assert small(fine_tuning={"unfreeze": 10}).fine_tuning.unfreeze == 10
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_every_run_of_the_repository_can_be_made_small(path):
-    params, _ = load_run(path, smoke=True)
-    assert params.study == f"{path.parent.name}-smoke"
-    assert (params.data.root, params.training.epochs) == ("data/smoke", 1)
-    assert (params.external.data.hospital, params.external.data.n_images) == (2, params.data.n_images)
-    if notebook_of(path.stem) == "05_fine_tuning":
-        assert path.with_stem(continued_run(path.stem, params)).is_file()
-
-
 @pytest.mark.parametrize("study", sorted({p.parent for p in FILES}), ids=lambda p: p.name)
-def test_published_figures_stand_beside_runs_that_exist(study):
-    params, _ = load_run(study / "06_comparison.yaml")
-    named = [name for name in params.published.figures if name[:2].isdigit()]
+def test_every_study_of_the_repository_can_be_made_small(study):
+    """And its published figures are beside runs that exist."""
+    for path in sorted(p for p in FILES if p.parent == study):
+        params, _ = load_run(path, smoke=True)
+        assert params.study == f"{study.name}-smoke"
+        assert (params.data.root, params.training.epochs) == ("data/smoke", 1)
+        assert (params.external.data.hospital, params.external.data.n_images) == (2, params.data.n_images)
+    published = load_run(study / "06_comparison.yaml")[0].published
+    named = [name for name in published.figures if name[:2].isdigit()]
     assert [name for name in named if not (study / f"{name}.yaml").is_file()] == []
-    assert bool(params.published.figures) == bool(params.published.source)
-    assert set(params.published.other_data) <= set(params.published.figures)
+    assert bool(published.figures) == bool(published.source)
+    assert set(published.other_data) <= set(published.figures)
     assert study.name in ("demo", "kermany") or named
 
 
@@ -191,6 +183,12 @@ def test_published_figures_are_test_metrics_of_ours():
             check({"published": {"source": "x", "figures": {"theirs": wrong}}})
 
 
-def test_a_small_study_chooses_its_threshold_by_a_rule_that_needs_no_training(root):
-    params = smoke_params(check({"evaluation": {"threshold_rule": "binormal"}}))
-    assert params.evaluation.threshold_rule == "youden"
+def test_what_is_still_due():
+    def step(name, upstream=(), reasons=()):
+        return Step(Path(f"params/x/{name}.yaml"), RunParams(), {}, list(upstream), list(reasons))
+
+    explore, train = step("01_exploration", reasons=["FORCE=1"]), step("03_baseline_cnn", reasons=["parameter"])
+    compare = step("06_comparison", upstream=["03_baseline_cnn"])
+    assert still_due([explore, train, compare], []) == ["01_exploration", "03_baseline_cnn"]
+    assert still_due([explore, train, compare], [train]) == ["01_exploration", "06_comparison"]
+    assert still_due([explore, train, compare], [explore, train, compare]) == []

@@ -77,7 +77,7 @@ def test_the_notebook_carries_everything(project):
     assert f"commit {project.commit}\n" in project.said
     found = cells(project)
     files = packed_files(found["packed"])
-    for name in ("pneumolib/hosts.py", "pneumolib/reporting/template/style.css", "pyproject.toml"):
+    for name in ("pneumolib/hosts.py", "pneumolib/study/template/style.css", "pyproject.toml"):
         assert files[name] == (REPO / name).read_bytes()
     assert {name for name in files if name.startswith("params")} == {
         f"params/tiny/{name}.yaml" for name in ("study", "01_quick", "03_baseline_cnn", "06_comparison")

@@ -11,8 +11,7 @@ from conftest import REPO
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
-from pneumolib.reporting import comparison_plots, evaluation_plots, indexes, words
-from pneumolib.reporting.progress import Progress
+from pneumolib.reporting import comparison_plots, evaluation_plots, words
 from pneumolib.reporting.published_words import published_summary, published_table
 from pneumolib.reporting.ranking import leaderboard
 from pneumolib.reporting.results import (
@@ -29,6 +28,8 @@ from pneumolib.reporting.results import (
     result_schema,
     write_result,
 )
+from pneumolib.study import pages
+from pneumolib.study.run import Progress
 
 
 def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
@@ -256,26 +257,26 @@ def test_the_headline_of_each_kind_of_run():
         "c": {"verdict": "warning"},
         "d": {"verdict": "ok"},
     }
-    assert indexes.headline(result()) == "test AUROC 0.900 (0.800-0.950)"
+    assert pages.headline(result()) == "test AUROC 0.900 (0.800-0.950)"
     equalised = result(checks={"equalisation": {"test": ways}}, **none)
-    assert indexes.headline(equalised) == "test AUROC HE -0.149, CLAHE not computable"
-    assert indexes.headline(result(checks={"audit": audit}, **none)) == "audit: 1 error, 2 warnings"
-    assert indexes.headline(result(checks={"audit": {}}, **none)) == "audit: nothing to warn of"
-    assert indexes.headline(result(**none)) == ""
+    assert pages.headline(equalised) == "test AUROC HE -0.149, CLAHE not computable"
+    assert pages.headline(result(checks={"audit": audit}, **none)) == "audit: 1 error, 2 warnings"
+    assert pages.headline(result(checks={"audit": {}}, **none)) == "audit: nothing to warn of"
+    assert pages.headline(result(**none)) == ""
     spread = SpreadResult(seeds=3, mean=0.85, low=0.8, high=0.9, sd=0.01, lowest=0.84, highest=0.86)
     several = result(spread={"test": {"auroc": spread}})
-    assert indexes.headline(several) == "test AUROC 0.850 (0.800-0.900), mean of 3 seeds"
+    assert pages.headline(several) == "test AUROC 0.850 (0.800-0.900), mean of 3 seeds"
 
 
 def test_the_headline_of_a_study(tmp_path, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
-    assert indexes.study_headline("x-smoke") == "no run has finished that has a result to show"
+    assert pages.study_headline("x-smoke") == "no run has finished that has a result to show"
     (tmp_path / "params/x").mkdir(parents=True)
     for run, changes in {"01_a": {"metrics": {}}, "03_b": {"synthetic": True}}.items():
         (tmp_path / f"params/x/{run}.yaml").write_text("")
         (tmp_path / "runs/x-smoke" / run).mkdir(parents=True)
         write_result(result(run, study="x-smoke", **changes), tmp_path / "runs/x-smoke" / run)
-    assert indexes.study_headline("x-smoke") == "03_b: test AUROC 0.900 (0.800-0.950), synthetic"
+    assert pages.study_headline("x-smoke") == "03_b: test AUROC 0.900 (0.800-0.950), synthetic"
 
 
 def test_what_cannot_be_computed_says_so():

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from conftest import REPO
 from pneumolib.params import check
 from pneumolib.project import load_run
-from pneumolib.reporting.inputs import declared_parameters, flatten
+from pneumolib.study.inputs import declared_parameters, flatten
 
 sys.path.insert(0, str(REPO / "tools"))
 from address import NAMES, address, with_bootstrap, with_links

@@ -16,10 +16,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumolib.project import in_root, project_root
+from pneumolib.project import in_root, project_root, run_files
 from pneumolib.provenance import CHANGED, provenance_of_checkout
 from pneumolib.remote.bootstrap import bootstrap_cell
-from pneumolib.reporting.study import run_files
 
 LIBRARY = Path(__file__).resolve().parents[1]
 LARGEST_KB = 900  # one megabyte is what is said to be the most that Kaggle takes; no source of its own was found

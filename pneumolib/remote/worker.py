@@ -79,7 +79,7 @@ def run_study(here: Prepared, study: str, smoke: bool = False, hours: float = 8.
         hours: after so long the study is interrupted; what it has reached is kept.
         stamp: of the bundle.
     """
-    from pneumolib.reporting.indexes import study_headline
+    from pneumolib.study.pages import study_headline
 
     began, keeper = time.monotonic(), Keeper(here.project)
     command = [sys.executable, "-u", "-m", "pneumolib", "report", study]

@@ -16,12 +16,11 @@ import yaml
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.subgroups import SITE, UNRELATED
-from pneumolib.project import SMOKE, report_command
+from pneumolib.project import COMPARISON, SMOKE, report_command
 from pneumolib.reporting.check_tables import number
 from pneumolib.reporting.prose import row_interval
 from pneumolib.reporting.results import Result
 from pneumolib.reporting.run_words import ARCHIVE, NO_AUDIT, NOT, asked, fact, is_archive, source_limits
-from pneumolib.reporting.study import COMPARISON
 
 CHECKLIST_PAGE = "checklist.html"
 CLAIM_ITEMS = range(1, 45)

@@ -1,5 +1,6 @@
 """Which runs of a study are due, in which order, and why. Asking takes less than two seconds: no TensorFlow here."""
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -10,14 +11,22 @@ from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import read_manifest
 from pneumolib.errors import DataError, ParamsError, ResultError
-from pneumolib.params import DataParams, RunParams
-from pneumolib.project import SMOKE, in_root, load_run, notebook_of, project_root, report_command
-from pneumolib.reporting.inputs import declared_parameters, differences, gather, notebook_path
+from pneumolib.params import RunParams
+from pneumolib.project import (
+    COMPARISON,
+    EXTERNAL,
+    FINE_TUNING,
+    TRAINING,
+    in_root,
+    load_run,
+    notebook_of,
+    project_root,
+    run_files,
+    run_folder,
+    set_aside_folder,
+)
 from pneumolib.reporting.results import RESULT_FILE, read_result
-
-# Notebooks that train and leave predictions.csv; a comparison is built on all of them.
-TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
-FINE_TUNING, COMPARISON, EXTERNAL = "05_fine_tuning", "06_comparison", "07_external_validation"
+from pneumolib.study.inputs import declared_parameters, differences, gather, notebook_path
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Step:
 
     @property
     def folder(self) -> Path:
-        """Where the finished run lies."""
+        """The folder of the finished run."""
         return run_folder(self.study, self.run)
 
     def lock(self) -> FileLock:
@@ -62,36 +71,6 @@ class Step:
     @property
     def page(self) -> Path:
         return in_root(f"reports/{self.study}/{self.run}.html")
-
-
-def run_folder(study: str, run: str) -> Path:
-    """Where a finished run lies; what is there is whole."""
-    return in_root(f"runs/{study}/{run}")
-
-
-def set_aside_folder(study: str, run: str) -> Path:
-    """Where an out-of-date result waits until the new one has succeeded."""
-    return in_root(f"runs/{study}/.previous/{run}")
-
-
-def training_folder(study: str, run: str) -> Path:
-    """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`."""
-    return in_root(f"runs/{study}/.training/{run}")
-
-
-def run_files(study_dir: Path) -> list[Path]:
-    """The run files of a study, in the order of their numbers. Raises ParamsError when there are none."""
-    if not study_dir.is_dir():
-        if study_dir.name.endswith(SMOKE):
-            raise ParamsError(
-                f"{study_dir}: no such study; a smoke run is asked for by {report_command(study_dir.name)}"
-            )
-        found = sorted(p.parent.name for p in in_root("params").glob("*/study.yaml"))
-        raise ParamsError(f"{study_dir}: no such study. Studies found: {', '.join(found) or 'none'}")
-    files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
-    if not files:
-        raise ParamsError(f"{study_dir}: holds no NN_<notebook>.yaml")
-    return files
 
 
 def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smoke: bool = False) -> list[Step]:
@@ -109,44 +88,31 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         ParamsError: one line for each fault in any of the files.
         DataError: data that cannot be used.
     """
-    loaded = _load_all(run_files(study_dir), data_root, smoke)
-    known: dict[DataParams, str] = {}
+    fingerprint = functools.cache(lambda source: read_manifest(source).fingerprint)
     steps: list[Step] = []
-    for path, params in loaded.items():
-        for source in _sources(path.stem, params):
-            known[source] = known.get(source) or _fingerprint(path, params, source)
-        fingerprint = "+".join(known[source] for source in _sources(path.stem, params))
-        steps.append(_compare(path, params, fingerprint, steps, force))
+    for path, params in _load_all(run_files(study_dir), data_root, smoke).items():
+        data = fingerprint(params.data)
+        if notebook_of(path.stem) == EXTERNAL:
+            try:
+                data += f"+{fingerprint(params.external.data)}"
+            except DataError as fault:  # its message speaks of `data.root`, which the study has two of
+                raise DataError(f"{path}: external: {fault}") from None
+        steps.append(_compare(path, params, data, steps, force))
     return steps
-
-
-def _sources(run: str, params: RunParams) -> list[DataParams]:
-    """The study's own images and, for an external validation, those of another source."""
-    return [params.data, params.external.data] if notebook_of(run) == EXTERNAL else [params.data]
-
-
-def _fingerprint(path: Path, params: RunParams, source: DataParams) -> str:
-    try:
-        return read_manifest(source).fingerprint
-    except DataError as fault:
-        # Its message speaks of `data.root`, which a study has two of then.
-        raise fault if source is params.data else DataError(f"{path}: external: {fault}") from None
 
 
 def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
     loaded, faults = {}, []
     for path in files:
         try:
-            params, own = load_run(path, data_root, smoke)
+            loaded[path], own = load_run(path, data_root, smoke)
             declared = declared_parameters(notebook_path(path.stem))
             if unused := sorted(own - declared.keys()):
                 raise ParamsError(
                     f"{path}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
                     f"effect. It uses: {', '.join(declared)}"
                 )
-            _check_continued(path, params)
-            _check_tried(path, params)
-            loaded[path] = params
+            _check_upstream(path, loaded[path], [file.stem for file in files])
         except ParamsError as fault:
             faults += str(fault).replace(f"{project_root()}{os.sep}", "").splitlines()
     if faults:
@@ -154,44 +120,30 @@ def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Pat
     return loaded
 
 
-def _check_continued(path: Path, params: RunParams) -> None:
-    """Raise ParamsError where a fine-tuning has no run to continue."""
-    if notebook_of(path.stem) != FINE_TUNING:
-        return
-    wanted = path.with_stem(continued_run(path.stem, params))
-    if not wanted.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml") if p.stem.startswith(TRAINING[:2]))
+def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
+    """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
+    key, received = "fine_tuning.continues", params.fine_tuning.continues
+    if notebook_of(path.stem) == EXTERNAL:
+        key, received = "external.run", params.external.run
+    trained = [run for run in runs if run.startswith(TRAINING)]
+    for missing in set(upstream_of(path.stem, params, runs)) - set(trained):
         raise ParamsError(
-            f"{path}: fine_tuning.continues: received {params.fine_tuning.continues!r}, so it builds on {wanted}: no such "
-            f"file. Add it, or give both runs the same variant. Runs that can be continued: {', '.join(beside) or 'none'}"
-        )
-
-
-def _check_tried(path: Path, params: RunParams) -> None:
-    """Raise ParamsError where an external validation has no model to try."""
-    run = params.external.run
-    if notebook_of(path.stem) != EXTERNAL:
-        return
-    beside = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem.startswith(TRAINING))
-    if run not in beside:
-        raise ParamsError(
-            f"{path}: external.run: received {run!r}; needed is a run of this study that trains a network: "
-            f"{', '.join(beside) or 'it has none'}"
+            f"{path}: {key}: received {received!r}, so it builds on {missing}: the study has no training run of that name. "
+            f"Add {missing}.yaml, or name another run and the same variant. Training runs: {', '.join(trained) or 'none'}"
         )
 
 
 def continued_run(run: str, params: RunParams) -> str:
-    """The run that a fine-tuning goes on from: `05_fine_tuning-vgg19` from `04_transfer_learning-vgg19`."""
+    """The run that a fine-tuning continues: `05_fine_tuning-vgg19` continues `04_transfer_learning-vgg19`."""
     return params.fine_tuning.continues + run.removeprefix(FINE_TUNING)
 
 
 def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
-    """The runs among `runs` that `run` builds on."""
-    if notebook_of(run) == FINE_TUNING:
-        return [other for other in runs if other == continued_run(run, params)]
-    if notebook_of(run) == EXTERNAL:
-        return [other for other in runs if other == params.external.run]
-    return [other for other in runs if notebook_of(other) in TRAINING] if notebook_of(run) == COMPARISON else []
+    """The runs that `run` builds on; a comparison builds on all training runs among `runs`."""
+    notebook = notebook_of(run)
+    if notebook == COMPARISON:
+        return [other for other in runs if notebook_of(other) in TRAINING]
+    return {FINE_TUNING: [continued_run(run, params)], EXTERNAL: [params.external.run]}.get(notebook, [])
 
 
 def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
@@ -200,7 +152,7 @@ def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step]
     inputs = gather(path.stem, params, fingerprint, upstream_digests(params.study, upstream))
     reasons = [f"{step.run} runs again" for step in before if step.run in upstream and step.reasons]
     step = Step(path, params, inputs, upstream, ["FORCE=1"] if force else reasons, force)
-    if force or reasons:
+    if step.reasons:
         return step
     restore_previous(step)
     try:

@@ -1,0 +1,209 @@
+"""What is a run made from, and what of it has changed? Content decides, never a time stamp.
+
+Counted: the parameters that its notebook declares, the notebook's cells and tags (not its outputs), the modules of the
+library that the notebook reaches (comments, docstrings and layout aside), the data's fingerprint, the versions of the
+packages that decide numbers, and the results of the runs it builds on. TensorFlow is never imported here.
+"""
+
+import ast
+import functools
+import itertools
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+from pneumolib.errors import ParamsError
+from pneumolib.params import RunParams
+from pneumolib.project import in_root, notebook_of
+from pneumolib.provenance import code_digest, package_versions, text_digest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
+ROOTS = ("data.root", "external.data.root")
+# How images are listed, drawn or downloaded concerns a run only through the images, and the data's fingerprint covers
+# those. So this module does not count, and neither does what only this module imports.
+SOURCES = "pneumolib.data.sources"
+# Tag of the first code cell, which prepares Colab and Kaggle and decides no number. It holds the notebook's commit.
+BOOTSTRAP = "bootstrap"
+
+
+def notebook_path(run: str) -> Path:
+    """The notebook that a run executes. Raises ParamsError when there is none."""
+    path = in_root(f"notebooks/{notebook_of(run)}.ipynb")
+    if not path.is_file():
+        found = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb")))
+        raise ParamsError(f"{run}: looked for {path}; notebooks found: {found or 'none'}")
+    return path
+
+
+def read_cells(notebook: Path) -> list[dict]:
+    """Cells as `{"type", "tags", "source"}`, without outputs and other metadata.
+
+    Raises ParamsError for a file that is no notebook.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        return [
+            {"type": c["cell_type"], "tags": c["metadata"].get("tags", []), "source": "".join(c["source"])}
+            for c in cells
+        ]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as fault:
+        raise ParamsError(
+            f"{notebook}: not a notebook ({type(fault).__name__}: {fault}); open and save it in JupyterLab, or take it "
+            f"back from git"
+        ) from None
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and values of the notebook's parameters cell. Raises ParamsError unless there is exactly one."""
+    cells = [c for c in read_cells(notebook) if "parameters" in c["tags"]]
+    if len(cells) != 1:
+        raise ParamsError(f"{notebook}: needs exactly one cell tagged `parameters`, found {len(cells)}")
+    try:
+        return dict(_plain_assignment(statement) for statement in ast.parse(cells[0]["source"]).body)
+    except (SyntaxError, ValueError) as fault:
+        raise ParamsError(
+            f"{notebook}: the parameters cell may hold lines of the form `name = value` with plain values only: {fault}"
+        ) from None
+
+
+def _plain_assignment(statement: ast.stmt) -> tuple[str, Any]:
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    if not isinstance(target, ast.Name) or isinstance(statement, ast.AugAssign):
+        raise ValueError(f"line {statement.lineno} is no such line")
+    return target.id, ast.literal_eval(statement.value)
+
+
+def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, str]) -> dict[str, Any]:
+    """Everything a run is made from, as plain JSON values.
+
+    Args:
+        run: its name.
+        params: its parameters; `data.root` and `external.data.root` do not count, the data's content does.
+        fingerprint: of the manifest, and of the manifest of another source.
+        upstream: name to hash of the results it builds on.
+    """
+    notebook = notebook_path(run)
+    names = declared_parameters(notebook)
+    cells = [BOOTSTRAP if BOOTSTRAP in cell["tags"] else cell for cell in read_cells(notebook)]
+    return {
+        "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k not in ROOTS},
+        "notebook": [text_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
+        "library": library_digests(python_code([cell for cell in cells if cell != BOOTSTRAP])),
+        "data": fingerprint,
+        "packages": {"python": platform.python_version()}
+        | {name: v for name, v in package_versions().items() if name not in DECIDE_NO_NUMBER},
+        "upstream": upstream,
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What changed from `old` to `new` of `gather`, in words a person understands; empty when nothing did."""
+    if not old:
+        return ["no record of what it was made from"]
+    found = [f"parameter {key}: {a} -> {b}" for key, a, b in _changed(old["parameters"], new["parameters"])]
+    cells = enumerate(itertools.zip_longest(old["notebook"], new["notebook"]), 1)
+    found += [f"notebook: cell {number} changed" for number, (a, b) in cells if a != b][:1]
+    found += [f"library: {module} changed" for module, *_ in _changed(old["library"], new["library"])]
+    if old["data"] != new["data"]:
+        found.append(f"data changed: fingerprint {old['data']} -> {new['data']}")
+    found += [f"package {name}: {a} -> {b}" for name, a, b in _changed(old["packages"], new["packages"])]
+    return found + [f"{run} has other results" for run, *_ in _changed(old["upstream"], new["upstream"])]
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Key, old and new value for each that differs."""
+    keys = sorted(old.keys() | new.keys())
+    return [(k, old.get(k, "none"), new.get(k, "none")) for k in keys if old.get(k, ...) != new.get(k, ...)]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"image": {"size_px": 96}}` to `{"image.size_px": 96}`."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def python_code(cells: list[dict]) -> str:
+    """The code cells as one text, magics and shell lines turned into the calls that IPython makes of them."""
+    return "\n".join(_without_magics(c["source"]) for c in cells if c["type"] == "code")
+
+
+def _without_magics(source: str) -> str:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        # Imported here: IPython takes as long to load as the whole up-to-date check, and few cells need it.
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        return TransformerManager().transform_cell(source)
+    return source
+
+
+def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
+    """Module to digest for every module of the library that `code` reaches, directly or through other modules."""
+    try:
+        todo = imported_modules(ast.parse(code), package)
+    except SyntaxError:  # all counts; the run will fail with a page that says where
+        todo = {_module_name(file, package) for file in package.rglob("*.py")}
+    digests = {SOURCES: ""}
+    while todo:
+        module = todo.pop()
+        if module not in digests:
+            source = (package.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+            digests[module], imports = _read_module(source, package)
+            todo |= imports
+    del digests[SOURCES]
+    return dict(sorted(digests.items()))
+
+
+@functools.cache
+def _read_module(source: str, package: Path) -> tuple[str, frozenset[str]]:
+    """A digest of what a module does, and the modules of ours that it imports."""
+    return code_digest(source), frozenset(imported_modules(ast.parse(source), package))
+
+
+def imported_modules(tree: ast.AST, package: Path = PACKAGE) -> set[str]:
+    """Modules of ours that `import` statements name, inside functions too, and that `pn.room.name` uses."""
+    names, aliases, inner = set(), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if "." in alias.name}
+            aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "pneumolib"}
+    for node in ast.walk(tree) if aliases else ():
+        if isinstance(node, ast.Attribute):
+            inner.add(node.value)  # `pn.data` inside `pn.data.read_manifest` is no use of the whole room
+            chain = re.fullmatch(r"(\w+)\.([\w.]+)", ast.unparse(node)) if node not in inner else None
+            if chain and chain[1] in aliases:
+                names.add(f"pneumolib.{chain[2]}")
+    return set().union(*(_resolve(name, package) for name in names if name.startswith("pneumolib.")))
+
+
+def _resolve(name: str, package: Path) -> set[str]:
+    """`pneumolib.data.read_manifest` to `{"pneumolib.data.manifest"}`; a room alone, or a name it does not hand out, to all its modules."""
+    folder = package
+    for word in name.split(".")[1:]:
+        if (folder / f"{word}.py").is_file():
+            return {_module_name(folder / word, package)}
+        if not (folder / word).is_dir():
+            if home := _homes(folder / "__init__.py").get(word):
+                return {f"{_module_name(folder, package)}.{home}"}
+            break
+        folder = folder / word
+    return {_module_name(file, package) for file in folder.glob("*.py") if not file.stem.startswith("__")}
+
+
+def _module_name(path: Path, package: Path) -> str:
+    return ".".join(path.relative_to(package.parent).with_suffix("").parts)
+
+
+def _homes(init: Path) -> dict[str, str]:
+    """Name to module for all that a room's `__init__.py` hands out by `submod_attrs`."""
+    found = [n.value for n in ast.walk(ast.parse(init.read_text(encoding="utf-8")))
+             if isinstance(n, ast.keyword) and n.arg == "submod_attrs"]  # fmt: skip
+    return {name: module for homes in found for module, names in ast.literal_eval(homes).items() for name in names}

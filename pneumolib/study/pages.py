@@ -1,0 +1,355 @@
+"""Results to pages: one a run, an index a study and one of all, failures first, with checklist and model cards.
+
+Whole and offline: nothing is fetched. Pages are plain HTML, whole without a script; `template/page.js` adds what moves.
+Unlike runs are never put in an order of merit. In an index, a cell that sorts as a number carries it in `value`.
+"""
+
+import hashlib
+import html
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+
+from pneumolib.data.layout import is_drawn
+from pneumolib.errors import ParamsError, ResultError
+from pneumolib.learning.devices import device_words, several_words
+from pneumolib.params import RunParams
+from pneumolib.project import (
+    SMOKE,
+    in_root,
+    load_run,
+    params_folder,
+    project_root,
+    report_command,
+    run_files,
+    run_folder,
+)
+from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
+from pneumolib.reporting.model_card import CARD_FILE, model_card
+from pneumolib.reporting.ranking import shared_evaluation
+from pneumolib.reporting.results import RESULT_FILE, Result, SourceResult, in_words, interval, read_result, read_results
+from pneumolib.study.inputs import BOOTSTRAP
+from pneumolib.study.plan import Step
+
+TEMPLATES = Path(__file__).parent / "template"
+# What a page may load: itself. A browser then refuses every address, whatever an output of a notebook asks for.
+POLICY = "default-src 'unsafe-inline' data: blob:; base-uri 'none'; form-action 'none'"
+FAILURE_FILE = "failure.txt"
+STATES = ["failed", "unfinished", "due", "done"]  # in the order of the page: what needs a person comes first
+NO_RESULT = "no run has finished that has a result to show"
+_HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
+_BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
+
+
+def write_run_page(step: Step) -> None:
+    """The page of a finished run, from its executed notebook and `result.json`."""
+    result = read_result(step.folder)
+    _write_notebook(step, step.folder, result.synthetic, facts=_provenance(result), key=page_key(step))
+
+
+def write_failed_page(step: Step, failed: Path, headline: str) -> None:
+    """The page of a failed run: the error and the end of the log first, then the notebook as far as it came."""
+    (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
+    log = (failed / "run.log").read_text(encoding="utf-8").splitlines()
+    last_lines = "\n".join(log[-15:])
+    _write_notebook(step, failed, is_synthetic(step.params), failure=headline, last_lines=last_lines, key="failed")
+
+
+def write_unfinished_page(step: Step, started: datetime) -> None:
+    """The page in place while the run is at work, and after it was killed."""
+    words = {"study": step.study, "run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC",
+             "command": report_command(step.study), "banners": banners(step.study, is_synthetic(step.params))}  # fmt: skip
+    _write(step.page, "unfinished.html.j2", **words)
+
+
+def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
+    """Write pages that are missing or older than their result or the template, and the indexes; count the pages."""
+    finished = [s for s in steps if s.run not in waiting and (s.folder / RESULT_FILE).is_file()]
+    late = [s for s in finished if not s.page.is_file() or f"key: {page_key(s)} " not in s.page.read_text("utf-8")]
+    for step in late:
+        write_run_page(step)
+    write_index(steps[0].study, waiting)
+    return len(late)
+
+
+def page_key(step: Step) -> str:
+    """Changes when the page would: with the result, the executed notebook, the templates, or this module."""
+    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", Path(__file__)]
+    parts += sorted(p for p in TEMPLATES.rglob("*") if p.is_file())
+    return hashlib.sha256(b"\0".join(p.read_bytes() for p in parts)).hexdigest()[:16]
+
+
+def _write_notebook(step: Step, folder: Path, synthetic: bool, **words: Any) -> None:
+    """The run's page by nbconvert with our template; without cells where the run failed before the notebook was written."""
+    # Imported here: nbconvert takes as long to load as the whole up-to-date check.
+    import nbformat
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
+    from pygments.formatters import HtmlFormatter
+
+    executed = folder / "executed.ipynb"
+    notebook = nbformat.read(executed, as_version=4) if executed.is_file() else nbformat.v4.new_notebook()
+    for cell in notebook.cells:
+        cell.outputs = [output for output in cell.get("outputs", []) if not _is_progress_bar(output)]
+    exporter = HTMLExporter(
+        template_name="page",
+        exclude_anchor_links=True,  # the table of contents has them
+        filters={"with_contents": with_contents},
+        extra_template_basedirs=[str(TEMPLATES)],
+        extra_template_paths=[str(TEMPLATES)],
+        preprocessors=[
+            CoalesceStreamsPreprocessor(enabled=True),
+            # The demo's values, which the injected ones replaced, would only confuse; so would what Colab needs.
+            TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters", BOOTSTRAP}),
+        ],
+    )
+    light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
+    page = {"study": step.study, "run": step.run, "policy": POLICY, "banners": banners(step.study, synthetic),
+            "light": light, "dark": dark, **words}  # fmt: skip
+    write_page(step.page, exporter.from_notebook_node(notebook, resources={"page": page})[0])
+
+
+def with_contents(page: str) -> tuple[str, list[dict[str, str]]]:
+    """Headings with ids made of their words, and the table of contents: `level` 2 or 3, `link`, plain `words`.
+
+    nbconvert makes ids cell by cell, and the same one twice.
+    """
+    seen, contents = Counter(), []
+
+    def name(match: re.Match) -> str:
+        level, words = match.groups()
+        plain = html.unescape(re.sub("<[^>]+>", "", words)).strip()
+        link = plain.replace(" ", "-")
+        seen[link] += 1
+        link += f"-{seen[link]}" if seen[link] > 1 else ""
+        if level in "23":
+            contents.append({"level": level, "link": "#" + quote(link), "words": plain})
+        return f'<h{level} id="{html.escape(link)}">{words}</h{level}>'
+
+    return _HEADING.sub(name, page), contents
+
+
+def _is_progress_bar(output: Any) -> bool:
+    """States of a progress bar: of use while it ran, and its end is in the log."""
+    states = re.split(r"[\r\n]+", output.text) if output.get("name") == "stderr" else ["no stream of errors"]
+    return all(_BAR.match(state) for state in states if state.strip())
+
+
+def _provenance(result: Result) -> dict[str, str]:
+    """For the foot of the page."""
+    p = result.provenance
+    commit = f"{p.commit[:12]}{' with uncommitted changes' if p.dirty else ''}" if p.commit else "not a git checkout"
+    other = {"Other source": _source_words(result.data.external)} if result.data.external else {}
+    return {
+        "Commit": commit,
+        "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
+        "Device": device_words(p.device),
+        "Data": _source_words(result.data),
+        **other,
+        "Seed": str(result.parameters["seed"]),
+        "Versions": f"Python {p.python}, " + ", ".join(f"{k} {v}" for k, v in p.versions.items()),
+    }
+
+
+def _source_words(source: SourceResult) -> str:
+    return f"fingerprint {source.fingerprint}, {source.images} images of {source.groups} groups, {source.left_out} files left out"
+
+
+def banners(study: str | None, synthetic: bool) -> str:
+    """What every page says of itself first; `study` is None for the index of all."""
+    smoke = study is not None and study.endswith(SMOKE)
+    return _environment().get_template("banners.html.j2").render(smoke=smoke, synthetic=synthetic)
+
+
+def is_synthetic(params: RunParams) -> bool:
+    """Whether the images are drawn: by the parameters, or by the mark that a drawing carries wherever it is copied."""
+    return params.data.source == "synthetic" or is_drawn(in_root(params.data.root))
+
+
+def duration(seconds: float) -> str:
+    """`19 s`, `2 min 16 s`, `1 h 05 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _write(path: Path, template: str, **words: Any) -> None:
+    """A page from a file in `template/`; a word that the template needs and is not given is an error."""
+    write_page(path, _environment().get_template(template).render(policy=POLICY, **words))
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write atomically, and only when the text differs."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def write_index(study: str, waiting: Sequence[str] = ()) -> None:
+    """`reports/<study>/index.html`, its checklist and model cards, and `reports/index.html`; unchanged files are left alone.
+
+    Args:
+        study: its name.
+        waiting: runs that are due and have not been reached; a result of theirs is out of date.
+    """
+    rows = _run_rows(study, waiting)
+    results = [row["result"] for row in rows if row["result"]]
+    drawn = is_synthetic(load_run(run_files(params_folder(study))[0], smoke=study.endswith(SMOKE))[0])
+    shared = {"banners": banners(study, drawn or any(r.synthetic for r in results))}
+    folder = in_root(f"reports/{study}")
+    index = {"study": study, "rows": rows, "unlike": _unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
+    _write(folder / "index.html", "index.html.j2", **index, **shared)
+    _write(folder / CHECKLIST_PAGE, "checklist.html.j2", **checklist_page(study, results, waiting), **shared)
+    _write_cards(results)
+    studies = sorted(p.parent.name for p in in_root("reports").glob("*/index.html"))
+    rows = sorted((_study_row(name, waiting if name == study else ()) for name in studies), key=_urgency)
+    index = {"study": None, "rows": rows, "unlike": None, "states": STATES}
+    _write(in_root("reports/index.html"), "index.html.j2", **index, banners=banners(None, False))
+
+
+def _write_cards(results: list[Result]) -> None:
+    """`MODEL_CARD.md` in the folder of each training run, with what the study's audit found in the very same images."""
+    audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
+    for result in results:
+        if result.metrics.get("test"):
+            card = model_card(result, audits.get(result.data.fingerprint))
+            write_page(run_folder(result.study, result.run) / CARD_FILE, card)
+
+
+def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
+    rows = [_run_row(study, path.stem, path.stem in waiting) for path in run_files(params_folder(study))]
+    return sorted(rows, key=_urgency)
+
+
+def _urgency(row: dict[str, Any]) -> int:
+    return STATES.index(row["chips"][0][0])
+
+
+def _run_row(study: str, run: str, out_of_date: bool) -> dict[str, Any]:
+    """One line of a study's index. Nothing but a whole `result.json` that is up to date counts as done.
+
+    `chips` are states with words for them, the one that needs a person most first. A cell has `text`, or `lines`.
+    """
+    row = {"name": run, "link": f"{run}.html" if in_root(f"reports/{study}/{run}.html").is_file() else None}
+    try:
+        result = read_result(run_folder(study, run))
+    except ResultError:
+        failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
+        state = "failed" if failure.is_file() else "unfinished"
+        said = [{"text": failure.read_text("utf-8").strip(), "kind": "what"}] if failure.is_file() else [{}]
+        return row | {"chips": [(state, state)], "cells": said + [{}] * 4, "result": None}
+    auroc = result.metric("auroc")
+    cells = [{"text": headline(result), "value": auroc and auroc.value}, *_made_of([result])]
+    return row | {
+        "chips": [("due", "out of date") if out_of_date else ("done", "done")],
+        "cells": cells,
+        "result": result,
+    }
+
+
+def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
+    """One line of the index of all; a study whose parameter files are gone or faulty has no runs to show."""
+    row = {"name": study, "link": f"{study}/index.html"}
+    try:
+        runs = _run_rows(study, waiting)
+    except ParamsError:
+        return row | {"chips": [("unfinished", "no parameter files")], "cells": [{}] * 6}
+    results = sorted((run["result"] for run in runs if run["result"]), key=lambda r: r.run)
+    count = Counter(chip for run in runs for chip in run["chips"])
+    kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
+    lines = [f"{r.run}: {said}" for r in results if (said := headline(r))]
+    cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"text": NO_RESULT, "lines": lines}]
+    chips = [(state, f"{n} {words}") for (state, words), n in count.items()]
+    return row | {"chips": chips, "cells": [*cells, *_made_of(results)]}
+
+
+def _made_of(results: list[Result]) -> list[dict[str, Any]]:
+    """Cells: how long, on what, by which code, from which images; of several runs all that differ."""
+    made = [r.provenance for r in results]
+    seconds = sum(p.seconds for p in made)
+    commits = [(p.commit or "none")[:8] + (" + changes" if p.dirty else "") for p in made]
+    devices = [f"{several_words(p.device)}{p.device['device']}" for p in made if p.device.get("device")]
+    images = [r.data.fingerprint for r in results]
+    device, commit, data = (", ".join(dict.fromkeys(words)) for words in (devices, commits, images))
+    took = {"text": duration(seconds), "value": seconds} if results else {}
+    return [took, {"text": device}, {"text": commit, "kind": "code"}, {"text": data, "kind": "code"}]
+
+
+def _unlike(results: list[Result]) -> dict[str, Any] | None:
+    """Why the trained runs cannot be ranked, and what each was made from; None where they can."""
+    runs = {
+        r.run: {
+            "data": r.data.fingerprint,
+            "split": r.data.split_fingerprint or "none",
+            "images": "synthetic" if r.synthetic else "real",
+            "evaluation": str(shared_evaluation(r)),
+        }
+        for r in results
+        if r.metrics.get("test")
+    }
+    aspects = ("data", "split", "images", "evaluation")
+    differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
+    return {"differ": differ, "runs": runs} if differ else None
+
+
+def study_headline(study: str) -> str:
+    """One line: what each run has to show, with the run's name."""
+    try:
+        results = read_results(study)
+    except ResultError:  # the index says which run it is, and `make report` redoes it
+        results = []
+    lines = [f"{r.run}: {words}" + (", synthetic" if r.synthetic and "audit" not in r.checks else "")
+             for r in results if (words := headline(r))]  # fmt: skip
+    return "; ".join(lines) or NO_RESULT
+
+
+def headline(result: Result) -> str:
+    """What one run found: `test AUROC 0.871 (0.823-0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
+
+    Of the run on equalisation it is the change against images as they are, of an external validation the AUROC there and
+    how far it is from the model's own. Empty for a run with nothing of the kind.
+    """
+    if result.metrics.get("test"):
+        several = f", mean of {result.seeds()} seeds" if result.seeds() > 1 else ""
+        return f"test AUROC {in_words(result.metric('auroc'))}{several}"
+    if "equalisation" in result.checks:
+        test = result.checks["equalisation"]["test"]
+        changes = {name: test[way]["difference"] for way, name in (("hist", "HE"), ("clahe", "CLAHE"))}
+        said = [f"{name} {'not computable' if d is None else f'{d:+.3f}'}" for name, d in changes.items()]
+        return f"test AUROC {', '.join(said)}"
+    if "external" in result.checks:
+        found = result.checks["external"]
+        row = next(row for row in found["differences"] if row["metric"] == "auroc")
+        here = interval(row["external"], row["external_low"], row["external_high"])
+        moved = interval(row["difference"], row["difference_low"], row["difference_high"], signed=True)
+        return f"{found['run']} on another source: AUROC {here}, from its own test {moved}"
+    if "audit" in result.checks:
+        verdicts = Counter(finding["verdict"] for finding in result.checks["audit"].values())
+        counts = [f"{verdicts[v]} {v}{'s' if verdicts[v] > 1 else ''}" for v in ("error", "warning") if verdicts[v]]
+        return f"audit: {', '.join(counts) or 'nothing to warn of'}"
+    return ""
+
+
+def index_path(study: str) -> str:
+    """The path of the study's index as a person at the project's root would type it."""
+    return os.path.relpath(in_root(f"reports/{study}/index.html"), project_root())

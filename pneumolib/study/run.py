@@ -1,0 +1,250 @@
+"""One parameter file through papermill. A run succeeds whole or leaves nothing that looks done.
+
+The notebook is executed in `runs/<study>/.work-<run>`; on success the folder is renamed to `runs/<study>/<run>`, on
+failure to `.failed/<run>`. An older result is set aside first and deleted when the new one is in place. The page of a
+run at work says so, so that a killed run never leaves the page of a finished one.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import papermill
+from filelock import Timeout
+from jupyter_client.kernelspec import NoSuchKernel
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from pneumolib.errors import PneumolibError, ResultError
+from pneumolib.hosts import processes
+from pneumolib.params import RunParams
+from pneumolib.project import in_root, load_run, project_root, set_aside_folder, training_folder
+from pneumolib.reporting.results import RESULT_FILE, read_result, write_result
+from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
+from pneumolib.study import pages
+from pneumolib.study.inputs import declared_parameters, gather, notebook_path
+from pneumolib.study.plan import Step, upstream_digests
+
+# What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result.
+_FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError)
+# Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)
+
+
+class Progress:
+    """A run as it goes, live in the terminal and without control codes in `run.log`. Cells write to it as to a file.
+
+    A progress bar rewrites its line with carriage returns: a terminal shows each state in place, the log the last.
+    """
+
+    def __init__(self, position: str, run: str, log: Path):
+        self.head, self.log = f"{position} {run}".strip(), log
+        self.pending, self.began, self.number = "", time.monotonic(), 0
+        self.live = sys.stdout.isatty()
+
+    def __enter__(self):
+        self.file = self.log.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_):
+        self._end_line()
+        self.file.close()
+
+    def begin(self, notebook: Any) -> None:
+        """Number the cells as the notebook's author does, without the cell that papermill put in, and find their headings."""
+        self.places, number, heading = [], 0, ""
+        for cell in notebook.cells:
+            number += "injected-parameters" not in cell.metadata.get("tags", [])
+            if cell.cell_type == "markdown":
+                heading = [heading, *re.findall(r"^#+ *(.*)", cell.source, re.MULTILINE)][-1]
+            self.places.append((number, heading))
+
+    def cell(self, cell: Any, cell_index: int) -> None:
+        """Announce a code cell by its number and the heading above it."""
+        if cell.cell_type == "code":
+            self.number, heading = self.places[cell_index]
+            self.say(f"cell {self.number}/{self.places[-1][0]}  {heading}")
+
+    def say(self, text: str) -> None:
+        """One line of our own."""
+        self._end_line()
+        self._line(text.rstrip(), f"{self.head}  ")
+
+    def write(self, text: str) -> None:
+        """Text that a cell printed, in pieces of any size."""
+        *lines, self.pending = (self.pending + text).split("\n")
+        for line in lines:
+            self._line(line)
+        if self.live and self.pending:
+            print("\r\x1b[K    " + _last_state(self.pending)[:110], end="", flush=True)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def _end_line(self) -> None:
+        self._line(self.pending)
+        self.pending = ""
+
+    def _line(self, text: str, head: str = "    ") -> None:
+        text = _last_state(text)
+        if text.strip():
+            print(("\r\x1b[K" if self.live else "") + head + text, flush=True)
+            self.file.write(f"{time.monotonic() - self.began:7.1f} s  {head}{text}\n")
+            self.file.flush()
+
+
+def _last_state(text: str) -> str:
+    """What a terminal shows of a line that carriage returns rewrote, without control codes."""
+    return _CONTROL.sub("", text).rstrip("\r").rsplit("\r", 1)[-1]
+
+
+def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None:
+    """Execute one run, put its folder and page in place, and write the index pages.
+
+    Where several processes train together, that is the first one's work; the others execute the same notebook beside it.
+
+    Args:
+        step: from `plan`.
+        position: such as `[2/3]`, shown in front of each line.
+        waiting: runs of the study that are due after this one; the index shows them as out of date.
+    Raises:
+        PneumolibError: the notebook failed, wrote no result, or another process is at this run. The message says which
+            cell, what it said, and where page and log are.
+    """
+    if processes()[0]:
+        return _execute_beside(step)
+    try:
+        with step.lock().acquire(timeout=0):
+            _execute_locked(step, position, waiting)
+    except Timeout:
+        raise PneumolibError(
+            f"{step.study}/{step.run}: another process is at work on it; wait for it, or end it"
+        ) from None
+
+
+def _execute_beside(step: Step) -> None:
+    """The part of a process other than the first: it trains along, and what it finds is what the first one writes."""
+    work = _emptied(step.folder.parent / f".process-{processes()[0]}-{step.run}")
+    work.mkdir()
+    with Progress(f"process {processes()[0]}", step.run, work / "run.log") as progress:
+        try:
+            _run_notebook(step, work, progress)
+        except _FAULTS as fault:
+            words = _describe_failure(fault, progress)
+            raise PneumolibError(
+                f"{step.study}/{step.run} failed in process {processes()[0]}: {words}\n  log: {work}"
+            ) from fault
+    shutil.rmtree(work)
+
+
+def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
+    work, failed = (step.folder.parent / name for name in (f".work-{step.run}", f".failed/{step.run}"))
+    aside = set_aside_folder(step.study, step.run)
+    pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
+    if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
+        os.replace(step.folder, _emptied(aside))
+    if step.forced:  # otherwise a training goes on from what is kept of it, or is not repeated
+        _emptied(training_folder(step.study, step.run))
+    _emptied(failed)
+    _emptied(work).mkdir()
+    pages.write_index(step.study, waiting)
+    # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
+    inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
+    with Progress(position, step.run, work / "run.log") as progress:
+        progress.say(f"because: {'; '.join(step.reasons) or 'asked for'}")
+        try:
+            _run_notebook(step, work, progress)
+            _seal(inputs, work)
+        except _FAULTS as fault:
+            (work / RESULT_FILE).unlink(missing_ok=True)
+            os.replace(work, failed)
+            headline = _describe_failure(fault, progress)
+            pages.write_failed_page(step, failed, headline)
+            pages.write_index(step.study, waiting)
+            page, log = (os.path.relpath(p, project_root()) for p in (step.page, failed / "run.log"))
+            raise PneumolibError(
+                f"{step.study}/{step.run} failed: {headline}\n  page: {page}\n  log:  {log}"
+            ) from fault
+    os.replace(work, step.folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    pages.write_run_page(step)
+    pages.write_index(step.study, waiting)
+
+
+def _emptied(folder: Path) -> Path:
+    """`folder`, which is gone now, while its parent is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
+    notebook = notebook_path(step.run)
+    os.environ |= {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}  # the kernel inherits it
+    with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
+        papermill.execute_notebook(
+            notebook,
+            work / "executed.ipynb",
+            parameters=injected_parameters(notebook, step.params),
+            kernel_name="python3",
+            cwd=project_root(),
+            progress_bar=False,
+            stdout_file=progress,
+            stderr_file=progress,
+            start_timeout=120,
+            on_notebook_start=progress.begin,
+            on_cell_start=progress.cell,
+            # Sockets in a folder of this run's own: ports race between kernels, and any user of the machine can listen.
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+        )
+
+
+def injected_parameters(notebook: Path, params: RunParams) -> dict[str, Any]:
+    """What papermill puts in place of the parameters cell: every name it declares, defaults filled in."""
+    return params.model_dump(include=set(declared_parameters(notebook)))
+
+
+def _seal(inputs: dict[str, Any], work: Path) -> None:
+    """Add to the notebook's result what the run was made from and which files belong to it."""
+    result = read_result(work)
+    sealed = {"inputs": inputs | {"data": result.data.fingerprints}, "artefacts": sorted(os.listdir(work))}
+    write_result(result.model_copy(update=sealed), work)
+
+
+def _describe_failure(fault: Exception, progress: Progress) -> str:
+    """One line: which cell failed with what; the fault itself where no cell shows an error (a dead kernel, say)."""
+    if isinstance(fault, PapermillExecutionError):
+        return f"cell {progress.number}: {fault.ename}: {fault.evalue}"
+    return f"{type(fault).__name__}: {fault}"
+
+
+def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smoke: bool = False) -> int:
+    """Write a copy of a run's notebook for a person to work in, and open it in JupyterLab; returns JupyterLab's exit code.
+
+    The copy `runs/interactive/<study>-<run>.ipynb` has that run's parameters in place of the demo's. A copy that a person
+    has worked in is kept: the new one gets a number.
+    """
+    params, _ = load_run(path, data_root, smoke)
+    notebook = notebook_path(path.stem)
+    copy = first = in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
+    number = 1
+    while copy.exists():
+        number += 1
+        copy = first.with_stem(f"{first.stem}-{number}")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    values = injected_parameters(notebook, params)
+    papermill.execute_notebook(notebook, copy, parameters=values, prepare_only=True, progress_bar=False)
+    print(f"Working copy: {os.path.relpath(copy, project_root())}. What it writes goes to runs/interactive/.")
+    if not browse:
+        return 0
+    return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(copy)], cwd=project_root())
