@@ -8,7 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pneumolib.hosts import HostError, processes
+from pneumolib.errors import InputError, PneumolibError
+from pneumolib.hosts import processes
 from pneumolib.params import ParamsError, in_root
 
 
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return options.command(options)
-    except (ParamsError, ManifestError, HostError) as fault:
+    except (ParamsError, ManifestError, InputError) as fault:
         print(f"Stopped before any run:\n{fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -218,7 +219,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _kaggle(options: argparse.Namespace) -> int:
     from pneumolib.hosts import DATASET
     from pneumolib.remote import kaggle
-    from pneumolib.remote.bundle import BundleError, build
+    from pneumolib.remote.bundle import build
 
     hours = options.hours or kaggle.HOURS[options.accelerator]
     try:
@@ -230,7 +231,7 @@ def _kaggle(options: argparse.Namespace) -> int:
         )
         if options.push:
             return 0 if kaggle.push(bundle, hours)["code"] == 0 else 1
-    except (BundleError, kaggle.KaggleError) as fault:
+    except PneumolibError as fault:
         print(f"\n{fault}", file=sys.stderr)
         return 1
     print(f"Run it: make kaggle STUDY={options.study} PUSH=1, or upload the notebook on kaggle.com")
@@ -238,18 +239,18 @@ def _kaggle(options: argparse.Namespace) -> int:
 
 
 def _colab(options: argparse.Namespace) -> int:
-    from pneumolib.remote import colab
-    from pneumolib.remote.bundle import BundleError, build
+    from pneumolib.remote import kaggle
+    from pneumolib.remote.bundle import build
 
-    hours = options.hours or colab.HOURS
+    hours = options.hours or kaggle.COLAB_HOURS
     try:
         bundle = build(options.study, "colab", options.smoke, hours)
-    except BundleError as fault:
+    except PneumolibError as fault:
         print(f"\n{fault}", file=sys.stderr)
         return 1
     print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
-    lines = colab.schedule(bundle, hours) if options.schedule else colab.commands(bundle, options.accelerator, hours)
-    print("\n".join(lines))
+    commands = kaggle.colab_commands(bundle, options.accelerator, hours)
+    print("\n".join(kaggle.colab_schedule(bundle, hours) if options.schedule else commands))
     return 0
 
 

@@ -9,8 +9,7 @@ from pneumolib.reporting.inputs import imported_modules
 
 PACKAGE = REPO / "pneumolib"
 ROOMS = [
-    "host_packages",
-    "kept_runs",
+    "errors",
     "hosts",
     "code_digest",
     "model_params",

@@ -13,6 +13,7 @@ import pytest
 from devices_child import train
 
 from pneumolib import hosts
+from pneumolib.errors import InputError
 from pneumolib.learning import devices, runtimes
 from pneumolib.learning.devices import DeviceError, choose_backend, device_words, start
 from pneumolib.params import DeviceParams, ParamsError, check
@@ -226,7 +227,7 @@ def test_processes(number, total, address, expected):
 def test_processes_that_make_no_sense(values):
     keys = ("PROCESS_ID", "NUM_PROCESSES", "JOB_ADDRESSES")
     variables = {f"KERAS_DISTRIBUTION_{key}": value for key, value in zip(keys, values, strict=True)}
-    with pytest.raises(hosts.HostError, match="the first must be a number below the second"):
+    with pytest.raises(InputError, match="the first must be a number below the second"):
         hosts.processes(variables)
 
 
