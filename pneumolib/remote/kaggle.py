@@ -57,7 +57,9 @@ def write_metadata(
         "enable_tpu": accelerator == "tpu",
         "enable_internet": True,
         "dataset_sources": [dataset] if bundle.needs_radiographs else [],
+        "competition_sources": [],
         "kernel_sources": [name if resume == "1" else resume] if resume else [],
+        "model_sources": [],
     }
     if accelerator in MACHINES:
         metadata["machine_shape"] = MACHINES[accelerator]
