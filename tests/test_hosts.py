@@ -126,8 +126,8 @@ class RefusalError(Exception):
     """Stands in for Colab's MessageError."""
 
 
-@pytest.mark.parametrize("fault", [None, ValueError("mount failed"), RefusalError("refused")])
-def test_drive_is_mounted_or_its_refusal_is_said(tmp_path, monkeypatch, capsys, fault):
+@pytest.mark.parametrize("fault", [None, ImportError(), ValueError("mount failed"), RefusalError("refused")])
+def test_drive_is_mounted_or_said_why_not(tmp_path, monkeypatch, capsys, fault):
     def mount(place):
         if fault:
             raise fault
@@ -135,13 +135,10 @@ def test_drive_is_mounted_or_its_refusal_is_said(tmp_path, monkeypatch, capsys, 
 
     monkeypatch.setitem(sys.modules, "google.colab.drive", SimpleNamespace(mount=mount))
     project = prepare(tmp_path, COLAB).project
+    said = capsys.readouterr().out
     assert project == tmp_path / ("content/pneumolib" if fault else "content/drive/MyDrive/pneumolib")
-    assert ("results are lost" in capsys.readouterr().out) == bool(fault)
-
-
-def test_colab_without_a_drive_to_mount(tmp_path, capsys):
-    assert prepare(tmp_path, COLAB).project == tmp_path / "content/pneumolib"
-    assert "there is no Google Drive here" in capsys.readouterr().out
+    assert ("results are lost" in said) == bool(fault)
+    assert ("there is no Google Drive here" in said) == isinstance(fault, ImportError)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +236,8 @@ def test_what_is_too_old_counts_as_missing(monkeypatch):
     monkeypatch.setattr(hosts.metadata, "version", there.__getitem__)
     monkeypatch.setattr(hosts, "requirements", lambda: ["nbconvert>=7", "pydicom>=3", "keras>=3.9", "tqdm"])
     assert missing() == ["nbconvert"]
-
-
-def test_a_host_without_tensorflow_gets_the_one_for_cpus(monkeypatch):
-    monkeypatch.setattr(hosts, "find_spec", lambda name: None)
-    assert missing() == ["tensorflow-cpu"]
+    monkeypatch.setattr(hosts, "find_spec", lambda name: None)  # a host without TensorFlow gets the one for CPUs
+    assert missing() == ["nbconvert", "tensorflow-cpu"]
 
 
 @pytest.fixture
