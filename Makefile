@@ -56,7 +56,7 @@ test: $(VENV)  ## run the tests; those of pages in a browser are skipped without
 	@$(BIN)/python -m pytest
 
 test-hosts: $(VENV)  ## run bundles as on Kaggle, a study on several devices, and the tests on the versions that Colab and Kaggle bring
-	@$(BIN)/python -m pytest -m hosts -n 0
+	@$(BIN)/python -m pytest -m hosts
 	@$(BIN)/python tools/try_hosts.py
 
 lint: $(VENV)  ## check style of code and notebooks, and that notebooks hold no outputs

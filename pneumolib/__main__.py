@@ -245,13 +245,13 @@ def on_kaggle(study, accelerator, hours, smoke, push, resume, dataset) -> int:
 @click.option("--schedule", is_flag=True, help="Those that run it every week on Google Cloud.")
 def on_colab(study, accelerator, hours, smoke, schedule) -> None:
     """Build the notebook that carries STUDY and print the commands that run it on Colab."""
-    from pneumolib.remote import colab
     from pneumolib.remote.bundle import build
+    from pneumolib.remote.kaggle import COLAB_HOURS, colab_commands, colab_schedule
 
-    hours = hours or colab.HOURS
+    hours = hours or COLAB_HOURS
     bundle = build(study, "colab", smoke, hours)
     print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
-    print("\n".join(colab.schedule(bundle, hours) if schedule else colab.commands(bundle, accelerator, hours)))
+    print("\n".join(colab_schedule(bundle, hours) if schedule else colab_commands(bundle, accelerator, hours)))
 
 
 if __name__ == "__main__":

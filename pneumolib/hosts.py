@@ -1,24 +1,27 @@
 """Where is this? Kaggle, Colab or a person's own machine, and what must be ready there before a notebook's first line.
 
-Imports nothing but Python's own, because here missing packages are added. What the platforms' images set was read in their
-sources: Kaggle's exports Colab's variables too, so Kaggle is asked for first; importing TensorFlow sets variables that
-begin with `TPU_`, so no prefix is matched.
+Imports nothing but Python's own and our errors, because missing packages are added here. What the platforms' images set was
+read in their sources: Kaggle's exports Colab's variables too, so Kaggle is asked for first; importing TensorFlow sets
+variables that begin with `TPU_`, so no prefix is matched.
 """
 
+import contextlib
 import importlib
-import json
 import os
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
-from pneumolib.host_packages import add_missing
-from pneumolib.kept_runs import take_up
-
-Host = Literal["kaggle", "colab", "local"]
+from pneumolib.errors import InputError, PneumolibError
 
 # Stands in for `/` in tests, and in the processes that they start.
 HOST_ROOT = "PNEUMOLIB_HOST_ROOT"
@@ -26,14 +29,17 @@ PROJECT = "PNEUMOLIB_ROOT"
 RUN = "PNEUMOLIB_RUN"  # set for the notebooks of a study that is run as a whole
 DATASET = "paultimothymooney/chest-xray-pneumonia"
 CLASSES = {"normal", "pneumonia", "opacity"}
-# Where thousands of images lie, or none of ours: not looked into.
-NOT_ENTERED = {"train", "val", "test", "runs", "reports", "__macosx"}
-MARKER = "pneumolib-data.json"  # of `data.layout`, which imports packages
+# Folders of thousands of images, or of none of ours: not looked into.
+NOT_ENTERED = CLASSES | {"train", "val", "test", "runs", "reports", "__macosx"}
+MARKER = "pneumolib-data.json"  # of the module that unpacks and draws data; that module imports packages
 DEEPEST = 6  # kaggle/input/datasets/<owner>/<name>/chest_xray/chest_xray
-
-
-class HostError(ValueError):
-    """What a machine says of itself makes no sense."""
+# Colab's TPU machines come without TensorFlow, which reads the images everywhere.
+TENSORFLOW = "tensorflow-cpu"
+# A version that pip can read as a constraint; Debian's own packages have others.
+_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
+PACKED = "trainings.tar"
+# Of a run at work, or of the machine that the run was at work on.
+_NOT_KEPT = re.compile(r"/\.work-|\.(tmp|lock)$")
 
 
 @dataclass(frozen=True)
@@ -41,125 +47,102 @@ class Prepared:
     """What `prepare` found and made.
 
     Attributes:
-        host: whose machine it is.
-        project: the folder that `data/`, `runs/` and `reports/` lie in.
+        host: whose machine it is: `kaggle`, `colab` or `local`.
+        project: the folder of `data/`, `runs/` and `reports/`.
         radiographs: every folder found that holds `train/` and `test/`, the nearest to the top first.
-        taken_up: runs of an earlier session that were brought here, `<study>/<run>`.
-        notes: what else a person should know, a sentence each.
     """
 
-    host: Host
+    host: str
     project: Path
-    radiographs: list[Path] = field(default_factory=list)
-    taken_up: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        name = {"kaggle": "Kaggle", "colab": "Colab", "local": "This machine"}[self.host]
-        found = (
-            f"radiographs: {self.radiographs[0]}" if self.radiographs else "no radiographs found, drawn ones will do"
-        )
-        earlier = [f"{len(self.taken_up)} earlier run(s) taken up"] if self.taken_up else []
-        return "; ".join([f"{name}: results go to {self.project}", found, *earlier, *self.notes]) + "."
+    radiographs: list[Path]
 
 
-def host(environment: Mapping[str, str] | None = None) -> Host:
-    """Whose machine this is, by the variables that the platforms set.
-
-    Args:
-        environment: `os.environ` by default.
-    """
-    variables = os.environ if environment is None else environment
-    if variables.get("KAGGLE_KERNEL_RUN_TYPE"):
+def host(environment: Mapping[str, str] = os.environ) -> str:
+    """`kaggle`, `colab` or `local`, by the variables that the platforms set."""
+    if environment.get("KAGGLE_KERNEL_RUN_TYPE"):
         return "kaggle"
-    return "colab" if variables.get("COLAB_RELEASE_TAG") else "local"
+    return "colab" if environment.get("COLAB_RELEASE_TAG") else "local"
 
 
-def tpu_hint(environment: Mapping[str, str] | None = None, devices: Path = Path("/dev")) -> str | None:
+def tpu_hint(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> str | None:
     """What says that this machine has a TPU, such as `TPU_ACCELERATOR_TYPE=v5e-8`; None where nothing does.
 
     Nothing is started: a hint is enough to choose the backend, which must be done before Keras is imported.
     """
-    variables = os.environ if environment is None else environment
-    if variables.get("COLAB_TPU_1VM") == "1":  # an empty string on Colab's other machines
+    if environment.get("COLAB_TPU_1VM") == "1":  # an empty string on Colab's other machines
         return "COLAB_TPU_1VM=1"
-    named = (f"{name}={variables[name]}" for name in ("TPU_ACCELERATOR_TYPE", "ISTPUVM") if variables.get(name))
-    chips = (str(chip) for chip in sorted(devices.glob("accel*")))
-    return next(named, None) or next(chips, None)
+    named = [f"{name}={environment[name]}" for name in ("TPU_ACCELERATOR_TYPE", "ISTPUVM") if environment.get(name)]
+    return next(iter([*named, *map(str, sorted(devices.glob("accel*")))]), None)
 
 
-def processes(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+def processes(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """This process's number, from 0, and how many there are that train one network together: 0 and 1 without others.
 
     Keras's own variables are read, which a launcher sets for each host: `KERAS_DISTRIBUTION_PROCESS_ID`,
     `KERAS_DISTRIBUTION_NUM_PROCESSES` and, for the address of the first, `KERAS_DISTRIBUTION_JOB_ADDRESSES`.
 
     Raises:
-        HostError: numbers that make no sense, or no address.
+        InputError: numbers that make no sense, or no address.
     """
-    variables = os.environ if environment is None else environment
     names = ("KERAS_DISTRIBUTION_PROCESS_ID", "KERAS_DISTRIBUTION_NUM_PROCESSES", "KERAS_DISTRIBUTION_JOB_ADDRESSES")
-    number, total, address = (variables.get(name, "") for name in names)
+    number, total, address = (environment.get(name, "") for name in names)
     if not any((number, total, address)) or total == "1":
         return 0, 1
     if not (number.isdigit() and total.isdigit() and int(number) < int(total) and address):
-        received = ", ".join(f"{name}={variables.get(name, '')!r}" for name in names)
-        raise HostError(
+        received = ", ".join(f"{name}={environment.get(name, '')!r}" for name in names)
+        raise InputError(
             f"{received}: the first must be a number below the second, and the third the address of process 0, such as "
             f"10.0.0.1:1234; for one process leave all three unset"
         )
     return int(number), int(total)
 
 
-def prepare(
-    root: Path | None = None, environment: MutableMapping[str, str] | None = None, local_project: Path | None = None
-) -> Prepared | None:
+def prepare(environment: MutableMapping[str, str] = os.environ, local_project: Path | None = None) -> Prepared | None:
     """The first cell of every notebook: make Colab or Kaggle ready, and say in one line what was done.
 
     Missing packages are added and none is replaced; `KERAS_BACKEND` is set where a TPU is; `PNEUMOLIB_ROOT` becomes a
-    folder that lasts, in which `data/chest_xray` leads to the radiographs and earlier runs lie. What is set already
+    folder that lasts, with earlier runs, and with `data/chest_xray` leading to the radiographs. What is set already
     stays. On a machine of one's own nothing is done.
 
     Args:
-        root: `/`, or the folder that stands in for it; `PNEUMOLIB_HOST_ROOT` by default.
-        environment: `os.environ` by default; changed in place.
+        environment: changed in place; its `PNEUMOLIB_HOST_ROOT` stands in for `/`.
         local_project: do it on a machine of one's own too, with this folder (a bundle wants that).
     Returns:
         what was found; None where nothing was done.
     Raises:
-        PackagesError: packages are missing and cannot be added without replacing others.
+        PneumolibError: packages are missing and cannot be added without replacing others.
     """
-    variables = os.environ if environment is None else environment
-    place = host(variables)
+    place = host(environment)
     if place == "local" and local_project is None:
         return None
-    top = Path(variables.get(HOST_ROOT, "/")) if root is None else root
-    notes = choose_backend(variables, top / "dev")
-    if variables.get(RUN):
+    top = Path(environment.get(HOST_ROOT, "/"))
+    notes = choose_backend(environment, top / "dev")
+    if environment.get(RUN):
         return None  # the process that runs the study has prepared all else
     if added := add_missing():
         notes.append(f"packages added, none replaced: {', '.join(added)}")
-    project, more = _project(place, top, variables, local_project)
+    project, lost = (local_project, []) if place == "local" else _lasting_folder(place, top, environment)
     project.mkdir(parents=True, exist_ok=True)
-    variables[PROJECT] = str(project)
-    radiographs = [*find_radiographs(_data_places(place, top, project))]
-    notes += [*more, *_lead(project / "data/chest_xray", radiographs)]
-    earlier = take_up(folders_under(top / "kaggle/input"), project) if place == "kaggle" else []
-    prepared = Prepared(place, project, radiographs, earlier, notes)
-    print(prepared, flush=True)
-    return prepared
+    environment[PROJECT] = str(project)
+    colab = [top / "content" / name for name in ("drive/MyDrive/chest_xray", "chest_xray", "data")]
+    radiographs = [*find_radiographs([top / "kaggle/input", project / "data", *colab])]
+    notes += [*lost, *_lead(project / "data/chest_xray", radiographs)]
+    if earlier := take_up(folders_under(top / "kaggle/input"), project):
+        notes.insert(0, f"{len(earlier)} earlier run(s) taken up")
+    found = f"radiographs: {radiographs[0]}" if radiographs else "no radiographs found, drawn ones will do"
+    name = {"kaggle": "Kaggle", "colab": "Colab", "local": "This machine"}[place]
+    print("; ".join([f"{name}: results go to {project}", found, *notes]) + ".", flush=True)
+    return Prepared(place, project, radiographs)
 
 
 def choose_backend(variables: MutableMapping[str, str], devices: Path = Path("/dev")) -> list[str]:
     """Set `KERAS_BACKEND=jax` where a TPU is, unless it is set already; returns what is to be said about it."""
     hint = tpu_hint(variables, devices)
-    if hint is None or find_spec("jax") is None:
+    chosen, loaded = variables.get("KERAS_BACKEND"), sys.modules.get("keras")
+    if hint is None or find_spec("jax") is None or chosen == "jax":
         return []
-    if chosen := variables.get("KERAS_BACKEND"):
-        return (
-            [] if chosen == "jax" else [f"a TPU is here ({hint}), but KERAS_BACKEND={chosen} was set: it is not used"]
-        )
-    loaded = sys.modules.get("keras")
+    if chosen:
+        return [f"a TPU is here ({hint}), but KERAS_BACKEND={chosen} was set: it is not used"]
     if loaded is not None and loaded.config.backend() != "jax":
         return [
             f"a TPU is here ({hint}), but Keras was imported with {loaded.config.backend()} before: restart the kernel "
@@ -169,46 +152,21 @@ def choose_backend(variables: MutableMapping[str, str], devices: Path = Path("/d
     return [f"TPU ({hint}), so Keras computes with JAX"]
 
 
-def _project(place: Host, top: Path, variables: Mapping[str, str], local: Path | None) -> tuple[Path, list[str]]:
-    """The folder for results, and what is to be said about it."""
-    if place == "local":
-        return local, []
-    if named := variables.get(PROJECT):
-        return Path(named), []
-    if place == "kaggle":
-        return top / "kaggle/working/pneumolib", []
-    drive, notes = _drive(top)
-    return (drive or top / "content") / "pneumolib", notes
-
-
-def _drive(top: Path) -> tuple[Path | None, list[str]]:
-    """Google Drive on Colab, mounted now if it is not; a person may refuse, and schedules have none."""
-    mounted = top / "content/drive/MyDrive"
-    if mounted.is_dir():
-        return mounted, []
-    lost = "results are lost when this machine is given back"
-    try:
-        drive = importlib.import_module("google.colab.drive")
-    except ImportError:
-        return None, [f"there is no Google Drive here, so {lost}"]
-    # A refusal is a MessageError, a module's own kind that exists on Colab alone.
-    refusal = getattr(sys.modules.get("google.colab._message"), "MessageError", ValueError)
-    try:
-        drive.mount(str(mounted.parent))
-    except (ValueError, OSError, RuntimeError, refusal) as fault:
-        return None, [f"Google Drive was not mounted ({type(fault).__name__}: {fault}), so {lost}"]
-    return (mounted, []) if mounted.is_dir() else (None, [f"Google Drive was not mounted, so {lost}"])
-
-
-def _data_places(place: Host, top: Path, project: Path) -> list[Path]:
-    if place == "kaggle":
-        return [top / "kaggle/input", project / "data"]
-    return [
-        project / "data",
-        top / "content/drive/MyDrive/chest_xray",
-        top / "content/chest_xray",
-        top / "content/data",
-    ]
+def _lasting_folder(place: str, top: Path, variables: Mapping[str, str]) -> tuple[Path, list[str]]:
+    """The folder for results, and what is to be said where it does not last."""
+    if place == "kaggle" or variables.get(PROJECT):
+        return Path(variables.get(PROJECT) or top / "kaggle/working/pneumolib"), []
+    drive, fault = top / "content/drive/MyDrive", "Google Drive was not mounted"
+    if not drive.is_dir():
+        try:
+            importlib.import_module("google.colab.drive").mount(str(drive.parent))
+        except ImportError:
+            fault = "there is no Google Drive here"
+        except Exception as refusal:  # noqa: BLE001 - a person's refusal is an exception of Colab's own
+            fault += f" ({type(refusal).__name__}: {refusal})"
+    if drive.is_dir():
+        return drive / "pneumolib", []
+    return top / "content/pneumolib", [f"{fault}, so results are lost when this machine is given back"]
 
 
 def find_radiographs(places: list[Path]) -> Iterator[Path]:
@@ -226,10 +184,8 @@ def folders_under(place: Path) -> Iterator[Path]:
     level = [place] if place.is_dir() else []
     for _ in range(DEEPEST + 1):
         yield from level
-        level = [
-            inner for folder in level for inner in sorted(folder.iterdir())
-            if inner.name.lower() not in NOT_ENTERED | CLASSES and not inner.name.startswith(".") and inner.is_dir()
-        ]  # fmt: skip
+        inner = [path for folder in level for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        level = [path for path in inner if path.name.lower() not in NOT_ENTERED and path.is_dir()]
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -237,11 +193,9 @@ def _holds_classes(folder: Path) -> bool:
 
 
 def _is_drawn(folder: Path) -> bool:
-    """The library's own drawings look like the archive, and must never be taken for it; see `data.layout`."""
-    try:
-        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8"))["recipe"].get("drawn"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    """The library's own drawings look like the archive, and must never be taken for it."""
+    marker = folder / MARKER
+    return marker.is_file() and '"drawn":' in marker.read_text(encoding="utf-8", errors="replace")
 
 
 def _lead(link: Path, radiographs: list[Path]) -> list[str]:
@@ -256,3 +210,125 @@ def _lead(link: Path, radiographs: list[Path]) -> list[str]:
     except OSError:  # Drive knows no links
         return [f'data/chest_xray cannot lead there: write data["root"] = "{radiographs[0]}"']
     return []
+
+
+def add_missing() -> list[str]:
+    """Install what the library needs and the machine lacks; returns the names. Nothing is called where all is there.
+
+    Colab and Kaggle bring TensorFlow, JAX, Keras and NumPy built for their machines. pip is told, by a file of constraints
+    made from what is installed, that each package there stays at its version: it adds what is missing, or it fails.
+
+    Raises:
+        PneumolibError: not all could be added; nothing has been replaced then either.
+    """
+    lacking = missing()
+    if not lacking:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        there = Path(folder) / "installed.txt"
+        lines = [f"{name}=={version}\n" for name, version in installed().items() if _VERSION.fullmatch(version)]
+        there.write_text("".join(lines), encoding="utf-8")
+        # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
+        wanted = [*requirements(), *({TENSORFLOW} & set(lacking))]
+        command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", str(there), *wanted]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PneumolibError(
+            f"{', '.join(lacking)}: missing or too old here, and cannot be added without replacing what this machine brings; nothing "
+            f"was changed. Is the internet switched on for this notebook? pip said:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
+    importlib.invalidate_caches()
+    return lacking
+
+
+def missing() -> list[str]:
+    """Names of required packages that are not installed, or are older than we can use."""
+    names = []
+    for line in requirements():
+        name, bound = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups(default="0")
+        try:
+            there = _numbers(metadata.version(name)) >= _numbers(bound)
+        except metadata.PackageNotFoundError:
+            there = False
+        if not there:
+            names.append(_plain(name))
+    return names + ([TENSORFLOW] if find_spec("tensorflow") is None else [])
+
+
+def _numbers(version: str) -> list[int]:
+    """`3.10.0rc1` to `[3, 10, 0]`."""
+    return [int(number) for number in re.match(r"[\d.]*\d", version)[0].split(".")]
+
+
+def requirements() -> list[str]:
+    """What the library needs without its extras: by the `pyproject.toml` beside it, else as it was installed."""
+    beside = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if beside.is_file():
+        return tomllib.loads(beside.read_text(encoding="utf-8"))["project"]["dependencies"]
+    return [line for line in metadata.requires("pneumolib") or [] if "extra ==" not in line]
+
+
+def installed() -> dict[str, str]:
+    """Name to version of every installed package but this one; the first on the path counts, as it does for an import."""
+    found: dict[str, str] = {}
+    for package in metadata.distributions():
+        if package.metadata["Name"]:
+            found.setdefault(_plain(package.metadata["Name"]), package.version)
+    return {name: version for name, version in sorted(found.items()) if name != "pneumolib"}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pack(project: Path) -> None:
+    """Write the hidden folders of `runs/`, among them `.training`, which an exact resume needs, into `trainings.tar`.
+
+    Whether Kaggle keeps folders whose names begin with a dot in a notebook's output is not documented. A study may be at
+    work meanwhile. A disk that is full, say, gives a warning and ends nothing.
+    """
+    files = _kept(project.glob("runs/*/.*/**/*"))
+    temporary = project / "trainings.tmp"
+    try:
+        if files:
+            with tarfile.open(temporary, "w") as archive:  # not compressed: weights hardly shrink
+                for file in files:
+                    name = str(file.relative_to(project))
+                    with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:  # replaced in this moment
+                        # Of the open file, so that size and contents are of one and the same.
+                        archive.addfile(archive.gettarinfo(arcname=name, fileobj=opened), opened)
+            os.replace(temporary, project / PACKED)
+    except OSError as fault:
+        print(f"Warning: {project / 'runs'} could not be packed for the next session: {fault}", flush=True)
+
+
+def _kept(files: Iterable[Path]) -> list[Path]:
+    return [file for file in sorted(files) if file.is_file() and not _NOT_KEPT.search(str(file))]
+
+
+def take_up(folders: Iterable[Path], project: Path) -> list[str]:
+    """Bring the runs of earlier sessions into `project`; what is there already stays.
+
+    Args:
+        folders: where to look for `runs/` and `trainings.tar`, such as every folder of `/kaggle/input`.
+    Returns:
+        `<study>/<run>` of finished runs and of trainings begun, each once.
+    """
+    found = set()
+    for folder in folders:
+        # Whole runs only, so that two sessions never mix in one folder; of hidden folders, file by file.
+        ours = {run.relative_to(project) for run in project.glob("runs/*/[!.]*")}
+        for file in _kept(folder.glob("runs/*/*/**/*")):
+            place = file.relative_to(folder)
+            if not ours & set(place.parents) and not (project / place).exists():
+                (project / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, project / place)  # an input is read-only: contents, not permissions
+                found.add(place)
+        # What a cut transfer left incomplete, or what is none of ours, is passed over from where it cannot be used.
+        with contextlib.suppress(FileNotFoundError, tarfile.TarError), tarfile.open(folder / PACKED) as archive:
+            for member in archive:
+                place = Path(member.name)
+                if place.parts[:1] == ("runs",) and len(place.parts) > 3 and not (project / place).exists():
+                    archive.extract(member, project, filter="data")
+                    found.add(place)
+    return sorted({f"{place.parts[1]}/{place.parts[3 if place.parts[2].startswith('.') else 2]}" for place in found})

@@ -1,5 +1,8 @@
-"""The tiny study, notebooks and pages, on every kind of device that a CPU can stand in for. Minutes: `make test-hosts`."""
+"""A training in a notebook, its results and its page, on every kind of device that a CPU can stand in for. Minutes, so `make
+test-hosts` runs it. The whole baseline notebook runs on eight devices of JAX, as on a TPU; elsewhere a notebook trains the same.
+"""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,80 +12,106 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_devices import agree, children
 
-from conftest import TINY_BASELINE, TINY_STUDY, Project
+from conftest import QUICK, TINY_BASELINE, TINY_STUDY, Project
 
 pytestmark = pytest.mark.hosts
-WAYS = {
-    "one of TensorFlow": "{backend: tensorflow}",
-    "eight of TensorFlow": "{backend: tensorflow, virtual_cpus: 8}",
-    "one of JAX": "{backend: jax}",
-    "eight of JAX": "{backend: jax, virtual_cpus: 8}",
-    "two processes": "{backend: jax}",
+STUDIES = {  # with what the page says of the devices
+    "jax-one": ("{backend: jax}", "01_quick", "CPU ("),
+    "jax-eight": ("{backend: jax, virtual_cpus: 8}", "03_baseline_cnn", "8 x virtual CPU ("),
+    "jax-processes": ("{backend: jax}", "01_quick", "2 x CPU in 2 processes ("),
+    "mirrored": ("{backend: tensorflow, virtual_cpus: 4}", "01_quick", "4 x virtual CPU ("),
 }
-RUN = "params/tiny/03_baseline_cnn.yaml"
+BASELINE = TINY_BASELINE.replace("batch_size: 4", "batch_size: 8")
+SECTIONS = ("devices", "data", "split", "image", "augment", "model", "training", "evaluation", "robustness")
+PARAMETERS = "\n".join(['study = "tiny"', *(f"{name} = {{}}" for name in SECTIONS)])
+TRAIN = """\
+import pandas as pd
+import pneumolib as pn
+
+run = pn.start("01_quick", study=study, devices=devices, data=data, split=split, image=image, augment=augment, model=model,
+               training=training, evaluation=evaluation, robustness=robustness)
+params = run.params
+device = pn.learning.start(params)
+import keras
+
+manifest = pn.data.read_manifest(params.data)
+table = pn.data.split_manifest(manifest.table, params.split)
+train, val, test = (pn.data.read_images(manifest, table, part, params.image) for part in ("train", "val", "test"))
+
+def trained():
+    keras.utils.set_random_seed(params.seed)
+    bias = pn.learning.initial_logit(train.table.label, pn.learning.class_weights(train.table.label, params.training.class_weights))
+    network = pn.learning.build_model(params.model, params.image, bias)
+    return network, pn.learning.fit(network, train, val, params, run.training_folder).drop(columns="seconds")
+
+network, history = trained()
+assert trained()[1].equals(history)  # takes up what is kept of the first
+run.save(pd.concat([pn.learning.predict(network, part) for part in (val, test)]), "predictions.csv")
+run.finish(manifest, table, device=device)"""
 
 
-def start(project: Project, *words: str, **variables: str) -> subprocess.Popen:
+def start(project: Project, study: str, **variables: str) -> subprocess.Popen:
     env = {key: value for key, value in project.environment().items() if key not in ("KERAS_BACKEND", "XLA_FLAGS")}
     return subprocess.Popen(
-        project.command(*words), cwd=project.root, env=env | variables, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        project.command("run", f"params/{study}/{STUDIES[study][1]}.yaml"), cwd=project.root, env=env | variables,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
-def in_two_processes(project: Project) -> list[subprocess.Popen]:
+def in_two_processes(project: Project, study: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = "{}:{}".format(*free.getsockname())
-    several = {"NUM_PROCESSES": "2", "JOB_ADDRESSES": address}
-    project.run_apart("run", "params/tiny/01_quick.yaml")  # draws the images, which both will read
-    return [
-        start(project, "run", RUN, **{f"KERAS_DISTRIBUTION_{k}": v for k, v in {"PROCESS_ID": n, **several}.items()})
-        for n in "01"
-    ]
+    several = {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2", "KERAS_DISTRIBUTION_JOB_ADDRESSES": address}
+    return [start(project, study, KERAS_DISTRIBUTION_PROCESS_ID=number, **several) for number in "01"]
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory) -> dict[str, Project]:
-    """The study run in each way, all of its notebooks."""
-    done = {}
-    for way, devices in WAYS.items():
-        project = Project(tmp_path_factory.mktemp(way.replace(" ", "-")))
-        project.write("params/tiny/study.yaml", f"{TINY_STUDY}devices: {devices}\n")
-        project.write(RUN, TINY_BASELINE.replace("batch_size: 4", "batch_size: 8"))
-        running = in_two_processes(project) if way == "two processes" else [start(project, "report", "tiny")]
+def project(tmp_path_factory) -> Project:
+    """One project, its images and pixels, and a study for each kind of device."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    title, values, *_, last = QUICK["cells"]
+    cells = [title, values | {"source": PARAMETERS}, last | {"source": TRAIN}]
+    project.write("notebooks/01_quick.ipynb", json.dumps(QUICK | {"cells": cells}))
+    for study, (devices, run, _) in STUDIES.items():
+        project.write(f"params/{study}/study.yaml", f"{TINY_STUDY}devices: {devices}\n")
+        project.write(f"params/{study}/{run}.yaml", BASELINE)
+        running = in_two_processes(project, study) if study == "jax-processes" else [start(project, study)]
         for process in running:
             with process:
                 said = process.communicate(timeout=600)[0]
-            assert process.returncode == 0, f"{way}\n{said[-3000:]}"
-        done[way] = project
-    return done
+            assert process.returncode == 0, f"{study}\n{said[-3000:]}"
+    return project
 
 
-def logits(project: Project) -> pd.Series:
-    return pd.read_csv(project.root / "runs/tiny/03_baseline_cnn/predictions.csv").set_index("image_id").logit
+def logits(project: Project, study: str) -> pd.Series:
+    (file,) = project.root.glob(f"runs/{study}/0*/predictions.csv")
+    return pd.read_csv(file).set_index("image_id").logit
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_image_is_scored_once(studies, way):
-    found, expected = logits(studies[way]), logits(studies["one of TensorFlow"])
+@pytest.mark.parametrize("study", STUDIES)
+def test_each_image_is_scored_once_and_jax_gives_the_same_on_any_devices(project, study):
+    """With dropout, in a network as notebooks train it; JAX draws one mask for a batch, wherever it is computed."""
+    found, expected = logits(project, study), logits(project, "jax-one")
     assert found.index.tolist() == expected.index.tolist()
     assert found.index.is_unique
     assert np.isfinite(found).all()
+    if study != "mirrored":  # where each replica draws a mask of its own
+        assert np.ptp(expected) > 0
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["eight of JAX", "two processes"])
-def test_jax_gives_the_same_on_any_devices(studies, way):
-    """With dropout, in a network as notebooks train it; JAX draws one mask for a batch, wherever it lies."""
-    np.testing.assert_allclose(logits(studies[way]), logits(studies["one of JAX"]), atol=1e-4)
-
-
-def test_two_processes_train_and_take_up_what_they_kept(tmp_path):
-    asked = {"devices": {"backend": "jax"}}
-    one = children(tmp_path / "one.npz", logits=asked)
-    agree(one["logits"], children(tmp_path / "two.npz", total=2, logits=asked)["logits"])
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_page_says_where(project, study):
+    _, run, words = STUDIES[study]
+    page = (project.root / f"reports/{study}/{run}.html").read_text(encoding="utf-8")
+    count = int(words[0]) if words[0].isdigit() else 1
+    shared = f" ({8 // count} on each device)" if count > 1 else ""
+    assert words in page
+    assert f"batches of 8 images{shared}" in page
+    assert "INFO:tensorflow" not in page
+    assert not list(project.root.glob(f"runs/{study}/.process-*"))
 
 
 GO_ON = """
@@ -105,22 +134,3 @@ def test_a_killed_training_on_eight_devices_goes_on_to_the_bit(tmp_path):
     done = subprocess.run([sys.executable, "-c", GO_ON], **options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Taken up after epoch 1 from" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("way", "words"),
-    [
-        ("one of JAX", "CPU ("),
-        ("eight of JAX", "8 x virtual CPU ("),
-        ("eight of TensorFlow", "8 x virtual CPU ("),
-        ("two processes", "2 x CPU in 2 processes ("),
-    ],
-)
-def test_the_page_says_where(studies, way, words):
-    page = (studies[way].root / "reports/tiny/03_baseline_cnn.html").read_text(encoding="utf-8")
-    count = int(words[0]) if words[0].isdigit() else 1
-    shared = f" ({8 // count} on each device)" if count > 1 else ""
-    assert words in page
-    assert f"batches of 8 images{shared}" in page
-    assert "INFO:tensorflow" not in page
-    assert not os.path.exists(studies[way].root / "runs/tiny/.process-1-03_baseline_cnn")

@@ -1,17 +1,27 @@
-"""Where is this? What the platforms set, and what only looks like it."""
+"""Where is this? What the platforms set, and what only looks like it; packages that the real pip adds, from wheels made here;
+what a session reached, packed and taken up by the next one.
+"""
 
 import sys
+import tarfile
+import zipfile
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from pneumolib import hosts
 from pneumolib.data import synthetic
-from pneumolib.data.layout import MARKER
-from pneumolib.hosts import choose_backend, host, prepare, tpu_hint
+from pneumolib.errors import PneumolibError
+from pneumolib.hosts import HOST_ROOT, MARKER, PACKED, add_missing, choose_backend, missing, pack, take_up, tpu_hint
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261101", "COLAB_TPU_1VM": ""}
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+
+
+def prepare(root: Path, variables: dict) -> hosts.Prepared | None:
+    return hosts.prepare(variables | {HOST_ROOT: str(root)})
 
 
 @pytest.mark.parametrize(
@@ -25,7 +35,7 @@ KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
     ],
 )
 def test_whose_machine_this_is(variables, expected):
-    assert host(variables) == expected
+    assert hosts.host(variables) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,26 +52,21 @@ def test_whose_machine_this_is(variables, expected):
 )
 def test_what_speaks_for_a_tpu(variables, expected, tmp_path):
     assert tpu_hint(variables, tmp_path) == expected
-
-
-def test_a_chip_in_dev(tmp_path):
     (tmp_path / "accel1").touch()
     (tmp_path / "accel0").touch()
-    assert tpu_hint({}, tmp_path) == str(tmp_path / "accel0")
+    assert tpu_hint(variables, tmp_path) == expected or str(tmp_path / "accel0")
 
 
-def archive_at(folder):
+def archive_at(folder: Path, names=("NORMAL", "PNEUMONIA")) -> Path:
     """Empty folders laid out as the archive is."""
     for part in ("train", "val", "test"):
-        for name in ("NORMAL", "PNEUMONIA"):
+        for name in names:
             (folder / part / name).mkdir(parents=True)
     return folder
 
 
 def test_a_checkout_is_left_alone(tmp_path, capsys):
-    variables = {}
-    assert prepare(tmp_path, variables) is None
-    assert variables == {}
+    assert prepare(tmp_path, {}) is None
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -71,45 +76,41 @@ def test_kaggle_finds_the_archive_and_not_its_second_copy(tmp_path, capsys, abov
     found = archive_at(tmp_path / "kaggle/input" / above / "chest_xray")
     archive_at(found / "chest_xray")
     (found / "__MACOSX/chest_xray/train").mkdir(parents=True)
-    variables = dict(KAGGLE)
-    here = prepare(tmp_path, variables)
+    variables = KAGGLE | {HOST_ROOT: str(tmp_path)}
+    here = hosts.prepare(variables)
     project = tmp_path / "kaggle/working/pneumolib"
     assert (here.host, here.project, here.radiographs[0]) == ("kaggle", project, found)
     assert (project / "data/chest_xray").resolve() == found.resolve()
-    assert variables == KAGGLE | {"PNEUMOLIB_ROOT": str(project)}
+    assert variables["PNEUMOLIB_ROOT"] == str(project)
     assert capsys.readouterr().out == f"Kaggle: results go to {project}; radiographs: {found}.\n"
-    assert prepare(tmp_path, variables) == here  # the cell run once more
+    assert hosts.prepare(variables) == here  # the cell run once more
 
 
 def test_the_revised_split_is_found_and_a_folder_of_the_projects_own_stays(tmp_path):
-    revised = tmp_path / "kaggle/input/pneumonia-xray-images"
-    for part in ("train", "test"):
-        for name in ("normal", "opacity"):
-            (revised / part / name).mkdir(parents=True)
+    revised = archive_at(tmp_path / "kaggle/input/pneumonia-xray-images", ("normal", "opacity"))
     own = archive_at(tmp_path / "kaggle/working/pneumolib/data/chest_xray")
-    assert prepare(tmp_path, dict(KAGGLE)).radiographs == [revised, own]
+    assert prepare(tmp_path, KAGGLE).radiographs == [revised, own]
     assert not own.is_symlink()
 
 
-def test_drawn_images_are_never_taken_for_radiographs(tmp_path):
+def test_drawn_images_are_never_taken_for_radiographs(tmp_path, capsys):
     drawn = synthetic.draw_dataset(tmp_path / "kaggle/input/last-session/pneumolib/data/demo", n_images=24, seed=1)
-    assert (drawn / MARKER).is_file()
-    here = prepare(tmp_path, dict(KAGGLE))
+    here = prepare(tmp_path, KAGGLE)
     assert here.radiographs == []
     assert not (here.project / "data/chest_xray").is_symlink()
-    assert "no radiographs found" in str(here)
+    assert "no radiographs found" in capsys.readouterr().out
     (drawn / MARKER).write_text("not JSON", encoding="utf-8")  # of another program, then
-    assert prepare(tmp_path, dict(KAGGLE)).radiographs == [drawn]
+    assert prepare(tmp_path, KAGGLE).radiographs == [drawn]
 
 
 def test_a_link_to_what_is_no_longer_attached_is_renewed(tmp_path):
     link = tmp_path / "kaggle/working/pneumolib/data/chest_xray"
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "kaggle/input/gone")
-    prepare(tmp_path, dict(KAGGLE))
+    prepare(tmp_path, KAGGLE)
     assert not link.is_symlink()
     found = archive_at(tmp_path / "kaggle/input/new")
-    prepare(tmp_path, dict(KAGGLE))
+    prepare(tmp_path, KAGGLE)
     assert link.resolve() == found.resolve()
 
 
@@ -117,8 +118,7 @@ def test_a_drive_that_knows_no_links_gets_a_line_to_write(tmp_path, monkeypatch,
     found = archive_at(tmp_path / "content/chest_xray")
     (tmp_path / "content/drive/MyDrive").mkdir(parents=True)
     monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(OSError(95, "not supported")))
-    here = prepare(tmp_path, dict(COLAB))
-    assert here.project == tmp_path / "content/drive/MyDrive/pneumolib"
+    assert prepare(tmp_path, COLAB).project == tmp_path / "content/drive/MyDrive/pneumolib"
     assert f'write data["root"] = "{found}"' in capsys.readouterr().out
 
 
@@ -126,23 +126,19 @@ class RefusalError(Exception):
     """Stands in for Colab's MessageError."""
 
 
-@pytest.mark.parametrize("fault", [None, ValueError("mount failed"), RefusalError("refused"), NotImplementedError()])
-def test_drive_is_mounted_or_its_refusal_is_said(tmp_path, monkeypatch, capsys, fault):
+@pytest.mark.parametrize("fault", [None, ImportError(), ValueError("mount failed"), RefusalError("refused")])
+def test_drive_is_mounted_or_said_why_not(tmp_path, monkeypatch, capsys, fault):
     def mount(place):
         if fault:
             raise fault
         (Path(place) / "MyDrive").mkdir(parents=True)
 
     monkeypatch.setitem(sys.modules, "google.colab.drive", SimpleNamespace(mount=mount))
-    monkeypatch.setitem(sys.modules, "google.colab._message", SimpleNamespace(MessageError=RefusalError))
-    here = prepare(tmp_path, dict(COLAB))
-    assert here.project == tmp_path / ("content/pneumolib" if fault else "content/drive/MyDrive/pneumolib")
-    assert ("results are lost" in capsys.readouterr().out) == bool(fault)
-
-
-def test_colab_without_a_drive_to_mount(tmp_path, capsys):
-    assert prepare(tmp_path, dict(COLAB)).project == tmp_path / "content/pneumolib"
-    assert "there is no Google Drive here" in capsys.readouterr().out
+    project = prepare(tmp_path, COLAB).project
+    said = capsys.readouterr().out
+    assert project == tmp_path / ("content/pneumolib" if fault else "content/drive/MyDrive/pneumolib")
+    assert ("results are lost" in said) == bool(fault)
+    assert ("there is no Google Drive here" in said) == isinstance(fault, ImportError)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +161,158 @@ def test_the_backend_is_chosen_before_keras(variables, loaded, backend, said, tm
     assert bool(words) == bool(said)
 
 
-def test_a_notebook_of_a_study_finds_everything_prepared(tmp_path, capsys, monkeypatch):
+def test_a_notebook_of_a_study_finds_everything_prepared(tmp_path, monkeypatch):
     """The process that runs the study has done it; only the backend is the kernel's own."""
     monkeypatch.delitem(sys.modules, "keras", raising=False)  # which the tests before this one imported
-    variables = KAGGLE | {"PNEUMOLIB_RUN": "03_baseline_cnn", "ISTPUVM": "1"}
-    assert prepare(tmp_path, variables) is None
+    variables = KAGGLE | {"PNEUMOLIB_RUN": "03_baseline_cnn", "ISTPUVM": "1", HOST_ROOT: str(tmp_path)}
+    assert hosts.prepare(variables) is None
     assert variables.get("KERAS_BACKEND") == "jax"
     assert "PNEUMOLIB_ROOT" not in variables
     assert list(tmp_path.iterdir()) == []
+
+
+def wheel(folder: Path, name: str, *needs: str) -> None:
+    """A package of one empty module."""
+    needed = "".join(f"Requires-Dist: {need}\n" for need in needs)
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for file, text in {
+            f"{name}.py": "",
+            f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needed}",
+            f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{name}-1.0.dist-info/RECORD": "",
+        }.items():
+            archive.writestr(file, text)
+
+
+@pytest.fixture
+def pip(tmp_path, monkeypatch):
+    """The real pip without any index, installing into a folder of the test."""
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "CONFIG_FILE": "/dev/null",
+        "NO_INDEX": "1",
+        "FIND_LINKS": tmp_path,
+        "PREFIX": tmp_path / "prefix",
+    }.items():
+        monkeypatch.setenv(f"PIP_{name}", str(value))
+    return tmp_path
+
+
+def test_here_nothing_is_missing_and_pip_is_not_called(monkeypatch):
+    monkeypatch.setattr(hosts.subprocess, "run", None)
+    assert add_missing() == []
+    assert hosts.installed()["numpy"] == metadata.version("numpy")
+    # Colab and Kaggle bring TensorFlow, each its own.
+    assert "papermill>=2.6" in hosts.requirements()
+    assert not [line for line in hosts.requirements() if line.startswith(("tensorflow", "jax", "jupyter"))]
+
+
+@pytest.mark.hosts
+def test_what_is_missing_is_added_and_nothing_else(pip, monkeypatch):
+    wheel(pip, "probe_lacking", "numpy", "probe_under")
+    wheel(pip, "probe_under")
+    monkeypatch.setattr(hosts, "requirements", lambda: ["numpy>=1", "Probe.Lacking", "pandas"])
+    assert add_missing() == ["probe-lacking"]
+    added = {found.name for found in (pip / "prefix").rglob("*.dist-info")}
+    assert added == {"probe_lacking-1.0.dist-info", "probe_under-1.0.dist-info"}
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize("own", [True, False], ids=["our own bound", "a bound of what is added"])
+def test_what_is_there_is_never_replaced(pip, monkeypatch, own):
+    wheel(pip, "numpy")  # another version could be had
+    wheel(pip, "probe_lacking", *([] if own else ["numpy<2"]))
+    monkeypatch.setattr(hosts, "requirements", lambda: ["numpy<2" if own else "numpy", "probe-lacking"])
+    said = r"(?s)probe-lacking: missing or too old here.*nothing was changed.*numpy=="
+    with pytest.raises(PneumolibError, match=said + metadata.version("numpy")):
+        add_missing()
+    assert not (pip / "prefix").exists()
+
+
+def test_what_is_too_old_counts_as_missing(monkeypatch):
+    """Kaggle's GPU image pinned nbconvert 6: pip is asked, and refuses."""
+    there = {"nbconvert": "6.4.5", "pydicom": "3.0.2rc1", "keras": "3.10.0", "tqdm": "4"}
+    monkeypatch.setattr(hosts.metadata, "version", there.__getitem__)
+    monkeypatch.setattr(hosts, "requirements", lambda: ["nbconvert>=7", "pydicom>=3", "keras>=3.9", "tqdm"])
+    assert missing() == ["nbconvert"]
+    monkeypatch.setattr(hosts, "find_spec", lambda name: None)  # a host without TensorFlow gets the one for CPUs
+    assert missing() == ["nbconvert", "tensorflow-cpu"]
+
+
+@pytest.fixture
+def session(tmp_path) -> Path:
+    """A run that has finished, a training that has not, and what no one needs of either."""
+    for name, text in {
+        "01_exploration/result.json": "{}",
+        ".training/03_baseline_cnn/checkpoint.npz": "epoch 3",
+        ".training/03_baseline_cnn/checkpoint.npz.tmp": "half",
+        ".work-03_baseline_cnn/run.log": "at work",
+        ".03_baseline_cnn.lock": "",
+    }.items():
+        file = tmp_path / "session/runs/demo" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return tmp_path / "session"
+
+
+def files(root: Path) -> dict[str, str]:
+    return {str(f.relative_to(root)): f.read_text(encoding="utf-8") for f in sorted(root.rglob("*")) if f.is_file()}
+
+
+CHECKPOINT = "runs/demo/.training/03_baseline_cnn/checkpoint.npz"
+TAKEN = {"runs/demo/01_exploration/result.json": "{}", CHECKPOINT: "epoch 3"}
+
+
+def test_only_what_is_hidden_is_packed(session, tmp_path, capsys):
+    pack(session)
+    with tarfile.open(session / PACKED) as archive:
+        assert archive.getnames() == [CHECKPOINT]
+    assert not list(session.glob("*.tmp"))
+    pack(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    (session / "trainings.tmp").mkdir()  # stands for a disk that refuses
+    pack(session)
+    assert "could not be packed for the next session" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hidden_kept", [True, False])
+def test_the_next_session_takes_it_up_whether_hidden_folders_were_kept_or_not(session, tmp_path, hidden_kept):
+    pack(session)
+    (session / (PACKED if hidden_kept else CHECKPOINT)).unlink()
+    for file in session.rglob("*"):  # an input is read-only
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    project = tmp_path / "next"
+    assert take_up([session], project) == ["demo/01_exploration", "demo/03_baseline_cnn"]
+    assert files(project) == TAKEN
+    assert all((project / name).parent.stat().st_mode & 0o200 for name in TAKEN)
+    for name in TAKEN:
+        (project / name).write_text("newer", encoding="utf-8")
+    (session / "runs/demo/01_exploration/more.csv").write_text("of another session", encoding="utf-8")
+    assert take_up([session], project) == []
+    assert set(files(project).values()) == {"newer"}
+
+
+def test_a_packed_file_that_was_cut_gives_what_can_be_read(session, tmp_path):
+    (session / "runs/demo/.training/04_more").mkdir(parents=True)
+    (session / "runs/demo/.training/04_more/checkpoint.npz").write_bytes(b"x" * 100_000)
+    pack(session)
+    attached = tmp_path / "attached"
+    attached.mkdir()
+    (attached / PACKED).write_bytes((session / PACKED).read_bytes()[:2048])
+    assert take_up([attached], tmp_path / "next") == ["demo/03_baseline_cnn"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../a", "runs/../../a/b/c", "params/demo/study/yaml", "/tmp/a/b/c/d", "runs/a/.b/link"]
+)
+def test_a_packed_file_writes_nowhere_else(tmp_path, name):
+    attached = tmp_path / "attached"
+    attached.mkdir()
+    with tarfile.open(attached / PACKED, "w") as archive:
+        member = tarfile.TarInfo(name)
+        if name.endswith("link"):
+            member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path)
+        archive.addfile(member)
+    assert take_up([attached], tmp_path / "next") == []
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [attached / PACKED]

@@ -10,8 +10,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-from pneumolib.remote.bootstrap import bootstrap_cell
-
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = {
@@ -23,6 +21,16 @@ NAMES = {
     "06_comparison": "Comparison",
     "07_external_validation": "External validation",
 }
+BOOTSTRAP = """\
+# Makes Colab and Kaggle ready: the library at REF, a folder that lasts, the data. At home it does nothing.
+from importlib.util import find_spec
+
+LIBRARY, REF = "{repository}", "{ref}"
+if find_spec("pneumolib") is None:
+    get_ipython().run_line_magic("pip", f"install -q --no-deps lazy-loader git+{{LIBRARY}}@{{REF}}")
+from pneumolib.hosts import prepare
+
+here = prepare()"""
 BEGIN, END = "<!-- links: tools/address.py -->", "<!-- end of links -->"
 
 
@@ -47,6 +55,13 @@ def with_links(readme: str, repository: str, ref: str = "main") -> str:
     """The README with its table written anew."""
     table = f"{BEGIN}\n{links(repository, ref)}\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, readme, flags=re.DOTALL)
+
+
+def bootstrap_cell(repository: str, ref: str) -> dict:
+    """The first code cell of every notebook, as JSON; `make kaggle` and `make colab` put their commit in place of REF."""
+    source = BOOTSTRAP.format(repository=repository, ref=ref)
+    return {"cell_type": "code", "execution_count": None, "id": "bootstrap", "metadata": {"tags": ["bootstrap"]},
+            "outputs": [], "source": source.splitlines(keepends=True)}  # fmt: skip
 
 
 def with_bootstrap(notebook: dict, repository: str, ref: str = "main") -> dict:

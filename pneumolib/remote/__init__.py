@@ -5,9 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "bundle": ["Bundle", "BundleError", "build"],
-        "colab": ["commands"],
-        "kaggle": ["KaggleError", "push"],
-        "worker": ["Outcome", "settle", "run_study"],
+        "bundle": ["Bundle", "build", "run_study", "settle"],
+        "kaggle": ["colab_commands", "colab_schedule", "push", "write_metadata"],
     },
 )

@@ -1,59 +1,66 @@
-"""One notebook that carries a study: library, notebooks, parameters and commit; for Kaggle, Colab and schedules.
+"""One notebook that carries a study (library, notebooks, parameters, commit), and what its cells call on the borrowed machine.
 
-Kaggle's client uploads one file and takes no parameters, so everything stands in the notebook: what a person may want to
-change in plain cells, the rest packed into a hidden one.
+Kaggle's client uploads one file and takes no parameters, so everything is in the notebook: what a person may want to change in
+plain cells, the rest packed into a hidden one. There the study runs through the same command as at home, in a process of its
+own. Such machines are taken away after some hours, and Kaggle keeps nothing of a session that it had to end: so the study is
+ended in time, and goes on in the next session.
 """
 
 import base64
 import io
 import json
-import lzma
+import os
 import re
 import secrets
+import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 import textwrap
-import tomllib
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumolib.project import in_root, project_root, run_files
-from pneumolib.provenance import CHANGED, provenance_of_checkout
-from pneumolib.remote.bootstrap import bootstrap_cell
+from pneumolib.errors import ParamsError, PneumolibError
+from pneumolib.hosts import Prepared, pack, prepare
+from pneumolib.params import DataParams
+from pneumolib.project import SMOKE, in_root, load_run, project_root, run_files
+from pneumolib.provenance import CHANGED, COMMIT_VARIABLE, provenance_of_checkout
 
 LIBRARY = Path(__file__).resolve().parents[1]
-LARGEST_KB = 900  # one megabyte is what is said to be the most that Kaggle takes; no source of its own was found
+_PASSED_OVER = {"__pycache__", ".ipynb_checkpoints"}
+OUTCOME = "outcome.json"
+GRACE_S = 90.0  # from the interrupt, after which a run tidies up, to the end by force
+ENDED_IN_TIME = 75  # beside the command line's own codes
+_STATES = {0: "finished", 1: "a run failed", 2: "stopped before any run", 130: "interrupted"}
+_LATE = "ended after {:g} hours, before the machine was taken away; the next session goes on from here"
 _TITLE = """\
 # Study `{study}` of pneumolib
 
-Made by `make {target} STUDY={study}` from commit `{commit}`{dirty}. The notebook carries the library, the study's notebooks
-and its parameters: it needs nothing but the radiographs and, where packages are missing, the internet. Research only, not a
-medical device.
+Made by `make {target} STUDY={study}` from commit `{commit}`{dirty}. It carries the library, the notebooks and the parameters,
+and needs the radiographs and, where packages are missing, the internet. Research only, not a medical device.
 
-Results lie in `reports/{study}/index.html` and `runs/{study}/`. Where the machine is taken away in the middle, attach the
-output of this session to the next one: it goes on from there."""
+Results are in `reports/{study}/index.html`. If the machine is taken away, attach this session's output to the next one."""
 _PARAMETERS = """\
 # Parameters: change them here, and the study's own in the cells below.
-study = "demo"
-smoke = False  # True: a few drawn images, one epoch
-hours = 8.5  # the study is ended after so long and goes on in the next session"""
+study = "{study}"
+smoke = {smoke}  # True: a few drawn images, one epoch
+hours = {hours}  # the study is ended after so long and goes on in the next session"""
 _UNPACK = '''\
 # The library at commit {commit}, packed; then the machine is made ready.
 import base64, io, sys, tarfile, tempfile
-from pathlib import Path
 
-CODE = Path(tempfile.mkdtemp(prefix="pneumolib-"))
+CODE = tempfile.mkdtemp(prefix="pneumolib-")
 PACKED = """
 {packed}
 """
 tarfile.open(fileobj=io.BytesIO(base64.b64decode(PACKED)), mode="r:xz").extractall(CODE, filter="data")
-sys.path.insert(0, str(CODE))
-from pneumolib.remote.worker import run_study, settle
+sys.path.insert(0, CODE)
+from pneumolib.remote.bundle import run_study, settle
 
 here = settle(CODE, "{commit}")'''
-
-
-class BundleError(RuntimeError):
-    """A bundle that cannot be built; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,12 @@ class Bundle:
     """A built notebook.
 
     Attributes:
-        study: as asked for.
         notebook: the file.
         commit: `+changes` behind it where there are uncommitted ones, which the notebook carries as they are.
         stamp: drawn for each bundle; comes back in its outcome.
         needs_radiographs: the study reads the archive's folder.
     """
 
-    study: str
     notebook: Path
     commit: str
     stamp: str
@@ -76,6 +81,7 @@ class Bundle:
 
     @property
     def size_kb(self) -> int:
+        """One megabyte is said to be the most that Kaggle takes; no source of its own was found."""
         return round(self.notebook.stat().st_size / 1000)
 
 
@@ -85,33 +91,33 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
     Args:
         study: a folder of `params/`.
         target: `kaggle` or `colab`, whose folder it goes to.
-        smoke, hours: written into the notebook's parameters, see `worker.run_study`.
+        smoke, hours: written into the notebook's parameters, see `run_study`.
     Raises:
         ParamsError: no such study, or a parameter file that cannot be used.
-        BundleError: no commit is known, or the notebook is too large.
+        PneumolibError: no commit is known.
     """
-    import nbformat
-    import papermill
+    from nbformat import v4, write
 
-    needs = _needs_radiographs(study, smoke)
+    needs = _study_data(study, smoke).source == "kaggle_folder"
     commit, dirty = provenance_of_checkout()
     if commit is None:
-        raise BundleError(f"{project_root()}: no git checkout, so there is no commit to carry. Build from a clone")
+        raise PneumolibError(f"{project_root()}: no git checkout, so there is no commit to carry. Build from a clone")
     marked, stamp = commit + (CHANGED if dirty else ""), secrets.token_hex(4)
-    folder = in_root(f"build/{target}/{study}")
-    folder.mkdir(parents=True, exist_ok=True)
-    notebook = folder / f"{slug(study)}.ipynb"
-    plain = nbformat.from_dict(_notebook(study, target, marked, commit, stamp))
-    nbformat.validate(plain)
-    injected = papermill.execute_notebook(
-        plain, None, parameters={"study": study, "smoke": smoke, "hours": hours}, prepare_only=True, progress_bar=False
-    )
-    for extra in ("papermill", "kaggle", "colab", "widgets"):
-        injected.metadata.pop(extra, None)
-    nbformat.write(injected, notebook)
-    bundle = Bundle(study, notebook, marked, stamp, needs)
-    if bundle.size_kb > LARGEST_KB:
-        raise BundleError(f"{notebook}: {bundle.size_kb} kB, more than the {LARGEST_KB} kB that are sure to be taken")
+    packed = textwrap.fill(base64.b64encode(_packed(study, commit)).decode(), 120)
+    hidden = {"jupyter": {"source_hidden": True}, "_kg_hide-input": True, "cellView": "form", "tags": ["packed"]}
+    changes = " and uncommitted changes, which it carries too" if dirty else ""
+    cells = [
+        v4.new_markdown_cell(_TITLE.format(study=study, target=target, commit=commit[:12], dirty=changes)),
+        v4.new_code_cell(_PARAMETERS.format(study=study, smoke=smoke, hours=hours), metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(_UNPACK.format(commit=marked, packed=packed), metadata=hidden),
+        *(v4.new_code_cell(_writing(file)) for file in sorted(in_root(f"params/{study}").glob("*.yaml"))),
+        v4.new_code_cell(f'outcome = run_study(here, study, smoke, hours, stamp="{stamp}")'),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    bundle = Bundle(in_root(f"build/{target}/{study}/{slug(study)}.ipynb"), marked, stamp, needs)
+    bundle.notebook.parent.mkdir(parents=True, exist_ok=True)
+    write(v4.new_notebook(cells=cells, metadata=metadata), bundle.notebook)
     return bundle
 
 
@@ -120,71 +126,132 @@ def slug(study: str) -> str:
     return "pneumolib-" + re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
 
 
-def _needs_radiographs(study: str, smoke: bool) -> bool:
-    """All files are checked here, at home, and not in a queue of hours."""
-    from pneumolib.project import load_run
-
+def _study_data(study: str, smoke: bool = False) -> DataParams:
+    """Where the study's images come from. All of its files are checked: at home, and not in a queue of hours."""
     loaded = [load_run(file, smoke=smoke)[0] for file in run_files(in_root(f"params/{study}"))]
-    return loaded[0].data.source == "kaggle_folder"
+    return loaded[0].data
 
 
-def _notebook(study: str, target: str, marked: str, commit: str, stamp: str) -> dict:
-    dirty = " and uncommitted changes, which it carries too" if marked != commit else ""
-    title = _TITLE.format(study=study, target=target, commit=commit[:12], dirty=dirty)
-    packed = textwrap.fill(base64.b64encode(_pack(study, commit)).decode(), 120)
-    hidden = {"jupyter": {"source_hidden": True}, "_kg_hide-input": True, "cellView": "form", "tags": ["packed"]}
-    files = sorted(in_root(f"params/{study}").glob("*.yaml"))
-    cells = [
-        _cell("title", title, kind="markdown"),
-        _cell("parameters", _PARAMETERS, {"tags": ["parameters"]}),
-        _cell("packed", _UNPACK.format(commit=marked, packed=packed), hidden),
-        *(_cell(f"file-{n}", _writing(f"params/{study}/{file.name}", file)) for n, file in enumerate(files)),
-        _cell("run", f'outcome = run_study(here, study, smoke, hours, stamp="{stamp}")'),
-    ]  # fmt: skip
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return {"nbformat": 4, "nbformat_minor": 5, "cells": cells,
-            "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}}}  # fmt: skip
-
-
-def _writing(path: str, file: Path) -> str:
+def _writing(file: Path) -> str:
     """A cell that writes the file, its text to be read and changed there. IPython refuses to write an empty one."""
-    return f"%%writefile {path}\n{file.read_text(encoding='utf-8').rstrip() or '# nothing of its own'}"
+    text = file.read_text(encoding="utf-8").rstrip() or "# nothing of its own"
+    return f"%%writefile params/{file.parent.name}/{file.name}\n{text}"
 
 
-def _cell(name: str, source: str, metadata: dict | None = None, kind: str = "code") -> dict:
-    more = {"outputs": [], "execution_count": None} if kind == "code" else {}
-    return {"cell_type": kind, "id": name, "metadata": metadata or {}, "source": source, **more}
-
-
-def _pack(study: str, commit: str) -> bytes:
+def _packed(study: str, commit: str) -> bytes:
     """Library, notebooks, parameters and pyproject.toml as a tar.xz; the same files give the same bytes."""
-    root = project_root()
+    root, home = project_root(), LIBRARY.parent
     # Where the library is used from elsewhere than the project, its own pyproject.toml says what it needs.
-    pyproject = LIBRARY.parent / "pyproject.toml"
-    files = {file.relative_to(LIBRARY.parent): file.read_bytes() for file in _library_files()}
-    files |= {file.relative_to(root): file.read_bytes() for file in sorted((root / f"params/{study}").glob("*.yaml"))}
-    address = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
-    for file in sorted((root / "notebooks").glob("*.ipynb")):
-        files[file.relative_to(root)] = json.dumps(_stamped(file, address, commit), indent=1).encode()
-    files[Path("pyproject.toml")] = pyproject.read_bytes()
+    files = {file.relative_to(home): file.read_bytes() for file in [home / "pyproject.toml", *LIBRARY.rglob("*.*")]
+             if file.is_file() and not _PASSED_OVER & set(file.parts)}  # fmt: skip
+    files |= {file.relative_to(root): file.read_bytes() for file in (root / f"params/{study}").glob("*.yaml")}
+    for file in (root / "notebooks").glob("*.ipynb"):
+        # Its first cell installs this very commit.
+        text = re.sub(
+            r'(?<=LIBRARY, REF = )(\\".*?\\"), \\".*?\\"', rf'\1, \\"{commit}\\"', file.read_text(encoding="utf-8")
+        )
+        files[file.relative_to(root)] = text.encode()
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=packed, mode="w:xz", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in sorted(files.items()):
             member = tarfile.TarInfo(name.as_posix())
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return lzma.compress(packed.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+    return packed.getvalue()
 
 
-def _library_files() -> list[Path]:
-    files = (file for file in sorted(LIBRARY.rglob("*")) if file.is_file())
-    return [f for f in files if not any(part[0] in "._" for part in f.relative_to(LIBRARY).parts[:-1])]
+def settle(code: str, commit: str) -> Prepared:
+    """Prepare the machine and put notebooks and parameters of the unpacked bundle into the project's folder.
+
+    Parameters and notebooks that an earlier session left there are replaced by the bundle's; results stay.
+
+    Args:
+        code: the folder that the bundle was unpacked to; the library is used from there.
+        commit: what the bundle carries.
+    """
+    here = prepare(local_project=Path.cwd() / "pneumolib")
+    os.environ[COMMIT_VARIABLE] = commit
+    # For the processes to come; this one has it on its path.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+    for part in ("notebooks", "params"):
+        shutil.copytree(Path(code, part), here.project / part, dirs_exist_ok=True)
+    os.chdir(here.project)
+    return here
 
 
-def _stamped(file: Path, repository: str, commit: str) -> dict:
-    """A notebook whose first cell installs this very commit."""
-    notebook = json.loads(file.read_text(encoding="utf-8"))
-    for number, cell in enumerate(notebook["cells"]):
-        if "bootstrap" in cell["metadata"].get("tags", []):
-            notebook["cells"][number] = bootstrap_cell(repository.rstrip("/"), commit)
-    return notebook
+def run_study(here: Prepared, study: str, smoke: bool = False, hours: float = 8.5, stamp: str = "") -> dict:
+    """Run `pneumolib report STUDY` in the project, show what it says, and leave `outcome.json`.
+
+    Args:
+        here: from `settle`.
+        study, smoke: as on the command line.
+        hours: after so long the study is interrupted; what it has reached is kept.
+        stamp: of the bundle, so that a result is never taken for that of another.
+    Returns:
+        what `outcome.json` holds: `study` (with `-smoke` where it was run small), `commit` (`+changes` behind it where there
+        were uncommitted ones), `state` in words, `code` of the command (75: ended in time, to go on next time), `seconds`,
+        `headline` (what each run has to show) and `stamp`.
+    """
+    from pneumolib.study.pages import study_headline
+
+    began, name = time.monotonic(), study + SMOKE if smoke else study
+    options = ["--smoke"] if smoke else _data_option(here, study)
+    code = _watch([sys.executable, "-u", "-m", "pneumolib", "report", study, *options], here.project, 3600 * hours)
+    pack(here.project)
+    state = _LATE.format(hours) if code == ENDED_IN_TIME else _STATES.get(code, f"ended with code {code}")
+    outcome = {"study": name, "commit": os.environ.get(COMMIT_VARIABLE, ""), "state": state, "code": code,
+               "seconds": round(time.monotonic() - began, 1), "headline": study_headline(name), "stamp": stamp}  # fmt: skip
+    (here.project / OUTCOME).write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+    if here.host == "kaggle":
+        # It keeps what is in the working folder: not the images, drawn or attached (of a link, the link alone is deleted),
+        # and not what was made of them.
+        for part in (".cache", "data"):
+            shutil.rmtree(here.project / part, ignore_errors=True)
+    print(f"\nStudy {name}: {state}.\nIndex: {here.project / 'reports' / name / 'index.html'}\n{outcome['headline']}")
+    return outcome
+
+
+def _watch(command: list[str], project: Path, limit_s: float) -> int:
+    """Run a command, its lines shown as they come, what a resume needs packed after each run that ends.
+
+    Returns its code, or `ENDED_IN_TIME` where it had to be interrupted.
+    """
+    until, late, finished = time.monotonic() + limit_s, False, _finished(project)
+    with subprocess.Popen(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        shown = threading.Thread(target=_show, args=(process,), daemon=True)
+        shown.start()
+        while process.poll() is None:
+            if finished != _finished(project):
+                finished = _finished(project)
+                pack(project)
+            if time.monotonic() > until + GRACE_S:
+                process.kill()
+            elif time.monotonic() > until and not late:
+                late = True
+                process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        shown.join(timeout=10)
+    return ENDED_IN_TIME if late and process.returncode else process.returncode
+
+
+def _finished(project: Path) -> set[Path]:
+    return set(project.glob("runs/*/[!.]*/result.json"))
+
+
+def _show(process: subprocess.Popen) -> None:
+    for line in process.stdout:
+        print(line, end="", flush=True)
+
+
+def _data_option(here: Prepared, study: str) -> list[str]:
+    """`--data` for a study of an archive's folder: the one found whose path names the study's own, else the first."""
+    try:
+        data = _study_data(study)
+    except ParamsError:
+        return []  # which the command will say, for all files
+    if data.source != "kaggle_folder" or not here.radiographs:
+        return []
+    wanted = Path(data.root).name
+    return ["--data", str(min(here.radiographs, key=lambda folder: wanted not in folder.parts))]

@@ -1,41 +1,40 @@
-"""A bundle on Kaggle: its metadata, and by the official client the push, the wait and the results.
+"""A bundle on Kaggle: its metadata, and by the official client the push, the wait and the results. On Colab: the commands to type.
 
-The client is called as a program and reads the credentials itself (`KAGGLE_USERNAME` and `KAGGLE_KEY`, `KAGGLE_API_TOKEN`, or
-the files in `~/.kaggle`); nothing of them is read or printed here. Options and words are those of its version 2.2.4. A push that
-Kaggle refuses ends with code 0, so its words are looked at, not its code.
+Kaggle's client is called as a program and reads the credentials itself (`KAGGLE_USERNAME` and `KAGGLE_KEY`, `KAGGLE_API_TOKEN`,
+or the files in `~/.kaggle`); nothing of them is read or printed here. Options and words are those of its version 2.2.4. A push
+that Kaggle refuses ends with code 0, so its words are looked at, not its code.
+
+Options of `colab` are those of google-colab-cli 0.7.5, by its own help; those of `gcloud colab schedules create` were read in
+its reference. No account was at hand to run either.
 """
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
 
+from pneumolib.errors import PneumolibError
 from pneumolib.hosts import DATASET
-from pneumolib.remote.bundle import Bundle
-from pneumolib.remote.worker import OUTCOME
+from pneumolib.remote.bundle import OUTCOME, Bundle
 
-Accelerator = Literal["tpu", "gpu", "none"]
-# `machine_shape`, and what must be `true` beside it.
-MACHINES = {"tpu": ("TpuV5E8", "enable_tpu"), "gpu": ("NvidiaTeslaT4", "enable_gpu"), "none": (None, None)}
+MACHINES = {"tpu": "TpuV5E8", "gpu": "NvidiaTeslaT4"}
 # Kaggle ends a session after nine hours on a TPU and after twelve elsewhere, and keeps nothing of it then.
 HOURS = {"tpu": 8.5, "gpu": 11.5, "none": 11.5}
+COLAB_MACHINES = {"tpu": " --tpu v5e1", "gpu": " --gpu T4", "none": ""}
+COLAB_HOURS = 11.5  # a session ends after twelve, or earlier
+WEEKLY = "0 3 * * 6"  # Saturdays at three, UTC
 NOBODY = "your-kaggle-name"
 STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
-WAITING = {"QUEUED", "RUNNING", "NEW_SCRIPT"}
 FAULTS_IN_A_ROW = 5  # of the network, say, before the wait is given up
 
 
-class KaggleError(RuntimeError):
-    """A push, wait or fetch that failed; the message says what Kaggle's client said and what to do."""
-
-
 def write_metadata(
-    bundle: Bundle, accelerator: Accelerator = "tpu", resume: str = "", dataset: str = DATASET, user: str = ""
+    bundle: Bundle, accelerator: str = "tpu", resume: str = "", dataset: str = DATASET, user: str = ""
 ) -> Path:
     """Write `kernel-metadata.json` beside the notebook; every switch is set, because Kaggle's defaults have changed.
 
@@ -47,7 +46,6 @@ def write_metadata(
         user: the account; a placeholder by default.
     """
     name = f"{user or NOBODY}/{bundle.notebook.stem}"
-    shape, switch = MACHINES[accelerator]
     metadata = {
         "id": name,
         "title": bundle.notebook.stem,  # Kaggle makes the name of the title, so they must agree
@@ -55,14 +53,16 @@ def write_metadata(
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
-        "enable_gpu": switch == "enable_gpu",
-        "enable_tpu": switch == "enable_tpu",
+        "enable_gpu": accelerator == "gpu",
+        "enable_tpu": accelerator == "tpu",
         "enable_internet": True,
         "dataset_sources": [dataset] if bundle.needs_radiographs else [],
         "competition_sources": [],
         "kernel_sources": [name if resume == "1" else resume] if resume else [],
         "model_sources": [],
-    } | ({"machine_shape": shape} if shape else {})
+    }
+    if accelerator in MACHINES:
+        metadata["machine_shape"] = MACHINES[accelerator]
     file = bundle.notebook.with_name("kernel-metadata.json")
     file.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     return file
@@ -78,17 +78,18 @@ def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
     Returns:
         the outcome, as in `outcome.json`.
     Raises:
-        KaggleError: no client, refused, failed, cancelled, not ended in time, or an output without an outcome.
+        PneumolibError: no client, refused, failed, cancelled, not ended in time, or an output without an outcome; the
+            message says what Kaggle's client said and what to do.
     """
     folder = bundle.notebook.parent
     name = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))["id"]
     if name.startswith(NOBODY):
-        raise KaggleError("KAGGLE_USERNAME is not set: it names the account that the notebook is pushed to")
+        raise PneumolibError("KAGGLE_USERNAME is not set: it names the account that the notebook is pushed to")
     said = _client("kernels", "push", "-p", str(folder))
     print(said.strip(), flush=True)
     # Unknown sources are left out and the session starts all the same. Of runs to go on from there may be none yet.
     if "successfully pushed" not in said or "not valid dataset sources" in said:
-        raise KaggleError(
+        raise PneumolibError(
             f"Kaggle did not take {bundle.notebook.name} as it is, see above. Has it begun: stop it there"
         )
     _wait(name, time.monotonic() + 3600 * min(2 * hours, 24), pause_s)
@@ -98,10 +99,10 @@ def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
 def _wait(name: str, until: float, pause_s: float) -> None:
     """Look every `pause_s` seconds, print what changes, return when the session is complete."""
     last, faults = "", 0
-    while True:
+    while last != "COMPLETE":
         try:
             said, faults = _client("kernels", "status", name), 0
-        except KaggleError as fault:
+        except PneumolibError as fault:
             faults += 1
             if faults == FAULTS_IN_A_ROW:
                 raise
@@ -110,14 +111,12 @@ def _wait(name: str, until: float, pause_s: float) -> None:
         if status != last:
             print(f"{time.strftime('%H:%M')}  {name}: {status}", flush=True)
             last = status
-        if status == "COMPLETE":
-            return
         if status == "ERROR" or status.startswith("CANCEL"):
-            raise KaggleError(
+            raise PneumolibError(
                 f"{name}: the session ended with {status}; what it said is at https://www.kaggle.com/code/{name}\n{said}"
             )
-        if time.monotonic() > until:
-            raise KaggleError(
+        if status != "COMPLETE" and time.monotonic() > until:
+            raise PneumolibError(
                 f"{name}: still {status}, and not waited for any longer. It goes on there; later: "
                 f"kaggle kernels output {name} -p <folder>"
             )
@@ -131,39 +130,65 @@ def _fetch(name: str, bundle: Bundle) -> dict:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     _client("kernels", "output", name, "-p", str(fresh), "--force", "--quiet")
-    found = sorted(fresh.rglob(OUTCOME))
-    if not found:
-        raise KaggleError(f"{name}: its output holds no {OUTCOME}; what there is lies in {fresh}")
-    outcome = json.loads(found[0].read_text(encoding="utf-8"))
+    found = next(iter(sorted(fresh.rglob(OUTCOME))), None)
+    if found is None:
+        raise PneumolibError(f"{name}: its output holds no {OUTCOME}; what there is lies in {fresh}")
+    outcome = json.loads(found.read_text(encoding="utf-8"))
     if outcome.get("stamp") != bundle.stamp:
-        raise KaggleError(
+        raise PneumolibError(
             f"{name}: the output is that of another bundle (commit {outcome.get('commit')}), not of the one just pushed; it "
             f"lies in {fresh}"
         )
     shutil.rmtree(output, ignore_errors=True)
     fresh.rename(output)
-    index = output / found[0].relative_to(fresh).parent / "reports" / outcome["study"] / "index.html"
+    index = output / found.parent.relative_to(fresh) / "reports" / outcome["study"] / "index.html"
     print(f"Study {outcome['study']}: {outcome['state']}\n{outcome['headline']}\nIndex: {index}", flush=True)
     return outcome
 
 
 def _client(*words: str) -> str:
-    """What Kaggle's client prints. Raises KaggleError where there is none or it fails."""
+    """What Kaggle's client prints. Raises PneumolibError where there is none or it fails."""
     beside = str(Path(sys.executable).parent)
     program = shutil.which("kaggle", path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
     if program is None:
-        raise KaggleError(
+        raise PneumolibError(
             'Kaggle\'s client is not installed: .venv/bin/pip install "kaggle>=2", and credentials as '
             "https://github.com/Kaggle/kaggle-cli describes"
         )
     try:
         done = subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=1800)
     except subprocess.TimeoutExpired:
-        raise KaggleError(f"kaggle {' '.join(words[:2])}: no answer in half an hour") from None
+        raise PneumolibError(f"kaggle {' '.join(words[:2])}: no answer in half an hour") from None
     said = done.stdout + done.stderr
     if done.returncode:
-        raise KaggleError(
+        raise PneumolibError(
             f"kaggle {' '.join(words[:2])} failed; are KAGGLE_USERNAME and KAGGLE_KEY set, or has `kaggle auth login` been done? "
             f"It said:\n{said.strip()[-2000:]}"
         )
     return said
+
+
+def colab_commands(bundle: Bundle, accelerator: str = "tpu", hours: float = COLAB_HOURS) -> list[str]:
+    """A session of one's own on Colab: open, mount Drive, where results go, run, close; one line each, in this order."""
+    name, notebook = bundle.notebook.stem, shlex.quote(str(bundle.notebook))
+    return [
+        f"colab new -s {name}{COLAB_MACHINES[accelerator]}",
+        f"colab drivemount -s {name}",
+        f"colab exec -s {name} -f {notebook} --timeout {round(3600 * hours + 600)}",
+        f"colab stop -s {name}",
+    ]
+
+
+def colab_schedule(bundle: Bundle, hours: float = COLAB_HOURS) -> list[str]:
+    """Every week in Colab Enterprise; words in capitals are a person's own, and the machine is the template's.
+
+    Results are the executed notebook in the bucket: the output of its run cell says where it wrote.
+    """
+    name, notebook = bundle.notebook.stem, shlex.quote(str(bundle.notebook))
+    return [
+        f"gcloud storage cp {notebook} gs://BUCKET/{name}.ipynb",
+        f"gcloud colab schedules create --region=REGION --display-name={name} '--cron-schedule=TZ=UTC {WEEKLY}' "
+        f"--execution-display-name={name} --gcs-notebook-uri=gs://BUCKET/{name}.ipynb --gcs-output-uri=gs://BUCKET/{name} "
+        f"--notebook-runtime-template=TEMPLATE --service-account=ACCOUNT --execution-timeout={round(hours * 60 + 30)}m "
+        f"--max-concurrent-runs=1",
+    ]
