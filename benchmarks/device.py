@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib import data, learning
-from pneumolib.data.images import ImageSet
+from pneumolib.data.pixels import ImageSet
 from pneumolib.param_files import load_run
 from pneumolib.params import RunParams
 from pneumolib.reporting.study import TRAINING, continued_run

@@ -26,8 +26,8 @@ from scipy.special import expit
 
 from pneumolib import audit, evaluation
 from pneumolib.data import draw_radiograph, load_image, read_images, read_manifest, shards, split_manifest
-from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import Manifest
+from pneumolib.data.pixels import ImageSet
 from pneumolib.data.shards import ShardedPixels
 from pneumolib.data.tfrecord import framed
 from pneumolib.params import AugmentParams, DataParams, EvaluationParams, ImageParams, RunParams
@@ -150,11 +150,11 @@ def child(way: str, folder: str, n: str, epochs: str, augmented: str) -> None:
     """In a process of its own: print speed and peak memory of evaluation and of training from `n` images below `folder`."""
     import tensorflow as tf
 
-    from pneumolib.data import pipeline
+    from pneumolib.data import batches
 
     (side,) = (int(name) for name in re.findall(r"px(\d+)", folder))
     if side == SIDE:
-        make_smaller(pipeline)
+        make_smaller(batches)
     images = open_images(way, Path(folder), int(n), side)
     tf.constant(0)  # what TensorFlow takes for itself is not the input's
     augment = AUGMENT if augmented == "augmented" else AugmentParams()
@@ -167,10 +167,10 @@ def child(way: str, folder: str, n: str, epochs: str, augmented: str) -> None:
 
     def evaluate() -> float:
         pixels = images.pixels if way == "memory" else in_shards(Path(folder), images.pixels.shape, mixed=False)
-        return len(images) / seconds(lambda: exhaust(pipeline.eval_dataset(pixels, 64)))
+        return len(images) / seconds(lambda: exhaust(batches.eval_dataset(pixels, 64)))
 
     def train() -> float:
-        batches = iter(pipeline.train_dataset(images, augment, BATCH, seed=1, epochs=int(epochs)))
+        batches = iter(batches.train_dataset(images, augment, BATCH, seed=1, epochs=int(epochs)))
         return (
             each
             * BATCH
@@ -182,9 +182,9 @@ def child(way: str, folder: str, n: str, epochs: str, augmented: str) -> None:
     print(json.dumps(found))
 
 
-def make_smaller(pipeline) -> None:
-    """Shards and windows for small images; `pipeline` is the module, which imports TensorFlow."""
-    shards.SHARD_BYTES, pipeline.WINDOW_BYTES = shards.SHARD_BYTES // SMALLER, pipeline.WINDOW_BYTES // SMALLER
+def make_smaller(batches) -> None:
+    """Shards and windows for small images; `batches` is the module, which imports TensorFlow."""
+    shards.SHARD_BYTES, batches.WINDOW_BYTES = shards.SHARD_BYTES // SMALLER, batches.WINDOW_BYTES // SMALLER
 
 
 def in_shards(folder: Path, shape: tuple, mixed: bool) -> ShardedPixels:
@@ -246,15 +246,15 @@ def build_from_files(scratch: Path) -> tuple[np.ndarray, str]:
 
 def pixels(scratch: Path) -> dict[str, float]:
     """Parts two and three: memory against shards, at growing numbers and at a study's size."""
-    from pneumolib.data import pipeline
+    from pneumolib.data import batches
 
-    defaults = shards.SHARD_BYTES, pipeline.WINDOW_BYTES
-    make_smaller(pipeline)
+    defaults = shards.SHARD_BYTES, batches.WINDOW_BYTES
+    make_smaller(batches)
     all_pixels, said = build_from_files(scratch)
     print(said)
     small, study = scratch / f"px{SIDE}", scratch / f"px{STUDY_PX}"
     write_both(small, all_pixels, SIZES)
-    shards.SHARD_BYTES, pipeline.WINDOW_BYTES = defaults
+    shards.SHARD_BYTES, batches.WINDOW_BYTES = defaults
     # As many images in each row: what an allocator keeps grows with what went through it, up to a limit.
     found = {n: [ask(way, small, n, 3 * SIZES[-1] // n) for way in ("memory", "shards")] for n in SIZES}
     for first, what in (("memory", "trained"), ("mapped", "evaluated")):

@@ -69,7 +69,7 @@ def test_where_tensorflow_and_keras_may_be_imported():
     }
     assert users["tensorflow"] == {
         "data/augment.py",
-        "data/pipeline.py",
+        "data/batches.py",
         "learning/runtimes.py",
         "learning/distribution.py",
         "learning/gradients.py",

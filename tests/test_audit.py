@@ -9,13 +9,14 @@ import pytest
 
 from conftest import save_image
 from pneumolib.audit.duplicates import duplicate_findings, find_duplicates
-from pneumolib.audit.features import border_features, border_table, mask_centre, metadata_features
 from pneumolib.audit.findings import AuditError, Finding, as_checks
 from pneumolib.audit.groups import group_findings, group_sizes, sensitivity_list, shared_groups
 from pneumolib.audit.shortcuts import BORDER_L2, feature_table, judge_shortcut, shortcut_findings
-from pneumolib.data.images import ImageSet
+from pneumolib.data.facts import border_features, border_table, mask_centre, metadata_features
 from pneumolib.data.manifest import describe_file
+from pneumolib.data.pixels import ImageSet
 from pneumolib.data.sources import identify, list_source
+from pneumolib.errors import DataError
 from pneumolib.params import DataParams, EvaluationParams
 from pneumolib.reporting.inputs import library_digests
 
@@ -406,11 +407,11 @@ def test_a_label_in_the_border_is_found_and_one_in_the_centre_is_not(table):
 
 
 def test_unusable_pixels_are_refused():
-    with pytest.raises(AuditError, match=r"expected uint8 .* received float64 \(2, 40, 40\)"):
+    with pytest.raises(DataError, match=r"expected uint8 .* received float64 \(2, 40, 40\)"):
         mask_centre(np.zeros((2, 40, 40)))
-    with pytest.raises(AuditError, match=r"border_fraction: received 0\.5, allowed: above 0, below 0\.5"):
+    with pytest.raises(DataError, match=r"border_fraction: received 0\.5, allowed: above 0, below 0\.5"):
         mask_centre(np.zeros((2, 40, 40, 1), np.uint8), 0.5)
-    with pytest.raises(AuditError, match="size: received 32, but the images are 20 x 40 px"):
+    with pytest.raises(DataError, match="size: received 32, but the images are 20 x 40 px"):
         border_features(np.zeros((2, 20, 40, 1), np.uint8))
 
 
@@ -435,4 +436,4 @@ def test_the_audit_reaches_no_network():
     reached = library_digests("import pneumolib as pn\nroom = pn.audit")
     assert "pneumolib.audit.shortcuts" in reached
     assert not {module for module in reached if module.startswith("pneumolib.learning")}
-    assert not reached.keys() & {"pneumolib.data.pipeline", "pneumolib.data.augment"}
+    assert not reached.keys() & {"pneumolib.data.batches", "pneumolib.data.augment"}

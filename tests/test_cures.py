@@ -6,9 +6,8 @@ import pytest
 
 from conftest import save_image
 from pneumolib.audit.cures import ALL, BEFORE, cure_findings, cure_table
-from pneumolib.data.contrast import grey_distances, histograms_of
-from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import read_manifest
+from pneumolib.data.pixels import ImageSet, grey_distances, histograms_of
 from pneumolib.data.split import split_manifest
 from pneumolib.params import check
 

@@ -40,7 +40,7 @@ def test_the_reach_of_each_notebook(project, monkeypatch):
         reach[name] = set(inputs.library_digests(inputs.python_code(cells)))
     assert "pneumolib.learning.training" in reach["03_baseline_cnn"]
     assert not any(".learning." in module for module in reach["01_exploration"] | reach["06_comparison"])
-    assert "pneumolib.data.pipeline" not in reach["01_exploration"]
+    assert "pneumolib.data.batches" not in reach["01_exploration"]
     assert not any("synthetic" in m or "drawing" in m for modules in reach.values() for m in modules)
     for modules in reach.values():
         assert {"pneumolib.params", "pneumolib.data.manifest", "pneumolib.reporting.session"} <= modules

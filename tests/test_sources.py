@@ -27,8 +27,8 @@ from pydicom.uid import (
 
 from conftest import save_image
 from pneumolib.data.decoding import ImageFileError, decode
-from pneumolib.data.images import load_image
 from pneumolib.data.manifest import describe_file, read_manifest
+from pneumolib.data.pixels import load_image
 from pneumolib.data.sources import ManifestError
 from pneumolib.data.split import split_manifest
 from pneumolib.params import DataParams, ImageParams, SplitParams

@@ -19,7 +19,7 @@ from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data.decoding import ImageFileError, decode
 from pneumolib.data.headers import form_of, read_header
-from pneumolib.data.images import load_image
+from pneumolib.data.pixels import load_image
 from pneumolib.params import ImageParams
 from pneumolib.serving import app_server, app_views, uploads
 from pneumolib.serving.scoring import Scored

@@ -80,8 +80,7 @@ def list_source(params: DataParams) -> Listing:
 
 def _drawn(params: DataParams) -> Path:
     """The folder of the drawn images; of the second hospital, their table."""
-    from pneumolib.data.second_hospital import draw_second_hospital
-    from pneumolib.data.synthetic import draw_dataset
+    from pneumolib.data.synthetic import draw_dataset, draw_second_hospital
 
     try:
         if params.hospital == 2:

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from pneumolib.data.images import ImageSet
-from pneumolib.data.pipeline import eval_dataset, feature_dataset, view_dataset
+from pneumolib.data.batches import eval_dataset, feature_dataset, view_dataset
+from pneumolib.data.pixels import ImageSet
 from pneumolib.data.progress import bar
 from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import write_atomically
@@ -35,7 +35,7 @@ from pneumolib.learning.training import (
 )
 from pneumolib.params import AugmentParams, RunParams
 
-_DECIDE = ["learning/features.py", "learning/backbones.py", "data/pipeline.py", "data/augment.py", "data/shards.py"]
+_DECIDE = ["learning/features.py", "learning/backbones.py", "data/batches.py", "data/augment.py"]
 
 
 def fit_head(

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from pneumolib.code_digest import code_digest
-from pneumolib.data.images import ImageSet
-from pneumolib.data.pipeline import steps_per_epoch, train_dataset
+from pneumolib.data.batches import steps_per_epoch, train_dataset
+from pneumolib.data.pixels import ImageSet
 from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import Checkpoint
 from pneumolib.learning.devices import describe, is_out_of_memory
@@ -31,7 +31,7 @@ from pneumolib.params import RunParams, TrainingParams
 _DECIDE = [
     *(f"learning/{name}.py" for name in ("training", "optimizers", "stopping", "checkpoint", "features", "fine_tuning")),
     *(f"learning/{name}.py" for name in ("devices", "runtimes", "distribution")),
-    "data/pipeline.py", "data/augment.py", "data/shards.py",
+    "data/batches.py", "data/augment.py",
 ]  # fmt: skip
 
 

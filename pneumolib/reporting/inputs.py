@@ -25,9 +25,7 @@ ROOTS = ("data.root", "external.data.root")
 SOURCES = "pneumolib.data.sources"
 # Tag of the first code cell, which makes Colab and Kaggle ready and decides no number; in it stands the notebook's commit.
 BOOTSTRAP = "bootstrap"
-LEFT_OUT = {
-    f"pneumolib.data.{name}" for name in ("synthetic", "second_hospital", "csv_source", "npz", "tfrecord", "download")
-}
+LEFT_OUT = {f"pneumolib.data.{name}" for name in ("synthetic", "csv_source", "npz", "tfrecord", "download")}
 
 
 def notebook_path(run: str) -> Path:

@@ -256,7 +256,7 @@ Without this library, `pixels` is a NumPy array as under Input; the file needs K
 
 
 def _warned(result: Result) -> str:
-    rate = result.familiarity.false_alarms["any"] if result.familiarity else None
+    rate = result.familiarity.validation_warnings["any"] if result.familiarity else None
     if rate is None:
         return ""
     return f" and warns of images unlike the training images (false alarms on validation: {rate:.1%})"

@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from pneumolib.data.images import equalize, load_image
+from pneumolib.data.pixels import equalize, load_image
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.params import ImageParams
 from pneumolib.reporting.figures import COLOURS

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.special import expit
 
 from pneumolib.data.drawing import KINDS, draw_radiograph
-from pneumolib.data.images import load_image
+from pneumolib.data.pixels import load_image
 from pneumolib.params import ImageParams
 from pneumolib.serving.handover import HANDOVER_FILE, Checked, handover, strange_files
 from pneumolib.serving.quiet import aside

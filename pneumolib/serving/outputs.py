@@ -88,7 +88,7 @@ def _facts(model: TrainedModel) -> dict[str, Any]:
         "synthetic": result.synthetic,
         "threshold": model.threshold,
         "calibration": model.calibration.in_words(),
-        "false_alarms": model.familiarity.false_alarms if model.familiarity else None,
+        "false_alarms": model.familiarity.validation_warnings if model.familiarity else None,
         "notice": RESEARCH_ONLY,
     }
 

@@ -70,8 +70,8 @@ def _about(model: TrainedModel) -> str:
     known = model.familiarity
     alarms = (
         f"Images unlike the training images are named; of {known.validation_images} validation images, which are like them, "
-        f"{known.false_alarms['any']:.1%} would be."
-        if known and known.false_alarms["any"] is not None
+        f"{known.validation_warnings['any']:.1%} would be."
+        if known and known.validation_warnings["any"] is not None
         else "This run kept nothing of its training images that others could be compared with."
     )
     drawn = " Trained on drawn images: its figures mean nothing for patients." if model.result.synthetic else ""

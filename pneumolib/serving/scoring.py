@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.special import expit
 
 from pneumolib.data.decoding import ImageFileError
-from pneumolib.data.familiarity import colour_of
-from pneumolib.data.images import decode_for, network_pixels
+from pneumolib.data.facts import colour_of
+from pneumolib.data.pixels import decode_for, network_pixels
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.serving.trained import TrainedModel
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pneumolib.data.familiarity import Familiarity
+from pneumolib.data.ood import TrainingReference
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams, in_root
 from pneumolib.reporting.origin import file_sha256
@@ -44,7 +44,7 @@ class TrainedModel:
     image: ImageParams
     threshold: float
     calibration: Calibration
-    familiarity: Familiarity | None
+    familiarity: TrainingReference | None
 
     @property
     def name(self) -> str:
@@ -139,9 +139,9 @@ def _calibration(result: Result) -> Calibration:
     return Calibration(**frozen | {name: tuple(frozen[name]) for name in ("logits", "probabilities")})
 
 
-def _familiarity(kept: FamiliarityResult | None) -> Familiarity | None:
+def _familiarity(kept: FamiliarityResult | None) -> TrainingReference | None:
     if kept is None:
         return None
     values = kept.model_dump()
     pairs = {name: {fact: tuple(v) for fact, v in values[name].items()} for name in ("quantiles", "limits")}
-    return Familiarity(**values | pairs | {name: tuple(values[name]) for name in ("centre", "precision")})
+    return TrainingReference(**values | pairs | {name: tuple(values[name]) for name in ("centre", "precision")})
