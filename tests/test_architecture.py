@@ -12,6 +12,7 @@ ROOMS = [
     "host_packages",
     "kept_runs",
     "hosts",
+    "errors",
     "code_digest",
     "model_params",
     "data_params",

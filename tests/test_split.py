@@ -89,7 +89,7 @@ def test_another_source_is_cut_by_whole_groups_or_refused(table, seed, random):
     params = ExternalParams(seed=seed, recalibration_fraction=0.4)
     cut, other = (outcome(split_external, rows, params) for rows in (table, shuffled(table, random)))
     if isinstance(cut, str):
-        assert "both are needed" in cut
+        assert "both classes are needed" in cut
         return
     pd.testing.assert_frame_equal(cut, other)
     assert cut.groupby("group_id").part.nunique().max() == 1
@@ -122,7 +122,9 @@ def test_what_is_refused_and_why(table):
     with pytest.raises(DataError, match=r"1 group\(s\) appear in more than one split: normal-1"):
         split_manifest(leaking, SplitParams())
     few = table[(table.source_split == "test") | table.group_id.isin(["normal-1", "virus-1", "bacteria-1"])]
-    with pytest.raises(DataError, match="the val split holds no images"):
+    with pytest.raises(
+        DataError, match=r"the val split has 0 group\(s\) of normal and 0 of pneumonia; both classes are needed. Raise"
+    ):
         split_manifest(few, SplitParams(validation_fraction=0.1))
     split = split_manifest(table, SplitParams())
     skewed = split[~((split.split == "val") & (split.label == 0) & (split.image_id.str[-1] == "0"))]

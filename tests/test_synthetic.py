@@ -248,7 +248,7 @@ def test_its_films_differ_from_the_first_hospitals_and_not_by_class(second):
     assert edge.mean() < 12
     assert film[: len(film) // 4].max() > 240  # the lead letter
     most = max(file.number for file in synthetic._plan(2000, 1))
-    assert most < min(file.number for file in synthetic._plan_second(100, 1))  # no child of the first hospital
+    assert most < synthetic._plan_second(100, 1).number.min()  # no child of the first hospital
 
 
 def test_a_lost_table_is_drawn_again_with_the_same_bytes(tmp_path):

@@ -119,17 +119,11 @@ def _epochs(
     return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(_BATCHES_AHEAD)
 
 
-def _read(values: np.ndarray, rows: tf.Tensor, *more: tf.Tensor) -> tf.Tensor:
-    """`values[rows, *more]`, of an array that may be mapped from disk."""
-
-    def read(rows: np.ndarray, *more: np.ndarray) -> np.ndarray:
-        order = np.argsort(rows)  # a disk likes to be read in its order
-        found = np.empty((len(rows), *values.shape[1 + len(more) :]), values.dtype)
-        found[order] = values[(rows[order], *(index[order] for index in more))]
-        return found
-
-    found = tf.numpy_function(read, [rows, *more], values.dtype)
-    return tf.ensure_shape(found, (rows.shape[0], *values.shape[1 + len(more) :]))
+def _read(values: np.ndarray, *places: tf.Tensor) -> tf.Tensor:
+    """`values[*places]`, of an array that may be mapped from disk; `places` are rows, or rows and what else it takes."""
+    values = np.asarray(values)  # indexing a `memmap` costs more
+    found = tf.numpy_function(lambda *places: values[places], places, values.dtype)
+    return tf.ensure_shape(found, (places[0].shape[0], *values.shape[len(places) :]))
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int) -> int:

@@ -141,11 +141,10 @@ def border_features(pixels: np.ndarray, border_fraction: float = 0.125, size: in
     if min(pixels.shape[1:3]) < size:
         raise DataError(f"size: received {size}, but the images are {pixels.shape[1]} x {pixels.shape[2]} px")
     frame = _frame_cells(pixels.shape[1:3], border_fraction, size)
-    features = np.empty((len(pixels), int(frame.sum())), np.uint8)
-    for row in range(len(pixels)):  # one by one: pixels are mapped from disk and need not fit into memory
-        masked = mask_centre(pixels[row : row + 1], border_fraction)[0]
-        features[row] = np.asarray(_grey(masked).resize((size, size), Image.Resampling.BOX))[frame]
-    return features
+    # One by one: pixels are mapped from disk and need not fit into memory.
+    masked = (mask_centre(image[None], border_fraction)[0] for image in pixels)
+    cells = [np.asarray(_grey(image).resize((size, size), Image.Resampling.BOX))[frame] for image in masked]
+    return np.array(cells, np.uint8).reshape(len(pixels), int(frame.sum()))
 
 
 def border_table(parts: Sequence[ImageSet], border_fraction: float = 0.125, size: int = 32) -> pd.DataFrame:

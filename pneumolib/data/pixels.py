@@ -205,8 +205,7 @@ def read_images(
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
     cache = (cache_dir or in_root(".cache/pixels")) / f"{part}-{key}.npy"
     shape = (len(files), params.size_px, params.size_px, params.channels)
-    pixels = _mapped(cache, shape)
-    if pixels is None:
+    if (pixels := _mapped(cache, shape)) is None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if _mapped(cache, shape) is None:  # another process may have built it while this one waited

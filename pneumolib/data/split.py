@@ -66,14 +66,10 @@ def split_external(table: pd.DataFrame, params: ExternalParams) -> pd.DataFrame:
     """
     result = table.sort_values("image_id", ignore_index=True).assign(split=EXTERNAL)
     result["part"] = np.where(_chosen(result, params.recalibration_fraction, params.seed), *PARTS)
-    for part in PARTS:
-        groups = result[result.part == part].groupby("label").group_id.nunique()
-        if len(groups) < 2:
-            raise DataError(
-                f"the {part} part of the other source has {groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of "
-                f"pneumonia; both are needed. Change external.recalibration_fraction, received "
-                f"{params.recalibration_fraction:g}, or bring more patients"
-            )
+    remedy = (
+        f"Change external.recalibration_fraction, received {params.recalibration_fraction:g}, or bring more patients"
+    )
+    _need_both_classes(result, "part", dict.fromkeys(PARTS, remedy))
     return result[[*COLUMNS, "part", "site"]]
 
 
@@ -124,13 +120,7 @@ def check_split(split: pd.DataFrame, tolerance_points: float) -> None:
     parts = split.groupby("group_id").split.nunique()
     if crossing := list(parts[parts > 1].index):
         raise DataError(f"{len(crossing)} group(s) appear in more than one split: {', '.join(crossing[:10])}")
-    for name in ("train", "val", "test"):
-        labels = set(split.label[split.split == name])
-        if labels != {0, 1}:
-            raise DataError(
-                f"the {name} split holds {'no images' if not labels else f'only label {labels.pop()}'}; both classes "
-                f"are needed. {_REMEDIES[name]}"
-            )
+    _need_both_classes(split, "split", _REMEDIES)
     pool = split[split.split != "test"]
     shares = 100 * pool[pool.split == "val"].label.mean(), 100 * pool.label.mean()
     if abs(shares[0] - shares[1]) > tolerance_points:
@@ -141,3 +131,13 @@ def check_split(split: pd.DataFrame, tolerance_points: float) -> None:
             f"{', '.join(f'{group} ({n} images)' for group, n in largest.items())}. If one is far larger than a "
             f"patient's series, the group key is wrong"
         )
+
+
+def _need_both_classes(table: pd.DataFrame, column: str, remedies: dict[str, str]) -> None:
+    for part, remedy in remedies.items():
+        groups = table[table[column] == part].groupby("label").group_id.nunique()
+        if len(groups) < 2:
+            raise DataError(
+                f"the {part} {column} has {groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of pneumonia; both "
+                f"classes are needed. {remedy}"
+            )

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ TEST_SHIFT = 0.5  # how far the exposure of test images moves; see `draw_radiogr
 MIN_IMAGES = 24
 GROUP_SIZES = {"bacteria": (1, 1, 1, 2, 2, 3, 4, 5), "virus": (1, 1, 1, 2, 3), "normal": (1,) * 9 + (2,)}
 
-TABLE = "table.csv"
+TABLE, TABLE_COLUMNS = "table.csv", ["path", "label", "group_id", "kind", "split", "site"]
 PREVALENCE = 0.4  # of the second hospital's images
 # Its patients' numbers begin here: with the first hospital's, a patient would be drawn twice.
 FIRST_NUMBER = 1_000_001
@@ -69,11 +70,11 @@ def draw_second_hospital(root: Path, n_images: int = 160, seed: int = 1) -> Path
 
     def draw(folder: Path) -> None:
         files = _plan_second(n_images, seed)
-        for file in bar(files, n_images, "drawing a second hospital"):
-            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        for site in SITES:
+            (folder / "test" / site).mkdir(parents=True)
+        for file in bar(files.itertuples(), n_images, "drawing a second hospital"):
             _draw_at_site(file, seed).save(folder / file.path, **SITES[file.site].options)
-        columns = ["path", "label", "group_id", "kind", "split", "site"]
-        pd.DataFrame(map(vars, files))[columns].to_csv(folder / TABLE, index=False, lineterminator="\n")
+        files[TABLE_COLUMNS].to_csv(folder / TABLE, index=False, lineterminator="\n")
 
     return _build(root, {"hospital": 2, "n_images": n_images, "seed": seed, "table": TABLE}, draw) / TABLE
 
@@ -143,9 +144,9 @@ def _save(file: SimpleNamespace, folder: Path, seed: int) -> None:
     image.save(target, "JPEG", quality=95 if file.split == "train" and not file.sick else 75)
 
 
-def _plan_second(n: int, seed: int) -> list[SimpleNamespace]:
-    """Every file of the second hospital: what is drawn (`drawn, number, image`), and its row of the table."""
-    rng, files, sick = np.random.default_rng([seed, n, 2]), [], round(PREVALENCE * n)
+def _plan_second(n: int, seed: int) -> pd.DataFrame:
+    """Every file of the second hospital: `number` of the patient, `image` of the patient, and `TABLE_COLUMNS`."""
+    rng, rows, sick = np.random.default_rng([seed, n, 2]), [], round(PREVALENCE * n)
     bacteria = round(0.6 * sick)
     for kind, total in (("bacteria", bacteria), ("virus", sick - bacteria), ("normal", n - sick)):
         number, left = FIRST_NUMBER - 1, total
@@ -154,27 +155,20 @@ def _plan_second(n: int, seed: int) -> list[SimpleNamespace]:
             size = min(left, max(1, total // 4), int(rng.choice([1, 1, 1, 2] if kind == "normal" else [1, 1, 2, 3])))
             site, group = list(SITES)[number % 2], f"{kind[0].upper()}{number - FIRST_NUMBER + 1:05d}"
             for image in range(size):
-                file = SimpleNamespace(drawn="IM" if kind == "normal" else kind, number=number, image=image)
-                file.kind, file.label, file.group_id, file.split, file.site = (
-                    kind,
-                    int(kind != "normal"),
-                    group,
-                    "test",
-                    site,
-                )
-                file.path = f"test/{site}/{group}-{image + 1}.{SITES[site].suffix}"
-                files.append(file)
+                path = f"test/{site}/{group}-{image + 1}.{SITES[site].suffix}"
+                rows.append((number, image, path, int(kind != "normal"), group, kind, "test", site))
             left -= size
-    return files
+    return pd.DataFrame(rows, columns=["number", "image", *TABLE_COLUMNS])
 
 
-def _draw_at_site(file: SimpleNamespace, seed: int) -> Image.Image:
+def _draw_at_site(file: NamedTuple, seed: int) -> Image.Image:
     """One image as its site takes it."""
     site = SITES[file.site]
-    rng = np.random.default_rng([seed, KINDS.index(file.drawn), file.number, file.image, 2])
+    kind = "IM" if file.kind == "normal" else file.kind
+    rng = np.random.default_rng([seed, KINDS.index(kind), file.number, file.image, 2])
     u = rng.uniform
     aspect, width = u(*site.aspect), round(u(*site.width))
-    values = draw_radiograph(file.drawn, file.number, file.image, seed, aspect=aspect, marked=False) / 255
+    values = draw_radiograph(kind, file.number, file.image, seed, aspect=aspect, marked=False) / 255
     values = values ** u(*site.gamma) * 255 * u(*site.contrast) + u(*site.lift)
     body = Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
     film = Image.new("L", (width, round(width / aspect)), round(u(0, 6)))
