@@ -105,7 +105,7 @@ def _inputs(image: ImageParams, audit: AuditParams) -> dict[str, ImageParams]:
 
 def without_cures(image: ImageParams) -> ImageParams:
     """The whole picture, stretched, neither saved anew nor equalised, at the size and with the channels of `image`."""
-    return ImageParams(size_px=image.size_px, channels=image.channels, memory_gb=image.memory_gb)
+    return ImageParams(size_px=image.size_px, channels=image.channels)
 
 
 def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
