@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pneumolib import audit
-from pneumolib.data import draw_dataset, read_images, read_manifest, split_manifest
+from pneumolib.data import border_table, draw_dataset, metadata_features, read_images, read_manifest, split_manifest
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import DataParams, ImageParams, RunParams
 
@@ -55,14 +55,14 @@ def audit_times(manifest: Manifest, params: RunParams, scratch: Path) -> dict[st
     split = split_manifest(table, params.split)
     timed(times, "groups", lambda: (audit.group_findings(table, split), audit.sensitivity_list(table, split)))
     timed(times, "duplicates", lambda: audit.find_duplicates(table, split))
-    features = audit.metadata_features(table)
+    features = metadata_features(table)
     timed(times, "each file fact alone", lambda: audit.feature_table(features, split, params.evaluation, seed))
     timed(times, "file facts together", lambda: audit.judge_shortcut(features, split, params.evaluation, seed))
     sets = timed(
         times, "decoding for the border",
         lambda: [read_images(manifest, split, part, params.image, scratch / "pixels") for part in ("train", "val", "test")],
     )  # fmt: skip
-    border = timed(times, "reading the border", lambda: audit.border_table(sets))
+    border = timed(times, "reading the border", lambda: border_table(sets))
     timed(times, "border alone",
           lambda: audit.judge_shortcut(border, split, params.evaluation, seed, l2=audit.BORDER_L2))  # fmt: skip
     timed(times, f"cures, {params.audit.mitigation_images} images", lambda: audit.cure_table(manifest, split, params))

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib import data, learning
-from pneumolib.data.images import ImageSet
+from pneumolib.data.pixels import ImageSet
 from pneumolib.params import RunParams
 from pneumolib.project import TRAINING, load_run
 from pneumolib.study.plan import continued_run

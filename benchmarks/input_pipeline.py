@@ -26,10 +26,10 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator  # gone from
 from PIL import Image
 
 from pneumolib.data import draw_dataset
-from pneumolib.data.images import ImageSet, read_images
+from pneumolib.data.batches import steps_per_epoch, train_dataset
 from pneumolib.data.layout import CLASSES, identify
 from pneumolib.data.manifest import Manifest, describe_file
-from pneumolib.data.pipeline import steps_per_epoch, train_dataset
+from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.learning.devices import start
 from pneumolib.learning.models import build_model
 from pneumolib.learning.training import compile_model

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pneumolib.data.familiarity_fit import fit_familiarity
-from pneumolib.data.images import read_images
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import read_manifest
+from pneumolib.data.ood import fit_ood
+from pneumolib.data.pixels import read_images
 from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.learning.quick_import import import_keras
@@ -89,7 +89,7 @@ def _model(data: DataParams, folder: Path) -> tuple:
     from pneumolib.learning.models import build_model
 
     network = build_model(ModelParams(), IMAGE)
-    familiarity = fit_familiarity(manifest, parts["train"], parts["val"])
+    familiarity = fit_ood(manifest, parts["train"], parts["val"])
     model = TrainedModel(folder, None, network, IMAGE, 0.5, Calibration("none"), familiarity)
     paths = manifest.table.set_index("image_id").path[parts["train"].table.image_id]
     return model, parts["train"].pixels[:], [manifest.root / path for path in paths]

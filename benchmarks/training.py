@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib import data, evaluation, learning
-from pneumolib.data.images import ImageSet
+from pneumolib.data.pixels import ImageSet
 from pneumolib.learning.training import compile_model
 from pneumolib.params import DataParams, ImageParams, RunParams
 from pneumolib.project import load_run

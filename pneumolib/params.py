@@ -220,7 +220,7 @@ class DataParams(Section):
     `root` is a folder, for `csv` and `npz` a file; for `tfrecord` it may be a bucket (`gs://...`).
 
     Of a synthetic source `hospital: 1` is drawn in the archive's layout, 2 as those of another place: other exposure, borders,
-    marks, sizes and share of pneumonia, in a table of paths (`data.second_hospital`).
+    marks, sizes and share of pneumonia, in a table of paths (`data.synthetic`).
     """
 
     source: Literal["synthetic", "kaggle_folder", "tfrecord", "csv", "npz"] = "kaggle_folder"

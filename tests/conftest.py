@@ -52,7 +52,10 @@ def shared_data() -> Path:
 @pytest.fixture
 def archive(tmp_path):
     """A small folder in the archive's layout; its images encode the label: normal is dark, pneumonia bright."""
-    root = tmp_path / "archive"
+    return draw_archive(tmp_path / "archive")
+
+
+def draw_archive(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for split, patients in (("train", range(1, 25)), ("val", range(25, 27)), ("test", range(27, 33))):
         for n in patients:
@@ -70,18 +73,6 @@ def save_image(path: Path, pixels, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
     return path
-
-
-def in_shards(pixels: np.ndarray, folder: Path, monkeypatch, per_shard: int = 5, mixed: bool = True):
-    """`pixels` written as shards of some images each, and read through `ShardedPixels`."""
-    from pneumolib.data import shards as module
-
-    shards = module.ShardedPixels(folder / "train-abc", pixels.shape, mixed)
-    monkeypatch.setattr(module, "SHARD_BYTES", per_shard * shards.record.itemsize)
-    missing = module.missing_shards(shards, folder / "building")
-    rows = np.concatenate([shards.rows_of(shard) for shard in missing])
-    module.build_shards(shards, folder / "building", missing, iter(pixels[rows]))
-    return shards
 
 
 TINY_STUDY = """\

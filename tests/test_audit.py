@@ -9,13 +9,13 @@ import pytest
 
 from conftest import save_image
 from pneumolib.audit.duplicates import duplicate_findings, find_duplicates
-from pneumolib.audit.features import border_features, border_table, mask_centre, metadata_features
 from pneumolib.audit.findings import AuditError, Finding, as_checks
 from pneumolib.audit.groups import group_findings, group_sizes, sensitivity_list, shared_groups
 from pneumolib.audit.shortcuts import BORDER_L2, feature_table, judge_shortcut, shortcut_findings
-from pneumolib.data.images import ImageSet
+from pneumolib.data.facts import border_features, border_table, mask_centre, metadata_features
 from pneumolib.data.layout import identify
 from pneumolib.data.manifest import describe_file
+from pneumolib.data.pixels import ImageSet
 from pneumolib.data.sources import list_source
 from pneumolib.params import DataParams, EvaluationParams
 from pneumolib.study.inputs import library_digests
@@ -436,4 +436,4 @@ def test_the_audit_reaches_no_network():
     reached = library_digests("import pneumolib as pn\nroom = pn.audit")
     assert "pneumolib.audit.shortcuts" in reached
     assert not {module for module in reached if module.startswith("pneumolib.learning")}
-    assert not reached.keys() & {"pneumolib.data.pipeline", "pneumolib.data.augment"}
+    assert not reached.keys() & {"pneumolib.data.batches", "pneumolib.data.augment"}

@@ -6,7 +6,7 @@ from PIL import Image
 
 from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES, STRENGTHS, corrupt, corruption_samples
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.images import ChangedPixels
+from pneumolib.data.pixels import ChangedPixels
 from pneumolib.errors import ParamsError
 from pneumolib.params import RobustnessParams, check
 from pneumolib.project import smoke_params
@@ -36,14 +36,10 @@ def test_every_name_has_a_strength_and_every_parameter_a_name():
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_severity_takes_an_image_farther_from_what_it_was(pixels, name):
+def test_what_every_change_keeps(pixels, name):
     far = np.array([distance(corrupt(pixels, name, severity, 1), pixels) for severity in SEVERITIES])
     assert (far[0] > 0).all()
-    assert (np.diff(far.mean(axis=1)) > 0).all()
-
-
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_shape_type_and_the_original_stay_and_equal_channels_stay_equal(pixels, name):
+    assert (np.diff(far.mean(axis=1)) > 0).all()  # severity takes an image farther from what it was
     colour = np.repeat(pixels[:3, :, :48], 3, axis=3)  # and an image need not be square
     before = colour.copy()
     changed = corrupt(colour, name, 4, 1)
@@ -56,7 +52,6 @@ def test_shape_type_and_the_original_stay_and_equal_channels_stay_equal(pixels, 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_an_image_s_place_and_the_seed_decide_and_not_its_portion(pixels, name):
     whole = corrupt(pixels, name, 3, 7)
-    np.testing.assert_array_equal(whole, corrupt(pixels, name, 3, 7))
     parts = ChangedPixels(pixels, lambda some, first: corrupt(some, name, 3, 7, first))
     np.testing.assert_array_equal(whole, np.concatenate([parts[0:5], parts[5:8]]))
     assert (parts.shape, parts.dtype, len(parts)) == (pixels.shape, np.uint8, 8)
@@ -100,15 +95,12 @@ def test_what_each_change_does_to_a_simple_image():
 
 
 def test_wrong_names_severities_and_pixels_are_refused_with_what_is_allowed(pixels):
-    with pytest.raises(ValueError, match=r"received 'fog', allowed: gamma, contrast, .*margins"):
-        corrupt(pixels, "fog", 1, 1)
-    for severity in (0, 6, 1.5):
-        with pytest.raises(ValueError, match=rf"severity: received {severity}, allowed: 1, 2, 3, 4, 5"):
-            corrupt(pixels, "blur", severity, 1)
-    with pytest.raises(ValueError, match=r"expected uint8 \(n, height, width, 1 or 3\), received float64"):
-        corrupt(pixels / 255, "blur", 1, 1)
-    with pytest.raises(ValueError, match=r"received uint8 \(64, 64, 1\)"):
-        corrupt(pixels[0], "blur", 1, 1)
+    for name, severity in (("fog", 1), ("blur", 0), ("blur", 6), ("blur", 1.5)):
+        with pytest.raises(ValueError, match=rf"received '{name}' of severity {severity}; allowed: gamma, .*of 1 to 5"):
+            corrupt(pixels, name, severity, 1)
+    for wrong in (pixels / 255, pixels[0]):
+        with pytest.raises(ValueError, match=rf"expected uint8 \(n, height, width, channels\), received {wrong.dtype}"):
+            corrupt(wrong, "blur", 1, 1)
 
 
 def test_samples_are_what_corrupt_gives(pixels):

@@ -23,8 +23,8 @@ from pydicom.uid import (
 )
 
 from pneumolib.data.decode import decode, read_header
-from pneumolib.data.images import load_image
 from pneumolib.data.manifest import describe_file
+from pneumolib.data.pixels import load_image
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 from pneumolib.data.corruptions import corrupt
-from pneumolib.data.images import ImageSet
+from pneumolib.data.pixels import ImageSet
 from pneumolib.learning.explain import grad_cam, map_layer, occlusion_check, randomisation_check
 from pneumolib.learning.gradients import SCALE, feature_gradients, features_of
 from pneumolib.learning.models import build_model

@@ -20,7 +20,7 @@ from scipy.special import expit
 from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.images import load_image
+from pneumolib.data.pixels import load_image
 from pneumolib.errors import ModelError, PneumolibError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams

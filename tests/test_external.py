@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import expit, logit
 
-from pneumolib.data.familiarity import KINDS, QUANTILES, Familiarity
+from pneumolib.data.facts import KINDS
+from pneumolib.data.ood import QUANTILES, TrainingReference
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.drift import alarm_table, drift_table, errors_among
 from pneumolib.evaluation.external import (
@@ -159,13 +160,13 @@ def test_a_part_that_is_missing_is_named(external):
         recalibrate(external.assign(split="test"), PARAMS)
 
 
-def known() -> Familiarity:
+def known() -> TrainingReference:
     """Grey values of 100 to 140, files of 400 px, as training would leave them."""
     spread = {fact: tuple(np.interp(QUANTILES, [0, 1], [0.0, 1.0])) for fact in KINDS}
     spread |= {"mean_grey": tuple(100 + 40 * q for q in QUANTILES)}
     limits = dict.fromkeys(KINDS, (0.0, 1.0)) | {"mean_grey": (100.0, 140.0)}
     rates = dict.fromkeys([*dict.fromkeys(KINDS.values()), "any"], 0.01)
-    return Familiarity(100, 20, spread, limits, (0.0,), ((1.0,),), rates)
+    return TrainingReference(100, 20, spread, limits, (0.0,), ((1.0,),), rates)
 
 
 def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given():

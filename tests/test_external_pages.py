@@ -9,7 +9,7 @@ from scipy.special import expit
 from test_external import drawn, known
 
 from pneumolib import evaluation
-from pneumolib.data.familiarity import KINDS
+from pneumolib.data.facts import KINDS
 from pneumolib.evaluation.calibration import fit_calibration
 from pneumolib.evaluation.thresholds import choose_threshold
 from pneumolib.params import EvaluationParams

@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 
 from pneumolib.audit.findings import Finding, as_checks
-from pneumolib.data.contrast import histograms_of
-from pneumolib.data.images import ImageSet, equalize
 from pneumolib.data.manifest import Manifest
+from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams
 from pneumolib.reporting import audit_words, data_plots, equalisation_plots, equalisation_words
 from pneumolib.reporting.figures import KIND_COLOURS, kind_palette

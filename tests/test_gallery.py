@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.images import ImageSet, take
+from pneumolib.data.pixels import ImageSet, subset
 from pneumolib.reporting.gallery import explanation_words, gallery, selection
 
 
@@ -125,10 +125,10 @@ def test_images_are_found_by_id_whatever_the_order():
     page = gallery(images, rows, np.zeros((40, 64, 64), np.float32)).data
     assert [round(p[:160].mean() / 6) for p in pictures(page)] == [30, 21, 8, 3]
     assert page.count("The map is empty: no evidence for the call") == page.count("<br>The map is empty.") == 4
-    some = take(images, rows.image_id)
+    some = subset(images, rows.image_id)
     assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
     with pytest.raises(KeyError, match=r"1 image id\(s\) are not among the 40 images, such as nobody"):
-        take(images, ["person3_x", "nobody"])
+        subset(images, ["person3_x", "nobody"])
 
 
 def test_foreign_names_are_shown_and_not_executed():

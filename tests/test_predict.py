@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import drawn_parts, save_image
 from pneumolib.__main__ import main
-from pneumolib.data.familiarity_fit import fit_familiarity
+from pneumolib.data.ood import fit_ood
 from pneumolib.errors import ModelError
 from pneumolib.learning.models import build_model
 from pneumolib.learning.predicting import predict_logits
@@ -52,7 +52,7 @@ def root(tmp_path_factory):
         root / "test.npz", logits=logits, paths=manifest.table.set_index("image_id").path[parts["test"].table.image_id]
     )
     middle = float(1 / (1 + np.exp(-np.median(logits))))
-    familiarity = fit_familiarity(manifest, parts["train"], parts["val"])
+    familiarity = fit_ood(manifest, parts["train"], parts["val"])
     write_result(
         result(
             study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=file_sha256(folder / "model.keras"),

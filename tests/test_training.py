@@ -7,9 +7,8 @@ import pytest
 from devices_child import plain_network
 from sklearn.metrics import roc_auc_score
 
-from conftest import in_shards
-from pneumolib.data.images import ImageSet
 from pneumolib.data.manifest import read_manifest
+from pneumolib.data.pixels import ImageSet
 from pneumolib.data.split import split_manifest
 from pneumolib.learning import features, predicting, stopping, training, trials
 from pneumolib.learning.devices import start
@@ -124,22 +123,6 @@ def test_two_identical_runs_give_identical_weights(usual):
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
     assert first.learning_rate.is_monotonic_decreasing  # cosine
     assert first.learning_rate.iloc[-1] == pytest.approx(0, abs=1e-5)
-
-
-def test_training_and_prediction_from_shards(tmp_path, monkeypatch):
-    params = run_params(epochs=4, learning_rate=0.03)
-    start(params)
-    network, train, val = small_network(), image_set(48, 0), image_set(25, 1, "val")
-    in_files = [
-        ImageSet(part.table, in_shards(part.pixels, tmp_path / name, monkeypatch, mixed=name == "train"))
-        for name, part in (("train", train), ("val", val))
-    ]
-    history = training.fit(network, *in_files, params, tmp_path / "state")
-    assert history.epoch.tolist() == [1, 2, 3, 4]
-    assert history.val_auroc.max() > 0.9
-    pd.testing.assert_frame_equal(predicting.predict(network, in_files[1]), predicting.predict(network, val))
-    again = training.fit(network, *in_files, params, tmp_path / "state")
-    assert len(again) == 4
 
 
 def test_features_that_memory_cannot_hold_are_refused_before_they_are_made():

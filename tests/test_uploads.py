@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data.decode import decode, form_of, read_header
-from pneumolib.data.images import load_image
+from pneumolib.data.pixels import load_image
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.serve import app_server, uploads

@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "groups": ["group_findings", "sensitivity_list", "shared_groups"],
         "duplicates": ["duplicate_findings", "find_duplicates"],
         "cures": ["cure_findings", "cure_table", "without_cures"],
-        "features": ["STORAGE", "border_table", "mask_centre", "metadata_features"],
         "shortcuts": ["BORDER_L2", "feature_table", "judge_shortcut", "shortcut_findings"],
     },
 )

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.audit.features import metadata_features
 from pneumolib.audit.findings import Finding
 from pneumolib.audit.shortcuts import Score, grade, judge_shortcut
 from pneumolib.data.decode import decode
-from pneumolib.data.images import as_jpeg, load_image, prepare
+from pneumolib.data.facts import metadata_features
 from pneumolib.data.layout import bar
 from pneumolib.data.manifest import Manifest
+from pneumolib.data.pixels import as_jpeg, load_image, prepare
 from pneumolib.evaluation.comparison import compare_auroc
 from pneumolib.params import AuditParams, ImageParams, RunParams
 

@@ -15,8 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumolib.audit.features import CONSTANT, in_words
 from pneumolib.audit.findings import AuditError, Finding
+from pneumolib.data.facts import CONSTANT, in_words
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.evaluation.intervals import percentiles, resample
 from pneumolib.evaluation.metrics import PREDICTION_COLUMNS

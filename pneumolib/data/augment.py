@@ -16,25 +16,7 @@ from pneumolib.params import AugmentParams
 FLIP, ROTATION, SHIFT_X, SHIFT_Y, ZOOM, GAMMA, CONTRAST, BRIGHTNESS, SHEAR, SHARPNESS, NOISE, NOISE_PLACE = range(12)
 STRETCH, MARGINS = 12, slice(13, 17)
 N_DRAWS = 17
-_PHILOX = tf.random.Algorithm.PHILOX.value  # what `stateless_uniform` takes on a CPU, where batches are made
 _NOISE_RANGE = 4096  # heights that a window of noise can start from
-
-
-def draws_of(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """The draws of some images, float32 (k, N_DRAWS): those rows of `stateless_uniform([n, N_DRAWS], seed)`, to the bit.
-
-    The table itself would grow with n. Its generator, Philox, makes any four numbers in a row from their place alone, so
-    each row is made on its own, with up to three numbers before it and as many after.
-    """
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-
-    def of_row(row: tf.Tensor) -> tf.Tensor:
-        fours, before = row * N_DRAWS // 4, row * N_DRAWS % 4
-        place = tf.stack([counter[0] + tf.cast(fours, tf.uint64), counter[1]])
-        numbers = tf.raw_ops.StatelessRandomUniformV2(shape=[N_DRAWS + 3], key=key, counter=place, alg=_PHILOX)
-        return numbers[before : before + N_DRAWS]
-
-    return tf.map_fn(of_row, tf.cast(rows, tf.int64), fn_output_signature=tf.TensorSpec([N_DRAWS], tf.float32))
 
 
 def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""What may happen to a radiograph between two hospitals: changes of five severities, to see whether a call holds.
+"""What may happen to a radiograph between two hospitals: changes of five severities, to measure robustness.
 
 Contract: pixels uint8 (n, height, width, channels) in and out, 0 black and 255 white; channels that are equal stay equal.
 Lengths are fractions of the image's side, so that a severity means the same at 64 px as at 224 px; noise, JPEG and
@@ -11,7 +11,6 @@ direction (where there are two) and its noise are the same at all severities.
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -36,19 +35,16 @@ def corrupt(pixels: np.ndarray, name: str, severity: int, seed: int, first: int 
     Raises:
         ValueError: pixels of another shape or type, an unknown name or severity.
     """
-    if name not in STRENGTHS:
-        raise ValueError(f"corruption: received {name!r}, allowed: {', '.join(CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity: received {severity!r}, allowed: {', '.join(map(str, SEVERITIES))}")
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
-        raise ValueError(
-            f"pixels: expected uint8 (n, height, width, 1 or 3), received {pixels.dtype} {tuple(pixels.shape)}"
-        )
-    kind = STRENGTHS[name]
-    changed, strength, stream = np.empty_like(pixels), kind.values[severity - 1], zlib.crc32(name.encode())
+    if name not in STRENGTHS or severity not in SEVERITIES:
+        raise ValueError(f"received {name!r} of severity {severity}; allowed: {', '.join(CORRUPTIONS)}, of 1 to 5")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise ValueError(f"pixels: expected uint8 (n, height, width, channels), received {pixels.dtype} {pixels.shape}")
+    change, strengths = STRENGTHS[name]
+    changed, stream = np.empty_like(pixels), zlib.crc32(name.encode())
     for row, image in enumerate(pixels):
         rng = np.random.default_rng([seed, stream, first + row])
-        changed[row] = kind.change(image, strength, rng)
+        found = np.asarray(change(image, strengths[severity - 1], rng))
+        changed[row] = np.clip(np.rint(found), 0, 255).reshape(image.shape)
     return changed
 
 
@@ -61,60 +57,61 @@ def corruption_samples(
     return np.stack(changed), [f"{name} {severity}" for name, severity in shown]
 
 
+# Each change takes an image, uint8 (height, width, channels), its strength and a generator. It gives grey values of any
+# type, an array or a picture, which `corrupt` rounds and limits to 0 to 255.
+
+
 def _gamma(image: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
     """Darker (exponent above 1) or brighter midtones, black and white as they are: exposure, and a monitor's curve."""
-    return _curve((np.arange(256) / 255) ** _either_way(factor, rng))[image]
+    return (255 * (np.arange(256) / 255) ** _either_way(factor, rng))[image]
 
 
 def _contrast(image: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
     """Steeper or flatter around the image's mean: tube voltage, and the window that software chose."""
     mean = image.mean() / 255
-    return _curve((np.arange(256) / 255 - mean) * _either_way(factor, rng) + mean)[image]
+    return (255 * ((np.arange(256) / 255 - mean) * _either_way(factor, rng) + mean))[image]
 
 
 def _noise(image: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
     """Normal noise for each pixel, the same in all channels: fewer photons at a lower dose."""
-    noise = rng.standard_normal(image.shape[:2], np.float32)[..., None]
-    return _to_grey(image + np.float32(sd) * noise)
+    return image + np.float32(sd) * rng.standard_normal(image.shape[:2], np.float32)[..., None]
 
 
 def _blur(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """A Gaussian blur: a child that moved, a thick screen."""
     height, width = image.shape[:2]
     sigma = (fraction * height, fraction * width, 0)
-    return _to_grey(gaussian_filter(image.astype(np.float32), sigma, mode="nearest", truncate=3))
+    return gaussian_filter(image.astype(np.float32), sigma, mode="nearest", truncate=3)
 
 
-def _jpeg(image: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
+def _jpeg(image: np.ndarray, quality: float, rng: np.random.Generator) -> Image.Image:
     """Saved as JPEG at the size the network sees, where its blocks of 8 px are coarser than in the file's own size."""
     file = io.BytesIO()
-    _as_image(image).save(file, "JPEG", quality=int(quality))
-    return _as_pixels(Image.open(file), image)
+    _picture(image).save(file, "JPEG", quality=int(quality))
+    return Image.open(file)
 
 
-def _rotation(image: np.ndarray, degrees: float, rng: np.random.Generator) -> np.ndarray:
+def _rotation(image: np.ndarray, degrees: float, rng: np.random.Generator) -> Image.Image:
     """Turned about the middle, to either side; outside is black."""
-    sign = 1 if rng.random() < 0.5 else -1
-    return _as_pixels(_as_image(image).rotate(sign * degrees, Image.Resampling.BILINEAR), image)
+    return _picture(image).rotate(degrees if rng.random() < 0.5 else -degrees, Image.Resampling.BILINEAR)
 
 
-def _downsampling(image: np.ndarray, kept: float, rng: np.random.Generator) -> np.ndarray:
+def _downsampling(image: np.ndarray, kept: float, rng: np.random.Generator) -> Image.Image:
     """Made smaller and large again: a coarse detector, a picture of a picture."""
-    height, width = image.shape[:2]
-    small = _as_image(image).resize((max(1, round(width * kept)), max(1, round(height * kept))), Image.Resampling.BOX)
-    return _as_pixels(small.resize((width, height), Image.Resampling.BILINEAR), image)
+    whole = _picture(image)
+    small = whole.resize([max(1, round(side * kept)) for side in whole.size], Image.Resampling.BOX)
+    return small.resize(whole.size, Image.Resampling.BILINEAR)
 
 
-def _zoom(image: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
+def _zoom(image: np.ndarray, factor: float, rng: np.random.Generator) -> Image.Image:
     """Nearer, so that the rim is lost, or farther, with black around: distance and collimation."""
-    factor = _either_way(factor, rng)
-    return _window(image, 1 / factor, 1 / factor)
+    part = 1 / _either_way(factor, rng)
+    return _window(image, part, part)
 
 
-def _stretch(image: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
+def _stretch(image: np.ndarray, factor: float, rng: np.random.Generator) -> Image.Image:
     """A part of the height, or of the width, drawn out to the whole: a film of other proportions, pressed into a square."""
-    part = 1 / factor
-    return _window(image, part, 1) if rng.random() < 0.5 else _window(image, 1, part)
+    return _window(image, 1 / factor, 1) if rng.random() < 0.5 else _window(image, 1, 1 / factor)
 
 
 def _margins(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
@@ -125,65 +122,35 @@ def _margins(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np
     return changed
 
 
-def _window(image: np.ndarray, part_y: float, part_x: float) -> np.ndarray:
+def _window(image: np.ndarray, part_y: float, part_x: float) -> Image.Image:
     """The middle part of height and width at the size of the whole; above 1 it shows black around."""
     height, width = image.shape[:2]
     left, top = width * (1 - part_x) / 2, height * (1 - part_y) / 2
     matrix = (part_x, 0, left, 0, part_y, top)  # from a place in the result to one in the image
-    return _as_pixels(
-        _as_image(image).transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR), image
-    )
+    return _picture(image).transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 def _either_way(factor: float, rng: np.random.Generator) -> float:
     return factor if rng.random() < 0.5 else 1 / factor
 
 
-def _curve(values: np.ndarray) -> np.ndarray:
-    """A table of 256 grey values from values of 0 to 1."""
-    return _to_grey(255 * values)
-
-
-def _to_grey(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _as_image(image: np.ndarray) -> Image.Image:
+def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
-
-
-def _as_pixels(changed: Image.Image, image: np.ndarray) -> np.ndarray:
-    return np.asarray(changed, np.uint8).reshape(image.shape)
-
-
-@dataclass(frozen=True)
-class Strengths:
-    """A change and its strength at severities 1 to 5.
-
-    Attributes:
-        unit: what the numbers are, in words.
-        values: one for each severity.
-        change: image uint8 (height, width, channels), strength, generator -> image.
-    """
-
-    unit: str
-    values: tuple[float, float, float, float, float]
-    change: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
 # Framing differs by a few per cent from day to day, a child lies some degrees aslant, and exposure differs by about a third;
 # severity 1 is less than that. Severity 3 is about what training in the recommended recipe changes at most (gamma 1.8, contrast
 # 1.6, rotation 10 degrees, zoom 0.2, stretch 1.3, margins 0.1, noise 6), and 5 goes well beyond, to where a lung can just
 # be recognised at 128 px.
-STRENGTHS: dict[str, Strengths] = {
-    "gamma": Strengths("exponent, or one over it", (1.15, 1.35, 1.6, 2.0, 2.6), _gamma),
-    "contrast": Strengths("slope around the mean, or one over it", (1.15, 1.35, 1.6, 2.0, 2.6), _contrast),
-    "noise": Strengths("standard deviation in grey values of 255", (3, 6, 10, 16, 25), _noise),
-    "blur": Strengths("standard deviation as a fraction of the side", (0.006, 0.009, 0.013, 0.019, 0.027), _blur),
-    "jpeg": Strengths("JPEG quality", (70, 50, 30, 18, 10), _jpeg),
-    "rotation": Strengths("degrees to either side", (3, 6, 10, 15, 22), _rotation),
-    "downsampling": Strengths("fraction of the side kept", (0.75, 0.55, 0.4, 0.28, 0.2), _downsampling),
-    "zoom": Strengths("factor, or one over it", (1.04, 1.08, 1.15, 1.25, 1.4), _zoom),
-    "stretch": Strengths("factor along one side", (1.04, 1.08, 1.15, 1.25, 1.4), _stretch),
-    "margins": Strengths("width of each edge as a fraction of the side", (0.02, 0.04, 0.07, 0.11, 0.16), _margins),
+STRENGTHS: dict[str, tuple[Callable, tuple[float, ...]]] = {
+    "gamma": (_gamma, (1.15, 1.35, 1.6, 2.0, 2.6)),  # exponent, or one over it
+    "contrast": (_contrast, (1.15, 1.35, 1.6, 2.0, 2.6)),  # slope around the mean, or one over it
+    "noise": (_noise, (3, 6, 10, 16, 25)),  # standard deviation in grey values of 255
+    "blur": (_blur, (0.006, 0.009, 0.013, 0.019, 0.027)),  # standard deviation as a fraction of the side
+    "jpeg": (_jpeg, (70, 50, 30, 18, 10)),  # JPEG quality
+    "rotation": (_rotation, (3, 6, 10, 15, 22)),  # degrees to either side
+    "downsampling": (_downsampling, (0.75, 0.55, 0.4, 0.28, 0.2)),  # fraction of the side kept
+    "zoom": (_zoom, (1.04, 1.08, 1.15, 1.25, 1.4)),  # factor, or one over it
+    "stretch": (_stretch, (1.04, 1.08, 1.15, 1.25, 1.4)),  # factor along one side
+    "margins": (_margins, (0.02, 0.04, 0.07, 0.11, 0.16)),  # width of each edge as a fraction of the side
 }

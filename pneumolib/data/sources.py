@@ -26,8 +26,7 @@ def list_source(params: DataParams) -> Listing:
     try:
         # Imported where it is used, here and below: what draws or downloads need not be waited for by the other sources.
         if params.source == "synthetic":
-            from pneumolib.data.second_hospital import draw_second_hospital
-            from pneumolib.data.synthetic import draw_dataset
+            from pneumolib.data.synthetic import draw_dataset, draw_second_hospital
 
             draw = draw_second_hospital if params.hospital == 2 else draw_dataset
             root = draw(root, params.n_images, params.drawing_seed)

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pneumolib.errors import DataError
 from pneumolib.params import ExternalParams, SplitParams
 
 COLUMNS = ["image_id", "split", "label", "kind", "group_id"]
@@ -25,10 +26,6 @@ _REMEDIES = {
 }
 
 
-class SplitError(ValueError):
-    """A split that would leak or be skewed; the message names groups and numbers."""
-
-
 def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     """Assign every image to train, val or test.
 
@@ -40,16 +37,14 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
         table: `Manifest.table`, in any order of rows.
         params: `validation`, `validation_fraction`, `seed`, `ratio_tolerance_points`.
     Raises:
-        SplitError: see `check_split`.
+        DataError: see `check_split`.
     """
     result = table.sort_values("image_id", ignore_index=True)
     result["split"] = result.source_split
     if params.validation == "cut":
-        pool = result[result.source_split != "test"].assign(unit=_units(result))
-        chosen = set()
-        for _, rows in pool.groupby("kind"):
-            chosen |= _choose_units(rows.unit.value_counts(), params.validation_fraction, params.seed)
-        result.loc[pool.index, "split"] = pool.unit.isin(chosen).map({True: "val", False: "train"})
+        pool = result[result.source_split != "test"]
+        chosen = _chosen(pool, params.validation_fraction, params.seed)
+        result.loc[pool.index, "split"] = np.where(chosen, "val", "train")
     result = result[COLUMNS]
     check_split(result, params.ratio_tolerance_points)
     return result
@@ -67,26 +62,19 @@ def split_external(table: pd.DataFrame, params: ExternalParams) -> pd.DataFrame:
     Returns:
         columns `COLUMNS`, `split` being `external`, then `part`, one of `PARTS`, and `site`; sorted by `image_id`.
     Raises:
-        SplitError: a part without one of the classes.
+        DataError: a part without one of the classes.
     """
     result = table.sort_values("image_id", ignore_index=True).assign(split=EXTERNAL)
-    pool, chosen = result.assign(unit=_units(result)), set()
-    for _, rows in pool.groupby("kind"):
-        chosen |= _choose_units(rows.unit.value_counts(), params.recalibration_fraction, params.seed)
-    result["part"] = pool.unit.isin(chosen).map(dict(zip((True, False), PARTS, strict=True)))
-    for part in PARTS:
-        groups = result[result.part == part].groupby("label").group_id.nunique()
-        if len(groups) < 2:
-            raise SplitError(
-                f"the {part} part of the other source has {groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of "
-                f"pneumonia; both are needed. Change external.recalibration_fraction, received "
-                f"{params.recalibration_fraction:g}, or bring more patients"
-            )
+    result["part"] = np.where(_chosen(result, params.recalibration_fraction, params.seed), *PARTS)
+    remedy = (
+        f"Change external.recalibration_fraction, received {params.recalibration_fraction:g}, or bring more patients"
+    )
+    _need_both_classes(result, "part", dict.fromkeys(PARTS, remedy))
     return result[[*COLUMNS, "part", "site"]]
 
 
 def without_shared(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """The images of another source without the groups of which one stands, pixel for pixel, among a study's own.
+    """The images of another source without the groups of which an image is, pixel for pixel, among a study's own.
 
     Collections of radiographs take in older ones, the archive among them; a model would then be tried on what it was
     trained on. Copies that were resized or saved anew with a loss are not found.
@@ -96,6 +84,19 @@ def without_shared(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """
     known = table.group_id[table.pixel_hash.isin(own.pixel_hash)]
     return table[~table.group_id.isin(known)].reset_index(drop=True)
+
+
+def _chosen(table: pd.DataFrame, fraction: float, seed: int) -> pd.Series:
+    """Whether each image goes to the smaller part: of each kind as near to the fraction as whole units allow."""
+    units, chosen = _units(table), set()
+    for _, of_kind in units.groupby(table.kind):
+        sizes, taken = of_kind.value_counts(), 0
+        wanted = fraction * len(of_kind)
+        for unit in sorted(sizes.index, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest()):
+            if abs(taken + sizes[unit] - wanted) < abs(taken - wanted):
+                chosen.add(unit)
+                taken += sizes[unit]
+    return units.isin(chosen)
 
 
 def _units(table: pd.DataFrame) -> pd.Series:
@@ -110,39 +111,33 @@ def _units(table: pd.DataFrame) -> pd.Series:
     return pd.Series(first.to_numpy()[groups], index=table.index)
 
 
-def _choose_units(sizes: pd.Series, fraction: float, seed: int) -> set[str]:
-    """Units of one kind whose images add up to the wanted fraction as nearly as whole groups allow."""
-    wanted, taken, chosen = fraction * sizes.sum(), 0, set()
-    for unit in sorted(sizes.index, key=lambda u: hashlib.sha256(f"{seed}:{u}".encode()).digest()):
-        if abs(taken + sizes[unit] - wanted) < abs(taken - wanted):
-            chosen.add(unit)
-            taken += sizes[unit]
-    return chosen
-
-
 def check_split(split: pd.DataFrame, tolerance_points: float) -> None:
-    """Raise `SplitError` unless groups are disjoint, all parts hold both classes, and the class ratio is kept.
+    """Raise `DataError` unless groups are disjoint, all parts hold both classes, and the class ratio is kept.
 
     A wrong group key makes giant groups, and those skew validation; so the share of pneumonia in validation must lie
     within `tolerance_points` (percentage points) of the whole pool's.
     """
     parts = split.groupby("group_id").split.nunique()
     if crossing := list(parts[parts > 1].index):
-        raise SplitError(f"{len(crossing)} group(s) stand in more than one split: {', '.join(crossing[:10])}")
-    for name in ("train", "val", "test"):
-        labels = set(split.label[split.split == name])
-        if labels != {0, 1}:
-            raise SplitError(
-                f"the {name} split holds {'no images' if not labels else f'only label {labels.pop()}'}; both classes "
-                f"are needed. {_REMEDIES[name]}"
-            )
+        raise DataError(f"{len(crossing)} group(s) appear in more than one split: {', '.join(crossing[:10])}")
+    _need_both_classes(split, "split", _REMEDIES)
     pool = split[split.split != "test"]
     shares = 100 * pool[pool.split == "val"].label.mean(), 100 * pool.label.mean()
     if abs(shares[0] - shares[1]) > tolerance_points:
         largest = pool.group_id.value_counts().head(3)
-        raise SplitError(
+        raise DataError(
             f"pneumonia is {shares[0]:.1f}% of validation but {shares[1]:.1f}% of the training pool; allowed "
             f"difference: split.ratio_tolerance_points {tolerance_points}. Largest groups: "
             f"{', '.join(f'{group} ({n} images)' for group, n in largest.items())}. If one is far larger than a "
             f"patient's series, the group key is wrong"
         )
+
+
+def _need_both_classes(table: pd.DataFrame, column: str, remedies: dict[str, str]) -> None:
+    for part, remedy in remedies.items():
+        groups = table[table[column] == part].groupby("label").group_id.nunique()
+        if len(groups) < 2:
+            raise DataError(
+                f"the {part} {column} has {groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of pneumonia; both "
+                f"classes are needed. {remedy}"
+            )

@@ -1,19 +1,29 @@
-"""Chest-like radiographs on disk in the archive's layout: the demo study's data.
+"""Chest-like radiographs on disk, drawn and taken of nobody: the demo's archive, and a second hospital to try a model on.
 
-Data contract: `root/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, named as the archive names them, and
-`layout.MARKER` with the recipe. A patient is (kind, number) and lies in one split only. The archive's traps are
-there in small: train NORMAL at JPEG quality 95 and all else at 75, wider images and a few RGB files among PNEUMONIA,
-byte-equal copies within a few patients of train, a test set exposed a little differently. No file depends on the order
-of the drawing.
+`draw_dataset` writes the archive's layout: `root/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, named as the archive names
+them. A patient is (kind, number) and lies in one split only. The archive's traps are there in small: train NORMAL at
+JPEG quality 95 and all else at 75, wider images and a few RGB files among PNEUMONIA, byte-equal copies within a few
+patients of train, a test set exposed a little differently.
+
+`draw_second_hospital` writes `root/table.csv`, columns `path,label,group_id,kind,split,site`, and the files that it names
+at `root/test/<site>/`; they are read back as a user's own table of paths is. A patient has one to three images. The
+emergency room exposes dark and flat, leaves wide black borders and saves JPEG files of low quality; the ward exposes
+bright, leaves narrow borders and saves PNG files. Both put a lead letter into a corner, with a label beside it that
+names nothing. Unlike in training, shape and size do not differ by class, and pneumonia is rarer.
+
+Each folder holds its recipe in `archive.MARKER`. No file depends on the order of the drawing.
 """
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+import pandas as pd
+from PIL import Image, ImageDraw
 
 from pneumolib.data import drawing
 from pneumolib.data.drawing import KINDS, draw_radiograph
@@ -22,6 +32,56 @@ from pneumolib.data.layout import DRAWN, bar, build
 TEST_SHIFT = 0.5  # how far the exposure of test images moves; see `draw_radiograph`
 MIN_IMAGES = 24
 GROUP_SIZES = {"bacteria": (1, 1, 1, 2, 2, 3, 4, 5), "virus": (1, 1, 1, 2, 3), "normal": (1,) * 9 + (2,)}
+
+TABLE, TABLE_COLUMNS = "table.csv", ["path", "label", "group_id", "kind", "split", "site"]
+PREVALENCE = 0.4  # of the second hospital's images
+# Its patients' numbers begin here: with the first hospital's, a patient would be drawn twice.
+FIRST_NUMBER = 1_000_001
+SITES = {
+    "emergency": SimpleNamespace(gamma=(1.35, 1.7), contrast=(0.65, 0.8), lift=(0, 12), margin=(0.06, 0.14),
+                                 width=(560, 640), aspect=(0.95, 1.05), suffix="jpeg", options={"quality": 40}),
+    "ward": SimpleNamespace(gamma=(0.7, 0.9), contrast=(0.8, 0.95), lift=(10, 40), margin=(0.01, 0.05),
+                            width=(440, 520), aspect=(1.05, 1.2), suffix="png", options={}),
+}  # fmt: skip
+
+
+def draw_dataset(root: Path, n_images: int = 400, seed: int = 1) -> Path:
+    """Draw `n_images` files into `root`, unless they lie there by the same recipe, and return `root`.
+
+    A drawing by another recipe is replaced; see `archive.build`. Raises ValueError where `n_images` is below
+    MIN_IMAGES, and FileExistsError where `root` holds anything not drawn here.
+    """
+    if n_images < MIN_IMAGES:
+        raise ValueError(f"n_images is {n_images}; the kinds and splits all have patients from {MIN_IMAGES} up")
+
+    def draw(folder: Path) -> None:
+        for file in bar(_plan(n_images, seed), n_images, "drawing radiographs"):
+            _save(file, folder, seed)
+
+    return _build(root, {"n_images": n_images, "seed": seed}, draw)
+
+
+def draw_second_hospital(root: Path, n_images: int = 160, seed: int = 1) -> Path:
+    """Draw `n_images` files and their table into `root`, unless they lie there by the same recipe; return the table's path.
+
+    Raises FileExistsError where `root` holds anything not drawn here.
+    """
+
+    def draw(folder: Path) -> None:
+        files = _plan_second(n_images, seed)
+        for site in SITES:
+            (folder / "test" / site).mkdir(parents=True)
+        for file in bar(files.itertuples(), n_images, "drawing a second hospital"):
+            _draw_at_site(file, seed).save(folder / file.path, **SITES[file.site].options)
+        files[TABLE_COLUMNS].to_csv(folder / TABLE, index=False, lineterminator="\n")
+
+    return _build(root, {"hospital": 2, "n_images": n_images, "seed": seed, "table": TABLE}, draw) / TABLE
+
+
+def _build(root: Path, recipe: dict, draw: Callable[[Path], None]) -> Path:
+    code = hashlib.sha256(b"".join(Path(m).read_bytes() for m in (__file__, drawing.__file__))).hexdigest()
+    build(Path(root), {DRAWN: True, **recipe, "code_sha256": code}, draw)
+    return Path(root)
 
 
 def _blocks(n: int) -> list[tuple[str, str, int]]:
@@ -83,19 +143,52 @@ def _save(file: SimpleNamespace, folder: Path, seed: int) -> None:
     image.save(target, "JPEG", quality=95 if file.split == "train" and not file.sick else 75)
 
 
-def draw_dataset(root: Path, n_images: int = 400, seed: int = 1) -> Path:
-    """Draw `n_images` files into `root`, unless they lie there by the same recipe, and return `root`.
+def _plan_second(n: int, seed: int) -> pd.DataFrame:
+    """Every file of the second hospital: `number` of the patient, `image` of the patient, and `TABLE_COLUMNS`."""
+    rng, rows, sick = np.random.default_rng([seed, n, 2]), [], round(PREVALENCE * n)
+    bacteria = round(0.6 * sick)
+    for kind, total in (("bacteria", bacteria), ("virus", sick - bacteria), ("normal", n - sick)):
+        number, left = FIRST_NUMBER - 1, total
+        while left:
+            number += 1
+            size = min(left, max(1, total // 4), int(rng.choice([1, 1, 1, 2] if kind == "normal" else [1, 1, 2, 3])))
+            site, group = list(SITES)[number % 2], f"{kind[0].upper()}{number - FIRST_NUMBER + 1:05d}"
+            for image in range(size):
+                path = f"test/{site}/{group}-{image + 1}.{SITES[site].suffix}"
+                rows.append((number, image, path, int(kind != "normal"), group, kind, "test", site))
+            left -= size
+    return pd.DataFrame(rows, columns=["number", "image", *TABLE_COLUMNS])
 
-    A drawing by another recipe is replaced; see `layout.build`. Raises ValueError where `n_images` is below
-    MIN_IMAGES, and DataError where `root` holds anything not drawn here.
-    """
-    if n_images < MIN_IMAGES:
-        raise ValueError(f"n_images is {n_images}; the kinds and splits all have patients from {MIN_IMAGES} up")
 
-    def draw(folder: Path) -> None:
-        for file in bar(_plan(n_images, seed), n_images, "drawing radiographs"):
-            _save(file, folder, seed)
+def _draw_at_site(file: NamedTuple, seed: int) -> Image.Image:
+    """One image as its site takes it."""
+    site = SITES[file.site]
+    kind = "IM" if file.kind == "normal" else file.kind
+    rng = np.random.default_rng([seed, KINDS.index(kind), file.number, file.image, 2])
+    u = rng.uniform
+    aspect, width = u(*site.aspect), round(u(*site.width))
+    values = draw_radiograph(kind, file.number, file.image, seed, aspect=aspect, marked=False) / 255
+    values = values ** u(*site.gamma) * 255 * u(*site.contrast) + u(*site.lift)
+    body = Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
+    film = Image.new("L", (width, round(width / aspect)), round(u(0, 6)))
+    left, top, right, bottom = (round(u(*site.margin) * width) for _ in range(4))
+    inner = (film.width - left - right, film.height - top - bottom)
+    film.paste(body.resize(inner, Image.Resampling.BICUBIC), (left, top))
+    _label(film, rng)
+    return film
 
-    code = hashlib.sha256(b"".join(Path(m).read_bytes() for m in (__file__, drawing.__file__))).hexdigest()
-    build(Path(root), {DRAWN: True, "n_images": n_images, "seed": seed, "code_sha256": code}, draw)
-    return Path(root)
+
+def _label(film: Image.Image, rng: np.random.Generator) -> None:
+    """A lead letter in a box, and lines where a name would stand, in one of the upper corners."""
+    u, pen = rng.uniform, ImageDraw.Draw(film)
+    unit = film.width * u(0.012, 0.016)
+    on_left = u() < 0.5
+    x, y = (film.width * 0.03 if on_left else film.width * 0.97 - 12 * unit), film.height * u(0.02, 0.05)
+    pen.rectangle((x, y, x + 4 * unit, y + 5 * unit), outline=255, width=max(1, round(unit / 3)))
+    letter = [(1.2, 4.2), (1.2, 0.8), (2.8, 0.8), (2.8, 2.4), (1.2, 2.4), (2.9, 4.2)]  # R, on the patient's right
+    if not on_left:
+        letter = [(1.2, 0.8), (1.2, 4.2), (2.9, 4.2)]  # L
+    pen.line([(x + unit * px, y + unit * py) for px, py in letter], fill=255, width=max(1, round(unit / 2)))
+    for line, length in enumerate(u(3, 7, 3)):
+        low = y + unit * (0.6 + 1.6 * line)
+        pen.rectangle((x + 5 * unit, low, x + (5 + length) * unit, low + 0.7 * unit), fill=200)

@@ -1,9 +1,9 @@
-"""Do images look like those of training? Facts of another source beside a model's `Familiarity`, and whether errors gather there."""
+"""Do images look like those of training? Facts of another source beside a model's `TrainingReference`, and whether errors gather there."""
 
 import numpy as np
 import pandas as pd
 
-from pneumolib.data.familiarity import QUANTILES, Familiarity, alarms
+from pneumolib.data.ood import QUANTILES, TrainingReference, ood_warnings
 from pneumolib.data.split import EXTERNAL
 from pneumolib.evaluation.intervals import resample, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
@@ -13,7 +13,7 @@ _LOW, _MEDIAN, _HIGH = (QUANTILES.index(q) for q in (0.025, 0.5, 0.975))
 _NOTHING = (np.nan, np.nan)
 
 
-def drift_table(familiarity: Familiarity, facts: pd.DataFrame) -> pd.DataFrame:
+def drift_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
     """Each fact in training and in another source.
 
     Args:
@@ -33,10 +33,10 @@ def drift_table(familiarity: Familiarity, facts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def alarm_table(familiarity: Familiarity, facts: pd.DataFrame) -> pd.DataFrame:
+def alarm_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
     """Share of images with a warning of each kind, and of `any`: `kind, false_alarms` (on validation), `flagged` (of these)."""
-    shares = alarms(familiarity, facts).mean()
-    rates = [familiarity.false_alarms[kind] for kind in shares.index]
+    shares = ood_warnings(familiarity, facts).mean()
+    rates = [familiarity.validation_warnings[kind] for kind in shares.index]
     return pd.DataFrame(
         {"kind": shares.index, "false_alarms": pd.to_numeric(pd.Series(rates)), "flagged": shares.to_numpy()}
     )

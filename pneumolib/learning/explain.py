@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from pneumolib.data.images import ChangedPixels, ImageSet
+from pneumolib.data.pixels import ChangedPixels, ImageSet
 from pneumolib.learning.backbones import layer_parts, leaves
 from pneumolib.learning.gradients import feature_gradients, features_of
 from pneumolib.learning.models import narrows

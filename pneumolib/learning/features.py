@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from pneumolib.data.images import ImageSet
+from pneumolib.data.batches import eval_dataset, feature_dataset, view_dataset
 from pneumolib.data.layout import bar
-from pneumolib.data.pipeline import eval_dataset, feature_dataset, view_dataset
+from pneumolib.data.pixels import ImageSet
 from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import write_atomically
 from pneumolib.learning.devices import describe

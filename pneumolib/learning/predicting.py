@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from pneumolib.data.images import ImageSet
-from pneumolib.data.pipeline import eval_dataset, view_dataset
+from pneumolib.data.batches import eval_dataset, view_dataset
+from pneumolib.data.pixels import ImageSet
 from pneumolib.learning.distribution import even, predict_batches
 from pneumolib.params import RunParams
 

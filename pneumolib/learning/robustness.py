@@ -6,8 +6,8 @@ import pandas as pd
 from scipy.special import expit
 
 from pneumolib.data.corruptions import SEVERITIES, corrupt
-from pneumolib.data.images import ChangedPixels, ImageSet, take
 from pneumolib.data.layout import bar
+from pneumolib.data.pixels import ChangedPixels, ImageSet, subset
 from pneumolib.learning.predicting import predict_logits
 from pneumolib.params import RunParams
 
@@ -30,7 +30,7 @@ def predict_corrupted(model: keras.Model, images: ImageSet, params: RunParams) -
         without images.
     """
     asked = params.robustness
-    chosen = take(images, choose_images(images.table, asked.images, params.seed))
+    chosen = subset(images, choose_images(images.table, asked.images, params.seed))
     if len(chosen) == 0:
         return images.table.iloc[:0].assign(corruption="", severity=0, logit=0.0, probability=0.0)[COLUMNS]
     # A corruption that is named twice is still one.

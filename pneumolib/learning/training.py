@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from pneumolib.data.images import ImageSet
-from pneumolib.data.pipeline import steps_per_epoch, train_dataset
+from pneumolib.data.batches import steps_per_epoch, train_dataset
+from pneumolib.data.pixels import ImageSet
 from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import Checkpoint
 from pneumolib.learning.devices import describe, is_out_of_memory

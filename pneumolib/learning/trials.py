@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from pneumolib.data.images import ImageSet, read_images
 from pneumolib.data.manifest import Manifest
+from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.learning.fine_tuning import unfreeze
 from pneumolib.learning.models import build_model
 from pneumolib.learning.predicting import predict, predict_views

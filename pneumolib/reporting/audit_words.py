@@ -6,9 +6,9 @@ from html import escape
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from pneumolib.audit.features import CONSTANT
 from pneumolib.audit.findings import Finding
 from pneumolib.audit.groups import shared_groups
+from pneumolib.data.facts import CONSTANT
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
 from pneumolib.reporting.prose import say

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pneumolib.data.images import equalize
+from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
 from pneumolib.reporting.figures import COLOURS, NAMES, NEUTRAL, OTHERS, Plot, new_axes
 

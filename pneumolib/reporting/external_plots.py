@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pneumolib.data.images import ImageSet
+from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting.external_words import CALIBRATION_NAMES
 from pneumolib.reporting.familiarity_words import FACT_NAMES

@@ -3,7 +3,7 @@
 import pandas as pd
 from IPython.display import Markdown
 
-from pneumolib.data.familiarity import QUANTILES, Familiarity
+from pneumolib.data.ood import QUANTILES, TrainingReference
 from pneumolib.reporting.prose import say
 
 FACT_NAMES = {
@@ -19,7 +19,7 @@ FACT_NAMES = {
 }
 
 
-def facts_words(familiarity: Familiarity) -> pd.DataFrame:
+def facts_words(familiarity: TrainingReference) -> pd.DataFrame:
     """One row a fact: median and middle 95% of the training images, and the limits of a warning."""
     low, median, high = (QUANTILES.index(q) for q in (0.025, 0.5, 0.975))
     spread = familiarity.quantiles
@@ -31,8 +31,8 @@ def facts_words(familiarity: Familiarity) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def summary(familiarity: Familiarity) -> Markdown:
+def summary(familiarity: TrainingReference) -> Markdown:
     """How often validation images would be warned of: the false alarms."""
-    rates = familiarity.false_alarms
+    rates = familiarity.validation_warnings
     kinds = [f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any"]
     return say("training.ood", reference=familiarity, warned=rates["any"], kinds=kinds)

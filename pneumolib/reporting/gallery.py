@@ -9,8 +9,8 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 from PIL import Image
 
-from pneumolib.data.images import ImageSet
 from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.metrics import compute_metrics
 from pneumolib.reporting.overlays import STRONGEST_COVER, overlay, strongest_place
 from pneumolib.reporting.prose import say

@@ -105,7 +105,7 @@ class FamiliarityResult(_Part):
     limits: dict[str, list[float]]
     centre: list[float]
     precision: list[float]
-    false_alarms: dict[str, Fraction | None]
+    validation_warnings: dict[str, Fraction | None]
 
 
 class SourceResult(_Part):

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from pneumolib.data.familiarity import Familiarity
 from pneumolib.data.manifest import Manifest
+from pneumolib.data.ood import TrainingReference
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.thresholds import Threshold
@@ -162,7 +162,7 @@ class Session:
         checks: dict[str, Any] | None = None,
         calibration: Calibration | None = None,
         seeds: dict[str, pd.DataFrame] | None = None,
-        familiarity: Familiarity | None = None,
+        familiarity: TrainingReference | None = None,
         external: Manifest | None = None,
     ) -> Result:
         """Write `result.json`, the last act of every notebook.
@@ -245,7 +245,7 @@ def _source(manifest: Manifest) -> dict[str, Any]:
 
 
 def _frozen(
-    threshold: Threshold | None, calibration: Calibration | None, familiarity: Familiarity | None
+    threshold: Threshold | None, calibration: Calibration | None, familiarity: TrainingReference | None
 ) -> dict[str, Any]:
     """What was decided before test was read, and goes with the network."""
     return {

@@ -18,8 +18,8 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from pneumolib.data.images import equalize, load_image
 from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.data.pixels import equalize, load_image
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.reporting.figures import PNEUMONIA

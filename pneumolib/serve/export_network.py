@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.special import expit
 
 from pneumolib.data.drawing import KINDS, draw_radiograph
-from pneumolib.data.images import load_image
+from pneumolib.data.pixels import load_image
 from pneumolib.learning.backbones import leaves
 from pneumolib.params import ImageParams
 from pneumolib.serve.trained import load_trained

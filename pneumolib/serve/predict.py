@@ -81,9 +81,9 @@ def _about(model: TrainedModel) -> str:
     )
     said += " Trained on drawn images: its figures mean nothing for patients." * model.result.synthetic
     known = model.familiarity
-    if known and known.false_alarms["any"] is not None:
+    if known and known.validation_warnings["any"] is not None:
         said += f"\nImages unlike the training images are named; of {known.validation_images} validation images, which are like "
-        said += f"them, {known.false_alarms['any']:.1%} would be."
+        said += f"them, {known.validation_warnings['any']:.1%} would be."
     else:
         said += "\nThis run kept nothing of its training images that others could be compared with."
     return f"{said}\n{RESEARCH_ONLY}"
@@ -173,7 +173,7 @@ def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
         "commit": model.result.provenance.commit,
         "threshold": model.threshold,
         "calibration": model.calibration.in_words(),
-        "validation_warnings": known.false_alarms if known else None,
+        "validation_warnings": known.validation_warnings if known else None,
         "notice": RESEARCH_ONLY,
     }
     with _destination(to) as file:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from pneumolib.data.familiarity import colour_of
-from pneumolib.data.images import decode_for, network_pixels
+from pneumolib.data.facts import colour_of
 from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.data.pixels import decode_for, network_pixels
 from pneumolib.errors import ImageFileError
 from pneumolib.serve.trained import TrainedModel
 

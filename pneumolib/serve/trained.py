@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pneumolib.data.familiarity import Familiarity
+from pneumolib.data.ood import TrainingReference
 from pneumolib.errors import ModelError, ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
@@ -38,7 +38,7 @@ class TrainedModel:
     image: ImageParams
     threshold: float
     calibration: Calibration
-    familiarity: Familiarity | None
+    familiarity: TrainingReference | None
 
     @property
     def name(self) -> str:
@@ -136,5 +136,5 @@ def _check_hash(file: Path, recorded: str | None) -> None:
         )
 
 
-def _familiarity(kept: FamiliarityResult | None) -> Familiarity | None:
-    return TypeAdapter(Familiarity).validate_python(kept.model_dump()) if kept else None
+def _familiarity(kept: FamiliarityResult | None) -> TrainingReference | None:
+    return TypeAdapter(TrainingReference).validate_python(kept.model_dump()) if kept else None

@@ -1,8 +1,8 @@
 """What does a network see of one file? `load_image`, for training and for prediction alike.
 
 Contract: pixels are uint8, (height, width, channels), 0 black and 255 white, channels 1 (grey) or 3 (RGB).
-Decoding happens once: an `ImageSet` maps pixels from a `.npy` file that all runs of a study share, or reads them from
-`data.shards` where they are more than `image.memory_gb`.
+Decoding happens once: the pixels of a part of the split lie in one `.npy` file that all runs of a study map into memory.
+The system loads and drops its pages as needed, so a part may be larger than memory.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,14 @@ from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
 from pneumolib.data.decode import Decoded, decode
-from pneumolib.data.layout import bar
+from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.shards import PORTION, SHARD_BYTES, ShardedPixels, build_shards, missing_shards
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 
 _DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
-_MODES = {1: "L", 3: "RGB"}
+_AHEAD = 256  # images decoded before they are written
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,13 @@ class ImageSet:
 
     Attributes:
         table: one row an image: `image_id, split, label, kind, group_id`.
-        pixels: uint8 (n, height, width, channels), mapped from disk, or in shards, which can be indexed in the same way.
+        pixels: uint8 (n, height, width, channels); may be mapped from disk.
+        key: a hash of all that decides the pixels, where they are a whole cache file; else empty.
     """
 
     table: pd.DataFrame
-    pixels: np.ndarray | ShardedPixels
+    pixels: np.ndarray
+    key: str = ""
 
     def __post_init__(self):
         if len(self.table) != len(self.pixels):
@@ -55,10 +56,8 @@ class ImageSet:
 
     @property
     def identity(self) -> np.ndarray:
-        """What a key of the pixels is made from: themselves, or their shards' name, which is a hash of files and parameters."""
-        if isinstance(self.pixels, ShardedPixels):
-            return np.frombuffer(self.pixels.folder.name.encode(), np.uint8)
-        return self.pixels
+        """What a key of the pixels is made from: their `key` where there is one, else they themselves."""
+        return np.frombuffer(self.key.encode(), np.uint8) if self.key else self.pixels
 
 
 @dataclass(frozen=True)
@@ -90,17 +89,22 @@ class ChangedPixels:
         return self.change(self.pixels[rows], rows.start)
 
 
-def take(images: ImageSet, image_ids: Sequence[str]) -> ImageSet:
+def subset(images: ImageSet, image_ids: Sequence[str]) -> ImageSet:
     """Some images, in the order of `image_ids`, copied out of the file that they are mapped from.
 
     Raises:
         KeyError: an id that is not there.
     """
-    rows = pd.Index(images.table.image_id).get_indexer(list(image_ids))
-    if (rows < 0).any():
-        missing = [name for name, row in zip(image_ids, rows, strict=True) if row < 0]
-        raise KeyError(f"{len(missing)} image id(s) are not among the {len(images)} images, such as {missing[0]}")
+    rows = _rows_of(images.table, image_ids)
     return ImageSet(images.table.iloc[rows].reset_index(drop=True), images.pixels[rows])
+
+
+def _rows_of(table: pd.DataFrame, image_ids: Sequence[str]) -> np.ndarray:
+    rows = pd.Index(table.image_id).get_indexer(list(image_ids))
+    if (rows < 0).any():
+        missing = np.asarray(image_ids)[rows < 0]
+        raise KeyError(f"{len(missing)} image id(s) are not among the {len(table)} images, such as {missing[0]}")
+    return rows
 
 
 def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
@@ -126,14 +130,14 @@ def decode_for(raw: bytes, params: ImageParams) -> Decoded:
 
 def network_pixels(image: Image.Image, params: ImageParams) -> np.ndarray:
     """What a network sees of a decoded image, uint8 (size_px, size_px, channels)."""
-    image = prepare(image, params).convert(_MODES[params.channels])
+    image = prepare(image, params).convert("L" if params.channels == 1 else "RGB")
     image = image.resize((params.size_px, params.size_px), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8).reshape(params.size_px, params.size_px, params.channels)
     return equalize(pixels, params)
 
 
 def prepare(image: Image.Image, params: ImageParams) -> Image.Image:
-    """The cures of shortcuts at the image's own size: `reencode_quality`, then `crop_border`, then `fit`.
+    """The mitigations of shortcuts at the image's own size: `reencode_quality`, then `crop_border`, then `fit`.
 
     `stretch` leaves the shape to the resize, which distorts it; `pad` adds black bars, which keep proportions and show
     the shape; `crop` takes the largest square of the middle, which loses the ends of the longer side.
@@ -150,8 +154,8 @@ def prepare(image: Image.Image, params: ImageParams) -> Image.Image:
             raise ImageFileError(f"{width} x {height} pixels: too many once the longer side has made a square of it")
         return ImageOps.pad(image, (side, side), color=0)
     if params.fit == "crop":
-        side, left, top = min(image.size), (image.width - image.height) // 2, (image.height - image.width) // 2
-        left, top = max(left, 0), max(top, 0)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
         return image.crop((left, top, left + side, top + side))
     return image
 
@@ -190,87 +194,101 @@ def read_images(
         split: from `split_manifest`.
         part: `train`, `val` or `test`.
         params: size and channels.
-        cache_dir: `.cache/pixels` of the project by default. The name there is a hash of ids, file hashes and `params`;
-            two processes that build it at once wait for each other; a build that is cut short leaves none, and one
-            of shards goes on from its last whole shard.
+        cache_dir: `.cache/pixels` of the project by default. A file's name there is a hash of ids, file hashes and
+            `params`. It is whole or absent, and one that was cut short since is made anew; of two processes that need
+            it at once one builds it, and the other waits.
     Raises:
         KeyError: an image of the split that the manifest does not hold.
-        ShardError: a shard that was cut short or deleted since.
     """
     rows = split[split.split == part].sort_values("image_id", ignore_index=True)
-    if missing := sorted(set(rows.image_id) - set(manifest.table.image_id)):
-        raise KeyError(f"{len(missing)} image(s) of the split are not in the manifest, such as {missing[0]}")
-    files = rows[["image_id"]].merge(manifest.table[["image_id", "path", "sha256"]], on="image_id", validate="1:1")
-    folder = cache_dir or in_root(".cache/pixels")
+    files = manifest.table.iloc[_rows_of(manifest.table, rows.image_id)]
+    described = [_DECODER_VERSION, params.model_dump(), rows.image_id.tolist(), files.sha256.tolist()]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+    cache = (cache_dir or in_root(".cache/pixels")) / f"{part}-{key}.npy"
     shape = (len(files), params.size_px, params.size_px, params.channels)
-    if math.prod(shape) > 2e9:
-        key = _cache_key(files, params, "shards", SHARD_BYTES)
-        shards = ShardedPixels(folder / f"{part}-{key}", shape, mixed=part == "train")
-        _once(shards.folder, lambda: _build_shards(shards, manifest.root, files.path, params))
-        shards.files()  # a broken one is to be found now, not in the middle of a training
-        return ImageSet(rows, shards)
-    cache = folder / f"{part}-{_cache_key(files, params)}.npy"
-    _once(cache, lambda: _build(cache, manifest.root, files.path, params))
-    return ImageSet(rows, np.load(cache, mmap_mode="r"))
-
-
-def _once(cache: Path, build: Callable[[], None]) -> None:
-    """Build what is not there; of several processes one does, and the others wait."""
-    if not cache.exists():
+    if (pixels := _mapped(cache, shape)) is None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
-            if not cache.exists():  # another process may have built it while this one waited
-                build()
+            if _mapped(cache, shape) is None:  # another process may have built it while this one waited
+                _build(cache, shape, [manifest.root / path for path in files.path], params)
+        pixels = _mapped(cache, shape)
+    return ImageSet(rows, pixels, key)
 
 
-def _cache_key(files: pd.DataFrame, params: ImageParams, *form: str | int) -> str:
-    described = [_DECODER_VERSION, params.model_dump(), files.image_id.tolist(), files.sha256.tolist(), *form]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+def _mapped(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A cache file's pixels, or None where it is absent, cut short or of another form."""
+    header = _header(shape)
+    try:
+        with cache.open("rb") as file:
+            whole = file.read(len(header)) == header and cache.stat().st_size == len(header) + math.prod(shape)
+    except FileNotFoundError:
+        return None
+    if not whole:
+        print(f"{cache} is damaged; it is made anew", flush=True)
+        return None
+    return np.memmap(cache, np.uint8, "r", len(header), shape)
 
 
-def _build(cache: Path, root: Path, names: pd.Series, params: ImageParams) -> None:
-    """Decode into a file beside the cache, and rename it when whole.
+def _header(shape: tuple[int, ...]) -> bytes:
+    """How a `.npy` file of such pixels begins."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: ImageParams) -> None:
+    """Decode into a file beside the cache, a thread a core, and rename it when whole; the caller holds the lock.
 
     Written in order and in portions: a mapped file would keep every page it wrote in memory.
     """
+
+    def load(path: Path) -> bytes:
+        try:
+            return load_image(path, params).tobytes()
+        except (ImageFileError, OSError) as fault:
+            raise type(fault)(f"{path}: {fault}") from None
+
     for left in cache.parent.glob(f"{cache.stem}.*.tmp"):
-        left.unlink()  # by a build that was killed; the caller holds the lock
+        left.unlink()  # by a build that was killed
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-    shape = (len(names), params.size_px, params.size_px, params.channels)
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     try:
-        with temporary.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for pixels in _decoded((root / name for name in names), len(names), params):
-                file.write(pixels.tobytes())
+        with temporary.open("wb") as file, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            file.write(_header(shape))
+            portions = (pool.map(load, paths[start : start + _AHEAD]) for start in range(0, len(paths), _AHEAD))
+            for pixels in bar(itertools.chain.from_iterable(portions), len(paths), "decoding images"):
+                file.write(pixels)
         os.replace(temporary, cache)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _build_shards(shards: ShardedPixels, root: Path, names: pd.Series, params: ImageParams) -> None:
-    """Decode what a killed build has not left in whole shards; the caller holds the lock."""
-    building = shards.folder.with_name(f"{shards.folder.name}.building")
-    missing = missing_shards(shards, building)
-    todo = (root / names[row] for shard in missing for row in shards.rows_of(shard))
-    n_todo = sum(len(shards.rows_of(shard)) for shard in missing)
-    build_shards(shards, building, missing, _decoded(todo, n_todo, params))
+def histograms_of(sets: dict[str, ImageSet]) -> pd.DataFrame:
+    """Pooled grey values by split and class: one row each, `split, label, histogram` (256 shares that sum to 1)."""
+    found = []
+    for split, images in sets.items():
+        for label, rows in images.table.reset_index(drop=True).groupby("label"):
+            # Image by image: `bincount` makes eight bytes of each pixel.
+            counts = sum(np.bincount(images.pixels[row].reshape(-1), minlength=256) for row in rows.index)
+            found.append({"split": split, "label": label, "histogram": counts / counts.sum()})
+    return pd.DataFrame(found)
 
 
-def _decoded(paths: Iterable[Path], total: int, params: ImageParams) -> Iterator[np.ndarray]:
-    """Pixels of each file in turn, a thread a core, no more than a portion ahead."""
-    paths = iter(paths)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        portions = iter(lambda: list(itertools.islice(paths, PORTION)), [])
-        decoded = (pixels for portion in portions for pixels in pool.map(_loader(params), portion))
-        yield from bar(decoded, total, "decoding images")
+def grey_distances(histograms: pd.DataFrame) -> dict[str, float]:
+    """Wasserstein distances between pooled grey values, in grey values (0 to 255): how far a pixel moves on average.
 
+    Args:
+        histograms: of `histograms_of`, splits train and test.
+    Returns:
+        `classes` (normal against pneumonia, in training), `shift_normal` and `shift_pneumonia` (training against test).
+    Raises:
+        KeyError: a class or split that is missing.
+    """
+    from scipy.stats import wasserstein_distance  # a second that a prediction need not wait for
 
-def _loader(params: ImageParams) -> Callable[[Path], np.ndarray]:
-    def load(path: Path) -> np.ndarray:
-        try:
-            return load_image(path, params)
-        except OSError as fault:
-            raise type(fault)(f"{path}: {fault}") from None
+    shares, grey = histograms.set_index(["split", "label"]).histogram, np.arange(256)
 
-    return load
+    def distance(one: tuple[str, int], other: tuple[str, int]) -> float:
+        return float(wasserstein_distance(grey, grey, shares[one], shares[other]))
+
+    shifts = {f"shift_{name}": distance(("train", label), ("test", label)) for label, name in LABEL_NAMES.items()}
+    return {"classes": distance(("train", 0), ("train", 1)), **shifts}

@@ -1,0 +1,245 @@
+"""Pixels to batches: labels stay with their pixels, order and augmentation are functions of (seed, epoch, image)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from pneumolib.data.augment import (
+    BRIGHTNESS,
+    FLIP,
+    MARGINS,
+    N_DRAWS,
+    NOISE,
+    NOISE_PLACE,
+    ROTATION,
+    SHARPNESS,
+    SHEAR,
+    STRETCH,
+    augment_batch,
+)
+from pneumolib.data.batches import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
+from pneumolib.data.pixels import ImageSet
+from pneumolib.params import AugmentParams
+
+NONE = AugmentParams()
+STRONG = AugmentParams(
+    flip=True, rotation_deg=15.0, shear_deg=10.0, shift_fraction=0.1, zoom_fraction=0.2, stretch_factor=1.4,
+    margin_fraction=0.2, gamma_factor=1.5, contrast_factor=1.5, brightness_fraction=0.1, sharpness=0.8, noise_sd=10.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def coded():
+    """37 images whose first pixel is their own number, and whose label is its last bit."""
+    pixels = np.arange(37, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    names = [f"image{n:02d}" for n in range(37)]
+    table = pd.DataFrame(
+        {"image_id": names, "split": "train", "label": np.arange(37) % 2, "kind": "x", "group_id": names}
+    )
+    return ImageSet(table, pixels)
+
+
+def numbers(dataset) -> np.ndarray:
+    return np.concatenate([x.numpy()[:, 0, 0, 0] for x, *_ in dataset])
+
+
+def test_batches_are_full_and_an_epoch_holds_no_image_twice(coded):
+    batches = list(train_dataset(coded, NONE, 8, seed=1, epochs=6, weights={0: 2.0, 1: 0.5}))
+    assert [len(x) for x, *_ in batches] == [8] * 6 * steps_per_epoch(coded, 8)
+    for x, y, w in batches:
+        assert (x.dtype, y.dtype, w.dtype) == (tf.uint8, tf.float32, tf.float32)
+        np.testing.assert_array_equal(x.numpy()[:, 0, 0, 0] % 2, y.numpy()[:, 0])
+        np.testing.assert_array_equal(w.numpy(), np.where(y.numpy() == 1, 0.5, 2.0))
+    epochs = [frozenset(epoch) for epoch in numbers(batches).reshape(6, 32).tolist()]
+    assert {len(epoch) for epoch in epochs} == {32}
+    assert len(set(epochs)) >= 5  # other images are left out each time
+    with pytest.raises(ValueError, match=r"training\.batch_size 64 is larger than the training split \(37 images\)"):
+        train_dataset(coded, NONE, 64, seed=1, epochs=1)
+
+
+def test_order_depends_on_seed_and_epoch_alone(coded):
+    tf.random.set_seed(1)
+    two_epochs = numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2))
+    tf.random.set_seed(2)
+    np.testing.assert_array_equal(two_epochs, numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2)))
+    np.testing.assert_array_equal(
+        two_epochs[32:], numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2, start_epoch=1))
+    )
+    assert (two_epochs[:32] != two_epochs[32:]).any()
+    assert (two_epochs[:32] != numbers(train_dataset(coded, NONE, 8, seed=2, epochs=1))).any()
+    # A change of the order would give everybody other networks under the same seed; it must not go unseen.
+    assert two_epochs[:8].tolist() == [19, 11, 12, 15, 8, 17, 0, 3]
+
+
+def test_what_augmentation_does_to_an_image_depends_on_seed_epoch_and_place_alone(coded):
+    mild = AugmentParams(flip=True, brightness_fraction=0.3, margin_fraction=0.2)
+
+    def by_number(batch_size):
+        plain = numbers(train_dataset(coded, NONE, batch_size, seed=5, epochs=3, start_epoch=2))
+        changed = train_dataset(coded, mild, batch_size, seed=5, epochs=3, start_epoch=2)
+        return dict(zip(plain, np.concatenate([x.numpy() for x, *_ in changed]), strict=True))
+
+    small, large = by_number(4), by_number(12)
+    assert len(small.keys() & large.keys()) >= 32
+    for number in small.keys() & large.keys():
+        np.testing.assert_array_equal(small[number], large[number])
+
+
+def test_a_mapped_file_gives_the_batches_of_the_array(coded, tmp_path):
+    np.save(tmp_path / "pixels.npy", coded.pixels)
+    mild = AugmentParams(gamma_factor=1.5)
+    mapped = ImageSet(coded.table, np.load(tmp_path / "pixels.npy", mmap_mode="r"))
+    for make in (
+        lambda images: train_dataset(images, mild, 8, seed=1, epochs=2),
+        lambda images: view_dataset(images, mild, 16, 1, 2),
+        lambda images: eval_dataset(images.pixels, 16),
+    ):
+        for one, other in zip(make(coded), make(mapped), strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_processes_share_out_the_batches_of_one(coded):
+    changed = AugmentParams(brightness_fraction=0.3)
+    whole = [x.numpy() for x, *_ in train_dataset(coded, changed, 8, seed=1, epochs=2)]
+    parts = zip(*(train_dataset(coded, changed, 8, 1, 2, process=(p, 2)) for p in (0, 1)), strict=True)
+    for together, ((first, *_), (second, *_)) in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(together, np.concatenate([first, second]))
+    with pytest.raises(ValueError, match=r"training\.batch_size 8 is no multiple of the 3 processes"):
+        train_dataset(coded, NONE, 8, 1, 1, process=(0, 3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 37, 64])
+def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
+    batches = [x.numpy() for x in eval_dataset(coded.pixels, batch_size)]
+    assert {len(x) for x in batches} == {batch_size}
+    everything = np.concatenate(batches)[:, 0, 0, 0]
+    np.testing.assert_array_equal(everything[:37], np.arange(37))
+    assert not everything[37:].any()
+
+
+def test_views_are_functions_of_seed_and_view(coded):
+    def view(number, seed=1):
+        return np.concatenate(
+            [x.numpy() for x in view_dataset(coded, AugmentParams(gamma_factor=1.5), 16, seed, number)]
+        )[:37]
+
+    np.testing.assert_array_equal(view(0), view(0))
+    assert (view(0) != view(1)).any()
+    assert (view(0) != view(0, seed=2)).any()
+
+
+def test_each_epoch_takes_one_view_of_each_image_s_features(coded):
+    features = np.stack([np.arange(37) + 100 * n for n in range(3)], axis=1)[..., None].astype(np.float32)
+    batches = list(feature_dataset(features, coded.table.label.to_numpy(), 8, seed=1, epochs=2))
+    for found, wanted, _ in batches:
+        np.testing.assert_array_equal(found.numpy()[:, 0] % 100 % 2, wanted.numpy()[:, 0])
+    epochs = np.concatenate([x.numpy()[:, 0] for x, *_ in batches]).reshape(2, 32)
+    assert {int(v) // 100 for v in epochs[0]} == {0, 1, 2}
+    assert len({int(v) % 100 for v in epochs[0]}) == 32
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+# --- augmentation
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_op_changes_an_image_and_gives_the_same_inside_map(both_modes, channels):
+    images = tf.random.stateless_uniform([5, 24, 20, channels], [1, 2], 0, 256, tf.int32)
+    images = tf.cast(images, tf.uint8)
+    draws = tf.random.stateless_uniform([5, N_DRAWS], [3, 4])
+    changed = [both_modes(lambda x, d: augment_batch(x, d, STRONG), images, draws)]
+    for name, value in STRONG.model_dump().items():
+        changed.append(augment_batch(images, draws, AugmentParams(**{name: value})))
+        assert (changed[-1].numpy() != images.numpy()).any(), name
+    assert {(x.dtype, x.shape) for x in changed} == {(tf.uint8, images.shape)}
+
+
+def test_middle_draws_change_nothing():
+    """At 0.5 every symmetric draw is zero, and the flip is off; noise and margins begin at 0."""
+    images = tf.cast(tf.reshape(tf.range(2 * 16 * 16), [2, 16, 16, 1]) % 251, tf.uint8)
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, NOISE] = draws[:, MARGINS] = 0
+    same = augment_batch(images, draws, STRONG)
+    np.testing.assert_array_equal(same, images)
+
+
+def test_flip_mirrors_left_and_right():
+    images = tf.cast(tf.reshape(tf.range(16 * 12), [1, 16, 12, 1]), tf.uint8)
+    draws = np.full((1, N_DRAWS), 0.5, np.float32)
+    draws[0, FLIP] = 0.1
+    np.testing.assert_array_equal(augment_batch(images, draws, AugmentParams(flip=True)), images[:, :, ::-1])
+
+
+def test_shear_turns_the_level_axis_and_leaves_the_upright_one():
+    """On images whose grey value is the row, then the column: what is read is the place it is read from."""
+    places = np.arange(41, dtype=np.uint8)
+    rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
+    images = np.stack([rows, rows.transpose(1, 0, 2)])
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, SHEAR] = 0.99999
+    read = augment_batch(tf.constant(images), draws, AugmentParams(shear_deg=20.0)).numpy()[:, :, :, 0].astype(int)
+    offset, angle = np.arange(-10, 11), np.deg2rad(20)
+    np.testing.assert_allclose(read[0, 20, 10:31], 20 + offset * np.sin(angle), atol=1)
+    np.testing.assert_allclose(read[1, 20, 10:31], 20 + offset * np.cos(angle), atol=1)
+    np.testing.assert_array_equal(read[:, 10:31, 20], [places[10:31], np.full(21, 20)])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_stretch_takes_from_one_axis_of_the_image_what_it_gives_the_other(turned):
+    """A factor of 1.44 at its end: 1.2 times as much of the width in view, and the height divided by as much.
+
+    The axes are the image's own, so a quarter turn, which lays its height level, leaves each with its share.
+    """
+    places = np.arange(41, dtype=np.uint8)
+    rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
+    images = tf.constant(np.stack([rows, rows.transpose(1, 0, 2)]))
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, STRETCH] = 1
+    draws[:, ROTATION] = 1
+    params = AugmentParams(stretch_factor=1.44, rotation_deg=90.0 if turned else 0.0)
+    read = augment_batch(images, draws, params).numpy()[..., 0].astype(int)
+    offset = np.arange(-10, 11)
+    down, level = (read[:, 10:31, 20], read[:, 20, 10:31])
+    height, width = (level[0], down[1][::-1]) if turned else (down[0], level[1])
+    np.testing.assert_allclose(height, 20 + offset / 1.2, atol=1)
+    np.testing.assert_allclose(width, 20 + offset * 1.2, atol=1)
+
+
+def test_margins_go_black_at_each_side_by_its_own_draw():
+    white = tf.fill([1, 20, 20, 3], tf.constant(255, tf.uint8))
+    draws = np.full((1, N_DRAWS), 0.5, np.float32)
+    draws[0, MARGINS] = 0, 0.25, 0.5, 1
+    seen = augment_batch(white, draws, AugmentParams(margin_fraction=0.4)).numpy()[0] == 255
+    expected = np.zeros((20, 20, 3), bool)
+    expected[:18, 4:12] = True  # nothing above, 0.1 below, 0.2 left, 0.4 right
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_brightness_moves_grey_values_by_the_stated_fraction():
+    images = tf.fill([2, 4, 4, 1], tf.constant(100, tf.uint8))
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, BRIGHTNESS] = 0, 0.99999
+    changed = augment_batch(images, draws, AugmentParams(brightness_fraction=0.2)).numpy()[:, 0, 0, 0]
+    np.testing.assert_array_equal(changed, [100 - 51, 100 + 51])
+
+
+def test_sharpness_blurs_at_one_end_and_sharpens_at_the_other():
+    edge = np.full((2, 8, 8, 1), 50, np.uint8)
+    edge[:, :, 4:] = 150
+    draws = np.full((2, N_DRAWS), 0.5, np.float32)
+    draws[:, SHARPNESS] = 0, 1
+    sharpened, blurred = augment_batch(tf.constant(edge), draws, AugmentParams(sharpness=1.0)).numpy()[:, 3, :, 0]
+    np.testing.assert_array_equal(blurred, [50, 50, 50, 75, 125, 150, 150, 150])
+    np.testing.assert_array_equal(sharpened, [50, 50, 50, 25, 175, 150, 150, 150])
+
+
+def test_noise_has_the_stated_deviation_and_differs_by_image():
+    grey = tf.fill([3, 64, 64, 3], tf.constant(128, tf.uint8))
+    draws = np.full((3, N_DRAWS), 0.5, np.float32)
+    draws[:, NOISE] = 0, 0.5, 1
+    draws[:, NOISE_PLACE] = 0.1, 0.2, 0.9
+    changed = augment_batch(grey, draws, AugmentParams(noise_sd=10.0)).numpy().astype(float)
+    np.testing.assert_allclose(changed.std(axis=(1, 2, 3)), [0, 5, 10], atol=0.5)
+    np.testing.assert_array_equal(changed[..., 0], changed[..., 2])  # a film has no colours
+    assert abs(np.corrcoef(changed[1, ..., 0].ravel(), changed[2, ..., 0].ravel())[0, 1]) < 0.05
