@@ -286,8 +286,8 @@ def per_image(scratch: Path) -> dict[str, float]:
     import keras
 
     from pneumolib.learning.devices import start
-    from pneumolib.learning.models import build_model
-    from pneumolib.learning.training import compile_model
+    from pneumolib.learning.fitting import compile_model
+    from pneumolib.learning.networks import build_model
 
     files = (
         sorted(ORIGINALS.rglob("*.jpeg"))[:40]

@@ -21,7 +21,7 @@ import pandas as pd
 
 from pneumolib import data, evaluation, learning
 from pneumolib.data.images import ImageSet
-from pneumolib.learning.training import compile_model
+from pneumolib.learning.fitting import compile_model
 from pneumolib.param_files import load_run
 from pneumolib.params import DataParams, ImageParams, RunParams
 

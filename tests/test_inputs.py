@@ -38,7 +38,7 @@ def test_the_reach_of_each_notebook(project, monkeypatch):
     for name in ("01_exploration", "03_baseline_cnn", "06_comparison"):
         cells = inputs.read_cells(project.root / f"notebooks/{name}.ipynb")
         reach[name] = set(inputs.library_digests(inputs.python_code(cells)))
-    assert "pneumolib.learning.training" in reach["03_baseline_cnn"]
+    assert "pneumolib.learning.fitting" in reach["03_baseline_cnn"]
     assert not any(".learning." in module for module in reach["01_exploration"] | reach["06_comparison"])
     assert "pneumolib.data.pipeline" not in reach["01_exploration"]
     assert not any("synthetic" in m or "drawing" in m for modules in reach.values() for m in modules)
@@ -55,7 +55,7 @@ def test_code_counts_comments_docstrings_and_layout_do_not(library):
     assert inputs.library_digests(BASELINE) == before
     library("learning/models.py", "(512, 0.7)", "(512, 0.6)")
     after = inputs.library_digests(BASELINE)
-    assert [m for m in after if after[m] != before[m]] == ["pneumolib.learning.models"]
+    assert [m for m in after if after[m] != before[m]] == ["pneumolib.learning.networks"]
 
 
 def test_changes_behind_imports_count(library):
@@ -137,8 +137,8 @@ def test_differences_name_what_changed():
 
 def test_magics_and_slips_do_not_stop_the_check(project):
     cells = [{"type": "code", "tags": [], "source": "%matplotlib inline\n!ls\nimport pneumolib as pn\npn.learning.fit"}]
-    assert "pneumolib.learning.training" in inputs.library_digests(inputs.python_code(cells))
-    assert "pneumolib.learning.training" in inputs.library_digests("def broken(:")
+    assert "pneumolib.learning.fitting" in inputs.library_digests(inputs.python_code(cells))
+    assert "pneumolib.learning.fitting" in inputs.library_digests("def broken(:")
 
 
 @pytest.mark.parametrize("line", ["seed = 1 + n", "a, b = 1, 2", "seed += 1", "print(1)", "seed ="])

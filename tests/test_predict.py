@@ -12,9 +12,9 @@ from PIL import Image
 from conftest import drawn_parts, save_image
 from pneumolib.__main__ import main
 from pneumolib.data.familiarity_fit import fit_familiarity
-from pneumolib.learning.models import build_model
+from pneumolib.learning.fitting import save_model
+from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import logits_of, predict_logits
-from pneumolib.learning.training import save_model
 from pneumolib.params import ImageParams, ModelParams
 from pneumolib.reporting.origin import file_sha256
 from pneumolib.reporting.results import (

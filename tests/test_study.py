@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY_BASELINE, Project
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
-from pneumolib.learning.training import HISTORY_COLUMNS
+from pneumolib.learning.callbacks import HISTORY_COLUMNS
 from pneumolib.reporting.results import write_result
 from pneumolib.reporting.study import plan
 from test_reporting import result

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from pneumolib.learning.backbones import leaves
+from pneumolib.learning.transfer import leaves
 
 PROBABILITY = "probability"
 # The names of Keras's own exporters, and of what each writes; `json` is no exporter of Keras.
