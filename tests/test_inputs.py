@@ -50,10 +50,10 @@ def test_the_reach_of_each_notebook(project, monkeypatch):
 
 def test_code_counts_comments_docstrings_and_layout_do_not(library):
     before = inputs.library_digests(BASELINE)
-    library("learning/models.py", '"""The networks:', '"""These are the networks:')
-    library("learning/models.py", "import keras\n", "# a comment\nimport   keras\n")
+    library("learning/networks.py", '"""The networks:', '"""These are the networks:')
+    library("learning/networks.py", "import keras\n", "# a comment\nimport   keras\n")
     assert inputs.library_digests(BASELINE) == before
-    library("learning/models.py", "(512, 0.7)", "(512, 0.6)")
+    library("learning/networks.py", "(512, 0.7)", "(512, 0.6)")
     after = inputs.library_digests(BASELINE)
     assert [m for m in after if after[m] != before[m]] == ["pneumolib.learning.networks"]
 
@@ -73,8 +73,8 @@ def test_changes_behind_imports_count(library):
         ("from pneumolib.data import read_manifest", "data.manifest"),
         ("from pneumolib.data.manifest import read_manifest", "data.manifest"),
         ("import pneumolib.data.manifest", "data.manifest"),
-        ("from pneumolib import learning", "learning.training"),
-        ("import pneumolib as pn\nroom = pn.learning", "learning.training"),
+        ("from pneumolib import learning", "learning.fitting"),
+        ("import pneumolib as pn\nroom = pn.learning", "learning.fitting"),
         ("import pneumolib as pn\npn.start('x')", "reporting.session"),
         ("import pneumolib as pn\npn.reporting.plots.roc(1, 2)", "reporting.plots"),
         ("import pneumolib as pn\npn.data.something_unknown(1)", "data.synthetic"),

@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "devices": ["start"],
-        "transfer": ["split_at_head", "unfreeze"],
-        "networks": ["build_model", "network_blocks", "summary_table"],
+        "transfer": ["split_at_head", "summary_table", "unfreeze"],
+        "networks": ["build_model", "network_blocks"],
         "features": ["fit_head", "frozen_features"],
         "predicting": ["milliseconds_per_image", "predict", "predict_views"],
         "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
