@@ -31,8 +31,8 @@ from pneumolib.data.layout import CLASSES, identify
 from pneumolib.data.manifest import Manifest, describe_file
 from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.learning.devices import start
-from pneumolib.learning.models import build_model
-from pneumolib.learning.training import compile_model
+from pneumolib.learning.fitting import compile_model
+from pneumolib.learning.networks import build_model
 from pneumolib.params import AugmentParams, ImageParams, ModelParams, RunParams
 
 ORIGINALS = Path(__file__).resolve().parents[2] / "shared/data/originals/train"

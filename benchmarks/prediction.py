@@ -86,7 +86,7 @@ def _model(data: DataParams, folder: Path) -> tuple:
     split = split_manifest(manifest.table, SplitParams())
     parts = {part: read_images(manifest, split, part, IMAGE, folder / "cache") for part in ("train", "val")}
     import_keras()
-    from pneumolib.learning.models import build_model
+    from pneumolib.learning.networks import build_model
 
     network = build_model(ModelParams(), IMAGE)
     familiarity = fit_ood(manifest, parts["train"], parts["val"])
@@ -133,7 +133,7 @@ def _seconds_to_answer(words: list[str]) -> float:
 
 def _write_run(model: TrainedModel) -> None:
     """The two files that a run leaves."""
-    from pneumolib.learning.training import save_model
+    from pneumolib.learning.fitting import save_model
 
     save_model(model.network, model.folder / MODEL_FILE)
     now = datetime.now(UTC)

@@ -21,7 +21,7 @@ import pandas as pd
 
 from pneumolib import data, evaluation, learning
 from pneumolib.data.pixels import ImageSet
-from pneumolib.learning.training import compile_model
+from pneumolib.learning.fitting import compile_model
 from pneumolib.params import DataParams, ImageParams, RunParams
 from pneumolib.project import load_run
 

@@ -50,8 +50,8 @@ def untrained(image: ImageParams, file: Path) -> bytes:
     import_keras()
     import keras
 
-    from pneumolib.learning.models import build_model
-    from pneumolib.learning.training import save_model
+    from pneumolib.learning.fitting import save_model
+    from pneumolib.learning.networks import build_model
 
     keras.utils.set_random_seed(1)
     built = build_model(ModelParams(name="coursework_cnn"), image)

@@ -27,8 +27,8 @@ def train(values: dict, folder: Path) -> tuple[np.ndarray, dict]:
     # Not before `start`, which chooses the backend: these import Keras.
     from test_training import image_set
 
+    from pneumolib.learning.fitting import fit
     from pneumolib.learning.predicting import predict
-    from pneumolib.learning.training import fit
 
     network = plain_network()
     history = fit(network, image_set(48, 0), image_set(25, 1, "val"), params, folder)

@@ -15,11 +15,11 @@ from keras import layers
 from pneumolib.data.corruptions import corrupt
 from pneumolib.data.pixels import ImageSet
 from pneumolib.learning.explain import grad_cam, map_layer, occlusion_check, randomisation_check
+from pneumolib.learning.fitting import load_model, save_model
 from pneumolib.learning.gradients import SCALE, feature_gradients, features_of
-from pneumolib.learning.models import build_model
+from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import predict
 from pneumolib.learning.robustness import choose_images, predict_corrupted
-from pneumolib.learning.training import load_model, save_model
 from pneumolib.params import ImageParams, ModelParams, check
 
 RNG = np.random.default_rng(0)

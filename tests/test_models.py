@@ -11,9 +11,9 @@ from keras import layers
 from keras.src.applications import imagenet_utils
 from keras.src.legacy.saving import legacy_h5_format
 
-from pneumolib.learning.backbones import WeightsError, layer_parts, prepare
-from pneumolib.learning.fine_tuning import backbone_layers, split_at_head, unfreeze
-from pneumolib.learning.models import build_model, network_blocks, summary_table
+from pneumolib.errors import ModelError
+from pneumolib.learning.networks import build_model, network_blocks
+from pneumolib.learning.transfer import backbone_layers, layer_parts, prepare, split_at_head, summary_table, unfreeze
 from pneumolib.params import FAMILIES, FineTuningParams, ImageParams, ModelParams
 
 RNG = np.random.default_rng(0)
@@ -71,10 +71,10 @@ def tiny_backbone(path, shape=(None, None, 3), *, end=None, name="conv"):
 
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory):
-    """A saved MobileNetV2 network at 32 px; tests load it, so that none sees what another changed."""
+    """A saved MobileNet network at 32 px; tests load it, so that none sees what another changed."""
     keras.utils.set_random_seed(3)
     path = tmp_path_factory.mktemp("networks") / "mobilenet.keras"
-    network = transfer("MobileNetV2", head_units=8, head_dropout=0.1)
+    network = transfer("MobileNet", head_units=8, head_dropout=0.1)
     for norm in batchnorms(network):  # statistics that fit: the features of random weights vanish without
         norm.trainable, norm.momentum = True, 0.0
     network(COLOUR, training=True)
@@ -105,11 +105,6 @@ def in_tmp(tmp_path, monkeypatch):
 # Parameters as published
 
 
-@pytest.fixture(scope="module")
-def inception_resnet() -> keras.Model:
-    return transfer("InceptionResNetV2", 90, head_units=128, head_dropout=0.1)
-
-
 def test_vgg19_of_the_coursework_has_the_published_counts():
     network = transfer("VGG19", 90, head_units=128, head_dropout=0.1)
     assert network.count_params() == 20_090_177
@@ -120,7 +115,9 @@ def test_vgg19_of_the_coursework_has_the_published_counts():
     assert (backbone.layers, backbone.trained, backbone.first_trained) == (21, 8, "block4_conv1")
 
 
-def test_inception_resnet_of_the_coursework_has_the_published_counts(inception_resnet):
+@pytest.mark.hosts  # 780 layers
+def test_inception_resnet_of_the_coursework_has_the_published_counts():
+    inception_resnet = transfer("InceptionResNetV2", 90, head_units=128, head_dropout=0.1)
     assert inception_resnet.count_params() == 54_533_601
     assert trainable(inception_resnet) == 196_865
     assert split_at_head(inception_resnet)[0].output.shape == (None, 1536)
@@ -155,7 +152,13 @@ def test_families_are_those_of_keras_and_want_what_it_says():
         np.testing.assert_allclose(ours(COLOUR), own(COLOUR.astype("float32")), rtol=1e-5, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["EfficientNetV2B0", "ConvNeXtTiny", "MobileNetV3Small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNetV3Small",
+        *(pytest.param(name, marks=pytest.mark.hosts) for name in ("EfficientNetV2B0", "ConvNeXtTiny")),
+    ],
+)
 def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
     network = transfer(name)
     assert trainable(network) == backbone_layers(network)[-1].output.shape[-1] + 1
@@ -180,98 +183,73 @@ def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
     assert not any(norm.trainable for norm in batchnorms(again))
 
 
-def test_a_family_says_its_smallest_image():
-    for name, smallest in (("Xception", 71), ("InceptionV3", 75), ("InceptionResNetV2", 75)):
-        with pytest.raises(
-            ValueError, match=rf"size_px {smallest - 1} is too small for {name}: it needs at least {smallest}"
-        ):
-            transfer(name, smallest - 1)
-    assert min(smallest for _, smallest in FAMILIES.values()) == 32  # `image` allows no less
+@pytest.mark.parametrize(("name", "smallest"), [("Xception", 71), ("InceptionV3", 75), ("InceptionResNetV2", 75)])
+def test_a_family_says_its_smallest_image(name, smallest):
+    with pytest.raises(ValueError, match=rf"{smallest - 1} is too small for {name}: it needs at least {smallest}"):
+        transfer(name, smallest - 1)
 
 
 def test_a_head_says_how_large_a_map_it_needs():
     with pytest.raises(
-        ValueError,
-        match=r"recall_vgg19 needs a feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128",
+        ValueError, match=r"feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128"
     ):
         transfer("VGG16", 127, head="recall_vgg19")
-    assert transfer("VGG16", 128, head="recall_vgg19").output.shape == (None, 1)
 
 
 # Frozen in fact
 
 
-def test_a_frozen_backbone_does_not_move(loaded):
-    backbone, head = backbone_layers(loaded), [loaded.get_layer("head_dense"), loaded.get_layer("logit")]
-    before, head_before = weights_of(backbone), weights_of(head)
-    train(loaded)
-    assert same(before, weights_of(backbone))
-    assert not any(np.array_equal(a, b) for a, b in zip(head_before[::2], weights_of(head)[::2], strict=True))
-
-
-@pytest.mark.parametrize("freeze", [True, False])
-def test_batchnorm_keeps_still_only_when_asked(loaded, freeze):
-    moved = unfreeze(loaded, FineTuningParams(unfreeze="all", freeze_batchnorm=freeze))
+@pytest.mark.parametrize("opened", [None, {"freeze_batchnorm": True}, {"freeze_batchnorm": False}])
+def test_what_is_frozen_does_not_move(loaded, opened):
     norms = batchnorms(loaded)
-    assert moved.batchnorm_frozen.tolist() == [len(norms) if freeze else 0, 0]
     others = [layer for layer in backbone_layers(loaded) if layer not in norms]
-    before, others_before = weights_of(norms), weights_of(others)
+    if opened is not None:
+        moved = unfreeze(loaded, FineTuningParams(unfreeze="all", **opened))
+        assert moved.batchnorm_frozen.tolist() == [len(norms) if opened["freeze_batchnorm"] else 0, 0]
+    before = [weights_of(members) for members in (norms, others, [loaded.get_layer("logit")])]
     statistics = [norm.moving_mean.numpy() for norm in norms]
     train(loaded)
-    assert same(before, weights_of(norms)) is freeze
-    assert same(statistics, [norm.moving_mean.numpy() for norm in norms]) is freeze
-    assert not same(others_before, weights_of(others))
-
-
-def test_training_the_head_alone_is_training_the_network(in_tmp):
-    """On kept features and through the backbone, whose Dropout would tell them apart: the same head comes out."""
-    tiny_backbone(in_tmp / "own.keras")
-    whole = transfer("own.keras", preprocess="unit")
-    parted = keras.models.clone_model(whole)
-    parted.set_weights(whole.get_weights())
-    before, (features, head) = run(whole, COLOUR), split_at_head(parted)
-    train(whole, COLOUR, keras.optimizers.SGD(0.1), epochs=3)
-    train(head, run(features, COLOUR), keras.optimizers.SGD(0.1), epochs=3)
-    np.testing.assert_allclose(run(whole, COLOUR), run(parted, COLOUR), rtol=1e-4)
-    assert not np.allclose(run(whole, COLOUR), before, rtol=1e-2)
+    norms_stay = opened is None or opened["freeze_batchnorm"]
+    assert same(before[0], weights_of(norms)) is norms_stay
+    assert same(statistics, [norm.moving_mean.numpy() for norm in norms]) is norms_stay
+    assert same(before[1], weights_of(others)) is (opened is None)
+    assert not same(before[2], weights_of([loaded.get_layer("logit")]))
 
 
 def test_saved_and_loaded_is_the_same_network(mobilenet, untrained):
     np.testing.assert_array_equal(run(untrained, COLOUR), mobilenet[1])
     names = [layer.name for layer in backbone_layers(untrained)]
-    assert (names[0], names[-1], len(names)) == ("Conv1", "out_relu", 153)
-    assert trainable(untrained) == 1280 * 8 + 8 + 8 + 1
-
-
-def test_grad_cam_reaches_the_last_feature_map(mobilenet, untrained):
-    both = keras.Model(untrained.input, [backbone_layers(untrained)[-1].output, untrained.output])
-    feature_map, logits = both(COLOUR)
-    assert feature_map.shape == (4, 1, 1, 1280)
-    np.testing.assert_allclose(logits, mobilenet[1], rtol=1e-5)
+    assert (names[0], names[-1], len(names)) == ("conv1", "conv_pw_13_relu", 85)
+    assert trainable(untrained) == 1024 * 8 + 8 + 8 + 1
 
 
 # Which layers move
 
 
 def test_unfreezing_from_a_named_layer(untrained):
-    moved = unfreeze(untrained, FineTuningParams(unfreeze="Conv_1", freeze_batchnorm=False)).set_index("part")
-    assert moved.trainable["backbone"] == 320 * 1280 + 2 * 1280
-    assert moved.first_trained.tolist() == ["Conv_1", "head_dense"]
+    moved = unfreeze(untrained, FineTuningParams(unfreeze="conv_pw_13", freeze_batchnorm=False)).set_index("part")
+    assert moved.trainable["backbone"] == 1024 * 1024 + 2 * 1024
+    assert moved.first_trained.tolist() == ["conv_pw_13", "head_dense"]
     assert moved.parameters.sum() == untrained.count_params()
     # The other way again: what was opened is closed.
     moved = unfreeze(untrained, FineTuningParams(unfreeze=1)).set_index("part")
     assert (moved.trainable["backbone"], moved.trained["backbone"], moved.first_trained["backbone"]) == (0, 0, "")
 
 
-def test_unfreezing_what_is_not_there(untrained):
-    with pytest.raises(ValueError, match=r"unfreeze 154: the backbone has 153 layers\. Allowed: 1 to 153, all, or"):
-        unfreeze(untrained, FineTuningParams(unfreeze=154))
-    with pytest.raises(ValueError, match=r"'block_13_expnd': .*among its 153\. Nearest: block_13_expand"):
-        unfreeze(untrained, FineTuningParams(unfreeze="block_13_expnd"))
-    with pytest.raises(ValueError, match=r"'%%': .*Its last ones: Conv_1, Conv_1_bn, out_relu"):
-        unfreeze(untrained, FineTuningParams(unfreeze="%%"))
-    with pytest.raises(ValueError, match=r"'head_dense': the backbone has no layer of that name"):
-        unfreeze(untrained, FineTuningParams(unfreeze="head_dense"))
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [
+        (86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"),
+        ("conv_pw13", "conv_pw_13"),
+        ("head_dense", ""),
+        ("%%", "conv_pw"),
+    ],
+)
+def test_unfreezing_what_is_not_there(untrained, asked, near):
+    with pytest.raises(
+        ValueError, match=rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
+    ):
+        unfreeze(untrained, FineTuningParams(unfreeze=asked))
 
 
 def test_a_cnn_from_scratch_is_one_part():
@@ -288,10 +266,12 @@ def test_a_cnn_from_scratch_is_one_part():
 
 
 def test_features_are_kept_only_of_what_stays_the_same(untrained):
-    unfreeze(untrained, FineTuningParams(unfreeze="Conv_1"))
-    with pytest.raises(ValueError, match=r"1 layers before the head train or are random in training, first Conv_1 \("):
+    unfreeze(untrained, FineTuningParams(unfreeze="conv_pw_13"))
+    with pytest.raises(
+        ValueError, match=r"1 layers before the head train or are random in training, first conv_pw_13 \("
+    ):
         split_at_head(untrained)
-    untrained.get_layer("Conv_1").trainable = False
+    untrained.get_layer("conv_pw_13").trainable = False
     split_at_head(untrained)
 
 
@@ -323,37 +303,16 @@ def test_a_backbone_from_a_file_sees_what_it_was_trained_on(in_tmp, preprocess):
     )  # fmt: skip
     # Its Dropout of 0.5 is silent: frozen means the same at every epoch.
     np.testing.assert_allclose(features(COLOUR, training=True), features(COLOUR, training=False), rtol=1e-5)
-    network.save(in_tmp / "network.keras")
-    again = keras.saving.load_model(in_tmp / "network.keras")
-    np.testing.assert_array_equal(run(again, COLOUR), run(network, COLOUR))
 
 
 def test_a_sequential_file_and_one_with_operations_work_too(in_tmp):
-    base = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(4, 3), layers.ReLU()])
-    base.save(in_tmp / "sequential.keras")
-    expected = run(base, COLOUR.astype("float32"))
-    network = transfer("sequential.keras", preprocess="none")
-    np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-4)
-    base = tiny_backbone(in_tmp / "ops.keras", end=lambda x: keras.ops.flip(keras.ops.relu(x), axis=-1))
-    expected = run(base, COLOUR[..., ::-1].astype("float32") - np.float32([103.939, 116.779, 123.68]))
-    network = transfer("ops.keras", preprocess="caffe")
-    np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-3)
+    keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(4, 3), layers.ReLU()]).save(in_tmp / "sequential.keras")
+    tiny_backbone(in_tmp / "operations.keras", end=lambda x: keras.ops.flip(keras.ops.relu(x), axis=-1))
+    for name in ("sequential.keras", "operations.keras"):
+        expected = run(keras.saving.load_model(in_tmp / name), COLOUR.astype("float32"))
+        network = transfer(name, preprocess="none")
+        np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-3)
     assert network_blocks(network).part.tolist() == ["input", "backbone", "backbone", "head"]
-
-
-@pytest.mark.shared
-def test_squeezenet_of_the_shared_data(shared_data):
-    path = shared_data / "backbones" / "squeezenet_imagenet_notop.keras"
-    if not path.is_file():
-        pytest.skip("no squeezenet_imagenet_notop.keras in ../shared/data/backbones")
-    base = keras.saving.load_model(path, compile=False)
-    network = transfer(str(path), 64, preprocess="caffe", head_units=16)
-    pixels = RNG.integers(0, 256, (2, 64, 64, 3), np.uint8)
-    expected = run(base, imagenet_utils.preprocess_input(pixels.astype("float32"), mode="caffe"))
-    got = run(keras.Model(network.input, backbone_layers(network)[-1].output), pixels)
-    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
-    assert len(backbone_layers(network)) == len(base.layers) - 1
-    assert len(network_blocks(network)) < 15
 
 
 def two_inputs(path):
@@ -369,13 +328,13 @@ def within(path):
 BAD_FILES = {
     "top": (
         lambda path: tiny_backbone(path, end=lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(x))),
-        r"output is \(None, 2\), no feature map .*without its top: .*get_layer\(\"last\"\)",
+        r"gives \[\(None, 2\)\]; .*gives one feature map.*without its top: .*get_layer\(\"last\"\)",
     ),
     "vector": (
         lambda path: keras.Sequential([keras.Input((7,)), layers.Dense(2)]).save(path),
-        r"its input is \(None, 7\); needed is \(batch, height, width, 3\)",
+        r"it takes \[\(None, 7\)\] .*takes one image, \(batch, height, width, 3\)",
     ),
-    "grey": (lambda path: tiny_backbone(path, (None, None, 1)), r"its input is \(None, None, None, 1\); needed is"),
+    "grey": (lambda path: tiny_backbone(path, (None, None, 1)), r"it takes \[\(None, None, None, 1\)\] .*needed is"),
     "size": (
         lambda path: tiny_backbone(path, (64, 64, 3)),
         r"saved for images of 64 x 64, received image\.size_px 32\. Set image\.size_px to that, or",
@@ -386,7 +345,7 @@ BAD_FILES = {
     ),
     "name": (lambda path: tiny_backbone(path, name="head_conv"), r"layers named head_conv; pixels, logit, to_\.\.\."),
     "logit": (lambda path: tiny_backbone(path, name="logit"), r"layers named logit; pixels, logit, to_\.\.\."),
-    "two": (two_inputs, r"received 2 inputs and 1 outputs; needed is a functional"),
+    "two": (two_inputs, r"it takes \[.*\), \(.*\] and gives .*; needed is a functional"),
     "within": (within, r"holds a model as a layer, inner, .*get_layer\(\"inner\"\)\.save"),
 }
 
@@ -400,10 +359,10 @@ def test_a_file_that_holds_no_backbone_says_what_is_wrong(in_tmp, fault):
 
 
 def test_a_file_that_cannot_be_read_says_so(in_tmp):
-    with pytest.raises(WeightsError, match=r"own\.keras: no such file\. Give the path of a \.keras file, or a family"):
+    with pytest.raises(ModelError, match=r"own\.keras: no such file\. Give the path of a \.keras file, or a family"):
         transfer("own.keras", preprocess="unit")
     (in_tmp / "own.keras").write_bytes(b"no model")
-    with pytest.raises(WeightsError, match=r"own\.keras cannot be read as a \.keras file: .*Save it with Keras 3"):
+    with pytest.raises(ModelError, match=r"own\.keras cannot be read as a \.keras file: .*Save it with Keras 3"):
         transfer("own.keras", preprocess="unit")
 
 
@@ -420,10 +379,16 @@ def test_weights_from_a_file(in_tmp):
     for file in ("own.weights.h5", "own_notop.h5"):
         network = transfer("MobileNetV3Small", weights=file)
         assert same(weights_of(backbone_layers(network)), base.get_weights())
-    # Of the first Keras itself only warns that some layers stay random.
-    for other, file in (("MobileNetV3Large", "own.weights.h5"), ("VGG16", "own_notop.h5")):
-        with pytest.raises(WeightsError, match=rf"(?s){file} does not fit {other} without its top: .*saved without"):
-            transfer(other, weights=file)
+
+
+@pytest.mark.hosts  # MobileNetV3Large takes long to build
+def test_weights_of_another_family(in_tmp):
+    keras.applications.MobileNetV3Small(weights=None, include_top=False).save_weights(in_tmp / "own.weights.h5")
+    # Keras itself only warns that some layers stay random.
+    with pytest.raises(
+        ModelError, match=r"(?s)own\.weights\.h5 does not fit MobileNetV3Large without its top: .*saved without"
+    ):
+        transfer("MobileNetV3Large", weights="own.weights.h5")
 
 
 def write_legacy(base: keras.Model, path) -> None:
@@ -433,15 +398,13 @@ def write_legacy(base: keras.Model, path) -> None:
 
 
 def test_weights_that_are_not_there(in_tmp):
-    with pytest.raises(
-        WeightsError, match=r"model\.weights .*own\.weights\.h5: no such file\. Allowed: imagenet, none"
-    ):
+    with pytest.raises(ModelError, match=r"model\.weights .*own\.weights\.h5: no such file\. Allowed: imagenet, none"):
         transfer("VGG16", weights="own.weights.h5")
     (in_tmp / "own.weights.h5").write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match=r"own\.weights\.h5 does not fit VGG16"):
+    with pytest.raises(ModelError, match=r"own\.weights\.h5 does not fit VGG16"):
         transfer("VGG16", weights="own.weights.h5")
     (in_tmp / "own.npz").touch()
-    with pytest.raises(WeightsError, match=r"received a file that ends in '\.npz'; weights of VGG16 end in \.h5"):
+    with pytest.raises(ModelError, match=r"own\.npz does not fit VGG16 .*in a file that ends in \.h5"):
         transfer("VGG16", weights="own.npz")
 
 
@@ -466,8 +429,8 @@ def test_a_failed_download_says_what_to_do(downloads):
 
     instead.append(fail)
     with pytest.raises(
-        WeightsError,
-        match=r"ImageNet weights of VGG19 cannot be had: URL fetch failure on https://.*notop\.h5: .*"
+        ModelError,
+        match=r"ImageNet weights of VGG19 are not available: URL fetch failure on https://.*notop\.h5: .*"
         r"give its path as model\.weights, or write weights: none",
     ) as caught:
         transfer("VGG19", weights="imagenet")
@@ -476,16 +439,17 @@ def test_a_failed_download_says_what_to_do(downloads):
 
 
 def test_downloaded_weights_arrive(downloads, tmp_path):
-    base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3))
+    base = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
     write_legacy(base, tmp_path / "notop.h5")
     downloads[1].append(lambda origin: str(tmp_path / "notop.h5"))
     with warnings.catch_warnings(record=True) as heard:
-        network = transfer("MobileNetV2", weights="imagenet", channels=1)
+        network = transfer("MobileNet", weights="imagenet", channels=1)
     assert heard == []  # of Keras's on sizes, which concerns no one here
     assert same(weights_of(backbone_layers(network)), base.get_weights())
     assert "224" in downloads[0][0]
 
 
+@pytest.mark.hosts  # EfficientNet, three times
 def test_efficientnet_of_a_file_is_the_downloaded_one(downloads, in_tmp):
     """Keras builds another network from the same file when it is given by path: tensorflow#49930."""
     base = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
@@ -510,13 +474,11 @@ def test_mixed_precision_reaches_the_backbone_and_not_the_ends(in_tmp):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        networks = transfer("own.keras", preprocess="torch"), transfer("MobileNetV2")
+        network = transfer("own.keras", preprocess="torch")
     finally:
         keras.config.set_dtype_policy(before)
-    for network in networks:
-        kinds = {(p, layer.compute_dtype) for layer, p in zip(network.layers, layer_parts(network), strict=True)}
-        assert ("backbone", "bfloat16") in kinds
-        assert ("backbone", "float32") not in kinds
-        assert network.get_layer("to_backbone").compute_dtype == "float32"
-        assert network.output.dtype == "float32"
-        assert np.isfinite(run(network, COLOUR)).all()
+    kinds = {(p, layer.compute_dtype) for layer, p in zip(network.layers, layer_parts(network), strict=True)}
+    assert kinds >= {("backbone", "bfloat16")}
+    assert ("backbone", "float32") not in kinds
+    assert (network.get_layer("to_backbone").compute_dtype, network.output.dtype) == ("float32", "float32")
+    assert np.isfinite(run(network, COLOUR)).all()

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from conftest import TINY_AUDIT, TINY_TRAINING, Project
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
-from pneumolib.learning.training import HISTORY_COLUMNS
+from pneumolib.learning.callbacks import HISTORY_COLUMNS
 from pneumolib.study.plan import plan
 
 

@@ -13,9 +13,9 @@ from conftest import drawn_parts, save_image
 from pneumolib.__main__ import main
 from pneumolib.data.ood import fit_ood
 from pneumolib.errors import ModelError
-from pneumolib.learning.models import build_model
+from pneumolib.learning.fitting import save_model
+from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import predict_logits
-from pneumolib.learning.training import save_model
 from pneumolib.params import ImageParams, ModelParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import (

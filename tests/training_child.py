@@ -21,10 +21,11 @@ import numpy as np
 from test_training import image_set, small_network
 
 from pneumolib import learning
-from pneumolib.learning import checkpoint, stopping
+from pneumolib.learning import callbacks
+from pneumolib.learning.callbacks import weights_hash
 from pneumolib.learning.features import fit_head
+from pneumolib.learning.fitting import fit
 from pneumolib.learning.predicting import predict
-from pneumolib.learning.training import fit, weights_hash
 from pneumolib.params import check
 
 TRAINING = {
@@ -53,8 +54,8 @@ def arrange(kind: str, number: int) -> None:
         return wrapped
 
     if kind == "batch":
-        guard = stopping.DivergenceGuard
-        guard.on_train_batch_end = counting(guard.on_train_batch_end, lambda *_: die())
+        watch = callbacks.ValidationWatch
+        watch.on_train_batch_end = counting(watch.on_train_batch_end, lambda *_: die())
     if kind == "write":
 
         def half(file, **_):
@@ -62,7 +63,7 @@ def arrange(kind: str, number: int) -> None:
             file.flush()
             die()
 
-        checkpoint.np.savez = counting(np.savez, half)
+        callbacks.np.savez = counting(np.savez, half)
 
 
 def backbone(folder: Path) -> dict:

@@ -22,7 +22,7 @@ def seed_tables(
 
     Args:
         own, threshold: predictions of the run's own seed, and its frozen threshold.
-        others: from `learning.train_other_seeds`; rows of split `views` are validation in augmented views.
+        others: from `learning.repeat_seeds`; rows of split `views` are validation in augmented views.
     Returns:
         split to table; empty tables without other seeds.
     """

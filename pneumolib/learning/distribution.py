@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from pneumolib.hosts import processes
-from pneumolib.learning.backbones import leaves
 from pneumolib.learning.devices import describe
 from pneumolib.learning.runtimes import DeviceError
+from pneumolib.learning.transfer import leaves
 
 
 def even(n: int) -> int:

@@ -15,10 +15,10 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from pneumolib.data.pixels import ChangedPixels, ImageSet
-from pneumolib.learning.backbones import layer_parts, leaves
 from pneumolib.learning.gradients import feature_gradients, features_of
-from pneumolib.learning.models import narrows
+from pneumolib.learning.networks import narrows
 from pneumolib.learning.predicting import predict_logits
+from pneumolib.learning.transfer import layer_parts, leaves
 
 MAP_BATCH = 32
 SMALLEST_MAP = 9  # places: 3 x 3 has a middle and a rim, 2 x 2 cannot tell a lung from a border

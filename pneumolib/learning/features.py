@@ -1,13 +1,13 @@
 """Transfer learning on a frozen backbone: run it once over some augmented views of each image, train the head on that.
 
 An epoch through a frozen backbone computes the same features again and again, but for augmentation; a few kept views
-stand in for it, and an epoch of the head then takes a fraction of a second.
+take its place, and an epoch of the head then takes a fraction of a second.
 """
 
+import json
 import os
 import time
 from pathlib import Path
-from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -17,25 +17,13 @@ from pneumolib.data.batches import eval_dataset, feature_dataset, view_dataset
 from pneumolib.data.layout import bar
 from pneumolib.data.pixels import ImageSet
 from pneumolib.hosts import processes
-from pneumolib.learning.checkpoint import write_atomically
-from pneumolib.learning.devices import describe
+from pneumolib.learning.callbacks import read_arrays, training_key, write_atomically
 from pneumolib.learning.distribution import check_agreement, predict_batches
-from pneumolib.learning.fine_tuning import split_at_head
+from pneumolib.learning.fitting import DECIDING, fit, memory_explained, run_training
 from pneumolib.learning.predicting import predict_batch
-from pneumolib.learning.training import (
-    Task,
-    architecture_hash,
-    arrays_hash,
-    class_weights,
-    code_of,
-    fit,
-    memory_explained,
-    run_task,
-    weights_hash,
-)
-from pneumolib.params import AugmentParams, RunParams
-
-_DECIDE = ["learning/features.py", "learning/backbones.py", "data/pipeline.py", "data/augment.py", "data/shards.py"]
+from pneumolib.learning.transfer import split_at_head
+from pneumolib.params import RunParams
+from pneumolib.provenance import text_digest
 
 
 def fit_head(
@@ -56,102 +44,67 @@ def fit_head(
     if params.features.views == 0:
         return fit(model, train, val, params, folder)
     with memory_explained(params):
-        return run_task(_head_task(model, train, val, params, folder), params, folder)
+        backbone, head = split_at_head(model)
+        seen, seconds = frozen_features(backbone, train, params, params.features.views, folder)
+        val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
+        val_batches = eval_dataset(val_seen[:, 0], predict_batch(len(val)))
 
+        def batches(weights: dict[int, float], start: int):
+            order = (params.training.batch_size, params.seed, params.training.epochs, weights, start, processes())
+            return feature_dataset(seen, train.table.label.to_numpy(), *order)
 
-def _head_task(model: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None) -> Task:
-    """The training of the head alone; the backbone runs here, once, unless its features are kept already."""
-    training = params.training
-    backbone, head = split_at_head(model)
-    seen, seconds = frozen_features(backbone, train, params.augment, params.features.views, params.seed, folder)
-    val_seen, val_seconds = frozen_features(backbone, val, None, 1, params.seed, folder)
-    labels = train.table.label.to_numpy()
-    weights, mine = class_weights(labels, training.class_weights), processes()
-    val_batch = predict_batch(len(val))
-    return Task(
-        model=head,
-        batches=lambda start: feature_dataset(
-            seen, labels, training.batch_size, params.seed, training.epochs, weights, start, process=mine
-        ),
-        steps=len(seen) // training.batch_size,
-        score=lambda: predict_batches(head, eval_dataset(val_seen[:, 0], val_batch))[: len(val), 0].astype(float),
-        labels=val.table.label.to_numpy(),
-        seen=[seen, val_seen, labels],
-        prepared_in=seconds + val_seconds,
-    )
+        def score() -> np.ndarray:
+            return predict_batches(head, val_batches)[: len(val), 0].astype(float)
+
+        key = training_key(model, params, DECIDING, [train, val], fit_head)
+        history = run_training(head, train, val, params, folder, key, batches, score)
+    history.loc[0, "seconds"] += seconds + val_seconds
+    return history
 
 
 def frozen_features(
-    backbone: keras.Model,
-    images: ImageSet,
-    augment: AugmentParams | None,
-    views: int,
-    seed: int,
-    folder: Path | None = None,
+    backbone: keras.Model, images: ImageSet, params: RunParams, views: int, folder: Path | None = None
 ) -> tuple[np.ndarray, float]:
     """What a frozen backbone makes of the images, and the seconds that it took, now or when they were kept.
 
     Args:
         backbone: the first model of `split_at_head`.
-        augment: changes, drawn anew for each view; None leaves the images as they are.
+        params: `augment` and `seed` are used.
+        views: of each image, changed by `augment`; 0 takes the image as it is, once.
         folder: where they are kept, under a name that says what they are made from.
     Returns:
-        features, float32 (n, views, ...), in the order of `images.table`; seconds.
+        features, float32 (n, views or 1, ...), in the order of `images.table`; seconds.
     Raises:
         ValueError: features that take more than a third of the machine's memory: training on them needs them three times.
     """
-    check_memory((len(images), views, *backbone.output_shape[1:]))
-    part, key = images.table.split.iloc[0], _key(backbone, images, augment, views, seed)
-    file = None if folder is None else folder / f"features-{part}-{key}.npz"
-    kept = None if file is None else _read(file)
-    check_agreement(f"kept features of {part}", int(kept is not None))
-    if kept:
-        return kept
-    began = time.perf_counter()
-    batch, made = predict_batch(len(images)), None
-    for view in bar(range(views), views, f"features of {len(images)} images", unit="view"):
-        plain = augment is None
-        data = eval_dataset(images.pixels, batch) if plain else view_dataset(images, augment, batch, seed, view)
-        found = predict_batches(backbone, data)[: len(images)]
-        if made is None:
-            made = np.empty((len(images), views, *found.shape[1:]), np.float32)
-        made[:, view] = found
-    seconds = time.perf_counter() - began
-    if file is not None and processes()[0] == 0:
-        for outdated in folder.glob(f"features-{part}-*.npz"):
-            outdated.unlink()
-        write_atomically(file, lambda opened: np.savez(opened, features=made, seconds=seconds))
-    return made, seconds
+    made = np.empty(check_memory((len(images), max(views, 1), *backbone.output_shape[1:])), np.float32)
+    key = [views, training_key(backbone, params, {"seed", "augment"}, [images], frozen_features)]
+    name = f"features-{images.table.split.iloc[0]}"
+    file = None if folder is None else folder / f"{name}-{text_digest(json.dumps(key))}.npz"
+    kept = read_arrays(file, "its features are made anew")
+    check_agreement(f"kept {name}", len(kept))
+    if not kept:
+        began, batch = time.perf_counter(), predict_batch(len(images))
+        for view in bar(range(made.shape[1]), made.shape[1], f"features of {len(images)} images", unit="view"):
+            changed = view_dataset(images, params.augment, batch, params.seed, view) if views else None
+            found = predict_batches(backbone, changed or eval_dataset(images.pixels, batch))
+            made[:, view] = found[: len(images)]
+        kept = {"features": made, "seconds": time.perf_counter() - began}
+        if file is not None and processes()[0] == 0:
+            for outdated in folder.glob(f"{name}-*.npz"):
+                outdated.unlink()
+            write_atomically(file, **kept)
+    return kept["features"], float(kept["seconds"])
 
 
-def check_memory(shape: tuple[int, ...]) -> None:
-    """Refuse float32 features of a shape (n, views, ...) that the machine cannot hold three times; see `frozen_features`."""
-    needed_gb, have_gb = (
-        np.prod(shape, dtype=float) * 4 / 1e9,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-    )
+def check_memory(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape (n, views, ...) of float32 features; ValueError if the machine cannot hold them three times."""
+    needed_gb = np.prod(shape, dtype=float) * 4 / 1e9
+    have_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if needed_gb > have_gb / 3:
         raise ValueError(
             f"features.views {shape[1]}: the features of {shape[0]:,} images are {shape[2:]} numbers each and would take "
             f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower features.views, or set it "
             f"to 0, which trains through the backbone and keeps none"
         )
-
-
-def _read(file: Path) -> tuple[np.ndarray, float] | None:
-    """Kept features, or None where there are none that can be read; they are made anew then."""
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            return kept["features"], float(kept["seconds"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as fault:
-        print(f"{file} cannot be read ({type(fault).__name__}: {fault}); its features are made anew", flush=True)
-        return None
-
-
-def _key(backbone: keras.Model, images: ImageSet, augment: AugmentParams | None, views: int, seed: int) -> str:
-    """16 hex digits of all that features are made from."""
-    network = [architecture_hash(backbone), weights_hash(backbone)]
-    made_from = [network, arrays_hash([images.identity]), augment, views, seed, describe(), code_of(_DECIDE)]
-    return arrays_hash([np.frombuffer(repr(made_from).encode(), np.uint8)])[:16]
+    return shape

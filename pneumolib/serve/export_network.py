@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from pneumolib.data.drawing import KINDS, draw_radiograph
 from pneumolib.data.pixels import load_image
-from pneumolib.learning.backbones import leaves
+from pneumolib.learning.transfer import leaves
 from pneumolib.params import ImageParams
 from pneumolib.serve.trained import load_trained
 

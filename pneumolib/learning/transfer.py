@@ -1,0 +1,360 @@
+"""Transfer learning: a backbone put flat on raw pixels, which of its layers are trained, and where a network is cut.
+
+A backbone is a family of `keras.applications`, or a `.keras` file. Flat means that the backbone's layers are layers of the
+network itself and no model within it, so that Grad-CAM and fine-tuning reach them by name. Preparation is part of the
+network; its layers are named `to_...`.
+"""
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import layers
+
+from pneumolib.errors import ModelError
+from pneumolib.learning.model_files import ModelFileError, load_network
+from pneumolib.params import FAMILIES, FineTuningParams, ModelParams
+from pneumolib.project import in_root
+
+# Red, green, blue on the scale of 0 to 1, as the ImageNet weights of Keras were trained with.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
+IMAGENET_SD = np.array([0.229, 0.224, 0.225])
+CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68])  # on the scale of 0 to 255
+
+# value * scale + offset, per channel
+_SCALES = {
+    "caffe": (1.0, -CAFFE_MEAN_BGR),
+    "torch": (1 / (255 * IMAGENET_SD), -IMAGENET_MEAN / IMAGENET_SD),
+    "tf": (1 / 127.5, -1.0),
+    "unit": (1 / 255, 0.0),
+    "none": (1.0, 0.0),
+}
+
+
+def layer_parts(network: keras.Model) -> list[str]:
+    """The part that each of `network.layers` belongs to: `input`, `backbone` or `head`; `network` without a backbone.
+
+    Names alone decide, so that it holds for a model read from a file.
+    """
+    names = [layer.name for layer in network.layers]
+    if "to_backbone" not in names:
+        return ["network"] * len(names)
+    return ["input" if n == "pixels" or n.startswith("to_") else "head" if _is_head(n) else "backbone" for n in names]
+
+
+def _is_head(name: str) -> bool:
+    return name == "logit" or name.startswith("head_")
+
+
+def leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """The layer itself, or the layers of a block: ConvNeXt holds some in `Sequential`."""
+    if isinstance(layer, keras.Model):
+        for inner in layer.layers:
+            yield from leaves(inner)
+    else:
+        yield layer
+
+
+def backbone_layers(network: keras.Model) -> list[keras.Layer]:
+    """The backbone's layers, first to last, known by names: also of a model read from a file.
+
+    A CNN from scratch has no backbone: all its layers but the input.
+    """
+    return [
+        layer
+        for layer, part in zip(network.layers, layer_parts(network), strict=True)
+        if part in ("backbone", "network") and not isinstance(layer, layers.InputLayer)
+    ]
+
+
+def trainable_parameters(layer: keras.Layer) -> int:
+    """How many numbers of a layer, or of a whole network, are trained."""
+    return sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+
+
+def output_shape(layer: keras.Layer) -> tuple[int, ...]:
+    """Without the batch; of several outputs the first, of several calls the first."""
+    return keras.tree.flatten(layer.output)[0].shape[1:]
+
+
+def summary_table(model: keras.Model) -> pd.DataFrame:
+    """One row a layer: name, type, part, output shape, parameters, trainable parameters.
+
+    `part` is `input`, `backbone` or `head` of a transfer network, and `network` for the CNNs from scratch.
+    """
+    rows = [
+        {
+            "layer": layer.name,
+            "type": type(layer).__name__,
+            "part": part,
+            "output": " x ".join(str(n) for n in output_shape(layer)),
+            "parameters": layer.count_params(),
+            "trainable": trainable_parameters(layer),
+        }
+        for layer, part in zip(model.layers, layer_parts(model), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def put_backbone(model: ModelParams, pixels: keras.KerasTensor) -> keras.KerasTensor:
+    """The backbone's feature map, float (batch, height, width, channels).
+
+    Args:
+        model: `backbone`, `weights` and `preprocess`.
+        pixels: raw pixels, uint8 (batch, size_px, size_px, 1 or 3). A grey image becomes three equal channels.
+    Raises:
+        ValueError: images too small, or a file that holds no backbone for them.
+        ModelError: weights that cannot be downloaded, found, read or fitted. Random weights never take their place.
+    """
+    preprocess, smallest = (model.preprocess, 0) if model.from_file else FAMILIES[model.backbone]
+    if pixels.shape[1] < smallest:
+        raise ValueError(
+            f"image.size_px {pixels.shape[1]} is too small for {model.backbone}: it needs at least {smallest}"
+        )
+    with warnings.catch_warnings():
+        # Keras only warns when it finds no weights for some layers and leaves them random; here that is an error.
+        warnings.filterwarnings("error", "Skipping", UserWarning)
+        # MobileNets have weights for some sizes, all of one shape; Keras takes those of 224 px for other sizes.
+        warnings.filterwarnings("ignore", "`input_shape` is undefined")
+        return (_from_file if model.from_file else _family)(model, prepare(pixels, preprocess))
+
+
+def prepare(pixels: keras.KerasTensor, preprocess: str) -> keras.KerasTensor:
+    """Pixels as a backbone wants them, float32 (batch, size_px, size_px, 3).
+
+    Args:
+        pixels: uint8 (batch, size_px, size_px, 1 or 3), RGB.
+        preprocess: `caffe` BGR less the ImageNet mean; `torch` 0 to 1, then ImageNet mean and SD; `tf` -1 to 1;
+            `unit` 0 to 1; `none` 0 to 255.
+    """
+    grey = pixels.shape[-1] == 1
+    x = layers.Concatenate(name="to_three_channels")([pixels] * 3) if grey else pixels
+    if preprocess == "caffe" and not grey:  # equal channels are BGR as they are
+        x = keras.ops.flip(x, axis=-1)
+    # Both lists or both numbers: of a list beside a number, Keras 3.11 makes a single channel.
+    scale, offset = (values.tolist() for values in np.broadcast_arrays(*_SCALES[preprocess]))
+    # float32 also under mixed precision: rounded once, where the backbone begins, and not twice.
+    return layers.Rescaling(scale, offset, dtype="float32", name="to_backbone")(x)
+
+
+def _family(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTensor:
+    build = getattr(keras.applications, model.backbone)
+    if model.weights != "imagenet":
+        features = build(include_top=False, weights=None, input_tensor=prepared).output
+        if model.weights != "none":
+            # Without our own layers: files count the layers of a kind.
+            _read_weights(keras.Model(prepared, features), model)
+        return features
+    try:
+        return build(include_top=False, weights="imagenet", input_tensor=prepared).output
+    # Broad, because Keras itself raises a plain Exception when a download fails.
+    except Exception as cause:
+        raise ModelError(
+            f"the ImageNet weights of {model.backbone} are not available: {cause}. Fetch that file on a machine with "
+            f"network and give its path as model.weights, or write weights: none for random weights"
+        ) from cause
+
+
+def _read_weights(base: keras.Model, model: ModelParams) -> None:
+    path = in_root(model.weights)
+    where = f"model.weights {path}"
+    if not path.is_file():
+        raise ModelError(f"{where}: no such file. Allowed: imagenet, none, or the path of a .weights.h5 file")
+    try:
+        base.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as cause:
+        raise ModelError(
+            f"{where} does not fit {model.backbone} without its top: {cause}. Give the weights of that very family, saved "
+            f"without the top (notop), in a file that ends in .h5. A whole .keras model can be given as model.backbone"
+        ) from cause
+    if model.backbone.startswith("EfficientNetB"):
+        _mend_normalization(base)
+
+
+def _mend_normalization(base: keras.Model) -> None:
+    """Make EfficientNet B0 to B7 read from a file equal to `weights="imagenet"`.
+
+    Keras's files hold a wrong variance (tensorflow#49930), and Keras divides by the square root of the SD once more
+    when it downloads them, but not when it reads the same file from a path. Here the variance itself is mended. Random
+    or own weights have another mean and stay as they are.
+    """
+    layer = next(layer for layer in base.layers if isinstance(layer, layers.Normalization))
+    mean, variance, *count = layer.get_weights()
+    if np.allclose(mean, IMAGENET_MEAN, atol=1e-3):
+        layer.set_weights([mean, variance * IMAGENET_SD.astype(variance.dtype), *count])
+        layer.finalize_state()
+
+
+def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTensor:
+    path, tensors = in_root(model.backbone), {}
+    where = f"model.backbone {path}"
+    if not path.is_file():
+        raise ModelError(f"{where}: no such file. Give the path of a .keras file, or a family's name")
+    try:
+        base = _checked(load_network(path), where, prepared.shape[1])
+    except ModelFileError as cause:
+        raise ModelError(
+            f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
+            f"Keras itself has"
+        ) from cause
+
+    def call(layer, *args, **kwargs):
+        tensors[layer.name] = layer(*args, **kwargs)
+        return tensors[layer.name]
+
+    try:
+        # The clone's layers start from our tensor; the clone itself begins at an input of its own.
+        clone = keras.models.clone_model(
+            base, input_tensors=prepared, clone_function=_rebuilt, call_function=call, recursive=True
+        )
+    except ValueError as cause:
+        raise ValueError(f"{where} takes no image.size_px {prepared.shape[1]}: {cause}") from cause
+    clone.set_weights(base.get_weights())
+    return tensors[base.output_names[0]]
+
+
+def _rebuilt(layer):
+    """A new layer of the same settings that computes in the precision of this run, whatever it was saved with."""
+    config = layer.get_config()
+    if "dtype" in config and "float" in str(layer.compute_dtype):
+        config["dtype"] = keras.config.dtype_policy()
+    return type(layer).from_config(config)
+
+
+def _checked(base: keras.Model, where: str, size_px: int) -> keras.Model:
+    """A file's model as a plain functional model, once it is known to be a backbone for these images."""
+    ends = [[tuple(end.shape) for end in getattr(base, side, None) or []] for side in ("inputs", "outputs")]
+    fits = [[len(shape) for shape in shapes] for shapes in ends] == [[4], [4]] and ends[0][0][3] in (3, None)
+    if not fits:
+        maps = [layer.name for layer in base.layers if len(getattr(layer.output, "shape", ())) == 4] or ["..."]
+        raise ValueError(
+            f"{where}: it takes {ends[0]} and gives {ends[1]}; needed is a functional or sequential model that takes one image, "
+            f"(batch, height, width, 3), and gives one feature map, (batch, height, width, channels). Save it without its top: "
+            f'keras.Model(model.input, model.get_layer("{maps[-1]}").output).save("backbone.keras")'
+        )
+    base = keras.Model(base.inputs[0], base.outputs[0])
+    height, width = base.input.shape[1:3]
+    if not {height, width} <= {size_px, None}:
+        raise ValueError(
+            f"{where}: it was saved for images of {height} x {width}, received image.size_px {size_px}. Set image.size_px "
+            f"to that, or save it for an input of (None, None, 3)"
+        )
+    _check_names(base, where)
+    return base
+
+
+def _check_names(base: keras.Model, where: str) -> None:
+    """Names that are ours would hide the parts, and a model within the model its layers."""
+    own = [layer for layer in base.operations if not isinstance(layer, layers.InputLayer)]
+    if taken := [op.name for op in own if op.name == "pixels" or op.name.startswith("to_") or _is_head(op.name)]:
+        raise ValueError(
+            f"{where}: layers named {', '.join(taken)}; pixels, logit, to_... and head_... are names of the network "
+            f"around it. Save it under other layer names"
+        )
+    within = [op.name for op in own if isinstance(op, keras.Model) and not isinstance(op, keras.Sequential)]
+    if within:
+        raise ValueError(
+            f"{where}: it holds a model as a layer, {within[0]}, whose layers cannot be reached. Save that model: "
+            f'model.get_layer("{within[0]}").save("backbone.keras")'
+        )
+
+
+def freeze(network: keras.Model) -> None:
+    """Freeze the backbone in fact: no weight of it is trainable, and its Dropout (EfficientNet has some) drops nothing.
+
+    That also keeps the statistics of its BatchNormalization. So a training sees the very features that `predict` gives,
+    and they can be computed once. `unfreeze` makes weights trainable again; Dropout stays at 0.
+    """
+    for layer in backbone_layers(network):
+        layer.trainable = False
+        for leaf in leaves(layer):
+            if isinstance(leaf, layers.Dropout):
+                leaf.rate = 0.0
+
+
+def unfreeze(network: keras.Model, params: FineTuningParams) -> pd.DataFrame:
+    """Set in place which layers are trained; compile afterwards, Keras takes no notice before.
+
+    Args:
+        network: from `build_model`, or read from a file.
+        params: `unfreeze` is `all`, the number of the backbone's last layers, or the name of the layer to start from,
+            in the order of `backbone_layers`. With `freeze_batchnorm` every BatchNormalization of the backbone keeps
+            its weights and statistics: `training=False` does not do that under `fit` (keras#20285).
+    Returns:
+        one row a part, columns `part, layers, trained` (how many of them have weights that are trained), `first_trained`
+        (the name of the first, or empty), `parameters, trainable` and `batchnorm_frozen` (layers). The head is always
+        trained.
+    Raises:
+        ValueError: more layers than there are, or an unknown layer; with the number or the nearest names.
+    """
+    backbone, parts = backbone_layers(network), layer_parts(network)
+    first = _first_trained([layer.name for layer in backbone], params.unfreeze)
+    for number, layer in enumerate(backbone):
+        layer.trainable = number >= first
+        for norm in _norms(layer) if params.freeze_batchnorm else ():
+            norm.trainable = False
+    for layer, part in zip(network.layers, parts, strict=True):
+        if part == "head":
+            layer.trainable = True
+    table = summary_table(network)
+    table["trained"] = table.trainable > 0
+    table["first_trained"] = table.layer.where(table.trained)
+    table["batchnorm_frozen"] = [sum(not norm.trainable for norm in _norms(layer)) for layer in network.layers]
+    columns = {"layer": "count", "trained": "sum", "first_trained": "first", "parameters": "sum", "trainable": "sum",
+               "batchnorm_frozen": "sum"}  # fmt: skip
+    found = table[table.part != "input"].groupby("part", sort=False).agg(columns).reset_index()
+    return found.rename(columns={"layer": "layers"}).fillna({"first_trained": ""})
+
+
+def _norms(layer: keras.Layer) -> list[keras.Layer]:
+    return [leaf for leaf in leaves(layer) if isinstance(leaf, layers.BatchNormalization)]
+
+
+def _first_trained(names: list[str], asked: int | str) -> int:
+    """Index of the first backbone layer to train."""
+    if asked == "all":
+        return 0
+    if asked in names:
+        return names.index(asked)
+    if isinstance(asked, int) and asked <= len(names):
+        return len(names) - asked
+    near = difflib.get_close_matches(str(asked), names, n=3, cutoff=0.4) or names[-3:]
+    raise ValueError(
+        f"fine_tuning.unfreeze {asked!r}: the backbone has {len(names)} layers, and none of that name or number. Allowed: "
+        f"all, 1 to {len(names)}, or a layer's name, such as {', '.join(near)}"
+    )
+
+
+def split_at_head(network: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """A transfer network in two that share its layers: what is the same for an image at every epoch, and what learns.
+
+    Args:
+        network: from `build_model` with `transfer`, the backbone frozen.
+    Returns:
+        features, uint8 (batch, size_px, size_px, channels) to what `head_pool` gives, or without it to the backbone's
+        feature map; and head, from there to the logit. Training the head trains the network.
+    Raises:
+        ValueError: no backbone, or something before the cut that trains or is random in training.
+    """
+    head_layers = [layer for layer, part in zip(network.layers, layer_parts(network), strict=True) if part == "head"]
+    if not head_layers:
+        raise ValueError(f"{network.name} has no backbone to keep features of; write model.name: transfer")
+    pool = next((layer for layer in head_layers if layer.name == "head_pool"), None)
+    cut = pool.output if pool else head_layers[0].input
+    features = keras.Model(network.input, cut, name="features")
+    changing = [leaf for layer in features.layers for leaf in leaves(layer) if leaf.trainable_weights or _random(leaf)]
+    if changing:
+        raise ValueError(
+            f"features cannot be kept: {len(changing)} layers before the head train or are random in training, first "
+            f"{changing[0].name} ({type(changing[0]).__name__}). Freeze the backbone, or write features.views: 0"
+        )
+    return features, keras.Model(cut, network.output, name="head")
+
+
+def _random(layer: keras.Layer) -> bool:
+    """Whether two calls in training differ: Dropout above 0, noise, random augmentation."""
+    return getattr(layer, "seed_generator", None) is not None and getattr(layer, "rate", 1) != 0
