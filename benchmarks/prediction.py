@@ -22,7 +22,7 @@ from pneumolib.data.manifest import read_manifest
 from pneumolib.data.sources import LABEL_NAMES
 from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.learning.quick_import import import_keras
+from pneumolib.learning.devices import import_keras
 from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
 from pneumolib.reporting.origin import file_sha256
 from pneumolib.reporting.results import (

@@ -70,9 +70,8 @@ def test_where_tensorflow_and_keras_may_be_imported():
     assert users["tensorflow"] == {
         "data/augment.py",
         "data/pipeline.py",
-        "learning/runtimes.py",
-        "learning/distribution.py",
-        "learning/gradients.py",
+        "learning/devices.py",
+        "learning/explain.py",
     }
     assert {p.split("/")[0] for p in users["keras"]} == {"learning"}
 

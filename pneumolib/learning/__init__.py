@@ -1,4 +1,4 @@
-"""The networks and how they are fitted. Keras only; `devices` and `gradients` alone know the backend."""
+"""The networks and how they are fitted. Keras only; `devices` and `explain` alone know the backend."""
 
 import lazy_loader
 
@@ -10,9 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models": ["build_model", "network_blocks", "summary_table"],
         "trials": ["train_and_predict", "train_other_seeds"],
         "features": ["fit_head", "frozen_features"],
-        "predicting": ["milliseconds_per_image", "predict", "predict_views"],
+        "predicting": ["choose_images", "milliseconds_per_image", "predict", "predict_corrupted", "predict_views"],
         "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
-        "robustness": ["choose_images", "predict_corrupted"],
         "training": [
             "class_weights",
             "compile_model",

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from pneumolib.learning.model_files import load_network
+from pneumolib.errors import ModelError
+from pneumolib.learning.files import load_network
 from pneumolib.model_params import FAMILIES
 from pneumolib.params import ModelParams, in_root
 
@@ -201,7 +202,7 @@ def _read_model(path: Path) -> keras.Model:
     try:
         with _nothing_skipped():
             return load_network(path)
-    except (ValueError, TypeError, KeyError, OSError, UserWarning) as cause:
+    except (ModelError, UserWarning) as cause:
         raise WeightsError(
             f"model.backbone {path} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), "
             f"from layers that Keras itself has"

@@ -18,8 +18,7 @@ from pneumolib.data.pipeline import eval_dataset, feature_dataset, view_dataset
 from pneumolib.data.progress import bar
 from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import write_atomically
-from pneumolib.learning.devices import describe
-from pneumolib.learning.distribution import check_agreement, predict_batches
+from pneumolib.learning.devices import check_agreement, describe, predict_batches
 from pneumolib.learning.fine_tuning import split_at_head
 from pneumolib.learning.predicting import predict_batch
 from pneumolib.learning.training import (

@@ -15,22 +15,21 @@ import pandas as pd
 from pneumolib.code_digest import code_digest
 from pneumolib.data.images import ImageSet
 from pneumolib.data.pipeline import steps_per_epoch, train_dataset
+from pneumolib.errors import InputError
 from pneumolib.hosts import processes
 from pneumolib.learning.checkpoint import Checkpoint
-from pneumolib.learning.devices import describe, is_out_of_memory
-from pneumolib.learning.distribution import check_agreement, synchronised, unsharded
+from pneumolib.learning.devices import check_agreement, describe, is_out_of_memory, synchronised, unsharded
+from pneumolib.learning.files import load_network
 from pneumolib.learning.fine_tuning import backbone_layers
-from pneumolib.learning.model_files import load_network
 from pneumolib.learning.optimizers import make_optimizer, rate_callbacks
 from pneumolib.learning.predicting import PREDICT_BATCH, predict_logits
-from pneumolib.learning.runtimes import DeviceError
 from pneumolib.learning.stopping import HISTORY_COLUMNS, DivergenceGuard, ValidationWatch
 from pneumolib.params import RunParams, TrainingParams
 
 # The code, besides the network, that decides what a training gives.
 _DECIDE = [
     *(f"learning/{name}.py" for name in ("training", "optimizers", "stopping", "checkpoint", "features", "fine_tuning")),
-    *(f"learning/{name}.py" for name in ("devices", "runtimes", "distribution")),
+    "learning/devices.py",
     "data/pipeline.py", "data/augment.py", "data/shards.py",
 ]  # fmt: skip
 
@@ -175,11 +174,11 @@ def _steps_at_once(training: TrainingParams, steps: int) -> int:
     """The largest number up to `steps_per_execution` that divides an epoch, which otherwise would run into the next one.
 
     Raises:
-        DeviceError: several under MirroredStrategy, where Keras's fit fails (keras#19246).
+        InputError: several under MirroredStrategy, where Keras's fit fails (keras#19246).
     """
     asked, devices = training.steps_per_execution, describe()["devices"]
     if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
-        raise DeviceError(
+        raise InputError(
             f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
             f"devices.backend: jax"
         )

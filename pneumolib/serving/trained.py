@@ -109,14 +109,15 @@ def load_trained(run: str | Path, force: bool = False) -> TrainedModel:
 
 def _load(file: Path) -> Any:
     # Imported here: the command line asks for runs without waiting for them.
-    from pneumolib.learning.model_files import ModelFileError, check_model_file, load_network
-    from pneumolib.learning.quick_import import import_keras
+    from pneumolib.errors import ModelError as FileRefused
+    from pneumolib.learning.devices import import_keras
+    from pneumolib.learning.files import check_model_file, load_network
 
     try:
         check_model_file(file)  # before Keras is there: a refusal need not wait for it
         import_keras()
         return load_network(file)
-    except ModelFileError as fault:
+    except FileRefused as fault:
         raise ModelError(str(fault)) from None
 
 
