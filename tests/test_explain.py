@@ -164,10 +164,11 @@ def write_backbone(file) -> None:
     keras.Model(inputs, layers.Concatenate(name="joined")([x, layers.Conv2D(4, 1)(x)])).save(file)
 
 
-def test_an_image_s_map_does_not_depend_on_its_batch():
+def test_an_image_s_map_does_not_depend_on_its_batch(monkeypatch):
     network, pixels = conv_network(), noise(7, 32)
     whole = grad_cam(network, pixels)
-    np.testing.assert_allclose(grad_cam(network, pixels, batch=3), whole, atol=1e-5)
+    monkeypatch.setattr(explain, "MAP_BATCH", 3)
+    np.testing.assert_allclose(grad_cam(network, pixels), whole, atol=1e-5)
     np.testing.assert_allclose(grad_cam(network, pixels[4:5]), whole[4:5], atol=1e-5)
     assert grad_cam(network, pixels[:0]).shape == (0, 32, 32)
 
@@ -224,8 +225,8 @@ def test_both_covers_hide_the_same_area(size):
 def test_maps_of_a_network_that_learned_them_do_not_outlive_its_weights():
     network, pixels = conv_network(), noise(8, 32)
     before, chance = state(network), random.getstate()
-    found = randomisation_check(network, pixels, seed=3, draws=3)
-    assert (found["images"], found["draws"], found["height"], found["width"]) == (8, 3, 8, 8)
+    found = randomisation_check(network, pixels, seed=3, draws=2)
+    assert (found["images"], found["draws"], found["height"], found["width"]) == (8, 2, 8, 8)
     assert found["layer"].startswith("activation")
     assert abs(found["whole"]["mean"]) < 0.3
     assert found["whole"]["low"] <= found["whole"]["mean"] <= found["whole"]["high"]
@@ -242,7 +243,7 @@ def test_maps_that_show_the_image_and_nothing_learned_are_told():
     inputs = keras.Input((32, 32, 1), dtype="uint8", name="pixels")
     x = layers.Activation("relu")(layers.Rescaling(1 / 255)(inputs))
     network = network_of(layers.GlobalAveragePooling2D()(x), inputs)
-    found = randomisation_check(network, noise(4, 32), seed=1, draws=4)
+    found = randomisation_check(network, noise(3, 32), seed=1, draws=3)
     for kind in ("whole", "top"):
         assert {abs(round(found[kind][end], 5)) for end in ("low", "high")} == {1.0}
     grey = randomisation_check(network, np.full((2, 32, 32, 1), 9, np.uint8), seed=1, draws=2)
@@ -284,7 +285,7 @@ JAX = """
 import keras, numpy as np
 from pneumolib.learning.explain import grad_cam
 assert keras.backend.backend() == "jax"
-np.save("maps.npy", grad_cam(keras.saving.load_model("model.keras"), np.load("pixels.npy"), batch=2))
+np.save("maps.npy", grad_cam(keras.saving.load_model("model.keras"), np.load("pixels.npy")))
 """
 
 

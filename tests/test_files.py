@@ -59,40 +59,40 @@ def with_layer(**layer):
     return config
 
 
-def test_a_network_of_known_layers_passes(tmp_path):
-    check_model_file(write(tmp_path / "model.keras"))
-    # How it was compiled is not read, so anything may be named there.
-    compiled = CONFIG | {"compile_config": {"module": "mine", "class_name": "Loss"}}
-    check_model_file(write(tmp_path / "compiled.keras", compiled))
-
-
 def test_a_network_is_read_as_it_was_saved(tmp_path):
-    """With random image layers, and with a compiled network within the network."""
+    """With a random image layer, a compiled network within it, and a loss of its own, which is not read."""
     import keras
     from keras import layers
 
     inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 8, kernel_regularizer="l2")], name="inner")
     inner.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 5)), "mse", metrics=["mae"])
     inner.optimizer.build(inner.trainable_variables)
-    changed = layers.Pipeline(
-        [layers.RandomFlip(seed=1), layers.RandomRotation(0.1, seed=2), layers.Equalization((0, 1))]
-    )
     head = layers.Dense(1, kernel_initializer="ones", kernel_constraint="non_neg")
-    network = keras.Sequential([keras.Input((8, 8, 3)), changed, inner, layers.Flatten(), head])
+    flips = layers.Pipeline([layers.RandomFlip(seed=1)])
+    network = keras.Sequential([keras.Input((8, 8, 3)), flips, inner, layers.Flatten(), head])
+    network.compile(loss=with_layer)
     network.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
     again = load_network(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(pixels, training=False), network(pixels, training=False))
 
 
-# What the constructors of layers want; of each layer of these folders of Keras one is made.
+def all_layers() -> list[type]:
+    import keras
+
+    return sorted(
+        {value for value in vars(keras.layers).values() if isinstance(value, type)}, key=lambda cls: cls.__name__
+    )
+
+
+# What the constructors of layers want. Of each layer in these folders of Keras one is made.
 WANTED = {
-    "filters": 2, "kernel_size": 3, "rate": 0.1, "factor": 1, "height_factor": 0.1, "width_factor": 0.1, "pool_size": 2,
-    "output_size": 2, "height": 8, "width": 8, "stddev": 0.1, "scale": 2.0, "dims": [2, 1], "n": 2, "target_shape": [4],
-    "axes": 1, "layers": [],
+    "activation": "relu", "filters": 2, "kernel_size": 3, "rate": 0.1, "factor": 1, "height_factor": 0.1, "width_factor": 0.1,
+    "pool_size": 2, "output_size": 2, "height": 8, "width": 8, "stddev": 0.1, "scale": 2.0, "dims": [2, 1], "n": 2,
+    "target_shape": [4], "axes": 1, "layers": [],
 }  # fmt: skip
-FOLDERS = {"activations", "convolutional", "merging", "normalization", "pooling", "regularization", "reshaping",
-           "preprocessing.image_preprocessing"}  # fmt: skip
+FOLDERS = ("activations", "convolutional", "merging", "normalization", "pooling", "regularization", "reshaping",
+           "preprocessing.image_preprocessing")  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built:UserWarning")
@@ -100,27 +100,20 @@ def test_every_layer_of_image_networks_is_read_with_its_settings(tmp_path):
     import keras
 
     made = []
-    for cls in sorted(all_layers(), key=lambda cls: cls.__name__):
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        required = {
-            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        }
-        folder = cls.__module__.removeprefix("keras.src.layers.").rpartition(".")[0]
-        if folder in FOLDERS and required - {"activation"} <= set(WANTED):
-            made.append(cls(**{name: WANTED.get(name, "relu") for name in required}))
+    for cls in all_layers():
+        parameters = list(inspect.signature(cls).parameters.values())
+        required = {p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+        if cls.__module__.startswith(tuple(f"keras.src.layers.{folder}." for folder in FOLDERS)) and required <= {
+            *WANTED
+        }:
+            made.append(cls(**{name: WANTED[name] for name in required}))
     assert {"RandomZoom", "CutMix", "RandAugment", "Equalization", "SeparableConv2D"} < {
         type(one).__name__ for one in made
     }
-    assert len(made) > 90
+    assert len(made) > 70
     network = keras.Sequential(made)
     network.save(tmp_path / "model.keras")
     assert load_network(tmp_path / "model.keras").to_json() == network.to_json()
-
-
-def all_layers() -> set[type]:
-    import keras
-
-    return {value for value in vars(keras.layers).values() if isinstance(value, type)}
 
 
 def test_layers_that_take_code_or_files_are_the_refused_ones(tmp_path):
@@ -137,7 +130,7 @@ def test_layers_that_take_code_or_files_are_the_refused_ones(tmp_path):
         "callable",
         "url",
     }
-    taking = {cls.__name__ for cls in all_layers() if risky & set(inspect.signature(cls.__init__).parameters)}
+    taking = {cls.__name__ for cls in all_layers() if risky & set(inspect.signature(cls).parameters)}
     assert taking == set(REFUSED_LAYERS)
     for name, reason in REFUSED_LAYERS.items():
         with pytest.raises(ModelError, match=rf"refused: config\.json names keras\.layers\.{name}, {reason}"):
@@ -186,11 +179,9 @@ def test_an_architecture_that_names_anything_else_is_refused(tmp_path, config, s
 def test_weights_must_be_numbers_within_the_file(tmp_path, name, item, said):
     with pytest.raises(ModelError, match=said):
         check_model_file(write(tmp_path / "model.keras", weights=lambda file: file.update({name: item})))
-    external = {"external": [(str(tmp_path / "other.bin"), 0, 16)]}
+    outside = write(tmp_path / "m.keras", weights=lambda f: f.create_dataset("x", (4,), "f4", external="other.bin"))
     with pytest.raises(ModelError, match="no array of numbers"):
-        check_model_file(
-            write(tmp_path / "m.keras", weights=lambda file: file.create_dataset("away", (4,), "f4", **external))
-        )
+        check_model_file(outside)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")

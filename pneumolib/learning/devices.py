@@ -65,16 +65,16 @@ def start(params: RunParams) -> dict:
     asked = params.devices
     if asked.virtual_cpus:
         asked = asked.model_copy(update={"require": "cpu"})
-    backend, warnings = choose_backend(asked)
+    backend, loaded = choose_backend(asked), sys.modules.get("keras")
+    if loaded and loaded.config.backend() != backend:
+        raise InputError(
+            f"Keras was imported with the {loaded.config.backend()} backend before, and {backend} is asked for: restart "
+            f"the kernel, and let pneumolib's `start` come before any import of Keras"
+        )
     os.environ["KERAS_BACKEND"] = backend
     import_keras()
     import keras
 
-    if keras.backend.backend() != backend:
-        raise InputError(
-            f"Keras was imported with the {keras.backend.backend()} backend before, and {backend} is asked for: restart "
-            f"the kernel, and let pneumolib's `start` come before any import of Keras"
-        )
     try:
         found = (_start_tensorflow if backend == "tensorflow" else _start_jax)(asked, params.training.batch_size)
     except RuntimeError as fault:  # of both: no such device, or already at work with other devices
@@ -82,36 +82,34 @@ def start(params: RunParams) -> dict:
     keras.utils.set_random_seed(params.seed)
     facts = describe()
     if asked.require not in ("auto", facts["kind"]):
+        sign = f"{hint} says that a TPU is here" if (hint := tpu_hint()) else "no sign of a TPU"
         raise InputError(
-            f"devices.require: received {asked.require}, found {facts['device']} ({facts['backend']}){_sign(tpu_hint())}. "
-            f"Run it on such a machine, or write devices.require: auto, which takes what there is"
+            f"devices.require: received {asked.require}, found {facts['device']} ({facts['backend']}; {sign}). Run it on such "
+            f"a machine, or write devices.require: auto, which takes what there is"
         )
     precision = resolved_precision(params.training.precision, facts)
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     facts |= {"precision": keras.config.dtype_policy().name, **_batches(params.training.batch_size, facts["devices"])}
-    facts["warnings"] = warnings + _unused(asked, found, facts)
+    facts["warnings"] = _unused(asked, found, facts)
     print("\nWarning: ".join([f"Running on {device_words(facts)}, seed {params.seed}", *facts["warnings"]]))
     return facts
 
 
-def choose_backend(asked: DeviceParams) -> tuple[str, list[str]]:
-    """`tensorflow` or `jax`, and warnings; nothing is imported.
+def choose_backend(asked: DeviceParams) -> str:
+    """`tensorflow` or `jax`; nothing is imported.
 
     `devices.backend` decides. With `auto`, `KERAS_BACKEND` decides. Where that is not set, the backend is JAX for a TPU and
     for several processes, and TensorFlow otherwise.
     """
-    hint, named = tpu_hint(), asked.backend if asked.backend != "auto" else os.environ.get("KERAS_BACKEND")
+    named = asked.backend if asked.backend != "auto" else os.environ.get("KERAS_BACKEND")
     if named and named not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND: received {named!r}, allowed: tensorflow, jax, or leave it unset")
-    needed = named == "jax" or asked.require == "tpu" or processes()[1] > 1
-    if named == "tensorflow" or not (needed or (hint and asked.require == "auto")):
-        return "tensorflow", []
-    if find_spec("jax"):
-        return "jax", []
-    lacking = f"JAX is not installed, which TPUs and several processes need: pip install 'jax[tpu]'{_sign(hint)}"
-    if needed:
-        raise InputError(lacking)
-    return "tensorflow", [lacking]
+    if named == "tensorflow":
+        return named
+    needed, installed = named or asked.require == "tpu" or processes()[1] > 1, find_spec("jax")
+    if needed and not installed:
+        raise InputError("JAX is not installed, which TPUs and several processes need: pip install 'jax[tpu]'")
+    return "jax" if needed or (installed and asked.require == "auto" and tpu_hint()) else "tensorflow"
 
 
 def resolved_precision(asked: str, facts: dict) -> str:
@@ -130,20 +128,13 @@ def resolved_precision(asked: str, facts: dict) -> str:
     return asked
 
 
-def _sign(hint: str | None) -> str:
-    return f"; {hint} says that a TPU is here" if hint else "; no sign of a TPU"
-
-
 def _unused(asked: DeviceParams, found: int, facts: dict) -> list[str]:
     """What seems to be there and is not used, though nobody asked for less."""
-    used, hints = facts["devices"], [tpu_hint(), *Path("/dev").glob("nvidia0")]
+    used, hint = facts["devices"], tpu_hint() or next(Path("/dev").glob("nvidia0"), None)
     if asked.count is None and used < found:
         return [f"{found} devices are here, and {used} are used: more cannot share a batch of {facts['batch']} images"]
-    if asked.require == "auto" and facts["kind"] == "cpu" and any(hints):
-        seen = next(filter(None, hints))
-        return [
-            f"{seen} says that a TPU or GPU is here. It is not used: {facts['backend']} runs on the CPU, see the README"
-        ]
+    if asked.require == "auto" and facts["kind"] == "cpu" and hint:
+        return [f"{hint} says that a TPU or GPU is here. It is not used: a TPU needs 'jax[tpu]', see the README"]
     return []
 
 

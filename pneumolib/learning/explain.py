@@ -19,7 +19,7 @@ from pneumolib.learning.backbones import layer_parts, leaves
 from pneumolib.learning.models import narrows
 from pneumolib.learning.predicting import predict_logits
 
-MAP_BATCH = 32
+MAP_BATCH = 32  # images at once
 SMALLEST_MAP = 9  # places: 3 x 3 has a middle and a rim, 2 x 2 cannot tell a lung from a border
 SETTLING = 64  # images that give the averages of BatchNormalization in a network of random weights
 SCALE = 256.0  # of gradients: those of 16-bit layers would drop below their smallest number; maps do not depend on it
@@ -30,9 +30,7 @@ _COARSER = (
 )  # fmt: skip
 
 
-def grad_cam(
-    model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray = 1, batch: int = MAP_BATCH
-) -> np.ndarray:
+def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray = 1) -> np.ndarray:
     """Where the evidence for a class comes from, float32 (n, height, width), 0 to 1 for each image.
 
     Grad-CAM (Selvaraju et al., ICCV 2017): the feature maps of `map_layer`, each weighted by the mean gradient of the
@@ -45,7 +43,6 @@ def grad_cam(
         pixels: as the network takes them; may be mapped from disk.
         towards: 1, evidence for pneumonia (what raises the logit), or 0, evidence for normal (what lowers it); one for
             all images, or one for each, such as the predicted classes.
-        batch: images at once; memory does not grow with their number otherwise.
     Raises:
         ValueError: a network without a feature map, pixels that are not its own, or labels other than 0 and 1.
     """
@@ -54,7 +51,7 @@ def grad_cam(
     if not np.isin(towards, (0, 1)).all():
         raise ValueError(f"towards: received {sorted(set(towards.tolist()))}, allowed 0 (normal), 1 (pneumonia)")
     lower, upper = _split_at_map(model)
-    evidence = np.where(towards == 1, 1, -1)[:, None, None] * _evidence(lower, [upper], pixels, batch)[0]
+    evidence = np.where(towards == 1, 1, -1)[:, None, None] * _evidence(lower, [upper], pixels)[0]
     return _enlarged(evidence, pixels.shape[1:3])
 
 
@@ -103,12 +100,12 @@ def _split_at_map(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return keras.Model(model.inputs[0], features, name="lower"), keras.Model(features, model.outputs[0], name="upper")
 
 
-def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray, batch: int) -> np.ndarray:
+def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray) -> np.ndarray:
     """Features weighted by their mean gradient and summed, float32 (uppers, n, h, w): above zero for pneumonia."""
     look, gradients_of = output_and_gradient(lower)[0], [output_and_gradient(upper)[1] for upper in uppers]
     maps = [np.zeros((len(uppers), 0, *lower.output.shape[1:3]), np.float32)]
-    for start in range(0, len(pixels), batch):
-        features = look(np.ascontiguousarray(pixels[start : start + batch]))
+    for start in range(0, len(pixels), MAP_BATCH):
+        features = look(np.ascontiguousarray(pixels[start : start + MAP_BATCH]))
         weights = np.stack([gradient(features).mean(axis=(1, 2)) for gradient in gradients_of])
         maps.append(np.einsum("nhwc,unc->unhw", features, weights))
     return np.concatenate(maps, axis=1)
@@ -202,9 +199,7 @@ def _cover(pixels: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return np.where(cover[None, :, :, None], mean, pixels)
 
 
-def randomisation_check(
-    model: keras.Model, pixels: np.ndarray, seed: int, draws: int = 3, batch: int = MAP_BATCH
-) -> dict:
+def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws: int = 3) -> dict:
     """Do the maps depend on what was learned? Against the maps of the same network with weights drawn anew.
 
     Weight randomisation (Adebayo et al., NeurIPS 2018): the rank correlation (Spearman) of the two maps of an image,
@@ -230,8 +225,8 @@ def randomisation_check(
     lower, upper = _split_at_map(model)
     some = np.ascontiguousarray(pixels[:SETTLING])
     features, names = output_and_gradient(lower)[0](some), [f"{seed} {draw}" for draw in range(draws)]
-    trained, *by_top = _evidence(lower, [upper, *(_redrawn(upper, name, features) for name in names)], pixels, batch)
-    by_whole = [_evidence(below, [above], pixels, batch)[0]
+    trained, *by_top = _evidence(lower, [upper, *(_redrawn(upper, name, features) for name in names)], pixels)
+    by_whole = [_evidence(below, [above], pixels)[0]
                 for below, above in (_split_at_map(_redrawn(model, name, some)) for name in names)]  # fmt: skip
     height, width = trained.shape[1:]
     return {"images": len(pixels), "draws": draws, "layer": map_layer(model).name, "height": height, "width": width} | {

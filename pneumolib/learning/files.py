@@ -22,13 +22,12 @@ MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 # Every layer of Keras may be loaded but these, which run code or read files that their settings name.
 REFUSED_LAYERS = {
     "Lambda": "Python code inside the file, which would run here: have its maker replace it by layers of Keras",
-    "FlaxLayer": "Python code of another library",
-    "JaxLayer": "Python code of another library",
     "TorchModuleWrapper": "a pickle, which runs code when it is loaded",
     "TFSMLayer": "TensorFlow code in another file",
-    "StringLookup": "words that may be read from another file",
-    "IntegerLookup": "numbers that may be read from another file",
-    "TextVectorization": "words that may be read from another file",
+    **dict.fromkeys(["FlaxLayer", "JaxLayer"], "Python code of another library"),
+    **dict.fromkeys(
+        ["IntegerLookup", "StringLookup", "TextVectorization"], "a vocabulary that may be read from another file"
+    ),
 }
 # Optimizers, losses and metrics come with a compiled network inside the network. `[A-Z]` leaves out functions, and the names in
 # underscores that Keras treats in other ways.
