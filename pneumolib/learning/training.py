@@ -270,7 +270,7 @@ def load_model(file: Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: no such file, with what writes it.
-        ModelFileError: a file that must not be loaded; see `model_files`.
+        ModelError: a file that must not be loaded; see `files`.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; the notebook that trains this network writes it")

@@ -83,7 +83,7 @@ def load_trained(run: str | Path, force: bool = False) -> TrainedModel:
         force: take a model file that is not the one the run recorded. It is looked through for code all the same.
     Raises:
         ModelError: no such run, one without a threshold, a model file that is not the recorded one, or one that must not
-            be loaded; see `learning.model_files`.
+            be loaded; see `learning.files`.
     """
     folder = find_run(run)
     try:
