@@ -21,7 +21,7 @@ from pneumolib.errors import ModelError
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 # Every layer of Keras may be loaded but these, which run code or read files that their settings name.
 REFUSED_LAYERS = {
-    "Lambda": "Python code inside the file, which would run here: have its maker replace it by layers of Keras",
+    "Lambda": "a Lambda: Python code inside the file, which would run here: have its maker replace it by layers of Keras",
     "TorchModuleWrapper": "a pickle, which runs code when it is loaded",
     "TFSMLayer": "TensorFlow code in another file",
     **dict.fromkeys(["FlaxLayer", "JaxLayer"], "Python code of another library"),
