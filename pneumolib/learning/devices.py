@@ -78,7 +78,7 @@ def start(params: RunParams) -> dict:
     try:
         found = (_start_tensorflow if backend == "tensorflow" else _start_jax)(asked, params.training.batch_size)
     except RuntimeError as fault:  # of both: no such device, or already at work with other devices
-        raise InputError(f"devices: {backend} says: {fault} If it was at work before, restart the kernel") from fault
+        raise InputError(f"devices: {backend} says: {fault}. If it was at work before, restart the kernel") from fault
     keras.utils.set_random_seed(params.seed)
     facts = describe()
     if asked.require not in ("auto", facts["kind"]):
