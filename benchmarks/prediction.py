@@ -22,7 +22,7 @@ from pneumolib.data.ood import fit_ood
 from pneumolib.data.pixels import read_images
 from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.learning.quick_import import import_keras
+from pneumolib.learning.devices import import_keras
 from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import (
@@ -112,7 +112,7 @@ def _starts(model: TrainedModel, file: Path) -> None:
     ways = {
         "pneumolib predict RUN FILE, to the first answer (limit: 6)": ["-m", "pneumolib", "predict", str(model.folder), str(file)],
         "import keras, to the end of the process": ["-c", "import keras"],
-        "the same as the command line imports it": ["-c", "from pneumolib.learning.quick_import import import_keras; import_keras()"],
+        "the same as the command line imports it": ["-c", "from pneumolib.learning.devices import import_keras; import_keras()"],
     }  # fmt: skip
     print("\n| start | seconds, median (range) |\n|---|---|")
     for name, words in ways.items():

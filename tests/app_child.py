@@ -19,7 +19,7 @@ from PIL import Image
 
 from pneumolib.__main__ import main
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.learning.quick_import import import_keras
+from pneumolib.learning.devices import import_keras
 from pneumolib.params import ImageParams, ModelParams
 from pneumolib.reporting.results import CalibrationResult, DataResult, Provenance, Result, ThresholdResult, write_result
 

@@ -2,8 +2,8 @@
 
     python devices_child.py <out.npz> <name>=<parameters as JSON> ...
 
-Each training starts from the same weights and sees the same images; `out.npz` gets its logits of 161 test images and what the
-page says of the devices.
+Each training starts from the same weights and sees the same images. `out.npz` gets its logits of 161 test images and what
+`start` returned.
 """
 
 import json
@@ -65,7 +65,7 @@ def main() -> None:
     for item in asked:
         name, _, values = item.partition("=")
         logits, facts = train(json.loads(values), Path(out).parent / name)
-        arrays |= {name: logits, f"{name}-facts": json.dumps(facts), f"{name}-words": devices.device_words(facts)}
+        arrays |= {name: logits, f"{name}-facts": json.dumps(facts)}
     if processes()[0] == 0:
         np.savez(out, **arrays)
 

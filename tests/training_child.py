@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pneumolib.learning.quick_import import import_keras
+from pneumolib.learning.devices import import_keras
 
 import_keras()  # before the others do so without haste: two seconds less for each process
 import keras

@@ -1,4 +1,4 @@
-"""The networks and how they are fitted. Keras only; `devices` and `gradients` alone know the backend."""
+"""The networks and how they are fitted. Keras only; `devices` and `explain` alone know the backend."""
 
 import lazy_loader
 
@@ -9,9 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "transfer": ["split_at_head", "summary_table", "unfreeze"],
         "networks": ["build_model", "network_blocks"],
         "features": ["fit_head", "frozen_features"],
-        "predicting": ["milliseconds_per_image", "predict", "predict_views"],
+        "predicting": ["choose_images", "milliseconds_per_image", "predict", "predict_corrupted", "predict_views"],
         "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
-        "robustness": ["choose_images", "predict_corrupted"],
         "fitting": [
             "class_weights",
             "compile_model",

@@ -15,14 +15,14 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from pneumolib.data.pixels import ChangedPixels, ImageSet
-from pneumolib.learning.gradients import feature_gradients, features_of
 from pneumolib.learning.networks import narrows
 from pneumolib.learning.predicting import predict_logits
 from pneumolib.learning.transfer import layer_parts, leaves
 
-MAP_BATCH = 32
+MAP_BATCH = 32  # images at once
 SMALLEST_MAP = 9  # places: 3 x 3 has a middle and a rim, 2 x 2 cannot tell a lung from a border
 SETTLING = 64  # images that give the averages of BatchNormalization in a network of random weights
+SCALE = 256.0  # of gradients: those of 16-bit layers would drop below their smallest number; maps do not depend on it
 # Layers that make a feature map coarser, or nothing at all in prediction: the map before them says as much and more.
 _COARSER = (
     layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D,
@@ -30,10 +30,8 @@ _COARSER = (
 )  # fmt: skip
 
 
-def grad_cam(
-    model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray = 1, batch: int = MAP_BATCH
-) -> np.ndarray:
-    """Where the evidence for a call comes from, float32 (n, height, width), 0 to 1 for each image.
+def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray = 1) -> np.ndarray:
+    """Where the evidence for a class comes from, float32 (n, height, width), 0 to 1 for each image.
 
     Grad-CAM (Selvaraju et al., ICCV 2017): the feature maps of `map_layer`, each weighted by the mean gradient of the
     logit over it, are summed; what is below zero counts as nothing; enlarged (bilinear) and divided by the image's own
@@ -44,8 +42,7 @@ def grad_cam(
         model: a network of `build_model`, in training or from a file; weights and state stay as they are.
         pixels: as the network takes them; may be mapped from disk.
         towards: 1, evidence for pneumonia (what raises the logit), or 0, evidence for normal (what lowers it); one for
-            all images, or one for each, such as the calls that were made.
-        batch: images at once; memory does not grow with their number otherwise.
+            all images, or one for each, such as the predicted classes.
     Raises:
         ValueError: a network without a feature map, pixels that are not its own, or labels other than 0 and 1.
     """
@@ -54,8 +51,8 @@ def grad_cam(
     if not np.isin(towards, (0, 1)).all():
         raise ValueError(f"towards: received {sorted(set(towards.tolist()))}, allowed 0 (normal), 1 (pneumonia)")
     lower, upper = _split_at_map(model)
-    evidence = _evidence(lower, [upper], pixels, batch)[0]
-    return _enlarged(np.where(towards == 1, 1, -1)[:, None, None] * evidence, pixels.shape[1:3])
+    evidence = np.where(towards == 1, 1, -1)[:, None, None] * _evidence(lower, [upper], pixels)[0]
+    return _enlarged(evidence, pixels.shape[1:3])
 
 
 def map_layer(model: keras.Model) -> keras.Layer:
@@ -64,7 +61,7 @@ def map_layer(model: keras.Model) -> keras.Layer:
     Where images are so small that none has as many, the last one of more than one place. Pooling, Dropout and padding after
     a convolution are passed over, so that the map is not coarser than it need be. BatchNormalization is not: features
     count from their average then, and without it separable_cnn, whose pneumonias lack what normal lungs have, showed no
-    evidence for pneumonia anywhere. So that is the last convolution of the CNNs from scratch (with its
+    evidence for pneumonia anywhere. So the layer is the last convolution of the CNNs from scratch (with its
     BatchNormalization), the backbone's output under a pooled head, and the last layer of the recall_vgg19 head that is
     large enough.
 
@@ -72,16 +69,13 @@ def map_layer(model: keras.Model) -> keras.Layer:
         ValueError: a network that has none.
     """
     seen = zip(model.layers, layer_parts(model), narrows(model), strict=True)
-    fit = [
-        layer
-        for layer, part, narrow in seen
-        if narrow and part != "input" and _places(layer) > 1 and not isinstance(layer, _COARSER)
-    ]
-    if not fit:
+    own = [layer for layer, part, narrow in seen if narrow and part != "input" and not isinstance(layer, _COARSER)]
+    places = {layer: _places(layer) for layer in own if _places(layer) > 1}
+    if not places:
         raise ValueError(
             f"{model.name} has no feature map, float (batch, height, width, channels), that Grad-CAM could read"
         )
-    return next((layer for layer in reversed(fit) if _places(layer) >= SMALLEST_MAP), fit[-1])
+    return next((layer for layer in reversed(places) if places[layer] >= SMALLEST_MAP), [*places][-1])
 
 
 def _places(layer: keras.Layer) -> int:
@@ -106,15 +100,49 @@ def _split_at_map(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return keras.Model(model.inputs[0], features, name="lower"), keras.Model(features, model.outputs[0], name="upper")
 
 
-def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray, batch: int) -> np.ndarray:
+def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray) -> np.ndarray:
     """Features weighted by their mean gradient and summed, float32 (uppers, n, h, w): above zero for pneumonia."""
-    look, gradients_of = features_of(lower), [feature_gradients(upper) for upper in uppers]
+    look, gradients_of = output_and_gradient(lower)[0], [output_and_gradient(upper)[1] for upper in uppers]
     maps = [np.zeros((len(uppers), 0, *lower.output.shape[1:3]), np.float32)]
-    for start in range(0, len(pixels), batch):
-        features = look(np.ascontiguousarray(pixels[start : start + batch]))
-        weights = np.stack([gradients(features).mean(axis=(1, 2)) for gradients in gradients_of])
+    for start in range(0, len(pixels), MAP_BATCH):
+        features = look(np.ascontiguousarray(pixels[start : start + MAP_BATCH]))
+        weights = np.stack([gradient(features).mean(axis=(1, 2)) for gradient in gradients_of])
         maps.append(np.einsum("nhwc,unc->unhw", features, weights))
     return np.concatenate(maps, axis=1)
+
+
+def output_and_gradient(network: keras.Model) -> tuple[Callable, Callable]:
+    """Two functions of a batch: the network's output, and `SCALE` times the gradient of each row's sum of outputs.
+
+    Keras 3 has no gradients of its own, so each backend computes them. The network runs as in prediction:
+    BatchNormalization by its averages, Dropout off. No weight changes.
+
+    Returns:
+        from values (batch, ...) to the output, float32 (batch, ...); from float values to an array of the same shape.
+    """
+    if keras.backend.backend() == "tensorflow":
+        # Operation by operation: tracing a deep network would take longer than the few images that are asked for.
+        import tensorflow as tf
+
+        def output(values):
+            return tf.cast(network(values, training=False), tf.float32)
+
+        def gradient(values: np.ndarray) -> np.ndarray:
+            values = tf.constant(values)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                # Images do not meet in prediction, so that the gradient of the sum holds the gradient of each.
+                total = SCALE * tf.reduce_sum(output(values))
+            return tape.gradient(total, values).numpy()
+
+        return lambda values: output(tf.constant(values)).numpy(), gradient
+    import jax
+
+    # Weights are arguments, because closed over they would be compiled in as constants. The new state is dropped.
+    weights = [[v.value for v in of] for of in (network.trainable_variables, network.non_trainable_variables)]
+    run = jax.jit(lambda x, weights: network.stateless_call(*weights, x, training=False)[0].astype("float32"))
+    slope = jax.jit(jax.grad(lambda x, weights: SCALE * run(x, weights).sum()))
+    return lambda values: np.asarray(run(values, weights)), lambda values: np.asarray(slope(values, weights))
 
 
 def _enlarged(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -128,7 +156,7 @@ def _enlarged(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def occlusion_check(model: keras.Model, images: ImageSet, border_fraction: float = 0.125) -> pd.DataFrame:
-    """What a call loses when the middle of the image is covered, and when a border of the same area is.
+    """What a prediction loses when the middle of the image is covered, and when a border of the same area is.
 
     Lungs lie in the middle, and a border tells how a child was framed: a network whose logits move more when the
     border is covered has learned the framing. Covered pixels get the image's mean, so that its brightness stays; the
@@ -143,28 +171,27 @@ def occlusion_check(model: keras.Model, images: ImageSet, border_fraction: float
         ValueError: a fraction outside (0, 0.5), or pixels that are not the network's.
     """
     _check_pixels(model, images.pixels)
-    centre, border = _covers(images.pixels.shape[1:3], border_fraction)
-    table = images.table[["image_id", "label", "group_id"]].reset_index(drop=True)
-    logits = {"": predict_logits(model, images)}
-    for name, cover in (("_centre_covered", centre), ("_border_covered", border)):
+    table, logits = images.table[["image_id", "label", "group_id"]].reset_index(drop=True), {}
+    for name, cover in _covers(images.pixels.shape[1:3], border_fraction).items():
         hidden = ChangedPixels(images.pixels, lambda pixels, _, cover=cover: _cover(pixels, cover))
         logits[name] = predict_logits(model, ImageSet(images.table, hidden))
     table = table.assign(**{f"logit{name}": values for name, values in logits.items()})
     return table.assign(**{f"probability{name}": expit(values) for name, values in logits.items()})
 
 
-def _covers(size: tuple[int, int], border_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels a centre and a border of the same area cover, to a row of pixels; bool (height, width) each."""
+def _covers(size: tuple[int, int], border_fraction: float) -> dict[str, np.ndarray]:
+    """Which pixels nothing, a centre and a border of the same area (to a row of pixels) cover; bool (height, width) each."""
     if not 0 < border_fraction < 0.5:
         raise ValueError(f"border_fraction: received {border_fraction}, allowed: above 0, below 0.5")
+
+    def framed(margins: list[int]) -> np.ndarray:
+        inner = np.zeros([n - 2 * margin for n, margin in zip(size, margins, strict=True)], bool)
+        return np.pad(inner, [(margin, margin) for margin in margins], constant_values=True)
+
     share = np.sqrt(1 - (1 - 2 * border_fraction) ** 2)  # of height and width, for the centre
-    border, centre = np.ones(size, bool), np.zeros(size, bool)
-    border[tuple(slice(max(1, round(n * border_fraction)), n - max(1, round(n * border_fraction))) for n in size)] = (
-        False
-    )
-    margins = [round(n * (1 - share) / 2) for n in size]
-    centre[tuple(slice(margin, n - margin) for n, margin in zip(size, margins, strict=True))] = True
-    return centre, border
+    centre = ~framed([round(n * (1 - share) / 2) for n in size])
+    border = framed([max(1, round(n * border_fraction)) for n in size])
+    return {"": np.zeros(size, bool), "_centre_covered": centre, "_border_covered": border}
 
 
 def _cover(pixels: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -172,15 +199,13 @@ def _cover(pixels: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return np.where(cover[None, :, :, None], mean, pixels)
 
 
-def randomisation_check(
-    model: keras.Model, pixels: np.ndarray, seed: int, draws: int = 3, batch: int = MAP_BATCH
-) -> dict:
-    """Do the maps depend on what was learned? Against those of the same network with weights drawn anew.
+def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws: int = 3) -> dict:
+    """Do the maps depend on what was learned? Against the maps of the same network with weights drawn anew.
 
     Weight randomisation (Adebayo et al., NeurIPS 2018): the rank correlation (Spearman) of the two maps of an image,
     before the cut at zero, at the map's own size. Near 0, maps depend on the learned weights; near 1, they are a
-    property of image and architecture. `whole` draws all weights anew, `top` those after the map. A random network's sign is chance, and
-    all its maps may share it: the spread over draws belongs to the result.
+    property of image and architecture. `whole` draws all weights anew, `top` the weights after the map. A random network's
+    sign is chance, and all its maps may share it: the spread over draws belongs to the result.
 
     Args:
         model: weights and state stay as they are.
@@ -188,8 +213,9 @@ def randomisation_check(
         draws: networks drawn of each kind.
     Returns:
         plain values for `result.json`: `images, draws, layer, height, width` (of the map), and for `whole` and `top`
-        each `mean` over images and draws, `low` and `high` (the lowest and highest mean of a draw; null when no
-        correlation can be computed), `strength`, the mean of their absolute values, and `constant`, the number of pairs left out because a map has one value only.
+        each `mean` over images and draws, `low` and `high` (the lowest and highest mean of a draw), `strength`, the mean
+        of their absolute values (all null when no correlation can be computed), and `constant`, the number of pairs left
+        out because a map has one value only.
     Raises:
         ValueError: as `grad_cam`, or no images.
     """
@@ -198,20 +224,18 @@ def randomisation_check(
         raise ValueError(f"randomisation_check needs images and draws; received {len(pixels)} images, {draws} draws")
     lower, upper = _split_at_map(model)
     some = np.ascontiguousarray(pixels[:SETTLING])
-    names = [f"{seed} {draw}" for draw in range(draws)]
-    tops = [_redrawn(upper, name, lambda: features_of(lower)(some)) for name in names]
-    trained, *by_top = _evidence(lower, [upper, *tops], pixels, batch)
-    found = {"whole": [], "top": [_rank_correlations(trained, one) for one in by_top]}
-    for name in names:
-        below, above = _split_at_map(_redrawn(model, name, lambda: some))
-        found["whole"].append(_rank_correlations(trained, _evidence(below, [above], pixels, batch)[0]))
+    features, names = output_and_gradient(lower)[0](some), [f"{seed} {draw}" for draw in range(draws)]
+    trained, *by_top = _evidence(lower, [upper, *(_redrawn(upper, name, features) for name in names)], pixels)
+    by_whole = [_evidence(below, [above], pixels)[0]
+                for below, above in (_split_at_map(_redrawn(model, name, some)) for name in names)]  # fmt: skip
     height, width = trained.shape[1:]
     return {"images": len(pixels), "draws": draws, "layer": map_layer(model).name, "height": height, "width": width} | {
-        kind: _summary(np.array(values)) for kind, values in found.items()
+        kind: _summary([_rank_correlations(trained, one) for one in drawn])
+        for kind, drawn in (("whole", by_whole), ("top", by_top))
     }
 
 
-def _redrawn(network: keras.Model, seed: str, inputs: Callable[[], np.ndarray]) -> keras.Model:
+def _redrawn(network: keras.Model, seed: str, inputs: np.ndarray) -> keras.Model:
     """The same network as it was before any training, with averages of BatchNormalization, if it has any, that fit `inputs`.
 
     Without these the features of a deep network of random weights vanish, and with them what is to be compared.
@@ -222,17 +246,16 @@ def _redrawn(network: keras.Model, seed: str, inputs: Callable[[], np.ndarray]) 
         fresh = keras.models.clone_model(network)
     finally:
         random.setstate(state)
-    norms = []
-    pairs = zip(network.layers, fresh.layers, strict=True)
-    for old, new in ((a, b) for one, two in pairs for a, b in zip(leaves(one), leaves(two), strict=True)):
-        if isinstance(new, layers.Normalization) and new.weights:  # how pixels are scaled was not learned here
-            new.set_weights(old.get_weights())
-            new.finalize_state()
-        if isinstance(new, layers.BatchNormalization):
-            new.trainable, new.momentum = True, 0.0
-            norms.append(new)
+    old, new = ([leaf for layer in of.layers for leaf in leaves(layer)] for of in (network, fresh))
+    for one, other in zip(old, new, strict=True):
+        if isinstance(other, layers.Normalization) and other.weights:  # how pixels are scaled was not learned here
+            other.set_weights(one.get_weights())
+            other.finalize_state()
+    norms = [layer for layer in new if isinstance(layer, layers.BatchNormalization)]
+    for norm in norms:
+        norm.trainable, norm.momentum = True, 0.0
     if norms:
-        fresh(keras.ops.convert_to_tensor(inputs()), training=True)
+        fresh(keras.ops.convert_to_tensor(inputs), training=True)
     return fresh
 
 
@@ -244,11 +267,11 @@ def _rank_correlations(one: np.ndarray, two: np.ndarray) -> np.ndarray:
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
 
 
-def _summary(correlations: np.ndarray) -> dict[str, float | int | None]:
-    """Of correlations (draws, images)."""
-    known = np.isfinite(correlations)
-    means = [float(draw[here].mean()) for draw, here in zip(correlations, known, strict=True) if here.any()]
-    mean = float(correlations[known].mean()) if known.any() else None
-    low, high = (min(means), max(means)) if means else (None, None)
-    strength = float(np.abs(correlations[known]).mean()) if known.any() else None  # signs of a random network cancel
-    return {"mean": mean, "low": low, "high": high, "strength": strength, "constant": int((~known).sum())}
+def _summary(correlations: list[np.ndarray]) -> dict[str, float | int | None]:
+    """Of correlations of a draw with each image, float (images,) for each draw."""
+    draws = [values[np.isfinite(values)] for values in correlations]
+    known, means = np.concatenate(draws), [values.mean() for values in draws if len(values)]
+    # Signs of a random network cancel in the mean, and not in `strength`.
+    found = [known.mean(), min(means), max(means), np.abs(known).mean()] if means else [np.nan] * 4
+    named = dict(zip(("mean", "low", "high", "strength"), map(float, found), strict=True))
+    return {n: v if means else None for n, v in named.items()} | {"constant": np.size(correlations) - len(known)}

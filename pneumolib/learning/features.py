@@ -18,7 +18,7 @@ from pneumolib.data.layout import bar
 from pneumolib.data.pixels import ImageSet
 from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import read_arrays, training_key, write_atomically
-from pneumolib.learning.distribution import check_agreement, predict_batches
+from pneumolib.learning.devices import check_agreement, predict_batches
 from pneumolib.learning.fitting import DECIDING, fit, memory_explained, run_training
 from pneumolib.learning.predicting import predict_batch
 from pneumolib.learning.transfer import split_at_head

@@ -11,6 +11,7 @@ import pandas as pd
 from pneumolib.data.batches import steps_per_epoch, train_dataset
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, read_images
+from pneumolib.errors import InputError
 from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import (
     HISTORY_COLUMNS,
@@ -19,12 +20,10 @@ from pneumolib.learning.callbacks import (
     training_key,
     weights_hash,
 )
-from pneumolib.learning.devices import describe, is_out_of_memory
-from pneumolib.learning.distribution import check_agreement, synchronised, unsharded
-from pneumolib.learning.model_files import load_network
+from pneumolib.learning.devices import check_agreement, describe, is_out_of_memory, synchronised, unsharded
+from pneumolib.learning.files import load_network
 from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
-from pneumolib.learning.runtimes import DeviceError
 from pneumolib.learning.transfer import backbone_layers, trainable_parameters, unfreeze
 from pneumolib.params import RunParams, TrainingParams
 
@@ -162,7 +161,7 @@ def _steps_at_once(training: TrainingParams, steps: int) -> int:
     """
     asked, devices = training.steps_per_execution, describe()["devices"]
     if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
-        raise DeviceError(
+        raise InputError(
             f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
             f"devices.backend: jax"
         )

@@ -1,4 +1,4 @@
-"""Scores of images: every image once, in the order of its table."""
+"""Scores of images, as they are, augmented and corrupted: every image once, in the order of its table."""
 
 import time
 
@@ -8,44 +8,94 @@ import pandas as pd
 from scipy.special import expit
 
 from pneumolib.data.batches import eval_dataset, view_dataset
-from pneumolib.data.pixels import ImageSet
-from pneumolib.learning.distribution import even, predict_batches
+from pneumolib.data.corruptions import SEVERITIES, corrupt
+from pneumolib.data.layout import bar
+from pneumolib.data.pixels import ChangedPixels, ImageSet, subset
+from pneumolib.learning.devices import describe, predict_batches
 from pneumolib.params import RunParams
 
 PREDICT_BATCH = 64
+CORRUPTED_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "corruption", "severity", "logit", "probability"]
 
 
 def predict_batch(n: int) -> int:
     """Images in a batch when `n` are predicted: `PREDICT_BATCH` or fewer, a multiple of the devices that share it."""
-    return even(min(PREDICT_BATCH, n))
+    devices = describe()["devices"]
+    return -(-min(PREDICT_BATCH, n) // devices) * devices
 
 
 def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
     """Logits, float64 (n,), in the order of `images.table`, every image once."""
-    return _logits(model, eval_dataset(images.pixels, predict_batch(len(images))), len(images))
-
-
-def _logits(model: keras.Model, batches, n: int) -> np.ndarray:
-    """Of the first `n` images; those after them fill the last batch."""
-    return predict_batches(model, batches)[:n, 0].astype(np.float64)
+    batches = eval_dataset(images.pixels, predict_batch(len(images)))
+    return predict_batches(model, batches)[: len(images), 0].astype(np.float64)
 
 
 def predict(model: keras.Model, images: ImageSet) -> pd.DataFrame:
     """Predictions for one split: the columns of `images.table`, then `logit` and `probability` of pneumonia."""
-    logits = predict_logits(model, images)
-    return images.table.assign(logit=logits, probability=expit(logits))
+    return _scored(images.table, predict_logits(model, images))
+
+
+def _scored(table: pd.DataFrame, logits: np.ndarray | float) -> pd.DataFrame:
+    return table.assign(logit=logits, probability=expit(logits))
 
 
 def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd.DataFrame:
     """As `predict`, for `evaluation.threshold_views` views of each image changed by `augment`; empty without views."""
-    empty = images.table.iloc[:0].assign(logit=0.0, probability=0.0)
-    tables = []
+    batch, tables = predict_batch(len(images)), []
     for view in range(params.evaluation.threshold_views):
         # Another seed than training's, whose kept features may be of the same views.
-        changed = view_dataset(images, params.augment, predict_batch(len(images)), params.seed + 1, view)
-        logits = _logits(model, changed, len(images))
-        tables.append(images.table.assign(logit=logits, probability=expit(logits)))
-    return pd.concat(tables, ignore_index=True) if tables else empty
+        changed = view_dataset(images, params.augment, batch, params.seed + 1, view)
+        logits = predict_batches(model, changed)[: len(images), 0].astype(np.float64)
+        tables.append(_scored(images.table, logits))
+    return pd.concat(tables, ignore_index=True) if tables else _scored(images.table.iloc[:0], 0.0)
+
+
+def predict_corrupted(model: keras.Model, images: ImageSet, params: RunParams) -> pd.DataFrame:
+    """Predictions for `choose_images`, as they are and under every corruption and severity that is asked for.
+
+    One corruption of one severity is computed at a time, a batch ahead of the network, so that memory does not grow.
+
+    Args:
+        images: one split, usually test.
+        params: `robustness` (with `images: 0` nothing is computed) and `seed`, which decides the images and what is
+            drawn for them.
+    Returns:
+        one row for each image, corruption and severity, with `CORRUPTED_COLUMNS`; first corruption `none` of severity 0, the
+        images as they are. Empty, with these columns, without images.
+    """
+    asked = params.robustness
+    chosen = subset(images, choose_images(images.table, asked.images, params.seed))
+    if len(chosen) == 0:
+        return _scored(images.table.iloc[:0].assign(corruption="", severity=0), 0.0)[CORRUPTED_COLUMNS]
+    tables = [predict(model, chosen).assign(corruption="none", severity=0)]
+    # A corruption that is named twice is still one.
+    changes = [(name, severity) for name in dict.fromkeys(asked.corruptions) for severity in SEVERITIES]
+    for name, severity in bar(changes, len(changes), f"{len(chosen)} images corrupted", unit="way"):
+        changed = ChangedPixels(
+            chosen.pixels, lambda pixels, first, change=(name, severity): corrupt(pixels, *change, params.seed, first)
+        )
+        tables.append(predict(model, ImageSet(chosen.table, changed)).assign(corruption=name, severity=severity))
+    return pd.concat(tables, ignore_index=True)[CORRUPTED_COLUMNS]
+
+
+def choose_images(table: pd.DataFrame, n: int, seed: int) -> list[str]:
+    """Ids of at most `n` images, whole groups of each class, the classes in about the proportion they have in `table`.
+
+    Groups come in an order that the seed decides. A group that no longer fits into its class's share is passed over, so
+    a few places may stay empty. A group of both classes counts to the class of its first image. Ids keep the table's order.
+    """
+    if n >= len(table):
+        return table.image_id.tolist()
+    of_group = table.groupby("group_id").label.transform("first")
+    wanted = round(n * float((of_group == 1).mean()))
+    rng, kept = np.random.default_rng(seed), []
+    for label, places in ((0, n - wanted), (1, wanted)):
+        sizes = table[of_group == label].groupby("group_id").size()
+        for group in rng.permutation(sizes.index.to_numpy()):
+            if sizes[group] <= places:
+                kept.append(group)
+                places -= sizes[group]
+    return table.image_id[table.group_id.isin(kept)].tolist()
 
 
 def logits_of(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
@@ -58,12 +108,12 @@ def logits_of(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict_on_batch(np.pad(pixels, padding)))[: len(pixels), 0].astype(np.float64)
 
 
-def milliseconds_per_image(model: keras.Model, images: ImageSet, most: int = 128) -> float:
-    """Wall time of a prediction, an image, in batches as `predict` makes them; pixels are decoded already.
+def milliseconds_per_image(model: keras.Model, images: ImageSet) -> float:
+    """Wall time of a prediction, an image, of at most 128 images in batches as `predict` makes them; pixels are decoded already.
 
     The first pass, which compiles, does not count.
     """
-    few = ImageSet(images.table.iloc[:most], images.pixels[:most])
+    few = ImageSet(images.table.iloc[:128], images.pixels[:128])
     predict_logits(model, few)
     began = time.perf_counter()
     predict_logits(model, few)

@@ -16,7 +16,7 @@ import pandas as pd
 from keras import layers
 
 from pneumolib.errors import ModelError
-from pneumolib.learning.model_files import ModelFileError, load_network
+from pneumolib.learning.files import load_network
 from pneumolib.params import FAMILIES, FineTuningParams, ModelParams
 from pneumolib.project import in_root
 
@@ -196,7 +196,7 @@ def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTe
         raise ModelError(f"{where}: no such file. Give the path of a .keras file, or a family's name")
     try:
         base = _checked(load_network(path), where, prepared.shape[1])
-    except ModelFileError as cause:
+    except ModelError as cause:
         raise ModelError(
             f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
             f"Keras itself has"

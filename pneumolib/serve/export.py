@@ -163,7 +163,7 @@ def largest_difference(kind: str, found: dict[str, np.ndarray]) -> float:
 
 
 if __name__ == "__main__":  # the process that `export_run` starts
-    from pneumolib.learning.quick_import import import_keras
+    from pneumolib.learning.devices import import_keras
 
     import_keras()
     from pneumolib.serve.export_network import write_and_read

@@ -80,14 +80,11 @@ def load_trained(run: str | Path, force: bool = False) -> TrainedModel:
     """
     model = read_trained(run, force)
     # Imported here: the command line asks for runs without waiting for Keras.
-    from pneumolib.learning.model_files import ModelFileError, load_network
-    from pneumolib.learning.quick_import import import_keras
+    from pneumolib.learning.devices import import_keras
+    from pneumolib.learning.files import load_network
 
     import_keras()
-    try:
-        return replace(model, network=load_network(model.folder / MODEL_FILE))
-    except ModelFileError as fault:
-        raise ModelError(str(fault)) from None
+    return replace(model, network=load_network(model.folder / MODEL_FILE))
 
 
 def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
@@ -95,22 +92,22 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
 
     Raises:
         ModelError: no such run, one without a threshold, a model file that is not the recorded one, or one that must not
-            be loaded; see `learning.model_files`.
+            be loaded; see `learning.files`.
     """
-    from pneumolib.learning.model_files import ModelFileError, check_model_file
+    from pneumolib.learning.files import check_model_file
 
     folder = find_run(run)
     try:
         result = read_result(folder)
-        if result.threshold is None or result.calibration is None:
-            raise ModelError(
-                f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
-            )
-        if not force:
-            _check_hash(folder / MODEL_FILE, result.model_sha256)
-        check_model_file(folder / MODEL_FILE)
-    except (ResultError, ModelFileError) as fault:
+    except ResultError as fault:
         raise ModelError(str(fault)) from None
+    if result.threshold is None or result.calibration is None:
+        raise ModelError(
+            f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
+        )
+    if not force:
+        _check_hash(folder / MODEL_FILE, result.model_sha256)
+    check_model_file(folder / MODEL_FILE)
     return TrainedModel(
         folder=folder,
         result=result,

@@ -1,0 +1,139 @@
+"""Which `.keras` files may be loaded: those that hold numbers and a network of Keras's own layers, and nothing that runs.
+
+A `.keras` file is a zip archive of an architecture (JSON) and its weights (HDF5). Loading one builds the classes that the
+JSON names, and several kinds of file have made Keras run code or read other files on the way (CVE-2025-1550, CVE-2025-8747,
+CVE-2025-9905, CVE-2025-12058). So this module looks at all members, classes and weights first. Keras is asked only then, in
+its safe mode.
+"""
+
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from pneumolib.errors import ModelError
+
+MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+# Every layer of Keras may be loaded but these, which run code or read files that their settings name.
+REFUSED_LAYERS = {
+    "Lambda": "a Lambda: Python code inside the file, which would run here: have its maker replace it by layers of Keras",
+    "TorchModuleWrapper": "a pickle, which runs code when it is loaded",
+    "TFSMLayer": "TensorFlow code in another file",
+    **dict.fromkeys(["FlaxLayer", "JaxLayer"], "Python code of another library"),
+    **dict.fromkeys(
+        ["IntegerLookup", "StringLookup", "TextVectorization"], "a vocabulary that may be read from another file"
+    ),
+}
+# Optimizers, losses and metrics come with a compiled network inside the network. `[A-Z]` leaves out functions, and the names in
+# underscores that Keras treats in other ways.
+_ALLOWED = re.compile(
+    r"keras\.(layers|initializers|regularizers|constraints|dtype_policies|optimizers(\.schedules)?|losses|metrics):[A-Z][A-Za-z0-9]*"
+    r"|keras\.src\.ops\.(numpy|nn|math|image):[A-Z][A-Za-z0-9]*"
+    r"|keras(\.models|\.src\.models\.functional|\.src\.models\.sequential)?:(Functional|Sequential|Model)"
+    r"|keras:DTypePolicy|keras\.src\.applications\.(convnext:LayerScale|inception_resnet_v2:CustomScaleLayer)"
+)
+_VALUES = (None, "__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__slice__", "__dtype__")
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")  # protocols 2 to 5 say so in their first two bytes
+_LARGEST_RATIO, _SPARE = 20, 2**26  # weights are hardly compressible; a bomb begins at a thousand
+
+
+def load_network(file: Path) -> Any:
+    """The `keras.Model` of a `.keras` file, not compiled.
+
+    Raises:
+        ModelError: as `check_model_file`, or a file that Keras cannot read.
+    """
+    check_model_file(file)
+    import keras
+
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    # Broad, because what Keras and its backend raise for an architecture that contradicts itself has no common kind.
+    except Exception as cause:
+        raise ModelError(f"{file}: Keras cannot read it: {cause}") from cause
+
+
+def check_model_file(file: Path) -> None:
+    """Refuse a file that holds anything but an architecture of allowed layers and numbers. Nothing of it is run or built.
+
+    Raises:
+        ModelError: no such file, another kind of file, members that do not belong there, a class that is not
+            allowed, or weights that lead out of the file.
+    """
+    try:
+        reason = next(_reasons(file), None)
+    # Broad, because zip, JSON and HDF5 each have their own errors for a file that was cut short or tampered with.
+    except Exception as fault:
+        raise ModelError(f"{file}: cannot be read: {getattr(fault, 'strerror', None) or fault}") from fault
+    if reason:
+        raise ModelError(f"{file}: refused: {reason}")
+
+
+def _reasons(file: Path) -> Iterator[str]:
+    """Why a file must not be loaded. Each part is read only after the parts before it gave no reason."""
+    with file.open("rb") as opened:
+        start = opened.read(8)
+    if _PICKLE.match(start):
+        yield "a pickle, which runs whatever code its maker put in. Ask for a .keras file saved with Keras 3"
+    if start == b"\x89HDF\r\n\x1a\n":
+        yield "HDF5, the format before Keras 3, which may hold Python code. Load it where you trust it, and save it with Keras 3"
+    if not start.startswith(b"PK\x03\x04"):
+        yield f"no .keras file: it begins with {start!r}"
+    with zipfile.ZipFile(file) as archive:
+        yield from _member_reasons(archive, file.stat().st_size)
+        for name in ("metadata.json", "config.json"):
+            config = json.loads(archive.read(name))
+            config.pop("compile_config", None)  # not read: it is not compiled
+            yield from (f"{name} names {reason}" for entry in _dicts(config) if (reason := _class_reason(entry)))
+        with archive.open("model.weights.h5") as weights, h5py.File(weights, "r") as numbers:
+            yield from _weight_reasons(numbers)
+
+
+def _member_reasons(archive: zipfile.ZipFile, size: int) -> Iterator[str]:
+    count = Counter(archive.namelist())
+    for name in count.keys() - MEMBERS:
+        pickled = _PICKLE.match(archive.open(name).read(2))
+        yield f"holds {name}, {'a pickle, which runs code when it is loaded' if pickled else 'which no .keras file needs'}"
+    for name in MEMBERS:
+        if count[name] != 1:
+            yield f"holds {name} {count[name]} times, needed is 1"
+    total = sum(member.file_size for member in archive.infolist())
+    if total > _LARGEST_RATIO * size + _SPARE:
+        yield f"{size:,} bytes that would unpack to {total:,}"
+
+
+def _dicts(value: Any) -> Iterator[dict]:
+    """All dictionaries within a value, itself among them."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else ():
+        yield from _dicts(inner)
+
+
+def _class_reason(entry: dict) -> str | None:
+    """The class that a dictionary names and Keras would build, if it is not allowed."""
+    module, kind, registered = (entry.get(key) for key in ("module", "class_name", "registered_name"))
+    known = kind in _VALUES if module is None else _ALLOWED.fullmatch(f"{module}:{kind}")
+    # Keras looks up the registered name first, which another package may have given to a class of its own.
+    if known and registered in (None, kind) and kind not in REFUSED_LAYERS:
+        return None
+    layer = "Lambda" if "lambda" in str(kind).lower() else str(kind)
+    return f"{module}.{kind}, {REFUSED_LAYERS.get(layer, 'which is not part of Keras or not of a network of images')}"
+
+
+def _weight_reasons(group: h5py.Group) -> Iterator[str]:
+    """Arrays of numbers are allowed, within the file: no links out, no arrays kept elsewhere, no objects."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            yield f"its weights hold a link, {group.name}/{name}, to another place"
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from _weight_reasons(item)
+        elif not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.dtype.kind not in "fiub":
+            yield f"{item.name} in its weights is no array of numbers within the file ({item.dtype})"

@@ -1,0 +1,227 @@
+"""What may be loaded: networks of Keras's own layers and numbers; everything else is refused before any of it is built."""
+
+import inspect
+import json
+import pickle
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from pneumolib.errors import ModelError
+from pneumolib.learning import files
+from pneumolib.learning.files import REFUSED_LAYERS, check_model_file, load_network
+
+CONFIG = {
+    "module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional",
+    "config": {"name": "network", "trainable": True, "layers": [
+        {"module": "keras.layers", "class_name": "InputLayer", "registered_name": None, "name": "pixels", "inbound_nodes": [],
+         "config": {"batch_shape": [None, 8, 8, 1], "dtype": "uint8", "sparse": False, "ragged": False, "name": "pixels"}},
+        {"module": "keras.layers", "class_name": "Flatten", "registered_name": None, "name": "flat",
+         "config": {"name": "flat", "trainable": True, "dtype": "float32", "data_format": "channels_last"},
+         "inbound_nodes": [{"args": [{"class_name": "__keras_tensor__", "config": {
+             "shape": [None, 8, 8, 1], "dtype": "uint8", "keras_history": ["pixels", 0, 0]}}], "kwargs": {}}]},
+    ], "input_layers": [["pixels", 0, 0]], "output_layers": [["flat", 0, 0]]},
+}  # fmt: skip
+
+
+class RanError(Exception):
+    """What the code in a file would do."""
+
+
+class Bomb:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return eval, ("(_ for _ in ()).throw(__import__('test_files').RanError())",)
+
+
+def write(path, config=CONFIG, weights=lambda file: None, more=()):
+    """A `.keras` file of these parts."""
+    h5 = path.with_suffix(".h5")
+    with h5py.File(h5, "w") as file:
+        file.create_dataset("layers/dense/vars/0", data=np.ones((2, 2), np.float32))
+        weights(file)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1", "date_saved": "2026-11-21@10:00:00"}))
+        archive.writestr("config.json", json.dumps(config))
+        archive.write(h5, "model.weights.h5")
+        for name, content in more:
+            archive.writestr(name, content)
+    return path
+
+
+def with_layer(**layer):
+    """The network with another layer in place of Flatten."""
+    config = json.loads(json.dumps(CONFIG))
+    config["config"]["layers"][1] |= layer
+    return config
+
+
+def test_a_network_is_read_as_it_was_saved(tmp_path):
+    """With a random image layer, a compiled network within it, and a loss of its own, which is not read."""
+    import keras
+    from keras import layers
+
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 8, kernel_regularizer="l2")], name="inner")
+    inner.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 5)), "mse", metrics=["mae"])
+    inner.optimizer.build(inner.trainable_variables)
+    head = layers.Dense(1, kernel_initializer="ones", kernel_constraint="non_neg")
+    flips = layers.Pipeline([layers.RandomFlip(seed=1)])
+    network = keras.Sequential([keras.Input((8, 8, 3)), flips, inner, layers.Flatten(), head])
+    network.compile(loss=with_layer)
+    network.save(tmp_path / "model.keras")
+    pixels = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    again = load_network(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(pixels, training=False), network(pixels, training=False))
+
+
+def all_layers() -> list[type]:
+    import keras
+
+    return sorted(
+        {value for value in vars(keras.layers).values() if isinstance(value, type)}, key=lambda cls: cls.__name__
+    )
+
+
+# What the constructors of layers want. Of each layer in these folders of Keras one is made.
+WANTED = {
+    "activation": "relu", "filters": 2, "kernel_size": 3, "rate": 0.1, "factor": 1, "height_factor": 0.1, "width_factor": 0.1,
+    "pool_size": 2, "output_size": 2, "height": 8, "width": 8, "stddev": 0.1, "scale": 2.0, "dims": [2, 1], "n": 2,
+    "target_shape": [4], "axes": 1, "layers": [],
+}  # fmt: skip
+FOLDERS = ("activations", "convolutional", "merging", "normalization", "pooling", "regularization", "reshaping",
+           "preprocessing.image_preprocessing")  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built:UserWarning")
+def test_every_layer_of_image_networks_is_read_with_its_settings(tmp_path):
+    import keras
+
+    made = []
+    for cls in all_layers():
+        parameters = list(inspect.signature(cls).parameters.values())
+        required = {p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+        if cls.__module__.startswith(tuple(f"keras.src.layers.{folder}." for folder in FOLDERS)) and required <= {
+            *WANTED
+        }:
+            made.append(cls(**{name: WANTED[name] for name in required}))
+    assert {"RandomZoom", "CutMix", "RandAugment", "Equalization", "SeparableConv2D"} < {
+        type(one).__name__ for one in made
+    }
+    assert len(made) > 70
+    network = keras.Sequential(made)
+    network.save(tmp_path / "model.keras")
+    assert load_network(tmp_path / "model.keras").to_json() == network.to_json()
+
+
+def test_layers_that_take_code_or_files_are_the_refused_ones(tmp_path):
+    """Of all that Keras has, by what their constructors ask for; a new one in another version fails here."""
+    risky = {
+        "function",
+        "call_fn",
+        "init_fn",
+        "module",
+        "filepath",
+        "vocabulary",
+        "path",
+        "filename",
+        "callable",
+        "url",
+    }
+    taking = {cls.__name__ for cls in all_layers() if risky & set(inspect.signature(cls).parameters)}
+    assert taking == set(REFUSED_LAYERS)
+    for name, reason in REFUSED_LAYERS.items():
+        with pytest.raises(ModelError, match=rf"refused: config\.json names keras\.layers\.{name}, {reason}"):
+            check_model_file(write(tmp_path / "model.keras", with_layer(class_name=name)))
+    allowed = [with_layer(class_name=cls.__name__) for cls in all_layers() if cls.__name__ not in REFUSED_LAYERS]
+    check_model_file(write(tmp_path / "model.keras", {"all": allowed}))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (with_layer(config={"activation": {"class_name": "__lambda__", "config": {"code": "4wEA"}}}), "Python code inside"),
+        (with_layer(class_name={"Lambda": 1}), "Python code inside"),
+        (with_layer(class_name="TimeDistributed", config={"layer": CONFIG | {"class_name": "Lambda"}}), "Python code inside"),
+        (with_layer(module="os", class_name="system", config={"command": "true"}), r"config\.json names os\.system"),
+        (with_layer(module="keras.utils", class_name="get_file"), r"names keras\.utils\.get_file"),
+        (with_layer(module="keras", class_name="layers.Lambda"), r"names keras\.layers\.Lambda"),
+        (with_layer(module="keras.layers:Dense|keras.layers", class_name="Dense"), "names keras"),
+        (with_layer(module="keras.src.saving.serialization_lib", class_name="enable_unsafe_deserialization"), "names keras"),
+        (with_layer(config={"activation": {"module": "builtins", "class_name": "function", "config": "exec"}}), "function"),
+        (with_layer(module="keras.initializers", class_name="function"), r"keras\.initializers\.function"),
+        (with_layer(module="keras.initializers", class_name="deserialize"), r"keras\.initializers\.deserialize"),
+        (with_layer(module="keras.src.ops.numpy", class_name="__typespec__"), "__typespec__"),
+        (with_layer(module=["keras.layers"]), r"names \['keras\.layers'\]\.Flatten"),
+        (with_layer(registered_name="their>Flatten"), r"names keras\.layers\.Flatten"),
+        (with_layer(config={"class_name": None, "registered_name": "their>Flatten"}), r"names None\.None"),
+        (with_layer(module=None, class_name="Own"), r"names None\.Own, which is not part of Keras"),
+        ([CONFIG], "cannot be read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_an_architecture_that_names_anything_else_is_refused(tmp_path, config, said):
+    with pytest.raises(ModelError, match=said):
+        load_network(write(tmp_path / "model.keras", config))
+
+
+@pytest.mark.parametrize(
+    ("name", "item", "said"),
+    [
+        ("away", h5py.ExternalLink("/etc/passwd", "/"), "hold a link, //away, to another place"),
+        ("soft", h5py.SoftLink("/layers"), "hold a link"),
+        ("kind", np.dtype("f4"), "no array of numbers"),
+        ("words", ["a"], "no array of numbers"),
+    ],
+)
+def test_weights_must_be_numbers_within_the_file(tmp_path, name, item, said):
+    with pytest.raises(ModelError, match=said):
+        check_model_file(write(tmp_path / "model.keras", weights=lambda file: file.update({name: item})))
+    outside = write(tmp_path / "m.keras", weights=lambda f: f.create_dataset("x", (4,), "f4", external="other.bin"))
+    with pytest.raises(ModelError, match="no array of numbers"):
+        check_model_file(outside)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_a_pickle_and_other_members_are_refused_and_never_run(tmp_path):
+    bomb = pickle.dumps(Bomb())
+    with pytest.raises(RanError):
+        pickle.loads(bomb)
+    for name, content, said in (
+        ("model.pkl", bomb, r"holds model\.pkl, a pickle, which runs code when it is loaded"),
+        ("assets/data", bomb, "holds assets/data, a pickle"),
+        ("../../outside", b"text", r"holds \.\./\.\./outside, which no \.keras file needs"),
+        ("config.json", json.dumps(CONFIG), r"holds config\.json 2 times"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            check_model_file(write(tmp_path / "model.keras", more=[(name, content)]))
+
+
+def test_other_kinds_of_file_are_named(tmp_path):
+    file = tmp_path / "model.keras"
+    with pytest.raises(ModelError, match="cannot be read: No such file"):
+        check_model_file(file)
+    whole = write(tmp_path / "whole.keras").read_bytes()
+    for content, said in (
+        (pickle.dumps(Bomb()), "refused: a pickle"),
+        (b"", "begins with b''"),
+        (b"hello", "no .keras file"),
+        ((tmp_path / "whole.h5").read_bytes(), "HDF5, the format before Keras 3"),
+        (whole[: len(whole) // 2], "cannot be read: File is not a zip file"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match=said):
+            check_model_file(file)
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_SPARE", 10_000)
+    file = tmp_path / "model.keras"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", b"{}")
+        archive.writestr("config.json", b" " * 100_000)
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(ModelError, match="would unpack to"):
+        check_model_file(file)
