@@ -116,13 +116,15 @@ class EqualisationParams(Section):
 
 
 class AuditParams(Section):
-    """How the audit asks for shortcuts, and the cures whose effect it measures."""
+    """How the audit asks for shortcuts, and the mitigations whose effect it measures."""
 
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     border_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.125  # of each side, what the border-only classifier sees
-    cure_images: Annotated[int, Field(ge=24)] = 1000  # at most so many files are prepared anew for each cure
-    cure_quality: Annotated[int, Field(ge=1, le=95)] = 75
-    cure_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
+    mitigation_images: Annotated[int, Field(ge=24)] = (
+        1000  # at most so many files are prepared anew for each mitigation
+    )
+    mitigation_quality: Annotated[int, Field(ge=1, le=95)] = 75
+    mitigation_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
 
 
 class RunParams(Section):

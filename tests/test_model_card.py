@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import check
 from pneumolib.reporting import indexes
 from pneumolib.reporting.checklist import checklist, checklist_page, counts

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.audit.findings import AuditError
 from pneumolib.data.images import ImageSet
 from pneumolib.data.sources import LABEL_NAMES
+from pneumolib.errors import DataError
 
 MORE = {
     "log2_width_px": "wider",
@@ -73,7 +73,7 @@ def mask_centre(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarra
     """A copy with all but the frame black; the frame takes `border_fraction` of height and width on each side.
 
     Raises:
-        AuditError: pixels of another shape or type, or a fraction outside (0, 0.5).
+        DataError: pixels of another shape or type, or a fraction outside (0, 0.5).
     """
     _check(pixels, border_fraction)
     height, width = pixels.shape[1:3]
@@ -90,11 +90,11 @@ def border_features(pixels: np.ndarray, border_fraction: float = 0.125, size: in
     reach a feature; k is the number of cells that touch the frame, 448 for an eighth and 32.
 
     Raises:
-        AuditError: as `mask_centre`, or images smaller than `size`.
+        DataError: as `mask_centre`, or images smaller than `size`.
     """
     _check(pixels, border_fraction)
     if min(pixels.shape[1:3]) < size:
-        raise AuditError(f"size: received {size}, but the images are {pixels.shape[1]} x {pixels.shape[2]} px")
+        raise DataError(f"size: received {size}, but the images are {pixels.shape[1]} x {pixels.shape[2]} px")
     frame = _frame_cells(pixels.shape[1:3], border_fraction, size)
     features = np.empty((len(pixels), int(frame.sum())), np.uint8)
     for row in range(len(pixels)):  # one by one: pixels are mapped from disk and need not fit into memory
@@ -116,11 +116,11 @@ def border_table(parts: Sequence[ImageSet], border_fraction: float = 0.125, size
 
 def _check(pixels: np.ndarray, border_fraction: float) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
-        raise AuditError(
+        raise DataError(
             f"pixels: expected uint8 (n, height, width, 1 or 3), received {pixels.dtype} {tuple(pixels.shape)}"
         )
     if not 0 < border_fraction < 0.5:
-        raise AuditError(f"border_fraction: received {border_fraction}, allowed: above 0, below 0.5")
+        raise DataError(f"border_fraction: received {border_fraction}, allowed: above 0, below 0.5")
 
 
 def _frame_px(side_px: int, border_fraction: float) -> int:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.subgroups import SITE, UNRELATED
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import flat, number
 from pneumolib.reporting.checklist_evidence import Answer, Evidence

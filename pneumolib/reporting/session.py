@@ -18,7 +18,7 @@ import pandas as pd
 from pneumolib.data.familiarity import Familiarity
 from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import RunParams, check, in_root, project_root
 from pneumolib.reporting.origin import file_sha256, origin, package_versions
 from pneumolib.reporting.ranking import read_prediction_table
