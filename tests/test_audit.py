@@ -36,7 +36,6 @@ from pneumolib.data.sources import identify, list_source
 from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams, EvaluationParams, check
-from pneumolib.reporting.inputs import library_digests
 from pneumolib.reporting.results import plain
 
 PARAMS = EvaluationParams(resamples=100)
@@ -228,33 +227,12 @@ def test_equal_bytes_and_equal_pixels(described):
         ["b", "b_colour", "b_smaller"],
     ]
     assert found.groupby("set").how.unique().map(list).tolist() == [["bytes"], ["pixels"]]
-    assert verdicts(duplicate_findings(found)) == {
-        "duplicates": "note",
-        "duplicates_across_splits": "ok",
-        "duplicates_across_groups": "ok",
-        "duplicates_with_two_labels": "ok",
-    }
-    assert duplicate_findings(found)[0].sentence.startswith("2 set(s) of 5 files have equal pixels, 1 set(s) to the")
-
-
-def test_duplicates_across_splits_and_groups_and_with_two_labels(described):
-    again = described.image_id == "a_again"
-    changed = described.assign(
-        source_split=described.source_split.where(~again, "test"),
-        label=described.label.where(~again, 1),
-        group_id=described.group_id.where(described.image_id != "b_colour", "z"),
+    again = found.assign(split=np.where(found.image_id == "a_again", "test", "train"))
+    sentences = [finding.sentence for finding in duplicate_findings(again)]
+    assert sentences[0].startswith(
+        "2 set(s) of 5 files have equal pixels, 1 set(s) to the byte: a = a_again; b = b_colour = b_s"
     )
-    findings = {f.name: f for f in duplicate_findings(find_duplicates(changed, split_of(changed)))}
-    assert verdicts(findings.values()) == {
-        "duplicates": "note",
-        "duplicates_across_splits": "error",
-        "duplicates_across_groups": "warning",
-        "duplicates_with_two_labels": "error",
-    }
-    assert [f.value for f in findings.values()] == [2, 1, 1, 1]
-    assert "1 set(s) of 2 files stand in more than one split: a = a_again." in (
-        findings["duplicates_across_splits"].sentence
-    )
+    assert "1 set(s) of 2 files stand in more than one split: a = a_again." in sentences[1]
 
 
 @settings(deadline=None, max_examples=10)
@@ -273,7 +251,9 @@ def test_sets_of_duplicates_are_the_images_of_equal_pixels(images):
     counts = found.groupby("set")[["split", "group_id", "label"]].nunique()
     assert ((found.groupby("set").how.first() == "pixels") == (counts.label > 1)).all()
     several = [int((counts[column] > 1).sum()) for column in counts]
-    assert [finding.value for finding in duplicate_findings(found)] == [len(expected), *several]
+    findings, verdicts = duplicate_findings(found), ("note", "error", "warning", "error")
+    assert [finding.value for finding in findings] == [len(expected), *several]
+    assert [f.verdict for f in findings] == [v if f.value else "ok" for v, f in zip(verdicts, findings, strict=True)]
 
 
 def test_metadata_of_one_file(table):
@@ -472,13 +452,6 @@ def test_jpeg_quality_tells_the_original_training_images_apart(shared_data):
     shortcut = judge(table)
     assert shortcut.cv.low > 0.95
     assert shortcut.test.reason == "test holds no images"
-
-
-def test_the_audit_reaches_no_network():
-    reached = library_digests("import pneumolib as pn\nroom = pn.audit")
-    assert "pneumolib.audit.shortcuts" in reached
-    assert not {module for module in reached if module.startswith("pneumolib.learning")}
-    assert not reached.keys() & {"pneumolib.data.pipeline", "pneumolib.data.augment"}
 
 
 # --- mitigations
