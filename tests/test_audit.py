@@ -386,7 +386,7 @@ def test_unusable_features_are_refused(table):
         judge_shortcut(features.rename(index="x{}".format), split, PARAMS, 1)
     with pytest.raises(DataError, match=r"no finite number for 1 image\(s\), such as i003, in sd_intensity"):
         feature_table(features.assign(sd_intensity=features.sd_intensity.drop("i003")), split, PARAMS, 1)
-    with pytest.raises(ValueError, match="duplicate labels"):
+    with pytest.raises(DataError, match="features: i000 appears more than once"):
         judge_shortcut(pd.concat([features, features]), split, PARAMS, 1)
 
 

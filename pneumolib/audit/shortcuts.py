@@ -141,15 +141,17 @@ def judge_shortcut(
             scores.append(Score(reason=decision))
             continue
         limits, reason = _aurocs(of_part, decision[:, None], params, seed)
-        scores.append(Score(*limits[0], reason))
+        scores.append(Score(*limits[0].tolist(), reason))
         tables.append(of_part.reset_index().assign(split=part, logit=decision, probability=expit(decision)))
     predictions = pd.concat(tables or [pd.DataFrame(columns=PREDICTION_COLUMNS)], ignore_index=True)
     return Shortcut(*scores, _coefficient_table(constant, coefficients), predictions[PREDICTION_COLUMNS])
 
 
 def _join(features: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The split by `image_id`, and the features of its images in the same order; pandas refuses features of an id twice."""
+    """The split by `image_id`, and the features of its images in the same order."""
     rows = split.set_index("image_id").sort_index()
+    if len(twice := features.index[features.index.duplicated()]):
+        raise DataError(f"features: {twice[0]} appears more than once; every image has one row")
     values = features.reindex(rows.index).astype(float).rename(columns=str)
     if (bad := ~np.isfinite(values)).any(axis=None):
         image, columns = bad.any(axis=1).idxmax(), ", ".join(values.columns[bad.any()][:5])

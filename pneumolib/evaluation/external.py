@@ -48,8 +48,9 @@ def recalibrate(predictions: pd.DataFrame, params: EvaluationParams) -> tuple[Th
         InputError: see `choose_threshold` and `fit_calibration`.
     """
     rows = part_of(predictions, RECALIBRATION).assign(split="val")  # what those two look at
+    threshold = choose_threshold(rows, params)
     calibration = fit_calibration(rows, "platt" if params.calibration == "none" else params.calibration)
-    return tuple(replace(found, chosen_on=RECALIBRATION) for found in (choose_threshold(rows, params), calibration))
+    return replace(threshold, chosen_on=RECALIBRATION), replace(calibration, chosen_on=RECALIBRATION)
 
 
 def threshold_differences(

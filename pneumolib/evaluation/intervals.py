@@ -62,21 +62,22 @@ class Resamples:
     tail: float
 
     def score(
-        self, scores: np.ndarray, threshold: float, kept: np.ndarray | slice = slice(None)
+        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Each metric's value, and its value in every resample: one NaN where there are no resamples.
 
         Args:
             scores: probabilities, (n,).
             threshold: frozen.
-            kept: a mask of the images to count, all by default.
+            kept: a mask of the images to count, all when None.
         """
+        kept = np.ones(len(self.labels), bool) if kept is None else kept
         labels, scores = self.labels[kept], np.asarray(scores)[kept]
         value = {name: float(v) for name, v in compute_metrics(labels, scores, threshold).items()}
         if self.weights is None:
             return value, dict.fromkeys(METRICS, np.array([np.nan]))
-        starts = range(0, len(self.weights), _BLOCK)
-        blocks = [compute_metrics(labels, scores, threshold, self.weights[i : i + _BLOCK, kept]) for i in starts]
+        weights, starts = self.weights[:, kept], range(0, len(self.weights), _BLOCK)
+        blocks = [compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in starts]
         return value, {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
 
     def limits(self, draws: np.ndarray) -> tuple[float, float]:
@@ -88,7 +89,7 @@ class Resamples:
         return (low, high) if high - low > _NOTHING else (np.nan, np.nan)
 
     def metric_limits(
-        self, scores: np.ndarray, threshold: float, kept: np.ndarray | slice = slice(None)
+        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
     ) -> dict[str, tuple[float, float, float]]:
         """Each metric's value and its limits.
 
@@ -97,6 +98,7 @@ class Resamples:
         """
         value, draws = self.score(scores, threshold, kept)
         found = {name: (value[name], *self.limits(draws[name])) for name in METRICS}
+        kept = np.ones(len(self.labels), bool) if kept is None else kept
         labels, groups, called = self.labels[kept], self.groups[kept], np.asarray(scores)[kept] >= threshold
         right = called == (labels == 1)
         whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}

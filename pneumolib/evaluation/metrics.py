@@ -130,4 +130,6 @@ def classification_report(labels: np.ndarray, scores: np.ndarray, threshold: flo
     *ratios, images = precision_recall_fscore_support(labels, called, labels=[0, 1], zero_division=np.nan)
     rows = [[*r, r.mean(), (r * (images / images.sum())).sum()] for r in ratios]
     table = dict(zip(("precision", "recall", "f1"), rows, strict=True))
-    return pd.DataFrame({"label": [0, 1, "mean", "weighted mean"], **table, "images": [*images, *[images.sum()] * 2]})
+    return pd.DataFrame(
+        {"label": [0, 1, "mean", "weighted mean"], **table, "images": [*map(int, images), *[int(images.sum())] * 2]}
+    )
