@@ -65,7 +65,11 @@ def audit_times(manifest: Manifest, params: RunParams, scratch: Path) -> dict[st
     border = timed(times, "reading the border", lambda: border_table(sets))
     timed(times, "border alone",
           lambda: audit.judge_shortcut(border, split, params.evaluation, seed, l2=audit.BORDER_L2))  # fmt: skip
-    timed(times, f"cures, {params.audit.mitigation_images} images", lambda: audit.cure_table(manifest, split, params))
+    timed(
+        times,
+        f"cures, {params.audit.mitigation_images} images",
+        lambda: audit.mitigation_table(manifest, split, params),
+    )
     return times
 
 

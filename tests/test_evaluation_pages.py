@@ -14,7 +14,7 @@ from pneumolib.reporting.ranking import leaderboard
 from pneumolib.reporting.results import metrics_of, write_result
 from test_reporting import result
 
-PARAMS = EvaluationParams(resamples=100)
+PARAMS = EvaluationParams(resamples=60)
 OPTIONS = {"params": PARAMS, "seed": 1}
 
 
@@ -29,12 +29,17 @@ def drawn(n: int, split: str, seed: int) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def usual() -> pd.DataFrame:
-    return pd.concat([drawn(150, "val", 1), drawn(120, "test", 2)], ignore_index=True)
+ODD = {
+    "ten images": "ECE of about",
+    "one class": "Labels cannot be dealt out anew: test holds one class only.",
+    "all scores equal": "0.500 (interval not computable)",
+    "no error": "1.000 (0.",
+    "one child a class": "No interval can be computed under gamma.",
+}
 
 
-def odd(case: str) -> pd.DataFrame:
-    """A usual validation, and a test set with something amiss."""
+def table_of(case: str = "") -> pd.DataFrame:
+    """A usual validation, and a test set with what `case` says is amiss."""
     val, test = drawn(150, "val", 1), drawn(120, "test", 2)
     if case == "ten images":
         test = test.iloc[:10]
@@ -49,84 +54,82 @@ def odd(case: str) -> pd.DataFrame:
     return pd.concat([val, test], ignore_index=True)
 
 
-def spoken(table: pd.DataFrame) -> str:
+def alts(plots, as_on_the_page: bool = False) -> list[str]:
+    """What the plots say, once they could be drawn: small and without the layout, which takes most of the time."""
+    for plot in plots:
+        if not as_on_the_page:
+            plot.figure.set_layout_engine("none")
+            plot.figure.set_dpi(30)
+        assert plot._repr_mimebundle_()[0]["image/png"]
+    return [plot.alt for plot in plots]
+
+
+def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
     """All that a page would say and show; warnings are errors here."""
     test = table[table.split == "test"]
     threshold = evaluation.choose_threshold(table, PARAMS)
     calibration = evaluation.fit_calibration(table, PARAMS.calibration)
-    validation, metrics = (evaluation.metric_table(table, part, threshold.value, **OPTIONS) for part in ("val", "test"))
+    at = (threshold.value,)
+    validation, metrics = (evaluation.metric_table(table, part, *at, **OPTIONS) for part in ("val", "test"))
     calibrated = calibration.apply(test.logit)
     calibrations = evaluation.calibration_table(table, "test", **OPTIONS)
     grey = [
         test.assign(corruption=name, severity=s, probability=expit(test.logit - s / 2))
         for name, s in (("none", 0), ("gamma", 3))
     ]
-    robust = evaluation.robustness_table(pd.concat(grey), "test", threshold.value, **OPTIONS)
-    seeds = evaluation.seed_tables(
-        table, threshold.value, {7: table.assign(probability=table.probability**2)}, **OPTIONS
-    )
-    counts = evaluation.confusion_counts(test.label, test.probability, threshold.value)
-    report = evaluation.classification_report(test.label, test.probability, threshold.value)
-    parts = evaluation.subgroup_table(table, "test", threshold.value, **OPTIONS)
+    robust = evaluation.robustness_table(pd.concat(grey), "test", *at, **OPTIONS)
+    other_seed = table.assign(probability=table.probability**2)
+    seeds = evaluation.seed_tables(table, *at, {7: other_seed}, **OPTIONS)
+    report = evaluation.classification_report(test.label, test.probability, *at)
     said = [
         words.metric_words(metrics), evaluation_words.report_words(report), evaluation_words.calibration_words(calibrations),
-        evaluation_words.predictive_words(evaluation.predictive_values(table, "test", threshold.value, **OPTIONS)),
-        evaluation_words.subgroup_words(parts), evaluation_words.seed_words(seeds["test"]),
+        evaluation_words.predictive_words(evaluation.predictive_values(table, "test", *at, **OPTIONS)),
+        evaluation_words.subgroup_words(evaluation.subgroup_table(table, "test", *at, **OPTIONS)),
+        evaluation_words.seed_words(seeds["test"]),
     ]  # fmt: skip
     sentences = [
         evaluation_words.target_summary(threshold, PARAMS, metrics),
         evaluation_words.calibration_summary(calibration, calibrations),
         evaluation_words.robustness_summary(robust, len(test)),
-        evaluation_words.permutation_summary(evaluation.permutation_check(table, "test", 1)),
+        evaluation_words.permutation_summary(evaluation.permutation_check(table, "test", 1, permutations=200)),
         evaluation_words.seed_summary(seeds["test"]),
     ]
     bins = evaluation.reliability(test, calibrated)
     plots = [
         evaluation_plots.curves(evaluation.curve_bands(table, **OPTIONS), validation, metrics),
-        evaluation_plots.threshold_sweep(evaluation.threshold_sweep(table, "test"), threshold.value),
-        evaluation_plots.score_histograms(table, threshold.value),
-        evaluation_plots.confusion_matrix(counts),
+        evaluation_plots.threshold_sweep(evaluation.threshold_sweep(table, "test"), *at),
+        evaluation_plots.score_histograms(table, *at),
+        evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, *at)),
         evaluation_plots.calibration(bins, bins, "platt"),
         evaluation_plots.decision_curve(evaluation.decision_curve(table, "test", calibrated, **OPTIONS), "platt"),
         evaluation_plots.robustness(robust),
     ]
-    for plot in plots:
-        assert plot._repr_mimebundle_()[0]["image/png"]
-    return "\n".join([*(t.to_string() for t in said), *(s.data for s in sentences), *(p.alt for p in plots)])
+    text = "\n".join([*(t.to_string() for t in said), *(s.data for s in sentences), *alts(plots, as_on_the_page)])
+    assert not re.search(r"\bnan\b", text.lower())
+    return text
 
 
 def test_a_usual_evaluation_is_said_whole():
-    text = spoken(usual())
-    assert not re.search(r"\bnan\b", text.lower())
+    text = spoken(table_of(), as_on_the_page=True)
     assert "not computable" not in text
-    for words_ in (
+    for said in (
         "the same threshold",
         "Over 2 seeds the test AUROC is",
         "changed in 1 ways at 1 severities",
         "platt (used)",
     ):
-        assert words_ in text
-
-
-ODD = {
-    "ten images": "ECE of about",
-    "one class": "Labels cannot be dealt out anew: test holds one class only.",
-    "all scores equal": "0.500 (interval not computable)",
-    "no error": "1.000 (0.",
-    "one child a class": "No interval can be computed under gamma.",
-}
+        assert said in text
 
 
 @pytest.mark.parametrize(("case", "said"), ODD.items())
 def test_odd_test_sets_are_told_and_no_crash(case, said):
-    text = spoken(odd(case))
-    assert not re.search(r"\bnan\b", text.lower())
+    text = spoken(table_of(case))
     assert said in text
     assert ("its slope is" in text) == (case == "one child a class")
 
 
 def test_without_changed_images_the_page_says_so():
-    nothing = evaluation.robustness_table(usual().iloc[:0].assign(corruption="", severity=0), "test", 0.5, **OPTIONS)
+    nothing = evaluation.robustness_table(table_of().iloc[:0].assign(corruption="", severity=0), "test", 0.5, **OPTIONS)
     assert "No image was changed" in evaluation_words.robustness_summary(nothing, 0).data
     assert "No image was changed" in evaluation_plots.robustness(nothing).alt
 
@@ -134,7 +137,7 @@ def test_without_changed_images_the_page_says_so():
 @pytest.mark.parametrize(("on_test", "said"), [(-1.0, "no gain"), (1 / 3, "a gain")])
 def test_whether_calibration_helped_is_said(on_test, said):
     """Validation's logits are a third of what they should be; test's are so too, or turned round."""
-    table = usual()
+    table = table_of()
     logits = table.logit * np.where(table.split == "val", 1 / 3, on_test)
     table = table.assign(logit=logits, probability=expit(logits))
     found = evaluation.calibration_table(table, "test", **OPTIONS)
@@ -166,7 +169,7 @@ def numbered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_runs_are_compared_from_their_files(tmp_path, monkeypatch):
-    table = numbered(usual())
+    table = numbered(table_of())
     worse = table.assign(logit=table.logit + np.random.default_rng(0).normal(0, 3, len(table)))
     worse["probability"] = expit(worse.logit)
     results = study(tmp_path, monkeypatch, {"worse": worse, "better": table})
@@ -182,17 +185,21 @@ def test_runs_are_compared_from_their_files(tmp_path, monkeypatch):
         {"better": table, "worse": worse}, "test", {"better": 0.4, "worse": 0.4}, "better", **OPTIONS
     )
     pd.testing.assert_frame_equal(compared.differences, direct)
-    board = leaderboard(results)
-    for plot in (
+    assert all("better" in alt for alt in comparison_alts(leaderboard(results), compared))
+
+
+def comparison_alts(board, compared) -> list[str]:
+    plots = (
         comparison_plots.forest(board),
         comparison_plots.roc_overlay(compared.bands),
         comparison_plots.cost_against_quality(board),
-    ):
-        assert plot._repr_mimebundle_()[0]["image/png"]
-        assert "better" in plot.alt
+    )
+    return alts(plots)
 
 
-@pytest.mark.parametrize("tables", [{}, {"alone": usual()}, {"one class": odd("one class"), "too": odd("one class")}])
+@pytest.mark.parametrize(
+    "tables", [{}, {"alone": table_of()}, {"one class": table_of("one class"), "too": table_of("one class")}]
+)
 def test_nothing_one_run_or_one_class_to_compare_is_no_crash(tmp_path, monkeypatch, tables):
     results = study(tmp_path, monkeypatch, tables)
     compared, board = comparing.compare_runs(results), leaderboard(results)
@@ -202,12 +209,6 @@ def test_nothing_one_run_or_one_class_to_compare_is_no_crash(tmp_path, monkeypat
         comparing.difference_summary(compared).data, words.comparison_summary(board, "x").data,
         words.leaderboard_words(board).to_string(), words.cost_words(board).to_string(),
     ]  # fmt: skip
-    for plot in (
-        comparison_plots.forest(board),
-        comparison_plots.roc_overlay(compared.bands),
-        comparison_plots.cost_against_quality(board),
-    ):
-        assert plot._repr_mimebundle_()[0]["image/png"]
-        shown.append(plot.alt)
+    shown += comparison_alts(board, compared)
     assert not re.search(r"\bnan\b", "\n".join(shown).lower())
     assert ("no two runs" in shown[0]) == (len(tables) < 2)

@@ -10,22 +10,24 @@ from scipy.special import expit, logit
 
 from pneumolib.data.facts import KINDS
 from pneumolib.data.ood import QUANTILES, TrainingReference
+from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.evaluation.drift import alarm_table, drift_table, errors_among
 from pneumolib.evaluation.external import (
     CALIBRATIONS,
+    drift_table,
+    errors_by_warning,
     expected_share,
     external_calibration_table,
     external_calibrations,
     external_differences,
     move_prior,
+    ood_warning_table,
     part_of,
     recalibrate,
     threshold_differences,
 )
 from pneumolib.evaluation.intervals import metric_table
-from pneumolib.evaluation.metrics import EvaluationError
-from pneumolib.evaluation.thresholds import choose_threshold
+from pneumolib.evaluation.threshold import choose_threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.results import CalibrationResult, ThresholdResult, plain
 
@@ -156,7 +158,7 @@ def test_calibrations_are_judged_on_the_evaluation_part(external):
 
 
 def test_a_part_that_is_missing_is_named(external):
-    with pytest.raises(EvaluationError, match="no rows of split 'external'"):
+    with pytest.raises(InputError, match="no rows of split 'external'"):
         recalibrate(external.assign(split="test"), PARAMS)
 
 
@@ -178,15 +180,15 @@ def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given():
     assert (grey.training_low, grey.training_median, grey.training_high) == (101, 120, 139)
     assert (grey.outside, grey.flagged) == (pytest.approx(0.6), pytest.approx(0.4))
     assert table.outside.drop("mean_grey").max() == 0
-    kinds = alarm_table(familiarity, facts).set_index("kind")
+    kinds = ood_warning_table(familiarity, facts).set_index("kind")
     assert kinds.flagged.to_dict() == pytest.approx({"size": 0, "exposure": 0.4, "colour": 0, "content": 0, "any": 0.4})
     assert set(kinds.false_alarms) == {0.01}
 
 
-def test_errors_among_flagged_images(external):
+def test_errors_by_warning(external):
     wrong = ((external.probability >= 0.5) != (external.label == 1)).to_numpy()
     flagged = pd.Series((wrong & (np.arange(400) % 4 > 0)) | (np.arange(400) % 10 == 0), index=external.image_id)
-    found = errors_among(external, flagged, 0.5, PARAMS, 1).set_index("part")
+    found = errors_by_warning(external, flagged, 0.5, PARAMS, 1).set_index("part")
     assert found.images.sum() == 400
     assert found.errors.sum() == wrong.sum()
     assert found.share["others"] == pytest.approx(wrong[~flagged.to_numpy()].mean())
@@ -196,10 +198,10 @@ def test_errors_among_flagged_images(external):
     # Three images without an error beside many: their own limits reach far, and so must those of the difference.
     few = pd.Series(False, index=external.image_id)
     few[external.image_id[~wrong][:3]] = True
-    found = errors_among(external, few, 0.5, PARAMS, 1).set_index("part")
+    found = errors_by_warning(external, few, 0.5, PARAMS, 1).set_index("part")
     assert found.errors["flagged"] == 0
     assert found.difference_low["flagged"] < 0 < found.difference_high["flagged"]
     for mask in (False, True):
-        empty = errors_among(external, pd.Series(mask, index=external.image_id), 0.5, PARAMS, 1).set_index("part")
+        empty = errors_by_warning(external, pd.Series(mask, index=external.image_id), 0.5, PARAMS, 1).set_index("part")
         assert np.isnan(empty.difference["flagged"])
         assert empty.share["flagged" if mask else "others"] == pytest.approx(wrong.mean())

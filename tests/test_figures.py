@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumolib.audit.findings import Finding, as_checks
+from pneumolib.audit.groups import Finding, as_checks
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import check
 from pneumolib.reporting.checklist import CLAIM_ITEMS, TRIPOD_ITEMS, checklist, checklist_page, counts, sections
 from pneumolib.reporting.model_card import CARD_FILE, model_card

@@ -1,13 +1,21 @@
-"""Does a patient stand in two splits? Groups under three keys, of which the file names leave one in doubt.
+"""Leakage between splits: does a patient or an image appear in two of them? Groups under three keys, and duplicates.
 
 The archive's names carry a number that restarts for each series (bacteria, virus, IM, NORMAL2-IM), so the key is
 (series, number). Whoever takes the number alone finds children in both training and test. No table of patients was
 ever published; so the test images concerned are listed, for a sensitivity analysis that leaves them out.
+
+Of duplicates only exact equality is looked for, of bytes or of pixels: on this archive, perceptual hashes at a distance of 4
+paired normal with pneumonia.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 import pandas as pd
 
-from pneumolib.audit.findings import Finding
+from pneumolib.errors import DataError
 
 KEYS = {
     "series_and_number": "series and number",
@@ -23,8 +31,42 @@ _MERGED = {"merged_bacteria_virus": _PERSON, "merged_all": _PERSON | {"IM": "nor
 _GIANT_SHARE, _GIANT_TIMES = 0.05, 10
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing the audit looked at.
+
+    Attributes:
+        name: snake_case key in `result.json`.
+        verdict: `ok`; `note`, worth knowing; `warning`, figures may mislead; `error`, to be mended before training.
+        value: what was counted or computed, None where that was not possible.
+        sentence: plain words with the number in them, ending with what it means.
+        low, high: ends of the interval, None or NaN where there is none.
+    """
+
+    name: str
+    verdict: Literal["ok", "note", "warning", "error"]
+    value: float | int | None
+    sentence: str
+    low: float | None = None
+    high: float | None = None
+
+
+def as_checks(findings: Iterable[Finding]) -> dict[str, dict]:
+    """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`.
+
+    Raises:
+        DataError: two findings of one name, of which one would be lost.
+    """
+    keys, checks = ("verdict", "value", "low", "high", "sentence"), {}
+    for finding in findings:
+        if finding.name in checks:
+            raise DataError(f"{finding.name}: two findings of one name; give one of them another")
+        checks[finding.name] = {key: getattr(finding, key) for key in keys}
+    return checks
+
+
 def shared_groups(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Groups that stand in both the training pool (train and val) and test, one row a key.
+    """Groups with images in both the training pool (train and val) and test, one row a key.
 
     Args:
         table: `Manifest.table`.
@@ -34,13 +76,12 @@ def shared_groups(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.
         not of the archive's form have no number to merge, and get one row only.
     """
     placed = _placed(table, split)
-    rows = []
-    for name in placed.columns.intersection(list(KEYS)):
+    names, rows = placed.columns.intersection(list(KEYS)), []
+    for name in names:
         shared, concerned = _overlap(placed, name)
-        key = KEYS[name] if WIDER[0] in placed else "group, as the source names it"
-        entry = {"key": key, "groups": placed[name].nunique(), "shared": len(shared)}
-        rows.append(entry | {"test_images": int(concerned.sum())})
-    return pd.DataFrame(rows)
+        key = KEYS[name] if len(names) > 1 else "group, as the source names it"
+        rows.append([key, placed[name].nunique(), len(shared), int(concerned.sum())])
+    return pd.DataFrame(rows, columns=["key", "groups", "shared", "test_images"])
 
 
 def sensitivity_list(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -57,40 +98,26 @@ def sensitivity_list(table: pd.DataFrame, split: pd.DataFrame | None = None) -> 
     return marks[marks[WIDER].any(axis=1)].sort_values("image_id", ignore_index=True)
 
 
-def group_sizes(table: pd.DataFrame) -> pd.DataFrame:
-    """Images per group: `kind, images, groups, median, largest, largest_group`, one row a kind."""
-    sizes = table.groupby(["kind", "group_id"]).size().rename("images").reset_index()
-    return pd.DataFrame(
-        {
-            "kind": kind,
-            "images": int(rows.images.sum()),
-            "groups": len(rows),
-            "median": float(rows.images.median()),
-            "largest": int(rows.images.max()),
-            "largest_group": rows.group_id[rows.images.idxmax()],
-        }
-        for kind, rows in sizes.groupby("kind")
-    )
-
-
 def group_findings(table: pd.DataFrame, split: pd.DataFrame) -> list[Finding]:
     """`groups_across_splits` (error unless 0), `groups_<wider key>` (notes), `group_sizes`; see the module."""
     placed = _placed(table, split)
     spread = placed.groupby("series_and_number").part.nunique()
     crossing = sorted(spread.index[spread > 1])
-    words = f"None of {len(spread)} groups stands in two of train, val and test: no patient crosses, as far as group ids tell."
-    if crossing:
+    if len(spread) == len(placed):
+        verdict = "note"
+        words = f"Each of the {len(spread)} images is a group of its own: whether a patient crosses cannot be told."
+    elif crossing:
+        verdict = "error"
         words = (
             f"{len(crossing)} of {len(spread)} groups stand in more than one of train, val and test: "
             f"{', '.join(crossing[:5])}. The network is judged on patients it was trained on."
         )
-    verdict = "error" if crossing else "ok"
-    if len(spread) == len(placed):
-        verdict = "note"
-        words = f"Each of the {len(spread)} images is a group of its own: whether a patient crosses cannot be told."
+    else:
+        verdict = "ok"
+        words = f"None of {len(spread)} groups stands in two of train, val and test: no patient crosses, as far as group ids tell."
     found = [Finding("groups_across_splits", verdict, len(crossing), words)]
     found += [_wider_finding(name, placed) for name in placed.columns.intersection(WIDER)]
-    return [*found, _size_finding(group_sizes(table), len(table))]
+    return [*found, _size_finding(table)]
 
 
 def _placed(table: pd.DataFrame, split: pd.DataFrame | None) -> pd.DataFrame:
@@ -115,30 +142,83 @@ def _wider_finding(name: str, placed: pd.DataFrame) -> Finding:
     """Shared numbers, and how many of them are of one series on both sides: those alone would be evidence."""
     shared, concerned = _overlap(placed, name)
     differing = len(shared) - placed[name][_overlap(placed, "series_and_number")[1]].nunique()
-    n_images = int(concerned.sum())
+    verdict, value = "note", len(shared)
     if not (placed.part == "test").any():
-        words = f"By {KEYS[name]}: not computable, because there are no test images."
-        return Finding(f"groups_{name}", "note", None, words)
-    if not shared:
+        value, words = None, f"By {KEYS[name]}: not computable, because there are no test images."
+    elif not shared:
+        verdict = "ok"
         words = f"By {KEYS[name]}, no group is shared by the training pool and test: this key changes nothing."
-        return Finding(f"groups_{name}", "ok", 0, words)
-    words = (
-        f"By {KEYS[name]}, the training pool and test would share {len(shared)} groups ({n_images} test images). In "
-        f"{differing} of the {len(shared)} the two sides are of different series, and each series counts from the start, so equal numbers "
-        f"say nothing of equal children there. No table of patients exists to prove it: a sensitivity analysis leaves "
-        f"these images out."
-    )
-    return Finding(f"groups_{name}", "note", len(shared), words)
+    else:
+        words = (
+            f"By {KEYS[name]}, the training pool and test would share {value} groups ({concerned.sum()} test images). In "
+            f"{differing} of the {value} the two sides are of different series, and each series counts from the start, so equal numbers "
+            f"say nothing of equal children there. No table of patients exists to prove it: a sensitivity analysis leaves "
+            f"these images out."
+        )
+    return Finding(f"groups_{name}", verdict, value, words)
 
 
-def _size_finding(sizes: pd.DataFrame, n_images: int) -> Finding:
-    top = sizes.loc[sizes.largest.idxmax()]
-    usual = ", ".join(f"{row.kind} {row.median:g}" for row in sizes.itertuples())
-    words = f"Median images in a group: {usual}; the largest, {top.largest_group}, holds {top.largest}."
+def _size_finding(table: pd.DataFrame) -> Finding:
+    sizes = table.groupby(["kind", "group_id"]).size()
+    medians, largest, (kind, group) = sizes.groupby("kind").median(), int(sizes.max()), sizes.idxmax()
+    usual = ", ".join(f"{name} {median:g}" for name, median in medians.items())
     verdict, meaning = "ok", "No group is so large that its key must be wrong."
-    if top.largest > _GIANT_SHARE * n_images and top.largest > _GIANT_TIMES * top["median"]:
+    if largest > _GIANT_SHARE * len(table) and largest > _GIANT_TIMES * medians[kind]:
         verdict, meaning = "warning", "That is more than one child's images: the group key is probably wrong."
-    elif top.largest == 1:
+    elif largest == 1:
         verdict = "note"
         meaning = "Either there is one image of each child, or the patients are unknown and intervals too narrow."
-    return Finding("group_sizes", verdict, int(top.largest), f"{words} {meaning}")
+    words = f"Median images in a group: {usual}; the largest, {group}, holds {largest}. {meaning}"
+    return Finding("group_sizes", verdict, largest, words)
+
+
+def find_duplicates(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
+    """Sets of images with equal grey values at equal size, one row an image; a colour file may so equal a grey one.
+
+    Args:
+        table: `Manifest.table`.
+        split: from `split_manifest`; an image that it does not hold gets an empty `split`.
+    Returns:
+        `set` (from 1), `how`, `image_id, path, label, group_id, split`, sorted by set and `image_id`; `how` is `bytes`
+        where all files of the set are the same to the byte, else `pixels`.
+    """
+    rows = table[table.pixel_hash.duplicated(keep=False)].sort_values("image_id")
+    by_content = rows.groupby("pixel_hash", sort=False)
+    rows = rows.assign(
+        set=by_content.ngroup() + 1,
+        how=np.where(by_content.sha256.transform("nunique") == 1, "bytes", "pixels"),
+        split=rows.image_id.map(split.set_index("image_id").split).fillna(""),
+    )
+    columns = ["set", "how", "image_id", "path", "label", "group_id", "split"]
+    return rows.sort_values(["set", "image_id"], ignore_index=True)[columns]
+
+
+def duplicate_findings(duplicates: pd.DataFrame) -> list[Finding]:
+    """Four findings from `find_duplicates`: all sets (note), those in several splits (error), of several groups
+    (warning), with both labels (error); the value is the number of sets.
+    """
+    counts = duplicates.groupby("set")[["split", "group_id", "label"]].nunique()
+    several = {column: duplicates[duplicates.set.isin(counts.index[counts[column] > 1])] for column in counts}
+    to_the_byte = int((duplicates.drop_duplicates("set").how == "bytes").sum())
+    again = len(duplicates) - len(counts)
+    return [
+        _duplicate_finding("duplicates", "note", duplicates, f"have equal pixels, {to_the_byte} set(s) to the byte",
+                           f"{again} of these files show nothing new and count more than once",
+                           "were found; copies that were resized or saved anew are not looked for"),
+        _duplicate_finding("duplicates_across_splits", "error", several["split"], "stand in more than one split",
+                           "The network is judged on images it was trained on; their groups belong into one split",
+                           "stand in two splits: none is seen in training and again in a test"),
+        _duplicate_finding("duplicates_across_groups", "warning", several["group_id"], "stand in more than one group",
+                           "A group is then not a child: validation is easier and intervals are narrower than they should be",
+                           "stand in two groups: no copy speaks against a group being one child"),
+        _duplicate_finding("duplicates_with_two_labels", "error", several["label"], "carry both labels",
+                           "One of the two labels must be wrong", "carry both labels: no label is refuted by a copy"),
+    ]  # fmt: skip
+
+
+def _duplicate_finding(name: str, verdict: str, rows: pd.DataFrame, what: str, meaning: str, none: str) -> Finding:
+    sets = [" = ".join(ids.head(3)) for _, ids in rows.groupby("set").image_id]
+    if not sets:
+        return Finding(name, "ok", 0, f"No images with equal pixels {none}.")
+    named = "; ".join(sets[:3]) + (f" and {len(sets) - 3} more set(s)" if len(sets) > 3 else "")
+    return Finding(name, verdict, len(sets), f"{len(sets)} set(s) of {len(rows)} files {what}: {named}. {meaning}.")

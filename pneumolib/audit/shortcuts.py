@@ -2,25 +2,39 @@
 
 What it reaches, a network may reach the same way. Not all of it is a shortcut: consolidation raises the mean intensity,
 and smooth lungs take fewer bytes. So features are judged one by one too, and a border says more than brightness.
+
+A mitigation is a parameter of `image` that every run may set. It is applied to each file at its own size, and the facts are
+taken of what comes out: width and height of what is left, bytes and quantisation of that saved anew (or the
+original's, whose traces the pixels still carry), mean and SD of the grey values. The last rows are about what the network
+gets: all images of one size, saved at one quality, so that only compressibility and grey values can differ.
 """
 
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumolib.audit.findings import AuditError, Finding
-from pneumolib.data.facts import CONSTANT, in_words
-from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.audit.groups import Finding
+from pneumolib.data.decode import decode
+from pneumolib.data.facts import CONSTANT, in_words, metadata_features
+from pneumolib.data.layout import LABEL_NAMES, bar
+from pneumolib.data.manifest import Manifest
+from pneumolib.data.pixels import as_jpeg, load_image, prepare
+from pneumolib.errors import DataError
+from pneumolib.evaluation.compare import compare_auroc
 from pneumolib.evaluation.intervals import percentiles, resample
 from pneumolib.evaluation.metrics import PREDICTION_COLUMNS
-from pneumolib.params import EvaluationParams
+from pneumolib.params import AuditParams, EvaluationParams, ImageParams, RunParams
 
 # An AUROC of 0.5 is a coin's. An interval wholly above 0.6 is a shortcut that a network can learn; wholly above 0.8,
 # where four of five pairs of images are told apart, no figure of a network speaks of lungs alone.
@@ -28,6 +42,8 @@ WARNING_ABOVE, STRONG_ABOVE = 0.6, 0.8
 # For hundreds of pixels that nearly repeat their neighbours. On the archive's training images the cross-validated AUROC
 # is the same from 10 to 100, and lower at 1 and at 1000.
 BORDER_L2 = 100.0
+BEFORE, ALL = "none: the files as they are", "all three, with fit: crop"
+_MOST_NAMED = 20  # of more features, single ones are not worth naming in a sentence
 # What a grade of `grade` means: verdict and words.
 _IN_POOL = {
     "strong": ("warning", "That is near to the task itself: figures of a network have to be read beside it"),
@@ -45,26 +61,27 @@ _ON_TEST = {
     "none": ("ok", "On test it tells nothing"),
     "turned": ("warning", "On test it points the other way"),
 }
-_MISLED = ", so a network that relies on it is misled there"
-_MOST_NAMED = 20  # of more features, single ones are not worth naming in a sentence
+_LEFT = {
+    "strong": ("warning", "Very much is left: more than four of five pairs of images are still told apart"),
+    "clear": ("warning", "Much is left: a network can learn it"),
+    "weak": ("note", "What is left is more than chance, but little"),
+    "unclear": ("note", "The interval is too wide to say whether anything is left"),
+    "none": ("ok", "Nothing is left that can be shown"),
+    "turned": ("note", "What is left lies below chance: it holds in some groups and is turned round in others"),
+}
 
 
 class Score(NamedTuple):
-    """An AUROC with its interval; where one is None, `reason` says why."""
+    """An AUROC with its interval; where one is NaN, `reason` says why."""
 
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
     reason: str = ""
 
     def __str__(self) -> str:
         """`0.871 (0.823-0.912)`."""
-        return f"{self.value:.3f}" + ("" if self.low is None else f" ({self.low:.3f}-{self.high:.3f})")
-
-    def turned(self) -> "Score":
-        """The score of the opposite direction."""
-        ends = (None if end is None else 1 - end for end in (self.value, self.high, self.low))
-        return Score(*ends, self.reason)
+        return f"{self.value:.3f}" + ("" if np.isnan(self.low) else f" ({self.low:.3f}-{self.high:.3f})")
 
 
 @dataclass(frozen=True)
@@ -102,38 +119,44 @@ def judge_shortcut(
         folds: of whole groups, class ratio kept (scikit-learn's StratifiedGroupKFold).
         l2: strength of the penalty, 1 / C in scikit-learn: 1 for a dozen file facts, `BORDER_L2` for a border.
     Raises:
-        AuditError: images of the split without features, or with values that are not finite.
+        DataError: images of the split without features, or with values that are not finite.
     """
     rows, values = _join(features, split)
-    pool, test = rows.split.isin(["train", "val"]), rows.split == "test"
+    pool, test = rows.split != "test", rows.split == "test"
     # Newton's method: exact after a few steps where images outnumber features.
     classifier = LogisticRegression(C=1 / l2, class_weight="balanced", solver="newton-cholesky")
-    model = make_pipeline(StandardScaler(), classifier)
-    no_fit = _lacking(rows[pool], "the training pool") or _all_constant(values[pool])
+    model, coefficients, constant = make_pipeline(StandardScaler(), classifier), np.nan, _constant(values[pool])
+    no_fit = _lacking(rows[pool], "the training pool")
+    if constant.all() and not no_fit:
+        no_fit = f"all {len(constant)} features are constant on the training pool"
     if not no_fit:
         model.fit(values[pool], rows.label[pool])
+        coefficients = np.where(constant, 0.0, classifier.coef_[0])  # exactly 0, whatever rounding left
     crossed = no_fit or _cross_validate(model, values[pool], rows[pool], folds, seed)
     tested = no_fit or _lacking(rows[test], "test") or model.decision_function(values[test])
-    judged = {"pool": (rows[pool], crossed), "test": (rows[test], tested)}
-    cv, on_test = (_score(part, decision, params, seed) for part, decision in judged.values())
-    coefficients = _coefficients(values[pool], None if no_fit else classifier.coef_[0])
-    return Shortcut(cv, on_test, coefficients, _predictions(judged))
+    scores, tables = [], []
+    for part, of_part, decision in (("pool", rows[pool], crossed), ("test", rows[test], tested)):
+        if isinstance(decision, str):
+            scores.append(Score(reason=decision))
+            continue
+        limits, reason = _aurocs(of_part, decision[:, None], params, seed)
+        scores.append(Score(*limits[0].tolist(), reason))
+        tables.append(of_part.reset_index().assign(split=part, logit=decision, probability=expit(decision)))
+    predictions = pd.concat(tables or [pd.DataFrame(columns=PREDICTION_COLUMNS)], ignore_index=True)
+    return Shortcut(*scores, _coefficient_table(constant, coefficients), predictions[PREDICTION_COLUMNS])
 
 
 def _join(features: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The split by `image_id`, and the features of its images in the same order."""
-    rows = split.sort_values("image_id").set_index("image_id")
-    for name, table in (("split", rows), ("features", features)):
-        if table.index.has_duplicates:
-            twice = table.index[table.index.duplicated()][0]
-            raise AuditError(f"{name}: {twice} stands there more than once; every image has one row")
-    if missing := sorted(set(rows.index) - set(features.index)):
-        raise AuditError(f"features: {len(missing)} image(s) of the split have none, such as {missing[0]}")
-    values = features.loc[rows.index].astype(float).rename(columns=str)
-    bad = ~np.isfinite(values)
-    if bad.any(axis=None):
-        column = bad.any().idxmax()
-        raise AuditError(f"features: {column} of {bad[column].idxmax()} is {values[column][bad[column]].iloc[0]}")
+    rows = split.set_index("image_id").sort_index()
+    if len(twice := features.index[features.index.duplicated()]):
+        raise DataError(f"features: {twice[0]} appears more than once; every image has one row")
+    values = features.reindex(rows.index).astype(float).rename(columns=str)
+    if (bad := ~np.isfinite(values)).any(axis=None):
+        image, columns = bad.any(axis=1).idxmax(), ", ".join(values.columns[bad.any()][:5])
+        raise DataError(
+            f"features: no finite number for {bad.any(axis=1).sum()} image(s), such as {image}, in {columns}"
+        )
     return rows, values
 
 
@@ -143,10 +166,6 @@ def _lacking(rows: pd.DataFrame, where: str) -> str:
     if not labels:
         return f"{where} holds no images"
     return f"{where} holds only {LABEL_NAMES[labels[0]]} images" if len(labels) == 1 else ""
-
-
-def _all_constant(values: pd.DataFrame) -> str:
-    return f"all {values.shape[1]} features are constant on the training pool" if _constant(values).all() else ""
 
 
 def _constant(values: pd.DataFrame) -> pd.Series:
@@ -164,43 +183,23 @@ def _cross_validate(
     return cross_val_predict(model, values, rows.label, groups=rows.group_id, cv=cv, method="decision_function")
 
 
-def _score(rows: pd.DataFrame, decision: np.ndarray | str, params: EvaluationParams, seed: int) -> Score:
-    if isinstance(decision, str):
-        return Score(reason=decision)
-    return _aurocs(rows, pd.DataFrame({"decision": decision}), params, seed)[0]
-
-
-def _aurocs(rows: pd.DataFrame, scores: pd.DataFrame, params: EvaluationParams, seed: int) -> list[Score]:
-    """AUROC of each column of `scores`, all on the same resamples of groups."""
+def _aurocs(rows: pd.DataFrame, scores: np.ndarray, params: EvaluationParams, seed: int) -> tuple[np.ndarray, str]:
+    """AUROC of each column of `scores` (n, k) with its limits, (k, 3), all on the same resamples; why some are NaN."""
     if reason := _lacking(rows, "this part"):
-        return [Score(reason=reason)] * scores.shape[1]
+        return np.full((scores.shape[1], 3), np.nan), reason
     resamples, found = resample(rows, params, seed), []
-    for column in scores.to_numpy(float).T:
+    for column in scores.T:
         value, draws = resamples.score(column, 0)
-        if resamples.weights is None:
-            found.append(Score(value["auroc"], reason="a class has fewer than two groups to resample"))
-            continue
         # Limits of no width stay: a shortcut that never errs is what the audit looks for.
-        found.append(Score(value["auroc"], *percentiles(draws["auroc"], resamples.tail)))
-    return found
+        found.append([value["auroc"], *percentiles(draws["auroc"], resamples.tail)])
+    return np.array(found), "a class has fewer than two groups to resample" if resamples.weights is None else ""
 
 
-def _predictions(judged: dict[str, tuple[pd.DataFrame, np.ndarray | str]]) -> pd.DataFrame:
-    tables = [
-        rows.reset_index().assign(split=part, logit=decision, probability=expit(decision))[PREDICTION_COLUMNS]
-        for part, (rows, decision) in judged.items()
-        if not isinstance(decision, str)
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=PREDICTION_COLUMNS)
-
-
-def _coefficients(values: pd.DataFrame, coefficients: np.ndarray | None) -> pd.DataFrame:
-    table = pd.DataFrame({"feature": values.columns, "coefficient": np.nan if coefficients is None else coefficients})
-    if coefficients is not None:
-        table.loc[_constant(values).to_numpy(), "coefficient"] = 0.0  # exactly, whatever rounding left
+def _coefficient_table(constant: pd.Series, coefficients: np.ndarray | float) -> pd.DataFrame:
+    table = pd.DataFrame({"feature": constant.index, "coefficient": coefficients})
     table["odds_ratio"] = np.exp(table.coefficient)
-    table["in_words"] = [in_words(name, c) for name, c in zip(table.feature, table.coefficient, strict=True)]
-    table.loc[_constant(values).to_numpy(), "in_words"] = CONSTANT
+    words = [in_words(name, c) for name, c in zip(table.feature, table.coefficient, strict=True)]
+    table["in_words"] = np.where(constant, CONSTANT, words)
     order = table.coefficient.abs().sort_values(ascending=False, kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
@@ -216,16 +215,15 @@ def feature_table(features: pd.DataFrame, split: pd.DataFrame, params: Evaluatio
         where a value cannot be computed, and for features that are constant on the pool.
     """
     rows, values = _join(features, split)
-    pool, test = rows.split.isin(["train", "val"]), rows.split == "test"
-    on_pool, on_test = (_aurocs(rows[part], values[part], params, seed) for part in (pool, test))
-    entries = []
-    for name, constant, *scores in zip(values, _constant(values[pool]), on_pool, on_test, strict=True):
-        direction = np.nan if scores[0].value is None else np.copysign(1, scores[0].value - 0.5)
-        scores = [Score() if constant else score.turned() if direction < 0 else score for score in scores]
-        words = CONSTANT if constant else in_words(name, direction)
-        entries.append([name, words, *scores[0][:3], *scores[1][:3]])
+    parts = [rows.split != "test", rows.split == "test"]
+    found = np.hstack([_aurocs(rows[part], values[part].to_numpy(), params, seed)[0] for part in parts])
+    directions = np.where(np.isnan(found[:, 0]), np.nan, np.where(found[:, 0] < 0.5, -1, 1))
+    found = np.where(directions[:, None] < 0, 1 - found[:, [0, 2, 1, 3, 5, 4]], found)
+    constant = _constant(values[parts[0]])
+    words = [in_words(name, direction) for name, direction in zip(values, directions, strict=True)]
+    table = pd.DataFrame({"feature": values.columns, "in_words": np.where(constant, CONSTANT, words)})
     ends = [f"{part}{end}" for part in ("pool", "test") for end in ("", "_low", "_high")]
-    table = pd.DataFrame(entries, columns=["feature", "in_words", *ends]).astype(dict.fromkeys(ends, float))
+    table[ends] = np.where(constant.to_numpy()[:, None], np.nan, found)
     return table.sort_values("pool", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -237,34 +235,31 @@ def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Findi
         subject: what the classifier saw, to follow "From": `file facts`, `the outer eighth of each side`.
         shortcut: from `judge_shortcut`.
     """
-    return [
-        _finding(f"{name}_cv", f"From {subject} alone, cross-validated on the training pool", shortcut.cv, _IN_POOL,
-                 _most_weight(shortcut.coefficients)),
-        _finding(f"{name}_test", f"From {subject} alone, fitted on the training pool and scored on test",
-                 shortcut.test, _on_test(shortcut.cv), ""),
-    ]  # fmt: skip
-
-
-def _on_test(cv: Score) -> dict[str, tuple[str, str]]:
-    """`_ON_TEST`, with the consequence where the training pool holds what test does not."""
-    if cv.value is None or grade(cv) not in ("strong", "clear"):
-        return _ON_TEST
-    return _ON_TEST | {key: (_ON_TEST[key][0], _ON_TEST[key][1] + _MISLED) for key in ("none", "turned")}
-
-
-def _finding(name: str, how: str, score: Score, meanings: dict[str, tuple[str, str]], weight: str) -> Finding:
-    if score.value is None:
-        return Finding(name, "note", None, f"{how}: not computable, because {score.reason}.")
-    verdict, meaning = meanings[grade(score)]
-    no_interval = f" (interval not computable, because {score.reason})" if score.low is None else ""
-    words = f"{how}, a linear classifier tells the classes apart with an AUROC of {score}{no_interval}{weight}."
-    return Finding(name, verdict, score.value, f"{words} {meaning}.", score.low, score.high)
+    telling = shortcut.coefficients[shortcut.coefficients.coefficient.abs() > 0].head(3)
+    named = len(telling) and len(shortcut.coefficients) <= _MOST_NAMED
+    weight = f"; most weight: {', '.join(telling.in_words)}" if named else ""
+    is_misled = grade(shortcut.cv) in ("strong", "clear") and grade(shortcut.test) in ("none", "turned")
+    misled = ", so a network that relies on it is misled there" if is_misled else ""
+    findings = []
+    for part, how, score, meanings, with_weight, consequence in (
+        ("cv", "cross-validated on the training pool", shortcut.cv, _IN_POOL, weight, ""),
+        ("test", "fitted on the training pool and scored on test", shortcut.test, _ON_TEST, "", misled),
+    ):
+        words, (verdict, meaning) = f"From {subject} alone, {how}", meanings[grade(score)]
+        if np.isnan(score.value):
+            findings.append(
+                Finding(f"{name}_{part}", "note", None, f"{words}: not computable, because {score.reason}.")
+            )
+            continue
+        no_interval = f" (interval not computable, because {score.reason})" if np.isnan(score.low) else ""
+        words += f", a linear classifier tells the classes apart with an AUROC of {score}{no_interval}{with_weight}."
+        sentence = f"{words} {meaning}{consequence}."
+        findings.append(Finding(f"{name}_{part}", verdict, score.value, sentence, score.low, score.high))
+    return findings
 
 
 def grade(score: Score) -> str:
     """`strong`, `clear`, `weak`, `none`, `turned` or `unclear`, by where the interval lies; see WARNING_ABOVE."""
-    if score.low is None:
-        return "unclear"
     if score.low > 0.5:
         return "strong" if score.low > STRONG_ABOVE else "clear" if score.low > WARNING_ABOVE else "weak"
     if score.high < 0.5:
@@ -272,8 +267,128 @@ def grade(score: Score) -> str:
     return "none" if score.low >= 1 - WARNING_ABOVE and score.high <= WARNING_ABOVE else "unclear"
 
 
-def _most_weight(coefficients: pd.DataFrame) -> str:
-    if len(coefficients) > _MOST_NAMED:
-        return ""
-    telling = coefficients[coefficients.coefficient.abs() > 0].head(3)
-    return f"; most weight: {', '.join(telling.in_words)}" if len(telling) else ""
+def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> pd.DataFrame:
+    """AUROC of the metadata-only classifier before and after each mitigation.
+
+    Args:
+        manifest, split: the images; at most `audit.mitigation_images` of them are prepared anew, whole groups of each class
+            from the training pool and from test alike.
+        params: `image`, `audit`, `evaluation` and `split.seed` are used.
+    Returns:
+        one row a mitigation: `cure, seen, images, cv, cv_low, cv_high, test, test_low, test_high, change, change_low,
+        change_high`; `seen` is `file` or `network`; `change` is of the cross-validated AUROC from the first row of the
+        same `seen`, paired on the same resamples. NaN where nothing can be computed.
+    """
+    audit, evaluation, seed = params.audit, params.evaluation, params.split.seed
+    chosen, rows = _sample(split, audit.mitigation_images), []
+    files = manifest.table[manifest.table.image_id.isin(chosen.image_id)]
+    for seen, ways in _mitigations(params.image, audit).items():
+        judged = {}
+        for name, image in ways.items():
+            # Decoded files are not kept from one way to the next: a thousand originals would take a gigabyte.
+            facts = _facts_of(files, manifest, image, seen, audit.mitigation_quality, name) if image else files
+            judged[name] = judge_shortcut(metadata_features(facts), chosen, evaluation, seed, audit.folds)
+        changes = dict.fromkeys(judged, [np.nan] * 3)
+        if not any(np.isnan(shortcut.cv.value) for shortcut in judged.values()):
+            predictions = {name: shortcut.predictions for name, shortcut in judged.items()}
+            compared = compare_auroc(predictions, "pool", next(iter(judged)), evaluation, seed).set_index("name")
+            changes = compared[["difference", "difference_low", "difference_high"]].T
+        for name, shortcut in judged.items():
+            rows.append([name, seen, len(files), *shortcut.cv[:3], *shortcut.test[:3], *changes[name]])
+    numbers = [f"{part}{end}" for part in ("cv", "test", "change") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["cure", "seen", "images", *numbers])
+
+
+def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, ImageParams | None]]:
+    """What is tried: of the files each parameter alone and all three; of what the network gets none, the study's own
+    parameters where these differ, and all three."""
+    plain, size = without_mitigations(image), f"at {image.size_px} x {image.size_px} px"
+    three = {"fit": "crop", "reencode_quality": audit.mitigation_quality, "crop_border": audit.mitigation_crop_border}
+    single = [("fit", "pad"), *three.items()]
+    files = {f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in single}
+    all_three = plain.model_copy(update=three)
+    network = {f"{size}, no cure": plain}
+    if image != plain:
+        network[f"{size}, this study's settings"] = image
+    return {"file": {BEFORE: None, **files, ALL: all_three}, "network": network | {f"{size}, all three": all_three}}
+
+
+def without_mitigations(image: ImageParams) -> ImageParams:
+    """The whole picture, stretched, neither saved anew nor equalised, at the size and with the channels of `image`."""
+    return ImageParams(size_px=image.size_px, channels=image.channels)
+
+
+def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
+    """Whole groups in the order of a hash, the same share of every part and class, no more than `at_most` images."""
+    share, parts = min(1.0, at_most / len(split)), []
+    for _, rows in split.groupby([split.split == "test", "label"]):
+        order = rows.group_id.map(lambda group: hashlib.sha256(str(group).encode()).hexdigest())
+        rows = rows.iloc[np.argsort(order.to_numpy(), kind="stable")]
+        sizes = rows.groupby("group_id", sort=False).size().cumsum()
+        parts.append(rows[rows.group_id.isin(sizes.index[sizes <= share * len(rows) + 1e-9])])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _facts_of(
+    files: pd.DataFrame, manifest: Manifest, image: ImageParams, seen: str, quality: int, name: str
+) -> pd.DataFrame:
+    """`files` with the facts of the prepared images in place of their own."""
+
+    def facts(row) -> dict:
+        raw = (manifest.root / row.path).read_bytes()
+        if seen == "network":
+            picture = Image.fromarray(load_image(raw, image).squeeze())
+            mode, n_bytes, quantisation = picture.mode, len(as_jpeg(picture, quality)), 0
+        else:
+            picture = prepare(decode(raw, grey=image.channels == 1).image, image)
+            mode, quantisation = row.mode, row.quantisation_sum  # turning colour into grey is no mitigation of these
+            n_bytes = row.bytes * (picture.width * picture.height) / (row.width_px * row.height_px)
+            if image.reencode_quality is not None:
+                jpeg = as_jpeg(picture, image.reencode_quality)
+                n_bytes, quantisation = len(jpeg), decode(jpeg).quantisation_sum
+        grey = np.asarray(picture.convert("L"))
+        return {
+            "width_px": picture.width, "height_px": picture.height, "mode": mode, "bytes": n_bytes,
+            "quantisation_sum": quantisation, "mean_intensity": grey.mean(), "sd_intensity": grey.std(),
+        }  # fmt: skip
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        rows = list(bar(pool.map(facts, files.itertuples()), len(files), f"trying {name}"))
+    return files.assign(**pd.DataFrame(rows, index=files.index))
+
+
+def mitigation_findings(table: pd.DataFrame) -> list[Finding]:
+    """`metadata_after_cures`, of the files, and `metadata_at_network`, of what the network gets: before and after all
+    three mitigations, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
+    """
+    files, network = (table[table.seen == seen].set_index("cure") for seen in ("file", "network"))
+    three = "all three cures (one JPEG quality, borders cut, a square of the middle)"
+    gets = f"What a network gets {network.index[0].split(',')[0]}: with"
+    found = [
+        _mitigation_finding(
+            "metadata_after_cures", f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]
+        ),
+        _mitigation_finding("metadata_at_network", f"{gets} {three}", network.iloc[0], network.iloc[-1]),
+    ]
+    if len(network) > 2:
+        what = f"{gets} this study's own image settings"
+        found.append(_mitigation_finding("metadata_at_study", what, network.iloc[0], network.iloc[1]))
+    return found
+
+
+def _mitigation_finding(name: str, what: str, before: pd.Series, after: pd.Series) -> Finding:
+    old, new, change = (
+        Score(*row[[part, f"{part}_low", f"{part}_high"]])
+        for row, part in ((before, "cv"), (after, "cv"), (after, "change"))
+    )
+    if np.isnan(old.value) or np.isnan(new.value):
+        return Finding(name, "note", None, f"{what}, nothing can be computed.")
+    verdict, left = _LEFT[grade(new)]
+    moved = "No change is shown"
+    if change.high < 0:
+        moved = "That takes part of it away"
+    elif change.low > 0:
+        verdict, moved = "warning", "That makes it worse: look at each row before setting one"
+    by = "" if np.isnan(change.low) else f", by {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
+    sentence = f"{what}, the cross-validated AUROC of file facts goes from {old} to {new}{by}. {moved}. {left}."
+    return Finding(name, verdict, new.value, sentence, new.low, new.high)

@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, log_expit, logit
 
-from pneumolib.evaluation.metrics import EvaluationError, check_predictions, compute_metrics
+from pneumolib.errors import InputError
+from pneumolib.evaluation.intervals import interval_columns
+from pneumolib.evaluation.metrics import check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 METHODS = ("none", "temperature", "platt", "isotonic")
+CERTAIN = 1e-6  # isotonic maps give 0 and 1, whose logits are infinite
 _BINS = 10
-_CERTAIN = 1e-6  # isotonic maps give 0 and 1, whose logits are infinite
 _NARROWEST, _WIDEST = 0.05, 20.0  # temperatures; on a validation set without an error the best one would be 0
 
 
@@ -31,7 +33,7 @@ class Calibration:
         method: one of `METHODS`.
         slope, intercept: probability = expit(slope * logit + intercept), for all methods but `isotonic`.
         logits, probabilities: the corners of the isotonic map, straight between them; empty otherwise.
-        chosen_on: a constant; a calibration fitted on test cannot be expressed.
+        chosen_on: never test; `recalibration` for another source's, see `external`.
     """
 
     method: Literal["none", "temperature", "platt", "isotonic"]
@@ -39,7 +41,7 @@ class Calibration:
     intercept: float = 0.0
     logits: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
-    chosen_on: Literal["validation"] = "validation"
+    chosen_on: Literal["validation", "recalibration"] = "validation"
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of pneumonia, the shape of `logits`."""
@@ -50,13 +52,12 @@ class Calibration:
 
     def in_words(self) -> str:
         """Such as `Platt scaling: the sigmoid of 0.812 x logit -0.104`."""
-        if self.method == "none":
-            return "none: probabilities are the network's own"
-        if self.method == "temperature":
-            return f"temperature scaling: logits are divided by {1 / self.slope:.3f}"
-        if self.method == "platt":
-            return f"Platt scaling: the sigmoid of {self.slope:.3f} x logit {self.intercept:+.3f}"
-        return f"isotonic regression with {len(self.logits)} corners"
+        return {
+            "none": "none: probabilities are the network's own",
+            "temperature": f"temperature scaling: logits are divided by {1 / self.slope:.3f}",
+            "platt": f"Platt scaling: the sigmoid of {self.slope:.3f} x logit {self.intercept:+.3f}",
+            "isotonic": f"isotonic regression with {len(self.logits)} corners",
+        }[self.method]
 
 
 def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
@@ -67,25 +68,24 @@ def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
     infinite slope. `isotonic`: any rising map (Zadrozny and Elkan, KDD 2002); it needs more images than the others.
 
     Raises:
-        EvaluationError: an unknown method, or validation rows that cannot be used, one class alone among them.
+        InputError: an unknown method, or validation rows that cannot be used, one class alone among them.
     """
     if method not in METHODS:
-        raise EvaluationError(f"calibration: received {method!r}, allowed {', '.join(METHODS)}")
+        raise InputError(f"calibration: received {method!r}, allowed {', '.join(METHODS)}")
     rows = check_predictions(predictions, "val")
     logits, labels = rows.logit.to_numpy(dtype=float), rows.label.to_numpy()
     if method == "none":
         return Calibration("none")
     if len(set(labels)) < 2:
-        raise EvaluationError(f"calibration {method}: validation holds one class only, label {labels[0]}; use none")
+        raise InputError(f"calibration {method}: validation holds one class only, label {labels[0]}; use none")
     return {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}[method](logits, labels)
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(
-        lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=np.log([_NARROWEST, _WIDEST]), method="bounded"
-    )
+    bounds = np.log([_NARROWEST, _WIDEST])
+    found = minimize_scalar(lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=bounds, method="bounded")
     return Calibration("temperature", slope=float(np.exp(-found.x)))
 
 
@@ -118,19 +118,14 @@ def calibration_table(predictions: pd.DataFrame, split: str, params: EvaluationP
         one row a method: `method, chosen` (whether it is the one of `params.calibration`), `brier, log_loss, ece,
         ece_floor`, and `slope, intercept` with `_low, _high` (see `slope_and_intercept`).
     """
-    rows = check_predictions(predictions, split)
-    labels, table = rows.label.to_numpy(), []
+    rows, table = check_predictions(predictions, split), []
     for method in METHODS:
         probability = fit_calibration(predictions, method).apply(rows.logit)
-        found = compute_metrics(labels, probability, 0.5)
-        table.append({
-            "method": method,
-            "chosen": method == params.calibration,
-            "brier": float(found["brier"]),
-            "log_loss": float(found["log_loss"]),
-            "ece": expected_error(labels, probability),
-            "ece_floor": error_floor(probability, seed),
-        } | slope_and_intercept(rows, probability, params.confidence))  # fmt: skip
+        found = compute_metrics(rows.label, probability, 0.5)
+        row = {"method": method, "chosen": method == params.calibration}
+        row |= {name: float(found[name]) for name in ("brier", "log_loss")}
+        row |= expected_errors(rows.label, probability, seed)
+        table.append(row | slope_and_intercept(rows, probability, params.confidence))
     return pd.DataFrame(table)
 
 
@@ -148,51 +143,36 @@ def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence:
         `slope, slope_low, slope_high, intercept, intercept_low, intercept_high`; NaN where a regression has no answer:
         classes that the probabilities separate, one class, all probabilities equal, or fewer than two groups.
     """
-    logits = logit(np.clip(probability, _CERTAIN, 1 - _CERTAIN))
-    one = np.ones(len(rows))
-    found = {}
-    for name, design, offset in (("slope", np.column_stack([logits, one]), None), ("intercept", one, logits)):
-        value, low, high = _regression(rows, design, offset, confidence)
-        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return found
+    from scipy.optimize import brentq
+
+    logits = logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
+    labels, one = rows.label.to_numpy(), np.ones(len(rows))
+    slope = intercept = [np.nan] * 3
+    if min(rows.label.nunique(), rows.group_id.nunique()) > 1:
+        sick, well = logits[labels == 1], logits[labels == 0]
+        if sick.min() < well.max() and well.min() < sick.max():  # else the scores separate the classes
+            slope = _regression(rows, confidence, np.column_stack([logits, one]))
+        # The search begins at its end, which steps from zero miss where offsets are extreme.
+        start = brentq(lambda a: (expit(logits + a) - labels).sum(), -100, 100)
+        intercept = _regression(rows, confidence, one, offset=logits, start=np.array([start]))
+    return interval_columns("slope", slope) | interval_columns("intercept", intercept)
 
 
-def _regression(rows: pd.DataFrame, design: np.ndarray, offset: np.ndarray | None, confidence: float) -> list[float]:
-    """The first coefficient with its limits."""
+def _regression(rows: pd.DataFrame, confidence: float, design: np.ndarray, offset=None, start=None) -> list[float]:
+    """The first coefficient with its limits; NaN for a search that ran away."""
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
-    labels, groups = rows.label.to_numpy(), pd.factorize(rows.group_id)[0]
-    nothing = [np.nan] * 3
-    if len(set(labels)) < 2 or len(set(groups)) < 2 or (offset is None and np.ptp(design[:, 0]) == 0):
-        return nothing
-    if offset is None and _separates(design[:, 0], labels):
-        return nothing
-    model = GLM(labels, design, family=Binomial(), offset=offset)
+    groups = {"groups": pd.factorize(rows.group_id)[0]}
     with warnings.catch_warnings():
-        # Near-separation shows in the interval, which comes out very wide; a search that ran away is looked for below.
+        # Near-separation shows in the interval, which comes out very wide.
         warnings.simplefilter("ignore", PerfectSeparationWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        fitted = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, start_params=_start(labels, offset))
-    limits = np.asarray(fitted.conf_int(1 - confidence))[0]
-    if not fitted.converged or not np.isfinite(limits).all():
-        return nothing
-    return [float(fitted.params[0]), float(limits[0]), float(limits[1])]
-
-
-def _start(labels: np.ndarray, offset: np.ndarray | None) -> np.ndarray | None:
-    """Where the search begins: for the intercept at its end, which steps from zero miss where offsets are extreme."""
-    from scipy.optimize import brentq
-
-    if offset is None:
-        return None
-    return np.array([brentq(lambda a: (expit(offset + a) - labels).sum(), -100, 100)])
-
-
-def _separates(scores: np.ndarray, labels: np.ndarray) -> bool:
-    sick, well = scores[labels == 1], scores[labels == 0]
-    return sick.min() >= well.max() or well.min() >= sick.max()
+        model = GLM(rows.label.to_numpy(), design, family=Binomial(), offset=offset)
+        fitted = model.fit(cov_type="cluster", cov_kwds=groups, start_params=start)
+    found = [float(fitted.params[0]), *map(float, np.asarray(fitted.conf_int(1 - confidence))[0])]
+    return found if fitted.converged and np.isfinite(found[1:]).all() else [np.nan] * 3
 
 
 def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float = 0.95) -> pd.DataFrame:
@@ -204,15 +184,15 @@ def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float =
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    probability = np.asarray(probability)
-    place = _bin_of(probability)
-    table = pd.DataFrame({"bin": place, "probability": probability, "label": rows.label.to_numpy(),
-                          "group": rows.group_id.to_numpy()})  # fmt: skip
-    bins = table.groupby("bin").agg(
-        images=("label", "size"),
-        groups=("group", "nunique"),
-        probability=("probability", "mean"),
-        observed=("label", "mean"),
+    bins = (
+        rows.assign(probability=np.asarray(probability))
+        .groupby(_bin_of(probability))
+        .agg(
+            images=("label", "size"),
+            groups=("group_id", "nunique"),
+            probability=("probability", "mean"),
+            observed=("label", "mean"),
+        )
     )
     low, high = proportion_confint(bins.observed * bins.groups, bins.groups, 1 - confidence, method="wilson")
     return bins.assign(low=low, high=high).reset_index(drop=True)
@@ -222,15 +202,13 @@ def _bin_of(probability: np.ndarray) -> np.ndarray:
     return np.minimum((np.asarray(probability) * _BINS).astype(int), _BINS - 1)
 
 
-def expected_error(labels: np.ndarray, probability: np.ndarray) -> float:
-    """Expected calibration error over ten bins of equal width (Naeini et al., AAAI 2015)."""
-    place = _bin_of(probability)
-    gaps = np.bincount(place, np.asarray(probability) - np.asarray(labels), minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(place))
+def expected_errors(labels: np.ndarray, probability: np.ndarray, seed: int, draws: int = 200) -> dict[str, float]:
+    """`ece`, the expected calibration error over ten bins of equal width (Naeini et al., AAAI 2015), and `ece_floor`.
 
-
-def error_floor(probability: np.ndarray, seed: int, draws: int = 200) -> float:
-    """The expected calibration error that labels drawn from these very probabilities give: what no model goes below."""
-    rng = np.random.default_rng(seed)
-    labels = rng.random((draws, len(probability))) < probability
-    return float(np.mean([expected_error(drawn, probability) for drawn in labels]))
+    The floor is the mean error that labels drawn from these very probabilities give: what no model goes below.
+    """
+    probability, place = np.asarray(probability), _bin_of(probability)
+    drawn = np.random.default_rng(seed).random((draws, len(probability))) < probability
+    gaps = [np.bincount(place, probability - row, minlength=_BINS) for row in (np.asarray(labels), *drawn)]
+    found = [float(np.abs(gap).sum() / len(place)) for gap in gaps]
+    return {"ece": found[0], "ece_floor": float(np.mean(found[1:]))}

@@ -1,16 +1,22 @@
-"""Curves with bands, and what every threshold would have given. All thresholds of these curves are for looking, not for choosing."""
+"""Curves with bands, what every threshold would have given, and what acting on the scores would be worth.
+
+All thresholds of these curves are for looking, not for choosing.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from pneumolib.evaluation.intervals import resample
+from pneumolib.errors import InputError
+from pneumolib.evaluation.intervals import interval_columns, resample, resampled
 from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.params import EvaluationParams
 
+PREVALENCES = (0.05, 0.10, 0.20, 0.40)
 _DRAWN = 500  # resamples behind a band: a picture needs fewer than a table
 _PLACES = 101  # of a curve
+_ODDS_AT = np.arange(1, 100) / 100
 
 
 def curve_bands(
@@ -26,41 +32,31 @@ def curve_bands(
     """
     places, bands = np.linspace(0, 1, _PLACES), []
     for split in splits:
-        rows = check_predictions(predictions, split).sort_values("image_id")
+        rows, resamples = resampled(predictions, split, params, seed)
         order = np.argsort(-rows.probability.to_numpy(), kind="stable")
         scores, labels = rows.probability.to_numpy()[order], rows.label.to_numpy()[order]
         ends = np.flatnonzero(np.diff(scores, append=np.nan) != 0)  # the last image at each distinct score
-        both = 0 < labels.sum() < len(labels)
-        resamples = resample(rows, params, seed)
-        for name, curve in {"roc": _roc, "precision_recall": _precision_recall}.items():
-            values = curve(labels, np.ones(len(labels)), ends, places) if both else np.full(_PLACES, np.nan)
-            low = high = np.full(_PLACES, np.nan)
+        for name in ("roc", "precision_recall"):
+            y = low = high = np.full(_PLACES, np.nan)
+            if 0 < labels.sum() < len(labels):
+                y = _curve(name, labels, np.ones(len(labels)), ends, places)
             if resamples.weights is not None:
-                drawn = np.array([curve(labels, row, ends, places) for row in resamples.weights[:_DRAWN, order]])
+                drawn = [_curve(name, labels, row, ends, places) for row in resamples.weights[:_DRAWN, order]]
                 low, high = np.quantile(drawn, [resamples.tail, 1 - resamples.tail], axis=0)
-            bands.append(
-                pd.DataFrame({"curve": name, "split": split, "x": places, "y": values, "low": low, "high": high})
-            )
+            band = {"curve": name, "split": split, "x": places, "y": y, "low": low, "high": high}
+            bands.append(pd.DataFrame(band))
     return pd.concat(bands, ignore_index=True)
 
 
-def _counts(labels: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and false calls of pneumonia at each distinct score, highest first."""
-    return np.cumsum(weights * (labels == 1))[ends], np.cumsum(weights * (labels == 0))[ends]
-
-
-def _roc(labels: np.ndarray, weights: np.ndarray, ends: np.ndarray, places: np.ndarray) -> np.ndarray:
-    true, false = _counts(labels, weights, ends)
-    # Where x repeats, `interp` takes the last value: the curve rises there before it goes on.
-    return np.interp(places, np.append(0, false / false[-1]), np.append(0, true / true[-1]))
-
-
-def _precision_recall(labels: np.ndarray, weights: np.ndarray, ends: np.ndarray, places: np.ndarray) -> np.ndarray:
-    true, false = _counts(labels, weights, ends)
-    recall, precision = true / true[-1], true / np.maximum(true + false, 1e-12)
+def _curve(name: str, labels: np.ndarray, weights: np.ndarray, ends: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """y at each place, from true and false positives at each distinct score, highest first."""
+    true, false = np.cumsum(weights * (labels == 1))[ends], np.cumsum(weights * (labels == 0))[ends]
+    recall = true / true[-1]
+    if name == "roc":
+        # Where x repeats, `interp` takes the last value: the curve rises there before it goes on.
+        return np.interp(places, np.append(0, false / false[-1]), np.append(0, recall))
     first = np.searchsorted(recall, places - 1e-12)  # the first score that reaches so much recall
-    first = np.maximum(first, np.argmax(true > 0))
-    return precision[first]
+    return (true / np.maximum(true + false, 1e-12))[np.maximum(first, np.argmax(true > 0))]
 
 
 def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -76,3 +72,69 @@ def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
             "threshold": thresholds, "sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp),
             "accuracy": (tp + tn) / len(rows), "ppv": tp / (tp + fp), "npv": tn / (tn + fn),
         })  # fmt: skip
+
+
+def decision_curve(
+    predictions: pd.DataFrame, split: str, probability: np.ndarray, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """Net benefit against treating all and treating none (Vickers and Elkin, Med Decis Making 2006).
+
+    A threshold probability p says that one is willing to treat 1/p children to treat one with pneumonia; false positives
+    count p / (1 - p) of a true one. The prevalence is that of the split, which is that of no clinic.
+
+    Args:
+        predictions: columns `PREDICTION_COLUMNS`.
+        split: `val` or `test`.
+        probability: calibrated, of the split's rows in their order: p is compared with it, so it must be a probability.
+        params, seed: for the limits, from resamples of groups.
+    Returns:
+        one row for p = 0.01 to 0.99: `threshold, model, low, high, treat_all`; treating none is 0.
+    """
+    rows, calibrated = check_predictions(predictions, split), np.asarray(probability, float)
+    if len(calibrated) != len(rows) or not ((calibrated >= 0) & (calibrated <= 1)).all():
+        raise InputError(
+            f"probability: received {len(calibrated)} value(s), {np.isnan(calibrated).sum()} of them no number; needed is one "
+            f"between 0 and 1 for each of the {len(rows)} rows of split {split!r}"
+        )
+    rows = rows.assign(calibrated=calibrated).sort_values("image_id")
+    resamples, labels = resample(rows, params, seed), rows.label.to_numpy()
+    odds = _ODDS_AT / (1 - _ODDS_AT)
+    called = rows.calibrated.to_numpy()[:, None] >= _ODDS_AT
+    worth = np.where(labels[:, None] == 1, called, called * -odds)  # of each image at each threshold, (n, thresholds)
+    low = high = np.full(len(odds), np.nan)
+    if (weights := resamples.weights) is not None:
+        drawn = weights @ worth / weights.sum(1, keepdims=True)
+        low, high = np.quantile(drawn, [resamples.tail, 1 - resamples.tail], axis=0)
+    treat_all = labels.mean() - (1 - labels.mean()) * odds
+    columns = {"threshold": _ODDS_AT, "model": worth.mean(0), "low": low, "high": high, "treat_all": treat_all}
+    return pd.DataFrame(columns)
+
+
+def predictive_values(
+    predictions: pd.DataFrame, split: str, threshold: float, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """PPV and NPV at other prevalences, from sensitivity and specificity by Bayes's rule.
+
+    It takes for granted that sick and well children look the same elsewhere, which another spectrum of disease denies.
+
+    Returns:
+        one row for each of `PREVALENCES`: `prevalence, ppv, ppv_low, ppv_high, npv, npv_low, npv_high`.
+    """
+    rows, resamples = resampled(predictions, split, params, seed)
+    value, draws = resamples.score(rows.probability, threshold)
+    table = []
+    for prevalence in PREVALENCES:
+        row, drawn = {"prevalence": prevalence}, _at(prevalence, draws)
+        for name, found in _at(prevalence, value).items():
+            row |= interval_columns(name, (float(found), *resamples.limits(drawn[name])))
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def _at(prevalence: float, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PPV and NPV from `sensitivity` and `specificity`; NaN where no image is classified so."""
+    sensitivity, specificity = np.asarray(found["sensitivity"], float), np.asarray(found["specificity"], float)
+    hit, false = prevalence * sensitivity, (1 - prevalence) * (1 - specificity)
+    right, missed = (1 - prevalence) * specificity, prevalence * (1 - sensitivity)
+    with np.errstate(invalid="ignore"):
+        return {"ppv": hit / (hit + false), "npv": right / (right + missed)}

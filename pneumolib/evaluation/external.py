@@ -1,60 +1,43 @@
-"""Does a frozen model hold on images from another source? And what would choosing threshold and calibration anew there bring?
+"""Does a frozen model hold on images from another source? What would choosing threshold and calibration anew there bring?
 
 Contract: predictions of the other source have the columns `PREDICTION_COLUMNS`, `split` being `external`, and `part`:
 `recalibration` or `evaluation`, cut by whole groups (`data.split_external`). What was frozen is judged on all of them. What
-is chosen on the recalibration part is judged on the evaluation part, beside what was frozen; it has types of its own,
-which a result's `threshold` and `calibration` refuse.
+is chosen on the recalibration part is judged on the evaluation part, beside what was frozen; its `chosen_on` says so, and a
+result's `threshold` and `calibration` refuse it.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from pneumolib.data.ood import QUANTILES, TrainingReference, ood_warnings
 from pneumolib.data.split import EXTERNAL, PARTS
 from pneumolib.evaluation.calibration import (
+    CERTAIN,
     Calibration,
-    error_floor,
-    expected_error,
+    expected_errors,
     fit_calibration,
     slope_and_intercept,
 )
-from pneumolib.evaluation.comparison import paired_differences
-from pneumolib.evaluation.intervals import percentiles, resample, unpaired_difference
+from pneumolib.evaluation.compare import CHANGED, paired_differences
+from pneumolib.evaluation.intervals import interval_columns, percentiles, resampled, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
-from pneumolib.evaluation.thresholds import Threshold, choose_threshold
+from pneumolib.evaluation.threshold import Threshold, choose_threshold
 from pneumolib.params import EvaluationParams
 
 RECALIBRATION, EVALUATION = PARTS
-FROZEN, ANEW = "frozen", "recalibrated"
 CALIBRATIONS = ("network", "frozen", "prior moved", "refitted")
-MOVED = ("auroc", "sensitivity", "specificity")  # compared between the sources: not moved by prevalence, as PPV is
-_CERTAIN = 1e-6  # isotonic maps give 0 and 1, whose logits are infinite
-
-
-@dataclass(frozen=True)
-class LocalThreshold(Threshold):
-    """A threshold chosen on the recalibration part of another source; `sensitivity` and `specificity` are those there."""
-
-    chosen_on: Literal["recalibration"] = "recalibration"
-
-
-@dataclass(frozen=True)
-class LocalCalibration(Calibration):
-    """A calibration fitted on the recalibration part of another source."""
-
-    chosen_on: Literal["recalibration"] = "recalibration"
 
 
 def part_of(predictions: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The checked rows of one part. Raises EvaluationError as `check_predictions` does."""
+    """The checked rows of one part. Raises InputError as `check_predictions` does."""
     rows = check_predictions(predictions, EXTERNAL)
     return rows[rows.part == part]
 
 
-def recalibrate(predictions: pd.DataFrame, params: EvaluationParams) -> tuple[LocalThreshold, LocalCalibration]:
+def recalibrate(predictions: pd.DataFrame, params: EvaluationParams) -> tuple[Threshold, Calibration]:
     """Threshold and calibration as the study chooses them on validation, chosen on the recalibration part instead.
 
     Args:
@@ -62,28 +45,27 @@ def recalibrate(predictions: pd.DataFrame, params: EvaluationParams) -> tuple[Lo
         params: those of the run whose model it is. Where they ask for no calibration Platt's is fitted; views of
             validation (`threshold_views`) have no counterpart here.
     Raises:
-        EvaluationError: see `choose_threshold` and `fit_calibration`.
+        InputError: see `choose_threshold` and `fit_calibration`.
     """
     rows = part_of(predictions, RECALIBRATION).assign(split="val")  # what those two look at
-    threshold, method = choose_threshold(rows, params), "platt" if params.calibration == "none" else params.calibration
-    calibration = fit_calibration(rows, method)
-    local = {"chosen_on": RECALIBRATION}
-    return LocalThreshold(**asdict(threshold) | local), LocalCalibration(**asdict(calibration) | local)
+    threshold = choose_threshold(rows, params)
+    calibration = fit_calibration(rows, "platt" if params.calibration == "none" else params.calibration)
+    return replace(threshold, chosen_on=RECALIBRATION), replace(calibration, chosen_on=RECALIBRATION)
 
 
 def threshold_differences(
-    predictions: pd.DataFrame, frozen: float, local: LocalThreshold, params: EvaluationParams, seed: int
+    predictions: pd.DataFrame, frozen: float, local: Threshold, params: EvaluationParams, seed: int
 ) -> pd.DataFrame:
-    """Calls at the frozen and at the recalibrated threshold, on the evaluation part, and their paired difference.
+    """The frozen and the recalibrated threshold on the evaluation part, and their paired difference.
 
     Returns:
         of `frozen` and `recalibrated` each one row for sensitivity, specificity and accuracy, columns as
         `paired_differences` has them; the difference is recalibrated less frozen, on the same resamples of groups.
     """
-    rows = part_of(predictions, EVALUATION)
-    thresholds = {FROZEN: frozen, ANEW: local.value}
-    found = paired_differences(dict.fromkeys(thresholds, rows), EXTERNAL, thresholds, FROZEN, params, seed)
-    return found[found.metric.isin(["sensitivity", "specificity", "accuracy"])].reset_index(drop=True)
+    rows, metrics = part_of(predictions, EVALUATION), ("sensitivity", "specificity", "accuracy")
+    thresholds = {"frozen": frozen, "recalibrated": local.value}
+    tables = dict.fromkeys(thresholds, rows)
+    return paired_differences(tables, EXTERNAL, thresholds, "frozen", params, seed, metrics)
 
 
 def move_prior(probability: np.ndarray, before: float, after: float) -> np.ndarray:
@@ -92,7 +74,7 @@ def move_prior(probability: np.ndarray, before: float, after: float) -> np.ndarr
     The log odds move by logit(after) - logit(before): Bayes's rule when sick and well look the same in both places and
     only their shares differ (Saerens, Latinne and Decaestecker, Neural Comput 2002; Elkan, IJCAI 2001).
     """
-    odds = logit(np.clip(probability, _CERTAIN, 1 - _CERTAIN))
+    odds = logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
     return expit(odds + logit(after) - logit(before))
 
 
@@ -109,7 +91,7 @@ def expected_share(internal: pd.DataFrame, frozen: Calibration) -> float:
 
 
 def external_calibrations(
-    predictions: pd.DataFrame, frozen: Calibration, local: LocalCalibration, share_before: float
+    predictions: pd.DataFrame, frozen: Calibration, local: Calibration, share_before: float
 ) -> pd.DataFrame:
     """The evaluation part with a column of probabilities for each of `CALIBRATIONS`.
 
@@ -132,17 +114,18 @@ def external_calibration_table(calibrated: pd.DataFrame, params: EvaluationParam
         no share of pneumonia fixed, because that share is what is asked; `ece` and `ece_floor`.
     """
     tables = {name: calibrated.assign(probability=calibrated[name]) for name in CALIBRATIONS}
-    found = paired_differences(tables, EXTERNAL, dict.fromkeys(tables, 0.5), "frozen", params, seed)
-    brier = found[found.metric == "brier"].set_index("name")
+    thresholds = dict.fromkeys(tables, 0.5)  # which plays no part in the Brier score
+    found = paired_differences(tables, EXTERNAL, thresholds, "frozen", params, seed, ["brier"])
     rows = []
-    for name in CALIBRATIONS:
-        probability, of_brier = calibrated[name].to_numpy(), brier.loc[name]
+    for name, brier in found.set_index("name").drop(columns="metric").iterrows():
+        probability = calibrated[name].to_numpy()
         rows.append(
-            {"method": name, "brier": of_brier.value, "brier_low": of_brier.low, "brier_high": of_brier.high}
-            | {column: of_brier[column] for column in ("difference", "difference_low", "difference_high")}
+            {"method": name}
+            | interval_columns("brier", brier.iloc[:3])
+            | interval_columns("difference", brier.iloc[3:])
             | slope_and_intercept(calibrated, probability, params.confidence)
             | _observed_expected(calibrated, probability, params, seed)
-            | {"ece": expected_error(calibrated.label, probability), "ece_floor": error_floor(probability, seed)}
+            | expected_errors(calibrated.label, probability, seed)
         )
     return pd.DataFrame(rows)
 
@@ -150,18 +133,13 @@ def external_calibration_table(calibrated: pd.DataFrame, params: EvaluationParam
 def _observed_expected(
     rows: pd.DataFrame, probability: np.ndarray, params: EvaluationParams, seed: int
 ) -> dict[str, float]:
-    groups = (
-        pd.DataFrame({"observed": rows.label.to_numpy(), "expected": probability})
-        .groupby(rows.group_id.to_numpy())
-        .sum()
-    )
-    drawn = np.random.default_rng(seed).multinomial(
-        len(groups), np.full(len(groups), 1 / len(groups)), params.resamples
-    )
-    observed, expected = (drawn @ groups[name].to_numpy() for name in ("observed", "expected"))
-    low, high = percentiles(observed / np.maximum(expected, _CERTAIN), (1 - params.confidence) / 2)
-    value = float(groups.observed.sum() / max(groups.expected.sum(), _CERTAIN))
-    return {"observed_expected": value, "observed_expected_low": low, "observed_expected_high": high}
+    groups = rows.assign(expected=probability).groupby("group_id")[["label", "expected"]].sum()
+    n = len(groups)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), params.resamples)
+    observed, expected = (drawn @ groups[name].to_numpy() for name in ("label", "expected"))
+    limits = percentiles(observed / np.maximum(expected, CERTAIN), (1 - params.confidence) / 2)
+    value = float(groups.label.sum() / max(groups.expected.sum(), CERTAIN))
+    return interval_columns("observed_expected", (value, *limits))
 
 
 def external_differences(
@@ -177,18 +155,76 @@ def external_differences(
         external: predictions of split `external`.
         internal: `predictions.csv` of the run; rows of `test` count.
     Returns:
-        one row for each of `MOVED`: `metric`, and `internal`, `external`, `difference` (external less internal), each with
-        `_low, _high`; NaN where they cannot be computed.
+        one row for each of `CHANGED`, which prevalence does not move: `metric`, and `internal`, `external`, `difference`
+        (external less internal), each with `_low, _high`; NaN where they cannot be computed.
     """
-    sides = {}
-    for name, (table, split) in {"internal": (internal, "test"), "external": (external, EXTERNAL)}.items():
-        rows = check_predictions(table, split).sort_values("image_id")
-        sides[name] = resample(rows, params, seed).metric_limits(rows.probability, threshold)
-    rows = []
-    for metric in MOVED:
-        row = {"metric": metric}
-        for name, (value, limits) in sides.items():
-            row |= {name: value[metric], f"{name}_low": limits[metric][0], f"{name}_high": limits[metric][1]}
-        before, after = ([row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in ("internal", "external"))
-        rows.append(row | unpaired_difference(after, before))
-    return pd.DataFrame(rows)
+    sides = []
+    for table, split in ((internal, "test"), (external, EXTERNAL)):
+        rows, resamples = resampled(table, split, params, seed)
+        sides.append(resamples.metric_limits(rows.probability, threshold))
+    return pd.DataFrame(
+        {"metric": metric}
+        | interval_columns("internal", sides[0][metric])
+        | interval_columns("external", sides[1][metric])
+        | unpaired_difference(sides[1][metric], sides[0][metric])
+        for metric in CHANGED
+    )
+
+
+def drift_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
+    """Each fact in training and in another source.
+
+    Args:
+        facts: from `data.describe_images`.
+    Returns:
+        one row a fact: `fact`; `training_low, training_median, training_high`, the ends of the middle 95% of training images
+        and the middle; `low, median, high`, the same of these images; `outside`, the share of these images beyond training's
+        ends, where one in twenty is to be expected; `flagged`, the share beyond the limits of a warning.
+    """
+    unusual, rows, middle = familiarity.unusual(facts[list(familiarity.quantiles)]), [], (0.025, 0.5, 0.975)
+    for fact, quantiles in familiarity.quantiles.items():
+        training = [quantiles[QUANTILES.index(q)] for q in middle]
+        outside = 1 - facts[fact].between(training[0], training[2]).mean()
+        rows.append([fact, *training, *np.quantile(facts[fact], middle), outside, unusual[fact].mean()])
+    ends = ("low", "median", "high")
+    return pd.DataFrame(rows, columns=["fact", *(f"training_{end}" for end in ends), *ends, "outside", "flagged"])
+
+
+def ood_warning_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
+    """Share of images with an out-of-distribution warning of each kind, and of `any`.
+
+    Returns:
+        `kind, false_alarms` (share on validation), `flagged` (share of these images).
+    """
+    flagged = ood_warnings(familiarity, facts).mean()
+    before = pd.to_numeric(pd.Series([familiarity.validation_warnings[kind] for kind in flagged.index]))
+    return pd.DataFrame({"kind": flagged.index, "false_alarms": before, "flagged": flagged.to_numpy()})
+
+
+def errors_by_warning(
+    predictions: pd.DataFrame, flagged: pd.Series, threshold: float, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """Are images with an out-of-distribution warning classified wrongly more often?
+
+    Args:
+        predictions: of split `external`.
+        flagged: bool by `image_id`, see `data.familiarity.alarms`.
+        threshold: frozen.
+    Returns:
+        one row for `flagged` and one for `others`: `part, images, errors`, `share` of errors with `_low, _high`; the first row
+        also `difference` from the others with limits put together from both (`unpaired_difference`), because a part may have
+        no error. NaN where a part is empty.
+    """
+    rows, resamples = resampled(predictions, EXTERNAL, params, seed)
+    marked, found, sides = rows.image_id.map(flagged).to_numpy(bool), [], []
+    wrong = ((rows.probability >= threshold) != (rows.label == 1)).to_numpy()
+    for name, kept in (("flagged", marked), ("others", ~marked)):
+        side = [np.nan] * 3
+        if kept.any():
+            _, low, high = resamples.metric_limits(rows.probability, threshold, kept)["accuracy"]
+            side = [wrong[kept].mean(), 1 - high, 1 - low]
+        row = {"part": name, "images": int(kept.sum()), "errors": int(wrong[kept].sum())}
+        found.append(row | interval_columns("share", side))
+        sides.append(side)
+    found[0] |= unpaired_difference(*sides)
+    return pd.DataFrame(found)

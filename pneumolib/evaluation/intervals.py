@@ -4,8 +4,8 @@ Images of one patient resemble each other: on this data's groups, a nominal 95% 
 84-86% when images were resampled at an intra-group correlation of 0.6, and 92% when groups were. So whole groups are
 drawn, as often as there are groups, within each class; an image's weight is how often its group was drawn.
 
-Where all resamples agree, as they do when not one image was called wrongly, they say nothing about how sure that is; with
-a few errors they say too little. Proportions have exact limits there.
+Where all resamples agree, as they do when not one image was classified wrongly, they say nothing about how sure that is;
+with a few errors they say too little. Proportions have exact limits there.
 """
 
 from collections.abc import Sequence
@@ -38,19 +38,16 @@ def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: 
     if (table.groupby(strata).group.nunique() < 2).any():
         return None  # a stratum of one group would be the same in every resample
     weights = np.zeros((resamples, len(table)))
-    for stratum in (0, 1, 2):
+    for stratum in sorted(set(strata)):
         rows = np.flatnonzero(strata == stratum)
         codes, names = pd.factorize(table.group.to_numpy()[rows], sort=True)
-        if not len(names):
-            continue
-        draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-        weights[:, rows] = draws[:, codes]
+        weights[:, rows] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)[:, codes]
     return weights
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """The resamples of one split: the same for every model, metric and part that is scored on them.
+    """The resamples of one split: the same for every model, metric and subgroup that is scored on them.
 
     Attributes:
         labels: int (n,).
@@ -79,10 +76,8 @@ class Resamples:
         value = {name: float(v) for name, v in compute_metrics(labels, scores, threshold).items()}
         if self.weights is None:
             return value, dict.fromkeys(METRICS, np.array([np.nan]))
-        weights = self.weights[:, kept]
-        blocks = [
-            compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)
-        ]
+        weights, starts = self.weights[:, kept], range(0, len(self.weights), _BLOCK)
+        blocks = [compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in starts]
         return value, {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
 
     def limits(self, draws: np.ndarray) -> tuple[float, float]:
@@ -95,24 +90,23 @@ class Resamples:
 
     def metric_limits(
         self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
-    ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    ) -> dict[str, tuple[float, float, float]]:
         """Each metric's value and its limits.
 
-        Where fewer than five groups hold a wrong call, or fewer than five a right one, a proportion has Clopper and
+        Where fewer than five groups hold a wrong prediction, or fewer than five a right one, a proportion has Clopper and
         Pearson's limits, groups counted as cases: percentiles of so few errors are too close, and of none they are one point.
         """
         value, draws = self.score(scores, threshold, kept)
-        limits = {name: self.limits(draws[name]) for name in METRICS}
+        found = {name: (value[name], *self.limits(draws[name])) for name in METRICS}
         kept = np.ones(len(self.labels), bool) if kept is None else kept
         labels, groups, called = self.labels[kept], self.groups[kept], np.asarray(scores)[kept] >= threshold
+        right = called == (labels == 1)
         whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
         for name in PROPORTIONS if self.weights is not None else ():
-            cases = whole.get(name, labels >= 0)
-            right = called == (labels == 1)
-            rarer = min(len(set(groups[cases & right])), len(set(groups[cases & ~right])))
-            if rarer < _FEW_GROUPS:
-                limits[name] = _exact(value[name], len(set(groups[cases])), self.tail)
-        return value, limits
+            cases = whole.get(name, np.ones(len(labels), bool))
+            if min(len(set(groups[cases & right])), len(set(groups[cases & ~right]))) < _FEW_GROUPS:
+                found[name] = (value[name], *_exact(value[name], len(set(groups[cases])), self.tail))
+        return found
 
 
 def _exact(value: float, cases: int, tail: float) -> tuple[float, float]:
@@ -133,6 +127,19 @@ def resample(rows: pd.DataFrame, params: EvaluationParams, seed: int) -> Resampl
     return Resamples(rows.label.to_numpy(), rows.group_id.to_numpy(), weights, (1 - params.confidence) / 2)
 
 
+def resampled(
+    predictions: pd.DataFrame, split: str, params: EvaluationParams, seed: int
+) -> tuple[pd.DataFrame, Resamples]:
+    """The checked rows of one split, sorted by `image_id`, and their resamples; raises as `check_predictions` does."""
+    rows = check_predictions(predictions, split).sort_values("image_id", ignore_index=True)
+    return rows, resample(rows, params, seed)
+
+
+def interval_columns(name: str, found: Sequence[float | None]) -> dict[str, float | None]:
+    """`<name>, <name>_low, <name>_high` of a value and its limits, as every table of this library names them."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
 def metric_table(
     predictions: pd.DataFrame, split: str, threshold: float, params: EvaluationParams, seed: int
 ) -> pd.DataFrame:
@@ -149,11 +156,11 @@ def metric_table(
         without cases, a class with fewer than two groups, more than one resample in twenty without a value, or
         resamples that all agree. Proportions with few errors have exact limits, see `Resamples.metric_limits`.
     Raises:
-        EvaluationError: see `check_predictions`.
+        InputError: see `check_predictions`.
     """
-    rows = check_predictions(predictions, split).sort_values("image_id")
-    value, limits = resample(rows, params, seed).metric_limits(rows.probability, threshold)
-    return pd.DataFrame([{"metric": n, "value": value[n], "low": limits[n][0], "high": limits[n][1]} for n in METRICS])
+    rows, resamples = resampled(predictions, split, params, seed)
+    found = resamples.metric_limits(rows.probability, threshold)
+    return pd.DataFrame([(name, *found[name]) for name in METRICS], columns=["metric", "value", "low", "high"])
 
 
 def percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
@@ -176,8 +183,5 @@ def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> dict[st
         `difference, difference_low, difference_high`.
     """
     apart = one[0] - other[0]
-    return {
-        "difference": apart,
-        "difference_low": apart - np.hypot(one[0] - one[1], other[2] - other[0]),
-        "difference_high": apart + np.hypot(one[2] - one[0], other[0] - other[1]),
-    }
+    low = apart - np.hypot(one[0] - one[1], other[2] - other[0])
+    return interval_columns("difference", (apart, low, apart + np.hypot(one[2] - one[0], other[0] - other[1])))

@@ -9,51 +9,49 @@ between 0 and 1, but for MCC, from -1 to 1, and log loss, from 0 up.
 import numpy as np
 import pandas as pd
 
+from pneumolib.errors import InputError
+
 METRIC_NAMES = {
     "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity",
     "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "mcc": "MCC",
     "brier": "Brier score", "log_loss": "Log loss",
 }  # fmt: skip
 METRICS = list(METRIC_NAMES)
-# Shares of images that were called rightly or wrongly, and what each is a share of.
+# Shares of images that were classified rightly or wrongly.
 PROPORTIONS = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
 PREDICTION_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "logit", "probability"]
 
 
-class EvaluationError(ValueError):
-    """Predictions that cannot be evaluated; the message names the column or rows."""
-
-
 def check_predictions(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The rows of one split, or `EvaluationError` when columns, labels, probabilities or ids are not usable."""
+    """The rows of one split, `logit` and `probability` as numbers.
+
+    Raises:
+        InputError: columns, labels, probabilities, ids or groups that cannot be used, with the first row that is at fault.
+    """
     if missing := [c for c in PREDICTION_COLUMNS if c not in predictions]:
-        raise EvaluationError(f"predictions lack the column(s) {', '.join(missing)}; found {', '.join(predictions)}")
+        raise InputError(f"predictions lack the column(s) {', '.join(missing)}; found {', '.join(predictions)}")
     rows = predictions[predictions.split == split]
     if rows.empty:
         found = ", ".join(sorted(map(str, predictions.split.unique()))) or "none"
-        raise EvaluationError(f"predictions hold no rows of split {split!r}; splits found: {found}")
-    if not rows.label.isin([0, 1]).all():
-        others = rows.label[~rows.label.isin([0, 1])].drop_duplicates().tolist()
-        raise EvaluationError(f"label: received {others}, allowed 0 (normal), 1 (pneumonia)")
+        raise InputError(f"predictions hold no rows of split {split!r}; splits found: {found}")
+    if others := set(rows.label) - {0, 1}:
+        raise InputError(f"label: received {sorted(others, key=str)}, allowed 0 (normal), 1 (pneumonia)")
     rows = rows.assign(**{name: pd.to_numeric(rows[name], errors="coerce") for name in ("logit", "probability")})
-    bad = rows[~(np.isfinite(rows.logit) & rows.probability.between(0, 1))]
-    if len(bad):
-        raise EvaluationError(f"{len(bad)} {split} row(s) without a usable probability, such as {bad.image_id.iloc[0]}")
-    if rows.image_id.duplicated().any():
-        twice = rows.image_id[rows.image_id.duplicated()].iloc[0]
-        raise EvaluationError(f"{twice} stands more than once in split {split!r}; every image counts exactly once")
-    missing = rows.group_id.isna() | (rows.group_id.astype(str).str.strip() == "")
-    if missing.any():
-        raise EvaluationError(
-            f"group_id is missing in {missing.sum()} {split} row(s), such as {rows.image_id[missing].iloc[0]}"
-        )
+    faults = {
+        "without a usable probability": ~(np.isfinite(rows.logit) & rows.probability.between(0, 1)),
+        "of an image that appears before; every image counts exactly once": rows.image_id.duplicated(),
+        "where group_id is missing": rows.group_id.isna() | (rows.group_id.astype(str).str.strip() == ""),
+    }
+    for what, bad in faults.items():
+        if bad.any():
+            raise InputError(f"{bad.sum()} row(s) of split {split!r} {what}, such as {rows.image_id[bad].iloc[0]}")
     return rows
 
 
 def compute_metrics(
     labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Every metric of `METRICS`; a score at or above the threshold is called pneumonia.
+    """Every metric of `METRICS`; a score at or above the threshold is classified as pneumonia.
 
     AUROC counts ties as one half; AUPRC is the average precision (step-wise sum, no interpolation). Both agree with
     scikit-learn's `roc_auc_score` and `average_precision_score` under `sample_weight`.
@@ -115,12 +113,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.nda
 def confusion_counts(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:
     """`tp, fp, tn, fn` as plain counts."""
     sick, called = np.asarray(labels) == 1, np.asarray(scores) >= threshold
-    return {
-        "tp": int((sick & called).sum()),
-        "fp": int((~sick & called).sum()),
-        "tn": int((~sick & ~called).sum()),
-        "fn": int((sick & ~called).sum()),
-    }
+    cells = {"tp": sick & called, "fp": ~sick & called, "tn": ~sick & ~called, "fn": sick & ~called}
+    return {name: int(cell.sum()) for name, cell in cells.items()}
 
 
 def classification_report(labels: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
@@ -130,14 +124,12 @@ def classification_report(labels: np.ndarray, scores: np.ndarray, threshold: flo
         one row each for normal (0), pneumonia (1), the plain mean of both and the mean weighted by `images`; columns
         `label` (0, 1, `mean`, `weighted mean`), `precision, recall, f1, images`; NaN where a ratio has no cases.
     """
-    counts = confusion_counts(labels, scores, threshold)
-    rows = []
-    for label, (hit, false, missed) in enumerate((("tn", "fn", "fp"), ("tp", "fp", "fn"))):
-        tp, fp, fn = counts[hit], counts[false], counts[missed]
-        shares = [float(_ratio(a, b)) for a, b in ((tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn))]
-        rows.append([label, *shares, tp + fn])
-    table = pd.DataFrame(rows, columns=["label", "precision", "recall", "f1", "images"])
-    shares, n = table[["precision", "recall", "f1"]], table.images.sum()
-    means = {"mean": shares.mean(skipna=False), "weighted mean": shares.mul(table.images / n, axis=0).sum(skipna=False)}
-    extra = pd.DataFrame([{"label": name, **row, "images": n} for name, row in means.items()])
-    return pd.concat([table.astype({"label": object}), extra], ignore_index=True)
+    from sklearn.metrics import precision_recall_fscore_support  # here, because reading results does without
+
+    called = np.asarray(scores) >= threshold
+    *ratios, images = precision_recall_fscore_support(labels, called, labels=[0, 1], zero_division=np.nan)
+    rows = [[*r, r.mean(), (r * (images / images.sum())).sum()] for r in ratios]
+    table = dict(zip(("precision", "recall", "f1"), rows, strict=True))
+    return pd.DataFrame(
+        {"label": [0, 1, "mean", "weighted mean"], **table, "images": [*map(int, images), *[int(images.sum())] * 2]}
+    )

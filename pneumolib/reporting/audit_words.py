@@ -6,8 +6,7 @@ from html import escape
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from pneumolib.audit.findings import Finding
-from pneumolib.audit.groups import shared_groups
+from pneumolib.audit.groups import Finding, shared_groups
 from pneumolib.data.facts import CONSTANT
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
@@ -117,7 +116,7 @@ def _titles(features: pd.Series) -> pd.Series:
 
 
 def cure_words(cures: pd.DataFrame) -> pd.DataFrame:
-    """`audit.cure_table`, for reading; changes are from the first row of the files and of the network's input."""
+    """`audit.mitigation_table`, for reading; changes are from the first row of the files and of the network's input."""
     starts = cures.groupby("seen").head(1).index
     changes = pd.Series(intervals(cures, "change", signed=True), cures.index)
     return pd.DataFrame(

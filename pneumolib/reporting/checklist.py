@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.subgroups import SITE, UNRELATED
 from pneumolib.project import COMPARISON, SMOKE, report_command
 from pneumolib.reporting.check_tables import number
 from pneumolib.reporting.prose import row_interval

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from pneumolib.evaluation.comparison import paired_differences, secondary_tests
+from pneumolib.evaluation.compare import paired_differences, secondary_tests
 from pneumolib.evaluation.curves import curve_bands
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.prose import say

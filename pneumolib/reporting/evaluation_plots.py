@@ -5,8 +5,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.robustness import CHANGED
 from pneumolib.reporting.figures import (
     DIVERGING,
     NAMES,

@@ -5,7 +5,7 @@ from IPython.display import Markdown
 
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.figures import NAMES
 from pneumolib.reporting.prose import say

@@ -5,9 +5,9 @@ from IPython.display import Markdown
 
 from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.evaluation.external import LocalThreshold
+from pneumolib.evaluation.compare import SITE
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.subgroups import SITE
+from pneumolib.evaluation.threshold import Threshold
 from pneumolib.reporting.familiarity_words import FACT_NAMES
 from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, interval, intervals
@@ -73,8 +73,8 @@ def drift_summary(alarms: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
     """How many images are warned of beside the false alarms, and whether errors gather among them.
 
     Args:
-        alarms: `evaluation.alarm_table`.
-        errors: `evaluation.errors_among`.
+        alarms: `evaluation.ood_warning_table`.
+        errors: `evaluation.errors_by_warning`.
     """
     rates, rows = alarms.set_index("kind"), errors.set_index("part")
     return say(
@@ -98,7 +98,7 @@ def difference_words(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def threshold_words(table: pd.DataFrame, frozen: float, local: LocalThreshold) -> pd.DataFrame:
+def threshold_words(table: pd.DataFrame, frozen: float, local: Threshold) -> pd.DataFrame:
     """`evaluation.threshold_differences` for reading: the frozen threshold, the one chosen anew, and the difference."""
     values = {"frozen": frozen, "recalibrated": local.value}
     shown = pd.DataFrame({"Metric": [METRIC_NAMES[name] for name in dict.fromkeys(table.metric)]})
@@ -109,7 +109,7 @@ def threshold_words(table: pd.DataFrame, frozen: float, local: LocalThreshold) -
     return shown.assign(**{"Recalibrated less frozen": changes})
 
 
-def threshold_summary(table: pd.DataFrame, local: LocalThreshold, images: int) -> Markdown:
+def threshold_summary(table: pd.DataFrame, local: Threshold, images: int) -> Markdown:
     """What a threshold chosen anew on so many images changes."""
     rows = table[table.name == "recalibrated"].set_index("metric")
     names = ["sensitivity", "specificity"]

@@ -7,7 +7,7 @@ from IPython.display import HTML, Markdown
 
 from pneumolib.data.manifest import Manifest
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.thresholds import Threshold
+from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import ModelParams
 from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, figure_words, in_words, interval, intervals, metrics_of, plain

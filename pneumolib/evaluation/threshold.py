@@ -1,4 +1,4 @@
-"""From a probability to a call: the threshold is chosen on validation, once, and frozen before test is read."""
+"""From a probability to a predicted class: the threshold is chosen on validation, once, and frozen before test is read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from pneumolib.evaluation.metrics import EvaluationError, check_predictions, compute_metrics
+from pneumolib.errors import InputError
+from pneumolib.evaluation.metrics import check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 
@@ -16,17 +17,17 @@ class Threshold:
     """A frozen threshold on the probability of pneumonia.
 
     Attributes:
-        value: a probability at or above it is called pneumonia.
+        value: a probability at or above it is classified as pneumonia.
         rule: how it was chosen, in words.
         sensitivity, specificity: what it gave on validation.
-        chosen_on: a constant; a threshold chosen on test cannot be expressed.
+        chosen_on: never test; `recalibration` for another source's, see `external`.
     """
 
     value: float
     rule: str
     sensitivity: float
     specificity: float
-    chosen_on: Literal["validation"] = "validation"
+    chosen_on: Literal["validation", "recalibration"] = "validation"
 
 
 def choose_threshold(
@@ -39,7 +40,7 @@ def choose_threshold(
     digit of one image's probability. `fixed` is `fixed_threshold`. `binormal` is where sensitivity equals specificity if
     the logits of each class are normally distributed (Dorfman and Alf, J Math Psychol 1969): as many standard deviations
     from one class's mean as from the other's. It rests on all images where the others, on a validation set that is
-    nearly separated, rest on the few that are called wrongly.
+    nearly separated, rest on the few that are classified wrongly.
 
     Args:
         predictions: columns `PREDICTION_COLUMNS`.
@@ -47,22 +48,22 @@ def choose_threshold(
         views: the validation images again, under changes of acquisition (`learning.predict_views`). They weigh as much,
             all together, as the images as they are: a threshold that holds for both has some room on either side.
     Raises:
-        EvaluationError: no usable validation rows, views of other images, or means in the wrong order for `binormal`.
+        InputError: no usable validation rows, views of other images, or means in the wrong order for `binormal`.
     """
     rows = check_predictions(predictions, "val")
     if rows.label.nunique() < 2:
-        raise EvaluationError(
+        raise InputError(
             f"threshold_rule {params.threshold_rule}: validation holds one class only, label {rows.label.iloc[0]}, so that "
             f"sensitivity and specificity cannot both be had there; give it images of the other class"
         )
     seen, weights, said = _with_views(rows, views)
-    labels, scores = seen.label.to_numpy(), seen.probability.to_numpy()
+    labels = seen.label.to_numpy()
     if params.threshold_rule == "fixed":
         value, rule = params.fixed_threshold, f"fixed at {params.fixed_threshold:g}"
     elif params.threshold_rule == "binormal":
         value, rule = _binormal(labels, seen.logit.to_numpy(), weights), f"equal error by binormal logits{said}"
     else:
-        value, rule = _from_scores(labels, scores, weights, params)
+        value, rule = _from_scores(labels, seen.probability.to_numpy(), weights, params)
         rule += said
     reached = compute_metrics(rows.label.to_numpy(), rows.probability.to_numpy(), value)
     return Threshold(float(value), rule, float(reached["sensitivity"]), float(reached["specificity"]))
@@ -73,9 +74,7 @@ def _with_views(rows: pd.DataFrame, views: pd.DataFrame | None) -> tuple[pd.Data
     if views is None or views.empty:
         return rows, np.ones(len(rows)), ""
     if set(views.image_id) != set(rows.image_id):
-        raise EvaluationError(
-            f"views of {views.image_id.nunique()} images, but validation has {len(rows)}, or other ones"
-        )
+        raise InputError(f"views of {views.image_id.nunique()} images, but validation has {len(rows)}, or other ones")
     weights = np.concatenate([np.ones(len(rows)), np.full(len(views), len(rows) / len(views))])
     said = f", on validation as it is and in {len(views) // len(rows)} augmented views"
     return pd.concat([rows, views], ignore_index=True), weights, said
@@ -85,10 +84,10 @@ def _binormal(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> fl
     means, deviations = [], []
     for label in (0, 1):
         own, share = logits[labels == label], weights[labels == label]
-        means.append(np.average(own, weights=share) if len(own) else np.nan)
-        deviations.append(np.sqrt(np.average((own - means[-1]) ** 2, weights=share)) if len(own) else np.nan)
+        means.append(np.average(own, weights=share))
+        deviations.append(np.sqrt(np.average((own - means[-1]) ** 2, weights=share)))
     if not means[1] > means[0]:
-        raise EvaluationError(
+        raise InputError(
             "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal on validation, so "
             "no point lies between them; use sensitivity, or look at the training"
         )
