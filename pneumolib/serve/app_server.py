@@ -14,15 +14,14 @@ from pneumolib.serve.trained import find_run, trained_runs
 from pneumolib.serve.uploads import MOST_PIXELS
 
 ADDRESS = "localhost"
-PORT = 8501
 MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more
 
 
-def serve(run: str | None = None, port: int = PORT, browse: bool = False) -> None:
+def serve(run: str | None, port: int, browse: bool) -> None:
     """Show the page until interrupted.
 
     Args:
-        run: chosen to begin with, a folder or `study/run`; by default the one that was finished last.
+        run: chosen to begin with, a folder or `study/run`; None for the one that was finished last.
         port: where it listens, on localhost only.
         browse: open a browser.
     Raises:

@@ -29,7 +29,6 @@ EXPORTERS = {
     "onnx": ("onnx", "model.onnx"),
 }
 ARCHITECTURE_FILE, WEIGHTS_FILE = "architecture.json", "weights.weights.h5"
-Predict = Callable[[np.ndarray], np.ndarray]  # uint8 (n, size_px, size_px, channels) to float32 (n, 1)
 
 
 def write_and_read(run: str, kind: str, folder: str, probabilities: str) -> None:
@@ -78,8 +77,7 @@ def logits(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
 def computes_in(network: keras.Model) -> list[str]:
     """The precisions that layers compute in, such as `["bfloat16", "float32"]`; the input's uint8 is none."""
-    kinds = {str(leaf.compute_dtype) for leaf in _leaves(network)}
-    return sorted(kind for kind in kinds if "float" in kind)
+    return sorted({leaf.compute_dtype for leaf in leaves(network) if "float" in str(leaf.compute_dtype)})
 
 
 def in_float32(network: keras.Model) -> keras.Model:
@@ -92,14 +90,10 @@ def in_float32(network: keras.Model) -> keras.Model:
 
 def _rebuilt(network: keras.Model, rebuild: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
     copy = keras.models.clone_model(network, clone_function=rebuild, recursive=True)
-    for old, new in zip(_leaves(network), _leaves(copy), strict=True):
+    for old, new in zip(leaves(network), leaves(copy), strict=True):
         if new.weights:  # a Rescaling has none; of a depthwise convolution only the shape is another one
             new.set_weights([w.reshape(v.shape) for w, v in zip(old.get_weights(), new.weights, strict=True)])
     return copy
-
-
-def _leaves(network: keras.Model) -> list[keras.Layer]:
-    return [leaf for layer in network.layers for leaf in leaves(layer)]
 
 
 def _layer_in_float32(layer: keras.Layer) -> keras.Layer:
@@ -161,8 +155,8 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
     whole.export(str(folder / file), format=exporter, verbose=False)
 
 
-def _reader(kind: str, folder: Path) -> Predict:
-    """The written files as a program reads them that is not the network they were written from."""
+def _reader(kind: str, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The written files as another program reads them: uint8 (n, size_px, size_px, channels) to float32 (n, 1)."""
     if kind == "litert":
         from ai_edge_litert.interpreter import Interpreter
 

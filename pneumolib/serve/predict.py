@@ -49,9 +49,6 @@ def predict_files(
     """
     if csv_to and csv_to == json_to:
         raise InputError(f"--csv {csv_to} and --json {json_to}: both to one place; name two")
-    for to in (csv_to, json_to):
-        if to and to != STDOUT and Path(to).is_dir():
-            raise InputError(f"{to}: a folder is there; name a file")
     files = list(image_files(named))
     model = load_trained(run, force)
     print(_about(model), file=sys.stderr)
@@ -199,6 +196,8 @@ def _destination(to: str) -> Iterator[IO[str]]:
     if to == STDOUT:
         yield sys.stdout
         return
+    if Path(to).is_dir():
+        raise InputError(f"{to}: a folder is there; name a file")
     part = Path(f"{to}.part")
     try:
         file = part.open("w", encoding="utf-8", newline="")
@@ -256,10 +255,8 @@ def _place(file: Path) -> str:
 
 def _free_name(folder: Path, name: str, taken: set[str]) -> Path:
     """`scan-map.png`, or with the first number that is free; it is taken from then on."""
-    number, stem = 1, Path(name).stem
-    file = folder / f"{stem}-map.png"
-    while _place(file) in taken:
-        number += 1
-        file = folder / f"{stem}-map-{number}.png"
+    stem = f"{Path(name).stem}-map"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    file = next(file for name in names if _place(file := folder / f"{name}.png") not in taken)
     taken.add(_place(file))
     return file

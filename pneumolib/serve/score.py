@@ -20,9 +20,8 @@ from pneumolib.serve.trained import TrainedModel
 
 BATCH = 64
 _AHEAD = 2  # batches that are read while one is predicted
-_FILE_FACTS = ["width_px", "height_px", "colour"]
 Item = tuple[str, Path | bytes]
-_Seen = tuple[np.ndarray, tuple[int, int, float]]  # the network's pixels, and `_FILE_FACTS`
+_Seen = tuple[np.ndarray, tuple[int, int, float]]  # the network's pixels, and the file's width, height and colour
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Scored:
         calibrated: of pneumonia, by the calibration that was frozen on validation.
         predicted_class: `pneumonia` or `normal`.
         warnings: what sets the image apart from the training images, in words; see `data.familiarity`.
-        error: why the file could not be read.
         pixels: what the network saw, uint8 (size_px, size_px, channels).
+        error: why the file could not be read.
     """
 
     name: str
@@ -44,8 +43,8 @@ class Scored:
     calibrated: float | None = None
     predicted_class: str | None = None
     warnings: tuple[str, ...] = ()
-    error: str | None = None
     pixels: np.ndarray | None = None
+    error: str | None = None
 
 
 def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH) -> Iterator[Scored]:
@@ -90,29 +89,22 @@ def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
 def _score_portion(model: TrainedModel, readings: list[tuple[str, Future]]) -> Iterator[Scored]:
     outcomes = [(name, reading.result()) for name, reading in readings]
     seen = [outcome for _, outcome in outcomes if not isinstance(outcome, str)]
-    found = iter(_score_pixels(model, seen) if seen else [])
+    found = iter(_score_pixels(model, seen) if seen else ())
     for name, outcome in outcomes:
-        yield Scored(name, error=outcome) if isinstance(outcome, str) else Scored(name, **next(found))
+        yield Scored(name, error=outcome) if isinstance(outcome, str) else Scored(name, *next(found))
 
 
-def _score_pixels(model: TrainedModel, seen: list[_Seen]) -> list[dict]:
+def _score_pixels(model: TrainedModel, seen: list[_Seen]) -> Iterator[tuple]:
+    """What `Scored` holds of each image, but its name."""
     # Imported here: whoever only asks for the words above need not wait for Keras.
     from pneumolib.learning.predicting import logits_of
 
     pixels = np.stack([pixels for pixels, _ in seen])
     logits = logits_of(model.network, pixels)
     probabilities, calibrated = expit(logits), model.calibration.apply(logits)
+    classes = [LABEL_NAMES[int(probability >= model.threshold)] for probability in probabilities]
     warnings = [()] * len(seen)
     if model.familiarity:
-        files = pd.DataFrame([facts for _, facts in seen], columns=_FILE_FACTS)
+        files = pd.DataFrame([facts for _, facts in seen], columns=["width_px", "height_px", "colour"])
         warnings = model.familiarity.warnings(model.familiarity.facts(pixels, files))
-    return [
-        {
-            "probability": float(probabilities[n]),
-            "calibrated": float(calibrated[n]),
-            "predicted_class": LABEL_NAMES[int(probabilities[n] >= model.threshold)],
-            "warnings": warnings[n],
-            "pixels": pixels[n],
-        }
-        for n in range(len(seen))
-    ]
+    return zip(probabilities.tolist(), calibrated.tolist(), classes, warnings, pixels, strict=True)

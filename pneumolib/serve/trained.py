@@ -97,6 +97,7 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
     from pneumolib.learning.files import check_model_file
 
     folder = find_run(run)
+    file = folder / MODEL_FILE
     try:
         result = read_result(folder)
     except ResultError as fault:
@@ -105,32 +106,27 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
         raise ModelError(
             f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
         )
-    if not force:
-        _check_hash(folder / MODEL_FILE, result.model_sha256)
-    check_model_file(folder / MODEL_FILE)
+    recorded = result.model_sha256
+    if not force and recorded is None:
+        raise ModelError(
+            f"{file}: the {RESULT_FILE} beside it records no hash of it, so nobody can tell whether it is the run's own. Run "
+            f"`make report` again, which trains nothing anew where the training is kept; or --force"
+        )
+    if not force and (found := file_sha256(file)) != recorded:
+        raise ModelError(
+            f"{file}: not the file that the run wrote: its SHA-256 is {found[:16]}..., {RESULT_FILE} records {recorded[:16]}.... "
+            f"Its threshold and calibration need not fit this network. Get the run's own file, or run it again; or --force"
+        )
+    check_model_file(file)
     return TrainedModel(
-        folder=folder,
-        result=result,
+        folder,
+        result,
         network=None,
         image=ImageParams(**result.parameters["image"]),
         threshold=result.threshold.value,
         calibration=TypeAdapter(Calibration).validate_python(result.calibration.model_dump()),
         familiarity=_familiarity(result.familiarity),
     )
-
-
-def _check_hash(file: Path, recorded: str | None) -> None:
-    if recorded is None:
-        raise ModelError(
-            f"{file}: the {RESULT_FILE} beside it records no hash of it, so nobody can tell whether it is the run's own. Run "
-            f"`make report` again, which trains nothing anew where the training is kept; or --force"
-        )
-    found = file_sha256(file)
-    if found != recorded:
-        raise ModelError(
-            f"{file}: not the file that the run wrote: its SHA-256 is {found[:16]}..., {RESULT_FILE} records {recorded[:16]}.... "
-            f"Its threshold and calibration need not fit this network. Get the run's own file, or run it again; or --force"
-        )
 
 
 def _familiarity(kept: FamiliarityResult | None) -> TrainingReference | None:
