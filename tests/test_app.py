@@ -1,9 +1,4 @@
-"""The page of a trained model in a real browser, headless, with real uploads. Needs Chromium, as `test_browser`.
-
-The picture in the README is made here, of the demo's own run after `make report`:
-
-    PNEUMOLIB_SCREENSHOTS=docs .venv/bin/python -m pytest -n 0 tests/test_app.py -k readme
-"""
+"""The page of a trained model in a real browser, headless, with real uploads. Needs Chromium, as `test_browser`."""
 
 import contextlib
 import csv
@@ -19,7 +14,6 @@ import urllib.request
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -28,8 +22,7 @@ from pneumolib.data.drawing import draw_radiograph
 from pneumolib.serve.trained import RESEARCH_ONLY
 from pneumolib.serve.uploads import MOST_BYTES
 from test_browser import CONTRASTS, chromium, expect, playwright
-from test_decode import write_dicom
-from test_uploads import claiming, picture
+from test_decode import claiming, dicom_bytes
 
 pytest.importorskip("streamlit", reason="streamlit is not installed: pip install .[app]")
 
@@ -37,60 +30,50 @@ PATIENT = "Doe^Jane"  # in the names of its files, too
 PICTURE = "How much of the map is laid over the image"
 
 
-class Server:
-    """A page on a free port of this machine; `said` is all that it has written to its log."""
-
-    def __init__(self, root: Path, *command: str, **more: str):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        self.address = f"http://localhost:{port}"
-        own = {"PNEUMOLIB_ROOT": str(root), "PYTHONPATH": f"{REPO}:{REPO / 'tests'}", **more}
-        self.process = subprocess.Popen(
-            [sys.executable, *command, str(port)], cwd=root, env=os.environ | own, text=True, bufsize=1,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self.lines = []
-        self.reader = threading.Thread(target=lambda: self.lines.extend(iter(self.process.stdout.readline, "")))
-        self.reader.start()
-
-    @property
-    def said(self) -> str:
-        return "".join(self.lines)
-
-    def wait(self) -> None:
-        until = time.monotonic() + 120
-        while time.monotonic() < until and self.process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/_stcore/health", timeout=5):
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"no page came: {self.said}")
-
-    def stop(self) -> None:
-        """At once: a tab that is still open would be waited for."""
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        self.process.stdout.close()
-
-
-def everything(*folders: Path) -> set[Path]:
-    return {path for folder in folders for path in folder.rglob("*")}
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
+    """The address of the page. By the end no file was left, and the log holds nothing of what was brought."""
     chromium()  # nothing is started where nothing can be looked at
     root, home = tmp_path_factory.mktemp("app"), tmp_path_factory.mktemp("home")
-    apart = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": mpl.get_cachedir()}  # its list of fonts
-    started = Server(root, str(REPO / "tests/app_child.py"), **apart)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    own = {
+        "PNEUMOLIB_ROOT": str(root),
+        "PYTHONPATH": f"{REPO}:{REPO / 'tests'}",
+        "HOME": str(home),
+        "TMPDIR": str(home),
+    }
+    process = subprocess.Popen(
+        [sys.executable, str(REPO / "tests/app_child.py"), str(port)], cwd=root, text=True, bufsize=1,
+        env=os.environ | own | {"MPLCONFIGDIR": mpl.get_cachedir()}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    lines, address = [], f"http://localhost:{port}"
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout))
+    reader.start()
     try:
-        started.wait()
-        before = everything(root, home)
-        yield started
-        assert everything(root, home) == before
+        until = time.monotonic() + 120
+        while not answers(address):
+            assert process.poll() is None, lines
+            assert time.monotonic() < until, lines
+            time.sleep(0.1)
+        before = {*root.rglob("*"), *home.rglob("*")}
+        yield address
+        assert {*root.rglob("*"), *home.rglob("*")} == before
     finally:
-        started.stop()
+        process.kill()  # at once: a tab that is still open would be waited for
+        process.wait()
+        reader.join()
+        process.stdout.close()
+    assert address in "".join(lines)
+    # pydicom's warnings hold what they complain about, and errors quote values.
+    assert not re.search("Doe|Jane|Secret|4711|Traceback|Error", "".join(lines)), lines
+
+
+def answers(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +90,18 @@ class Visitor:
     """A person with a browser of their own: what they do on the page, and what went wrong there."""
 
     def __init__(self, browser, server, **options):
-        self.server, self.faults = server, []
+        self.address, self.faults = server, []
         self.page = browser.new_context(reduced_motion="reduce", **options).new_page()
         self.page.set_default_timeout(30_000)
         self.page.on("request", self.note_request)
         self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         self.page.on("console", lambda said: said.type == "error" and self.faults.append(said.text))
-        self.page.goto(server.address)
+        self.page.goto(server)
         expect(self.page.get_by_role("button", name="Draw: normal")).to_be_visible(timeout=60_000)
 
     def note_request(self, request):
-        local = self.server.address.removeprefix("http")
-        if not request.url.startswith((f"http{local}", f"ws{local}", "data:", f"blob:{self.server.address}")):
+        local = self.address.removeprefix("http")
+        if not request.url.startswith((f"http{local}", f"ws{local}", "data:", f"blob:{self.address}")):
             self.faults.append(f"request: {request.url}")
 
     def upload(self, *files) -> None:
@@ -141,15 +124,12 @@ class Visitor:
     def choose(self, box: str, option: str) -> None:
         """By keyboard; the list closes when the page moves, as it does when a field is first reached."""
         self.rest()
-        field, line = (
-            self.page.get_by_role("combobox", name=box),
-            self.page.get_by_role("option", name=option, exact=True),
-        )
+        field = self.page.get_by_role("combobox", name=box)
         field.focus()
         for _ in range(5):
             field.press("ArrowDown")
             with contextlib.suppress(playwright.TimeoutError):
-                line.click(timeout=2000)
+                self.page.get_by_role("option", name=option, exact=True).click(timeout=2000)
                 break
         expect(field).to_have_value(option)
 
@@ -184,14 +164,13 @@ def radiograph(form: str = "PNG", number: int = 1) -> bytes:
 
 
 def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
-    dicom = write_dicom(tmp_path / "x.dcm", draw_radiograph("virus"), bits=8).read_bytes()
-    cut = write_dicom(tmp_path / "y.dcm", draw_radiograph("virus"), bits=8).read_bytes()[:9000]
+    dicom = dicom_bytes(draw_radiograph("virus"), bits=8)
     large = tmp_path / "large.png"
-    with large.open("wb") as file:  # holes: nothing is written
-        file.truncate(MOST_BYTES + 2**20)
+    large.touch()
+    os.truncate(large, MOST_BYTES + 2**20)  # holes: nothing is written
     visit.upload(
         ("child.jpeg", radiograph("JPEG")), ("broken.png", radiograph()[:3000]), (f"{PATIENT}.dcm", dicom), ("empty.png", b""),
-        ("words.txt", b"no image"), ("bomb.png", claiming(9000, 9000)), (f"{PATIENT} 2.dcm", cut), ("last.png", radiograph()),
+        ("words.txt", b"no image"), ("bomb.png", claiming(9000, 9000)), (f"{PATIENT} 2.dcm", dicom[:9000]), ("last.png", radiograph()),
     )  # fmt: skip
     rows, refused = visit.rows(3), visit.refused()
     for row, name in zip(rows, ("child.jpeg", "DICOM 1", "last.png"), strict=True):
@@ -218,15 +197,15 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
 
 def test_a_file_that_is_too_large_to_be_sent_is_refused_without_its_name(visit, tmp_path):
     huge = tmp_path / f"{PATIENT}.dcm"
-    with huge.open("wb") as file:
-        file.truncate(201 * 2**20)
+    huge.touch()
+    os.truncate(huge, 201 * 2**20)
     visit.upload(huge)
     place = visit.page.get_by_test_id("stFileUploaderDropzone")
     expect(place.get_by_test_id("stFileChip")).to_have_attribute("aria-invalid", "true")
     said = place.evaluate("element => getComputedStyle(element, '::after').content")
     assert said == '"A file was refused: it is larger than 200 MB."'
     expect(place.get_by_text("Doe")).to_be_hidden()
-    visit.upload(("next.png", picture()))
+    visit.upload(("next.png", radiograph()))
     expect(visit.page.get_by_role("img", name="next.png with its Grad-CAM map")).to_be_visible()
     expect(place.get_by_test_id("stFileChip")).to_have_count(0)
     assert "Doe" not in visit.page.content()
@@ -267,23 +246,18 @@ def test_the_keyboard_is_enough(visit):
     page.bring_to_front()
     page.locator("main").focus()
 
-    def focused() -> str:
-        name = page.evaluate("(e => e.getAttribute('aria-label') || e.innerText)(document.activeElement)")
-        return name.strip().split("\n")[-1]
-
-    def tab_to(name: str) -> list[str]:
-        passed = []
-        for _ in range(12):
+    def tab_to(name: str) -> int:
+        for steps in range(1, 13):
             page.keyboard.press("Tab")
-            passed.append(focused())
-            if passed[-1] == name:
-                return passed
-        raise AssertionError(f"{name} cannot be reached: {passed}")
+            said = page.evaluate("(e => e.getAttribute('aria-label') || e.innerText)(document.activeElement)")
+            if said.strip().split("\n")[-1] == name:
+                return steps
+        raise AssertionError(f"{name} cannot be reached")
 
     tab_to("Upload")
     with page.expect_file_chooser():
         page.keyboard.press("Enter")
-    assert len(tab_to("Draw: bacterial pneumonia")) == 2  # the order on the page
+    assert tab_to("Draw: bacterial pneumonia") == 2  # the order on the page
     page.keyboard.press("Enter")
     shown = page.get_by_role("img", name="with its Grad-CAM map")
     expect(shown).to_be_visible()
@@ -315,38 +289,9 @@ def test_a_phone_stacks_the_columns_and_keeps_the_banner_and_all_can_be_read_in_
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         expect(page.get_by_test_id("stApp")).to_have_css("color-scheme", scheme)
-        seen = page.evaluate(
-            CONTRASTS.replace("if (colour[3]) throw", "if (false) throw")
-        )  # buttons are slightly tinted
+        seen = page.evaluate(CONTRASTS.replace("if (colour[3]) throw", "if (false) throw"))  # tinted buttons
         lowest = [text for text in seen["lowest"] if "60%" not in text[1]]  # beside the slider's handle, a part of it
         assert lowest[0][0] >= 4.5, lowest
         assert seen["ground"] < 0.05 if scheme == "dark" else seen["ground"] > 0.9
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1280, "height": 900})
-
-
-def test_the_log_holds_nothing_of_what_was_brought(server):
-    """Runs last: pydicom's warnings hold what they complain about, and errors quote values."""
-    assert server.address in server.said
-    assert not re.search("Doe|Jane|Secret|4711|Traceback|Error", server.said), server.said
-
-
-def test_the_picture_in_the_readme(browser):
-    """Of the demo's run, two drawn pneumonias; see the head of this file."""
-    folder = os.environ.get("PNEUMOLIB_SCREENSHOTS") or pytest.skip("PNEUMOLIB_SCREENSHOTS names no folder")
-    root = Path(os.environ.get("PNEUMOLIB_ROOT", REPO))
-    served = Server(root, "-m", "pneumolib", "app", "demo/03_baseline_cnn", "--port")
-    try:
-        served.wait()
-        one = Visitor(browser, served, viewport={"width": 1040, "height": 1540})
-        for number in (1, 2):
-            one.page.get_by_role("button", name="Draw: bacterial pneumonia").click()
-            expect(one.page.get_by_role("img", name=f"pneumonia {number} with its Grad-CAM map")).to_be_visible()
-        one.page.mouse.move(0, 0)
-        shot = Image.open(io.BytesIO(one.page.screenshot()))
-    finally:
-        served.stop()
-    few = shot.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(Path(folder) / "app.png", optimize=True)
-    assert np.asarray(few).shape == (1540, 1040)
-    assert (Path(folder) / "app.png").stat().st_size < 250_000

@@ -1,7 +1,6 @@
 """A trained model for other programs: one tiny network, all formats, read by those programs themselves."""
 
 import functools
-import hashlib
 import json
 import re
 import runpy
@@ -24,10 +23,10 @@ from pneumolib.data.pixels import load_image
 from pneumolib.errors import ModelError, PneumolibError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
+from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import CalibrationResult, write_result
 from pneumolib.serve import export, export_network
-from pneumolib.serve.export import capture_output
-from pneumolib.serve.export_metadata import calibration_facts, check_facts, preparation_steps
+from pneumolib.serve.export import calibration_facts, capture_output, compare, preparation_steps
 from test_reporting import result
 
 IMAGE = ImageParams(size_px=32, channels=1)
@@ -35,10 +34,6 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
 PLATT = CalibrationResult(
     method="platt", slope=0.8, intercept=-0.1, logits=[], probabilities=[], chosen_on="validation"
 )
-
-
-def sha256(file) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def tiny_network(policy: str = "float32") -> keras.Model:
@@ -74,7 +69,7 @@ def run(tmp_path_factory):
     folder.mkdir(parents=True)
     tiny_network().save(folder / "model.keras")
     values = {"parameters": {"image": IMAGE.model_dump()}, "calibration": PLATT, "facts": {"weights_sha256": "ab"}}
-    write_result(result(model_sha256=sha256(folder / "model.keras"), **values), folder)
+    write_result(result(model_sha256=file_sha256(folder / "model.keras"), **values), folder)
     return folder
 
 
@@ -87,34 +82,11 @@ def exported(run):
     return folders | {"onnx": run / "export/onnx", "code": done.returncode, "said": done.stdout}
 
 
-def ask(kind, folder) -> np.ndarray:
-    """The exported network's answer to `PIXELS`, by a program of that format alone."""
-    if kind == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-        given = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-        assert given == [("pixels", "tensor(uint8)", [32, 32, 1])]
-        return session.run(["probability"], {"pixels": PIXELS})[0]
-    if kind == "litert":
-        from ai_edge_litert.interpreter import Interpreter
-
-        return Interpreter(str(folder / "model.tflite")).get_signature_runner()(pixels=PIXELS)["probability"]
-    if kind == "savedmodel":
-        import tensorflow as tf
-
-        served = tf.saved_model.load(folder / "saved_model").signatures["serving_default"]
-        return served(pixels=tf.constant(PIXELS))["probability"].numpy()
-    network = keras.models.model_from_json((folder / "architecture.json").read_text())
-    network.load_weights(folder / "weights.weights.h5")
-    return np.asarray(network(PIXELS))
-
-
 @pytest.mark.parametrize("kind", export.READERS)
 def test_other_programs_give_the_sigmoid_of_the_logit(kind, exported, run):
     """In a batch of another size than those of the check."""
     expected = expit(np.asarray(keras.saving.load_model(run / "model.keras")(PIXELS)).astype(float))
-    found = ask(kind, exported[kind])
+    found = export_network.reader(kind, exported[kind])(PIXELS)
     assert found.dtype == np.float32
     assert found.shape == (5, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -126,22 +98,25 @@ def test_what_is_beside_the_model_says_what_a_program_needs(run, exported):
         folder = exported[kind]
         facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         files = [f for f in folder.rglob("*") if f.is_file() and f.name != "model.json"]
-        digests = {f.relative_to(folder).as_posix(): sha256(f) for f in files}
+        digests = {f.relative_to(folder).as_posix(): file_sha256(f) for f in files}
         assert {name: entry["sha256"] for name, entry in facts["files"].items()} == digests
         assert facts["format"] == kind
         assert facts["check"]["images"] == 20
         assert facts["check"]["largest_difference"] <= facts["check"]["tolerance"] == 1e-4
         assert facts["check"]["warnings"] == []
-        assert set(export.PACKAGES.get(kind, {}).values()) <= facts["versions"].keys()
-    assert facts["input"] | {"order": 0, "values": 0} == {
-        "name": "pixels", "dtype": "uint8", "shape": [None, 32, 32, 1], "order": 0, "values": 0
-    }  # fmt: skip
+        assert set(export.PACKAGES.get(kind, ())) <= facts["versions"].keys()
+    assert [facts["input"][key] for key in ("name", "dtype", "shape")] == ["pixels", "uint8", [None, 32, 32, 1]]
     assert ImageParams(**facts["preparation"]["image"]) == IMAGE
     assert facts["output"]["labels"] == {"0": "normal", "1": "pneumonia"}
     assert facts["threshold"]["value"] == 0.4
     assert (facts["calibration"]["slope"], facts["calibration"]["intercept"]) == (0.8, -0.1)
-    assert facts["origin"]["model_file_sha256"] == sha256(run / "model.keras")
+    assert facts["origin"]["model_file_sha256"] == file_sha256(run / "model.keras")
     assert "not a medical device" in facts["notice"]
+    first, second = exported["said"].splitlines()
+    assert exported["code"] == 0
+    assert first.startswith("x/03_baseline_cnn as onnx, to ")
+    assert re.search(r"ONNX Runtime: 20 drawn radiographs.* Keras \d\.\de-\d\d, allowed 1e-04$", second)
+    assert left_in(exported["onnx"]) == ["model.json", "model.onnx"]
 
 
 def left_in(folder) -> list[str]:
@@ -160,36 +135,30 @@ def command(run, tmp_path, capfd):
     return export_to
 
 
-def test_the_command_says_what_it_did_and_nothing_else(exported):
-    first, second = exported["said"].splitlines()
-    assert exported["code"] == 0
-    assert first.startswith("x/03_baseline_cnn as onnx, to ")
-    assert re.search(r"ONNX Runtime: 20 drawn radiographs.* Keras \d\.\de-\d\d, allowed 1e-04$", second)
-    assert left_in(exported["onnx"].parent) == ["json", "litert", "onnx", "savedmodel"]
-    assert left_in(exported["onnx"]) == ["model.json", "model.onnx"]
-
-
 def test_only_an_earlier_export_is_replaced_and_only_when_asked(command, tmp_path, monkeypatch):
-    out = tmp_path / "out"
+    out, mine = tmp_path / "out", tmp_path / "out/thesis.txt"
     out.mkdir()
-    (out / "thesis.txt").write_text("mine")
-    for words in ((), ("--overwrite",)):
+
+    def refused(*words: str) -> str:
+        before = left_in(out)
         code, said = command(*words)
-        assert (code, left_in(out)) == (2, ["thesis.txt"])
-        assert "holds thesis.txt, which no export wrote" in said
-    (out / "thesis.txt").unlink()
+        assert (code, left_in(out)) == (2, before)
+        return said
+
+    mine.write_text("mine")
+    assert "holds thesis.txt, which no export wrote" in refused()
+    refused("--overwrite")
+    mine.unlink()
     assert command("--overwrite")[0] == 0
-    (out / "thesis.txt").write_text("mine again")
-    assert command("--overwrite")[0] == 2
-    (out / "thesis.txt").unlink()
-    code, said = command()
-    assert code == 2
-    assert "--overwrite" in said
+    mine.write_text("mine again")
+    refused("--overwrite")
+    mine.unlink()
+    assert "--overwrite" in refused()
     (out / "architecture.json").unlink()
-    monkeypatch.setattr(export, "capture_output", lambda *_: "no")
-    assert command("--overwrite")[0] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "capture_output", lambda *_: "no")
+        assert command("--overwrite")[0] == 1
     assert left_in(out) == ["model.json", "weights.weights.h5"]  # what was there before is as it was
-    monkeypatch.undo()
     assert command("--overwrite")[0] == 0
     assert left_in(out) == ["architecture.json", "model.json", "weights.weights.h5"]
     assert left_in(tmp_path) == ["out"]
@@ -221,14 +190,6 @@ def test_an_exporter_that_fails_is_quoted_and_leaves_nothing(command, tmp_path, 
     assert "cannot be written as json and read again. Nothing was exported. Last words" in said
     assert said.endswith("converting operation 7\nValueError: no such operation\n")
     assert left_in(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "values", [np.full((2, 3, 1), np.nan, np.float32), np.zeros((2, 3, 1)), np.zeros((2, 3), np.float32)]
-)
-def test_what_is_no_probability_is_found(values):
-    with pytest.raises(PneumolibError, match="Nothing was exported"):
-        export.largest_difference("onnx", {"expected": np.zeros(3), "found": values})
 
 
 def test_what_cannot_be_done_is_refused_before_a_network_is_loaded(command, tmp_path, monkeypatch):
@@ -269,17 +230,28 @@ def test_a_network_of_mixed_precision_is_written_in_float32(tmp_path):
     assert export_network.in_float32(same) is same
 
 
-def test_what_a_check_cannot_say_is_said():
-    def warnings(expected, moved=0.0, precisions=("float32",)):
-        expected = np.array(expected)
-        found = {"expected": expected, "saved": expected - moved, "precisions": np.array(precisions)}
-        return check_facts("R", found, 0.5, 2e-7, 1e-4)["warnings"]
+def compared(expected, found=None, moved=0.0, precisions=("float32",)) -> dict:
+    """What is made of probabilities; the other program's are those of Keras by default."""
+    expected = np.array(expected)
+    found = np.float32([expected[:, None]] * 2) if found is None else found
+    probabilities = {"saved": expected - moved, "expected": expected, "found": found}
+    return compare("onnx", probabilities | {"precisions": np.array(precisions)}, 0.5)
 
-    assert warnings([0.1, 0.9]) == []
-    (precision,) = warnings([0.1, 0.501], moved=0.002, precisions=("float16", "float32"))
+
+@pytest.mark.parametrize(
+    "found", [np.full((2, 3, 1), np.nan, np.float32), np.zeros((2, 3, 1)), np.zeros((2, 3), np.float32)]
+)
+def test_what_is_no_probability_is_found(found):
+    with pytest.raises(PneumolibError, match="Nothing was exported"):
+        compared(np.zeros(3), found)
+
+
+def test_what_a_check_cannot_say_is_said():
+    assert compared([0.1, 0.9])["warnings"] == []
+    (precision,) = compared([0.1, 0.501], moved=0.002, precisions=("float16", "float32"))["warnings"]
     assert "float16 and float32" in precision
     assert "up to 2.0e-03, and 1 predicted class(es) changed" in precision
-    (narrow,) = warnings([0.999, 1.0])
+    (narrow,) = compared([0.999, 1.0])["warnings"]
     assert "between 0.999000 and 1.000000" in narrow
 
 
@@ -294,18 +266,16 @@ def test_preparation_is_told_in_the_order_it_happens():
     assert "kernel_size 8, clip_limit 0.02" in steps[6]
 
 
-@pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_the_calibration_can_be_computed_from_what_is_written(method):
-    map_ = Calibration("platt", 0.7, -0.2)
-    if method == "isotonic":
-        map_ = Calibration("isotonic", logits=(-2.0, 0.5, 3.0), probabilities=(0.1, 0.3, 0.9))
-    facts, p = calibration_facts(map_), np.array([0.01, 0.4, 0.99])
+def test_the_calibration_can_be_computed_from_what_is_written():
+    p = np.array([0.01, 0.4, 0.99])
     logit = np.log(p / (1 - p))
-    if method == "isotonic":
-        found = np.interp(logit, facts["logits"], facts["probabilities"])
-    else:
-        found = 1 / (1 + np.exp(-(facts["slope"] * logit + facts["intercept"])))
-    np.testing.assert_allclose(found, map_.apply(logit))
+    platt = Calibration("platt", 0.7, -0.2)
+    facts = calibration_facts(platt)
+    found = 1 / (1 + np.exp(-(facts["slope"] * logit + facts["intercept"])))
+    np.testing.assert_allclose(found, platt.apply(logit))
+    isotonic = Calibration("isotonic", logits=(-2.0, 0.5, 3.0), probabilities=(0.1, 0.3, 0.9))
+    facts = calibration_facts(isotonic)
+    np.testing.assert_allclose(np.interp(logit, facts["logits"], facts["probabilities"]), isotonic.apply(logit))
 
 
 def test_the_readmes_example_gives_the_librarys_answer(exported, tmp_path, monkeypatch, capsys):

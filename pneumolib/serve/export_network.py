@@ -45,7 +45,7 @@ def write_and_read(run: str, kind: str, folder: str, probabilities: str) -> None
     model = load_trained(run, force=True)
     network, pixels = in_float32(model.network), check_pixels(model.image)
     write_network(network, kind, Path(folder))
-    predict = _reader(kind, Path(folder))
+    predict = reader(kind, Path(folder))
     np.savez(
         probabilities,
         saved=expit(logits(model.network, pixels)),
@@ -155,7 +155,7 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
     whole.export(str(folder / file), format=exporter, verbose=False)
 
 
-def _reader(kind: str, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+def reader(kind: str, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The written files as another program reads them: uint8 (n, size_px, size_px, channels) to float32 (n, 1)."""
     if kind == "litert":
         from ai_edge_litert.interpreter import Interpreter
