@@ -117,10 +117,6 @@ class Visitor:
         cells = [row.locator("td").all_text_contents() for row in rows.all()]
         return [" | ".join(row[:3]) for row in cells]
 
-    def refused(self) -> list[str]:
-        """What is said of files that were not read."""
-        return self.page.locator(".pn-name").filter(has_text="not read").all_inner_texts()
-
     def choose(self, box: str, option: str) -> None:
         """By keyboard; the list closes when the page moves, as it does when a field is first reached."""
         self.rest()
@@ -172,7 +168,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
         ("child.jpeg", radiograph("JPEG")), ("broken.png", radiograph()[:3000]), (f"{PATIENT}.dcm", dicom), ("empty.png", b""),
         ("words.txt", b"no image"), ("bomb.png", claiming(9000, 9000)), (f"{PATIENT} 2.dcm", dicom[:9000]), ("last.png", radiograph()),
     )  # fmt: skip
-    rows, refused = visit.rows(3), visit.refused()
+    rows, refused = visit.rows(3), visit.page.locator(".pn-name").filter(has_text="not read").all_inner_texts()
     for row, name in zip(rows, ("child.jpeg", "DICOM 1", "last.png"), strict=True):
         assert re.fullmatch(rf"{name} \| (pneumonia|normal) \| 0\.\d+", row)
     assert refused[0].startswith("broken.png: not read: does not decode")

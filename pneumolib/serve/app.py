@@ -154,16 +154,12 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     read = rows[rows.error == ""]
     if len(read) > 1:
         st.header(f"{len(read)} images, threshold {percent(model.threshold)}", anchor=False)
+        shown = read[["image", "predicted_class", "probability", "warnings"]]
         share = st.column_config.ProgressColumn(
             "probability of pneumonia", format="percent", min_value=0, max_value=1, width="medium"
         )
-        columns = ["image", "predicted_class", "probability", "warnings"]
-        st.dataframe(
-            read[columns],
-            hide_index=True,
-            height="content",
-            column_config={"predicted_class": "predicted class", "probability": share},
-        )
+        titles = {"predicted_class": "predicted class", "probability": share}
+        st.dataframe(shown, hide_index=True, height="content", column_config=titles)
     if len(read):
         _show_closer(model, lock, scored)
     text = rows.to_csv(index=False)
@@ -215,9 +211,9 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
     one = scored[number]
     pixels, saliency = _look(model, lock, number, one)
     left, right = st.columns(2, gap="large")
+    side = "at or above" if one.predicted_class == LABEL_NAMES[1] else "below"
     with right:
         st.html(f'<p class="pn-name">{escape(one.name)}</p>')
-        side = "at or above" if one.predicted_class == LABEL_NAMES[1] else "below"
         st.metric("Predicted class", one.predicted_class)
         st.metric("Probability of pneumonia", percent(one.probability))
         st.progress(one.probability)
