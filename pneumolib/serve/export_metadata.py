@@ -75,7 +75,7 @@ def model_metadata(
             "order": f"image, row from the top, column from the left, channel{colours}",
             "values": "0 black to 255 white, as they are: scaling is part of the network",
         },
-        "preparation": {"steps": preparation_steps(image), "image": image.seen()},
+        "preparation": {"steps": preparation_steps(image), "image": image.model_dump()},
         "output": {
             "name": "probability",
             "dtype": "float32",
