@@ -1,8 +1,8 @@
 """pneumolib: pneumonia or normal, on children's chest radiographs. Research only, not a medical device.
 
-Eight rooms and a door, in the order of the data's way; a room imports only from those above it:
-`params` (the door), `data`, `learning`, `evaluation`, `audit`, `reporting`, `serve`, `remote`. Rooms load when first used, so that the command
-line and the up-to-date check never import TensorFlow.
+The rooms, in the order of the data's way: `data`, `learning`, `evaluation`, `audit`, `reporting`, `study`, `serve`, `remote`.
+A room imports only from those before it and from the top modules `errors`, `hosts`, `params`, `project`, `provenance`. Rooms
+load when first used, so that the command line and the up-to-date check never import TensorFlow.
 """
 
 import lazy_loader

@@ -55,8 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         fault.show()
         return fault.exit_code
     except PneumolibError as fault:
-        before = "Stopped before any run:" if command in GROUPS["Study"] and isinstance(fault, InputError) else ""
-        print(f"{before}\n{fault}", file=sys.stderr)
+        # What has begun to work has printed lines already, from which its end is set apart.
+        before = "Stopped before any run:\n" if command in GROUPS["Study"] else ""
+        before = before if isinstance(fault, InputError) else "\n"
+        print(f"{before}{fault}", file=sys.stderr)
         return fault.exit_code
     except click.Abort:  # click's word for KeyboardInterrupt
         print(f"\nInterrupted. {INTERRUPTED.get(command, '')}".rstrip(), file=sys.stderr)
