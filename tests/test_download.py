@@ -4,9 +4,7 @@ import contextlib
 import errno
 import os
 import re
-import resource
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -27,7 +25,6 @@ from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data import download
 from pneumolib.data.download import extract_zip
-from pneumolib.data.manifest import describe_file
 from pneumolib.errors import DataError, PneumolibError
 from test_tfrecord import TEST, TRAIN, UNPACKED, contents, jpeg, write_pair
 
@@ -47,7 +44,7 @@ class Remote(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.headers, self.cuts, self.statuses, self.seen, self.asked = {}, {"ETag": '"one"'}, [], [], [], 0
-        self.honours_range, self.tells_length, self.range_limit = True, True, None
+        self.honours_range, self.tells_length = True, True
         self.stall_at, self.released = None, threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -67,15 +64,14 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_GET(self):
         remote, body = self.server, self.server.files.get(self.path.removeprefix("/"))
-        status, headers, start, end = 404 if body is None else 200, dict(remote.headers), 0, None
+        status, headers, start = 404 if body is None else 200, dict(remote.headers), 0
         if remote.statuses:
             status = remote.statuses.pop(0)
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         if wanted and remote.honours_range and self.headers["If-Range"] in headers.values():
             status, start = 206, int(wanted[1])
-            end = start + remote.range_limit if remote.range_limit else None
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self.answer(status, body[start:end] if status in (200, 206) else b"", headers)
+        self.answer(status, body[start:] if status in (200, 206) else b"", headers)
 
     def answer(self, status, body, headers):
         remote, whole = self.server, len(body)
@@ -137,7 +133,6 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
     [
         ({"ETag": '"one"'}, {}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
         ({"ETag": 'W/"weak"', "Last-Modified": DATE}, {}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
-        ({"ETag": '"one"'}, {"range_limit": 5 * CHUNK}, [CHUNK] * 2 + [5 * CHUNK, len(BODY) - 7 * CHUNK]),
         # Without a strong validator, or where the server knows no ranges, each try begins anew.
         ({"ETag": 'W/"weak"'}, {}, [CHUNK] * 2 + [len(BODY)]),
         ({"ETag": '"one"'}, {"honours_range": False}, [CHUNK] * 2 + [len(BODY)]),
@@ -161,9 +156,6 @@ def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remo
     assert remote.seen[-1] == (f"bytes={4 * CHUNK}-", '"one"', len(BODY) - 4 * CHUNK)
     assert get(remote, tmp_path / "x.bin") == BODY  # a whole file is asked about, and not sent again
     assert len(remote.seen) == 5
-    remote.headers, remote.cuts = {"ETag": '"two"'}, [CHUNK] * 4
-    with pytest.raises(PneumolibError, match="tried 4 times"):
-        get(remote, tmp_path / "x.bin")
     remote.files["x.bin"], remote.headers = BODY[::-1], {"ETag": '"three"'}
     assert get(remote, tmp_path / "x.bin") == BODY[::-1]
     assert remote.seen[-1] == (None, None, len(BODY))
@@ -203,19 +195,6 @@ def test_refusals_and_busy_servers(remote, tmp_path, statuses, words, asked):
         get(remote, tmp_path / "x.bin")
 
 
-def test_a_disk_that_refuses_is_named_and_what_came_is_kept(remote, tmp_path):
-    remote.files["x.bin"] = BODY
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * CHUNK, hard))
-    try:
-        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
-            get(remote, tmp_path / "x.bin")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert get(remote, tmp_path / "x.bin") == BODY
-    assert remote.seen[-1][0] == f"bytes={5 * CHUNK}-"
-
-
 # TFRecord files
 
 
@@ -233,9 +212,8 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert main(["data", "--address", records, "--to", "out"]) == 0
     assert contents(tmp_path / "out") == UNPACKED
     said = capsys.readouterr().out
-    for words in (f"{tmp_path / 'out'}: 6 images", "train/NORMAL         2", "not those of the published images"):
+    for words in (f"{tmp_path / 'out'}: 6 images", "not those of the published images", "doi:10.17632/rscbjbr9sj"):
         assert words in said
-    assert "doi:10.17632/rscbjbr9sj, CC BY 4.0" in said
     assert said.rstrip().endswith(f"Next: make report STUDY=kermany DATA={tmp_path / 'out'}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out", "records"]
     asked = remote.asked
@@ -330,15 +308,6 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
 def test_a_wrong_word_is_answered_with_what_is_allowed(words, capsys):
     assert main(["data", *words]) == 1
     assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
-
-
-def test_an_interruption_leaves_with_130(monkeypatch, capsys):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(download, "fetch_pairs", interrupt)
-    assert main(["data"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
 
 
 def test_make_hands_its_variables_on():
@@ -444,15 +413,6 @@ def test_a_hostile_member_is_refused_and_nothing_put_in_place(tmp_path, monkeypa
     assert {p.name for p in tmp_path.iterdir()} <= {"x.zip", ".out.lock"}
 
 
-def test_a_link_becomes_a_file_that_is_no_image(tmp_path):
-    member = zipfile.ZipInfo("train/NORMAL/link.jpeg")
-    member.external_attr = (stat.S_IFLNK | 0o777) << 16
-    extract_zip(write_zip(tmp_path / "x.zip", IMAGES | {member: b"/etc/passwd"}), tmp_path / "out")
-    link = tmp_path / "out/train/NORMAL/link.jpeg"
-    assert not link.is_symlink()
-    assert "not a JPEG, PNG or DICOM image" in describe_file(link)["reason"]
-
-
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -486,14 +446,6 @@ def test_one_changed_byte_is_found_and_named(tmp_path, place, offset, change, me
     raw[place(raw) + offset] ^= change
     file.write_bytes(raw)
     with pytest.raises(DataError, match=message):
-        extract_zip(file, tmp_path / "out")
-
-
-@pytest.mark.parametrize("keep", [0, 40, -10])
-def test_a_cut_zip_is_no_archive(tmp_path, keep):
-    file = write_zip(tmp_path / "x.zip", IMAGES)
-    file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"x\.zip: .*no zip archive that can be read, or not all of it"):
         extract_zip(file, tmp_path / "out")
 
 
@@ -533,19 +485,6 @@ def test_no_network_a_wrong_handle_and_a_broken_key_file_are_named(monkeypatch, 
     (tmp_path / ".kaggle").mkdir()
     (tmp_path / ".kaggle/kaggle.json").write_text("{", encoding="utf-8")
     with pytest.raises(PneumolibError, match=r"Invalid Kaggle credentials file at .*kaggle\.json"):
-        download.download("kaggle")
-
-
-KAGGLE = kagglehub.exceptions
-
-
-@pytest.mark.parametrize("kind", [KAGGLE.DataCorruptionError, KAGGLE.CredentialError, KAGGLE.BackendError, OSError])
-def test_what_kagglehub_raises_becomes_words(monkeypatch, kind):
-    def raise_it(handle):
-        raise kind("said")
-
-    monkeypatch.setattr(kagglehub, "dataset_download", raise_it)
-    with pytest.raises(PneumolibError, match=r"kagglehub: said\..*KAGGLEHUB_CACHE"):
         download.download("kaggle")
 
 
