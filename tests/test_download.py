@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -237,14 +238,6 @@ def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_
     assert said.endswith("Next: make report STUDY=kermany\n")
 
 
-def test_a_bucket_is_read_over_https_without_an_account(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(download, "fetch", lambda url, file, check: asked.append(url))
-    download.fetch_pairs("gs://download.tensorflow.org/data/ChestXRay2017/", tmp_path / "cache")
-    assert asked[0] == "https://storage.googleapis.com/download.tensorflow.org/data/ChestXRay2017/train/paths.tfrec"
-    assert len(asked) == 4
-
-
 def test_pairs_that_are_there_need_no_network_and_begun_ones_are_asked_about_again(records, remote, tmp_path):
     folder = download.fetch_pairs(records, tmp_path / "cache")
     asked = remote.asked
@@ -298,7 +291,13 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert main(["data"]) == 1
     said = capsys.readouterr().err
-    for words in ("make data, tfrecord from gs://", "Connection refused", "make data FROM=kaggle", "FROM=<file.zip>"):
+    for words in (
+        "make data, tfrecord from gs://",
+        "https://storage.googleapis.com/download.tensorflow.org/data/",
+        "Connection refused",
+        "make data FROM=kaggle",
+        "FROM=<file.zip>",
+    ):
         assert words in said
     assert "Traceback" not in said
     assert not (tmp_path / "data/chest_xray").exists()
@@ -428,6 +427,13 @@ def test_none_two_and_too_large_data_sets_are_refused(tmp_path, monkeypatch, mem
         extract_zip(write_zip(tmp_path / "x.zip", members), tmp_path / "out")
 
 
+def test_a_link_becomes_a_file_that_is_no_image(tmp_path):
+    member = zipfile.ZipInfo("train/NORMAL/link.jpeg")
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    extract_zip(write_zip(tmp_path / "x.zip", IMAGES | {member: b"/etc/passwd"}), tmp_path / "out")
+    assert not (tmp_path / "out/train/NORMAL/link.jpeg").is_symlink()
+
+
 LIST_ENTRY = b"PK\x01\x02"
 
 
@@ -468,24 +474,18 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status):
     endpoints = kagglesdk.kaggle_env._env_to_endpoint
     monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, remote.url)
     remote.statuses = [status]
-    with pytest.raises(
-        PneumolibError, match=rf"(?s)kagglehub: {status} .*token \(401, 403\).*kaggle\.com/settings/api"
-    ):
+    with pytest.raises(PneumolibError, match=rf"(?s)kagglehub: {status} .*token \(401, 403\).*/settings/api"):
         download.download("kaggle")
 
 
 @pytest.mark.usefixtures("no_account")
-def test_no_network_a_wrong_handle_and_a_broken_key_file_are_named(monkeypatch, tmp_path):
+def test_no_network_and_a_wrong_handle_are_named(monkeypatch):
     with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
         download.download("kaggle", "nothing")
     with monkeypatch.context() as patch:
         patch.setenv("https_proxy", "http://127.0.0.1:9")
         with pytest.raises(PneumolibError, match=r"(?s)kagglehub: .*Connection refused.*make data FROM=<file\.zip>"):
             download.download("kaggle")
-    (tmp_path / ".kaggle").mkdir()
-    (tmp_path / ".kaggle/kaggle.json").write_text("{", encoding="utf-8")
-    with pytest.raises(PneumolibError, match=r"Invalid Kaggle credentials file at .*kaggle\.json"):
-        download.download("kaggle")
 
 
 def test_kaggles_cache_is_linked_into_place(monkeypatch, tmp_path):

@@ -24,19 +24,15 @@ def read(root, cache, **options):
 # --- folders
 
 
-NAMES = {
-    "person1_bacteria_2": ("bacteria", "bacteria-1"),
-    "person447_virus_921_1": ("virus", "virus-447"),  # the archive's one irregular name
-    "IM-0115-0001": ("normal", "IM-115"),
-    "IM-0435-0001-0002": ("normal", "IM-435"),
-    "NORMAL2-IM-0381-0001": ("normal", "NORMAL2-IM-381"),
-}
-
-
 def test_names_give_kind_and_group():
-    for stem, expected in NAMES.items():
+    for stem, *expected in (
+        ("person1_bacteria_2", "bacteria", "bacteria-1"),
+        ("person447_virus_921_1", "virus", "virus-447"),  # the archive's one irregular name
+        ("IM-0435-0001-0002", "normal", "IM-435"),
+        ("NORMAL2-IM-0381-0001", "normal", "NORMAL2-IM-381"),
+    ):
         own, other = sorted(CLASSES, reverse=stem.startswith("person"))
-        assert identify(own, stem) == expected
+        assert identify(own, stem) == tuple(expected)
         assert identify(other, stem) is None
 
 
@@ -106,7 +102,7 @@ def table_of_paths(tmp_path):
     for number in range(8):
         for label in (0, 1):
             level = (60 + 120 * label + RAMP).astype(np.uint8)
-            name = [f"bild {number} é {label}.png", f"снимок {number} {label}.jpeg", f"胸部 {number} {label}.dcm"][
+            name = (f"bild {number} é {label}.png", f"снимок {number} {label}.jpeg", f"胸部 {number} {label}.dcm")[
                 number % 3
             ]
             if name.endswith("dcm"):

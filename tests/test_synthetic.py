@@ -98,7 +98,6 @@ def test_the_archives_traps_are_there(drawn):
     assert 0.02 < len(colour) / len(images(drawn, "train/PNEUMONIA")) < 0.1
     well, sick = ([seen[p][0] for p in images(drawn, f"*/{name}")] for name in ("NORMAL", "PNEUMONIA"))
     assert np.median(well) < 1.35 < np.median(sick)
-    assert np.quantile(well, 0.9) > np.quantile(sick, 0.25)  # shapes overlap
     by_digest = pd.Series(digests(drawn)).reset_index().groupby(0)["index"].agg(list)
     copies = [[drawn / p for p in paths] for paths in by_digest if len(paths) > 1]
     assert 1 <= len(copies) <= 10
@@ -162,17 +161,8 @@ def test_it_is_read_as_a_users_own_table(second):
     assert set(second.table.site) == {"emergency", "ward"}
     assert second.table.group_id.nunique() < len(second.table)
     assert second.table.groupby("group_id")[["label", "site"]].nunique().max().max() == 1
-
-
-def test_its_films_differ_from_the_first_hospitals_and_not_by_class(second):
-    table = second.table.assign(aspect=second.table.width_px / second.table.height_px)
-    assert table.aspect.max() < 1.25
-    by_class = table.groupby(["site", "label"])[["aspect", "width_px"]].median()
-    for site in ("emergency", "ward"):
-        well, sick = by_class.loc[site].to_numpy()
-        np.testing.assert_allclose(well, sick, rtol=0.05)
-    grey = table.groupby("site").mean_intensity.median()
-    assert grey["ward"] - grey["emergency"] > 40
+    sites = second.table.groupby("site").mean_intensity.median()
+    assert sites["ward"] - sites["emergency"] > 40
     most = max(file.number for file in synthetic._plan(2000, 1))
     assert most < synthetic._plan_second(100, 1).number.min()  # no child of the first hospital
 

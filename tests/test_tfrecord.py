@@ -141,13 +141,7 @@ def test_a_path_that_cannot_be_used_is_refused_and_nothing_written(source, tmp_p
     ("file", "records", "message"),
     [
         ("train/images", [jpeg(1)] * 3, "record 4: there are not as many images as paths"),
-        ("train/images", [jpeg(1)] * 6, "record 5: there are not as many images as paths"),
-        (
-            "test/images",
-            [jpeg(5), b"\x89PNG...."],
-            r"record 2 \(test/PNEUMONIA/person6_virus_6.jpeg\): no JPEG, begins",
-        ),
-        ("test/paths", [b"train/NORMAL/x.jpeg"] * 2, "says train, but is among the records of test/"),
+        ("test/images", [jpeg(5), b"\x89PNG...."], r"record 2 \(test/PNEUMONIA/.*\): no JPEG, begins"),
     ],
 )
 def test_pairs_that_do_not_fit_are_refused_and_an_older_folder_stays(source, tmp_path, file, records, message):

@@ -27,6 +27,7 @@ from pneumolib.data.sources import list_source
 from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
+from pneumolib.provenance import text_digest
 
 COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
@@ -56,7 +57,7 @@ class Manifest:
         """16 hex digits that change when an image's bytes, path, label, kind, group, split or site do, and with nothing else."""
         columns = ["path", "label", "kind", "group_id", "source_split", "sha256"]
         rows = self.table[columns + (["site"] if self.table.site.any() else [])].to_numpy().tolist()
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        return text_digest(json.dumps(rows))
 
     def counts(self) -> pd.DataFrame:
         """Images and groups for each source split and kind, for people to read."""
@@ -98,8 +99,7 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
 
 def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
     """The listed images with what `describe_file` says of each, from the cache where size and time are unchanged."""
-    key = hashlib.sha256(f"{_CACHE_VERSION} {listing.root.resolve()}".encode()).hexdigest()[:16]
-    file = cache_dir / f"{key}.json"
+    file = cache_dir / f"{text_digest(f'{_CACHE_VERSION} {listing.root.resolve()}')}.json"
     cached = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     stamps = {item["path"]: _stamp(listing.root / item["path"]) for item in listing.images}
     known = {p: cached[p]["fact"] for p, stamp in stamps.items() if stamp and cached.get(p, {}).get("stamp") == stamp}
