@@ -52,17 +52,6 @@ def test_an_image_s_place_and_the_seed_decide_and_not_its_portion(pixels, name):
     assert np.array_equal(whole, other) == (name not in [*BOTH_WAYS, "noise"])
 
 
-@pytest.mark.parametrize("name", BOTH_WAYS)
-def test_an_image_goes_one_way_at_all_severities_and_a_set_goes_both(pixels, name):
-    same = np.repeat(pixels[:1], 40, axis=0)
-    ways = [corrupt(same, name, severity, 1) for severity in (2, 5)]
-    kinds, counts = np.unique(ways[0].reshape(40, -1), axis=0, return_counts=True)
-    assert len(kinds) == 2
-    assert counts.min() >= 10
-    first = [(way == way[0]).all(axis=(1, 2, 3)) for way in ways]
-    np.testing.assert_array_equal(*first)
-
-
 def test_lengths_follow_the_image_s_side():
     """What a severity does to a large image is, seen small, what it does to the small one."""
     large = radiographs(256, 4)
@@ -83,8 +72,11 @@ def test_what_each_change_does_to_a_simple_image():
     framed = corrupt(grey, "margins", 5, 1)
     assert (framed[:, :6] == 0).all()
     assert (framed[:, 6:-6, 6:-6] == 100).all()
-    levels = {int(image.mean()) for image in corrupt(np.repeat(grey[:1], 20, axis=0), "gamma", 4, 1)}
-    assert levels == {round(255 * (100 / 255) ** 2), round(255 * (100 / 255) ** 0.5)}
+    mild, strong = (
+        corrupt(np.repeat(grey[:1], 20, axis=0), "gamma", severity, 1).mean((1, 2, 3)) for severity in (2, 4)
+    )
+    assert set(strong) == {round(255 * (100 / 255) ** 2), round(255 * (100 / 255) ** 0.5)}  # both ways
+    np.testing.assert_array_equal(mild > 100, strong > 100)  # an image goes one way at all severities
     for unmoved in ("contrast", "blur", "downsampling", "stretch"):
         np.testing.assert_array_equal(corrupt(grey, unmoved, 5, 1), grey)
     noisy = corrupt(grey, "noise", 5, 1).astype(float) - 100

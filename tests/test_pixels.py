@@ -169,7 +169,7 @@ def test_stretch_pad_and_crop(tmp_path):
     # The middle half of the width is left, and nothing of the height is lost.
     np.testing.assert_allclose(seen["crop"][16, [0, -1]], [64, 191], atol=6)
     noise = np.random.default_rng(0).integers(0, 255, (81, 48)).astype(np.uint8)
-    square = np.asarray(prepare(Image.fromarray(noise), ImageParams(fit="crop")))
+    square = np.asarray(module.prepare(Image.fromarray(noise), ImageParams(fit="crop")))
     np.testing.assert_array_equal(square, noise[16:64])  # cut, not resampled
 
 

@@ -67,9 +67,6 @@ def test_one_image_does_not_depend_on_those_drawn_before():
     alone = synthetic.draw_radiograph("virus", 3, 1)
     synthetic.draw_radiograph("bacteria", 3, 1)
     np.testing.assert_array_equal(alone, synthetic.draw_radiograph("virus", 3, 1))
-    assert (alone.dtype, alone.ndim) == (np.uint8, 2)
-    assert 220 <= alone.shape[1] <= 520
-    assert alone.std() > 20
     with pytest.raises(ValueError, match="fungus"):
         synthetic.draw_radiograph("fungus")
 

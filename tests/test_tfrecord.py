@@ -119,8 +119,7 @@ def test_every_image_lands_at_its_place_byte_for_byte(source, tmp_path):
     [
         ("train/COVID/x.jpeg", r"expected \.\.\./<class>/<name>\.jpeg with a class of normal, pneumonia, opacity"),
         ("train/NORMAL/../x.jpeg", "unsafe name"),
-        ("train/NORMAL/C:x.jpeg", "unsafe name"),
-        ("train/NORMAL/x\0.jpeg", "unsafe name"),
+        ("train/NORMAL/C:x\0.jpeg", "unsafe name"),
         ("train/NORMAL//etc/passwd", "expected"),
         ("", "unsafe name"),
         ("train/NORMAL/" + "x" * 300 + ".jpeg", "longer than 255 bytes"),
