@@ -123,10 +123,3 @@ def test_what_is_refused_and_why(table):
     skewed = split[~((split.split == "val") & (split.label == 0) & (split.image_id.str[-1] == "0"))]
     with pytest.raises(DataError, match=r"pneumonia is [\d.]+% of validation but [\d.]+% of the training pool"):
         check_split(skewed, 2)
-
-
-def test_the_published_validation_set_is_kept(table):
-    published = table.assign(source_split=table.source_split.where(~table.group_id.str.endswith("3"), "val"))
-    params = SplitParams(validation="as_published", ratio_tolerance_points=20.0)
-    split = split_manifest(published, params)
-    assert set(split.image_id[split.split == "val"]) == set(published.image_id[published.source_split == "val"])

@@ -63,14 +63,6 @@ def header(path):
 # --- the archive in small
 
 
-def test_one_image_does_not_depend_on_those_drawn_before():
-    alone = synthetic.draw_radiograph("virus", 3, 1)
-    synthetic.draw_radiograph("bacteria", 3, 1)
-    np.testing.assert_array_equal(alone, synthetic.draw_radiograph("virus", 3, 1))
-    with pytest.raises(ValueError, match="fungus"):
-        synthetic.draw_radiograph("fungus")
-
-
 def test_patients_stay_in_one_split_though_numbers_recur(drawn):
     groups = {s: {patient(p) for p in images(drawn, f"{s}/*")} for s in ("train", "val", "test")}
     assert not groups["train"] & groups["test"]
