@@ -97,7 +97,6 @@ def test_files_of_one_size_have_no_warning_and_result_json_keeps_all(demo, monke
     assert found.validation_warnings["size"] == 0
     kept = FamiliarityResult.model_validate_json(FamiliarityResult(**plain(asdict(found))).model_dump_json())
     assert _familiarity(kept) == found
-    assert _familiarity(None) is None
 
 
 def test_features_mind_what_is_where_and_not_exposure(demo):

@@ -69,8 +69,6 @@ def test_pixels_and_table_go_together(prepared, tmp_path, monkeypatch):
     assert again.key == images.key
     with pytest.raises(KeyError, match=r"24 image id\(s\) are not among the 128 images, such as train/"):
         read_images(manifest, split.assign(image_id=split.image_id + "x"), "val", GREY, tmp_path)
-    with pytest.raises(ValueError, match="2 rows but 1 images"):
-        ImageSet(few.table, few.pixels[:1])
 
 
 def test_every_image_parameter_and_every_change_of_a_file_has_a_cache_of_its_own(prepared, tmp_path):
