@@ -5,19 +5,8 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from pneumolib.data.augment import (
-    BRIGHTNESS,
-    FLIP,
-    MARGINS,
-    N_DRAWS,
-    NOISE,
-    NOISE_PLACE,
-    ROTATION,
-    SHARPNESS,
-    SHEAR,
-    STRETCH,
-    augment_batch,
-)
+from pneumolib.data import augment
+from pneumolib.data.augment import MARGINS, N_DRAWS, NOISE, augment_batch
 from pneumolib.data.batches import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
 from pneumolib.data.pixels import ImageSet
 from pneumolib.params import AugmentParams
@@ -34,9 +23,7 @@ def coded():
     """37 images whose first pixel is their own number, and whose label is its last bit."""
     pixels = np.arange(37, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
     names = [f"image{n:02d}" for n in range(37)]
-    table = pd.DataFrame(
-        {"image_id": names, "split": "train", "label": np.arange(37) % 2, "kind": "x", "group_id": names}
-    )
+    table = pd.DataFrame({"image_id": names, "split": "train", "label": np.arange(37) % 2, "group_id": names})
     return ImageSet(table, pixels)
 
 
@@ -63,9 +50,8 @@ def test_order_depends_on_seed_and_epoch_alone(coded):
     two_epochs = numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2))
     tf.random.set_seed(2)
     np.testing.assert_array_equal(two_epochs, numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2)))
-    np.testing.assert_array_equal(
-        two_epochs[32:], numbers(train_dataset(coded, NONE, 8, seed=1, epochs=2, start_epoch=1))
-    )
+    later = train_dataset(coded, NONE, 8, seed=1, epochs=2, start_epoch=1)
+    np.testing.assert_array_equal(two_epochs[32:], numbers(later))
     assert (two_epochs[:32] != two_epochs[32:]).any()
     assert (two_epochs[:32] != numbers(train_dataset(coded, NONE, 8, seed=2, epochs=1))).any()
     # A change of the order would give everybody other networks under the same seed; it must not go unseen.
@@ -120,9 +106,8 @@ def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
 
 def test_views_are_functions_of_seed_and_view(coded):
     def view(number, seed=1):
-        return np.concatenate(
-            [x.numpy() for x in view_dataset(coded, AugmentParams(gamma_factor=1.5), 16, seed, number)]
-        )[:37]
+        batches = view_dataset(coded, AugmentParams(gamma_factor=1.5), 16, seed, number)
+        return np.concatenate([x.numpy() for x in batches])[:37]
 
     np.testing.assert_array_equal(view(0), view(0))
     assert (view(0) != view(1)).any()
@@ -143,6 +128,20 @@ def test_each_epoch_takes_one_view_of_each_image_s_features(coded):
 # --- augmentation
 
 
+def augmented(images, params: AugmentParams, *draws: tuple) -> np.ndarray:
+    """`draws`: a column, and one value an image or one for all; elsewhere 0.5, at which every symmetric draw is zero."""
+    all_draws = np.full((len(images), N_DRAWS), 0.5, np.float32)
+    for column, values in draws:
+        all_draws[:, column] = values
+    return augment_batch(tf.constant(images, tf.uint8), all_draws, params).numpy().astype(int)
+
+
+def places(side: int = 41) -> np.ndarray:
+    """Images whose grey value is the row, then the column: what is read is the place it is read from."""
+    rows = np.broadcast_to(np.arange(side)[:, None, None], (side, side, 1))
+    return np.stack([rows, rows.transpose(1, 0, 2)])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_op_changes_an_image_and_gives_the_same_inside_map(both_modes, channels):
     images = tf.random.stateless_uniform([5, 24, 20, channels], [1, 2], 0, 256, tf.int32)
@@ -155,34 +154,18 @@ def test_every_op_changes_an_image_and_gives_the_same_inside_map(both_modes, cha
     assert {(x.dtype, x.shape) for x in changed} == {(tf.uint8, images.shape)}
 
 
-def test_middle_draws_change_nothing():
-    """At 0.5 every symmetric draw is zero, and the flip is off; noise and margins begin at 0."""
-    images = tf.cast(tf.reshape(tf.range(2 * 16 * 16), [2, 16, 16, 1]) % 251, tf.uint8)
-    draws = np.full((2, N_DRAWS), 0.5, np.float32)
-    draws[:, NOISE] = draws[:, MARGINS] = 0
-    same = augment_batch(images, draws, STRONG)
-    np.testing.assert_array_equal(same, images)
-
-
-def test_flip_mirrors_left_and_right():
-    images = tf.cast(tf.reshape(tf.range(16 * 12), [1, 16, 12, 1]), tf.uint8)
-    draws = np.full((1, N_DRAWS), 0.5, np.float32)
-    draws[0, FLIP] = 0.1
-    np.testing.assert_array_equal(augment_batch(images, draws, AugmentParams(flip=True)), images[:, :, ::-1])
+def test_middle_draws_change_nothing_and_a_flip_mirrors_left_and_right():
+    images = np.arange(2 * 16 * 12).reshape(2, 16, 12, 1) % 251
+    np.testing.assert_array_equal(augmented(images, STRONG, (NOISE, 0), (MARGINS, 0)), images)
+    np.testing.assert_array_equal(augmented(images, AugmentParams(flip=True), (augment.FLIP, 0.1)), images[:, :, ::-1])
 
 
 def test_shear_turns_the_level_axis_and_leaves_the_upright_one():
-    """On images whose grey value is the row, then the column: what is read is the place it is read from."""
-    places = np.arange(41, dtype=np.uint8)
-    rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
-    images = np.stack([rows, rows.transpose(1, 0, 2)])
-    draws = np.full((2, N_DRAWS), 0.5, np.float32)
-    draws[:, SHEAR] = 0.99999
-    read = augment_batch(tf.constant(images), draws, AugmentParams(shear_deg=20.0)).numpy()[:, :, :, 0].astype(int)
+    read = augmented(places(), AugmentParams(shear_deg=20.0), (augment.SHEAR, 0.99999))[..., 0]
     offset, angle = np.arange(-10, 11), np.deg2rad(20)
     np.testing.assert_allclose(read[0, 20, 10:31], 20 + offset * np.sin(angle), atol=1)
     np.testing.assert_allclose(read[1, 20, 10:31], 20 + offset * np.cos(angle), atol=1)
-    np.testing.assert_array_equal(read[:, 10:31, 20], [places[10:31], np.full(21, 20)])
+    np.testing.assert_array_equal(read[:, 10:31, 20], [20 + offset, np.full(21, 20)])
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -191,55 +174,35 @@ def test_stretch_takes_from_one_axis_of_the_image_what_it_gives_the_other(turned
 
     The axes are the image's own, so a quarter turn, which lays its height level, leaves each with its share.
     """
-    places = np.arange(41, dtype=np.uint8)
-    rows = np.broadcast_to(places[:, None, None], (41, 41, 1))
-    images = tf.constant(np.stack([rows, rows.transpose(1, 0, 2)]))
-    draws = np.full((2, N_DRAWS), 0.5, np.float32)
-    draws[:, STRETCH] = 1
-    draws[:, ROTATION] = 1
     params = AugmentParams(stretch_factor=1.44, rotation_deg=90.0 if turned else 0.0)
-    read = augment_batch(images, draws, params).numpy()[..., 0].astype(int)
-    offset = np.arange(-10, 11)
+    read = augmented(places(), params, (augment.STRETCH, 1), (augment.ROTATION, 1))[..., 0]
     down, level = (read[:, 10:31, 20], read[:, 20, 10:31])
     height, width = (level[0], down[1][::-1]) if turned else (down[0], level[1])
-    np.testing.assert_allclose(height, 20 + offset / 1.2, atol=1)
-    np.testing.assert_allclose(width, 20 + offset * 1.2, atol=1)
+    np.testing.assert_allclose(height, 20 + np.arange(-10, 11) / 1.2, atol=1)
+    np.testing.assert_allclose(width, 20 + np.arange(-10, 11) * 1.2, atol=1)
 
 
 def test_margins_go_black_at_each_side_by_its_own_draw():
-    white = tf.fill([1, 20, 20, 3], tf.constant(255, tf.uint8))
-    draws = np.full((1, N_DRAWS), 0.5, np.float32)
-    draws[0, MARGINS] = 0, 0.25, 0.5, 1
-    seen = augment_batch(white, draws, AugmentParams(margin_fraction=0.4)).numpy()[0] == 255
+    white = np.full([1, 20, 20, 3], 255)
+    seen = augmented(white, AugmentParams(margin_fraction=0.4), (MARGINS, (0, 0.25, 0.5, 1)))[0] == 255
     expected = np.zeros((20, 20, 3), bool)
     expected[:18, 4:12] = True  # nothing above, 0.1 below, 0.2 left, 0.4 right
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_brightness_moves_grey_values_by_the_stated_fraction():
-    images = tf.fill([2, 4, 4, 1], tf.constant(100, tf.uint8))
-    draws = np.full((2, N_DRAWS), 0.5, np.float32)
-    draws[:, BRIGHTNESS] = 0, 0.99999
-    changed = augment_batch(images, draws, AugmentParams(brightness_fraction=0.2)).numpy()[:, 0, 0, 0]
-    np.testing.assert_array_equal(changed, [100 - 51, 100 + 51])
-
-
-def test_sharpness_blurs_at_one_end_and_sharpens_at_the_other():
-    edge = np.full((2, 8, 8, 1), 50, np.uint8)
+def test_brightness_moves_grey_values_and_sharpness_blurs_or_sharpens():
+    edge = np.full((2, 8, 8, 1), 50)
     edge[:, :, 4:] = 150
-    draws = np.full((2, N_DRAWS), 0.5, np.float32)
-    draws[:, SHARPNESS] = 0, 1
-    sharpened, blurred = augment_batch(tf.constant(edge), draws, AugmentParams(sharpness=1.0)).numpy()[:, 3, :, 0]
+    darker, brighter = augmented(edge, AugmentParams(brightness_fraction=0.2), (augment.BRIGHTNESS, (0, 0.99999)))
+    assert (darker.min(), darker.max(), brighter.min(), brighter.max()) == (0, 99, 101, 201)
+    sharpened, blurred = augmented(edge, AugmentParams(sharpness=1.0), (augment.SHARPNESS, (0, 1)))[:, 3, :, 0]
     np.testing.assert_array_equal(blurred, [50, 50, 50, 75, 125, 150, 150, 150])
     np.testing.assert_array_equal(sharpened, [50, 50, 50, 25, 175, 150, 150, 150])
 
 
 def test_noise_has_the_stated_deviation_and_differs_by_image():
-    grey = tf.fill([3, 64, 64, 3], tf.constant(128, tf.uint8))
-    draws = np.full((3, N_DRAWS), 0.5, np.float32)
-    draws[:, NOISE] = 0, 0.5, 1
-    draws[:, NOISE_PLACE] = 0.1, 0.2, 0.9
-    changed = augment_batch(grey, draws, AugmentParams(noise_sd=10.0)).numpy().astype(float)
+    draws = (NOISE, (0, 0.5, 1)), (augment.NOISE_PLACE, (0.1, 0.2, 0.9))
+    changed = augmented(np.full([3, 64, 64, 3], 128), AugmentParams(noise_sd=10.0), *draws)
     np.testing.assert_allclose(changed.std(axis=(1, 2, 3)), [0, 5, 10], atol=0.5)
     np.testing.assert_array_equal(changed[..., 0], changed[..., 2])  # a film has no colours
     assert abs(np.corrcoef(changed[1, ..., 0].ravel(), changed[2, ..., 0].ravel())[0, 1]) < 0.05

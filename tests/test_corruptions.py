@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES, STRENGTHS, corrupt, corruption_samples
+from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.pixels import ChangedPixels
-from pneumolib.errors import ParamsError
-from pneumolib.params import RobustnessParams, check
-from pneumolib.project import smoke_params
 
 BOTH_WAYS = ["gamma", "contrast", "rotation", "zoom", "stretch"]
 
@@ -29,10 +26,6 @@ def pixels() -> np.ndarray:
 def distance(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each image, in grey values."""
     return np.abs(one.astype(float) - two).mean(axis=(1, 2, 3))
-
-
-def test_every_name_has_a_strength_and_every_parameter_a_name():
-    assert tuple(STRENGTHS) == CORRUPTIONS == tuple(RobustnessParams().corruptions)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -59,17 +52,6 @@ def test_an_image_s_place_and_the_seed_decide_and_not_its_portion(pixels, name):
     assert np.array_equal(whole, other) == (name not in [*BOTH_WAYS, "noise"])
 
 
-@pytest.mark.parametrize("name", BOTH_WAYS)
-def test_an_image_goes_one_way_at_all_severities_and_a_set_goes_both(pixels, name):
-    same = np.repeat(pixels[:1], 40, axis=0)
-    ways = [corrupt(same, name, severity, 1) for severity in (2, 5)]
-    kinds, counts = np.unique(ways[0].reshape(40, -1), axis=0, return_counts=True)
-    assert len(kinds) == 2
-    assert counts.min() >= 10
-    first = [(way == way[0]).all(axis=(1, 2, 3)) for way in ways]
-    np.testing.assert_array_equal(*first)
-
-
 def test_lengths_follow_the_image_s_side():
     """What a severity does to a large image is, seen small, what it does to the small one."""
     large = radiographs(256, 4)
@@ -82,38 +64,21 @@ def test_lengths_follow_the_image_s_side():
 
 def test_what_each_change_does_to_a_simple_image():
     grey = np.full((4, 40, 40, 1), 100, np.uint8)
+    for wrong in (("fog", 1), ("blur", 0), ("blur", 1.5)):
+        with pytest.raises(
+            ValueError, match=rf"received '{wrong[0]}' of severity {wrong[1]}; allowed: gamma, .*of 1 to"
+        ):
+            corrupt(grey, *wrong, 1)
     framed = corrupt(grey, "margins", 5, 1)
     assert (framed[:, :6] == 0).all()
     assert (framed[:, 6:-6, 6:-6] == 100).all()
-    levels = {int(image.mean()) for image in corrupt(np.repeat(grey[:1], 20, axis=0), "gamma", 4, 1)}
-    assert levels == {round(255 * (100 / 255) ** 2), round(255 * (100 / 255) ** 0.5)}
+    mild, strong = (
+        corrupt(np.repeat(grey[:1], 20, axis=0), "gamma", severity, 1).mean((1, 2, 3)) for severity in (2, 4)
+    )
+    assert set(strong) == {round(255 * (100 / 255) ** 2), round(255 * (100 / 255) ** 0.5)}  # both ways
+    np.testing.assert_array_equal(mild > 100, strong > 100)  # an image goes one way at all severities
     for unmoved in ("contrast", "blur", "downsampling", "stretch"):
         np.testing.assert_array_equal(corrupt(grey, unmoved, 5, 1), grey)
     noisy = corrupt(grey, "noise", 5, 1).astype(float) - 100
     assert abs(noisy.std() - 25) < 1
     assert not np.array_equal(noisy[0], noisy[1])
-
-
-def test_wrong_names_severities_and_pixels_are_refused_with_what_is_allowed(pixels):
-    for name, severity in (("fog", 1), ("blur", 0), ("blur", 6), ("blur", 1.5)):
-        with pytest.raises(ValueError, match=rf"received '{name}' of severity {severity}; allowed: gamma, .*of 1 to 5"):
-            corrupt(pixels, name, severity, 1)
-    for wrong in (pixels / 255, pixels[0]):
-        with pytest.raises(ValueError, match=rf"expected uint8 \(n, height, width, channels\), received {wrong.dtype}"):
-            corrupt(wrong, "blur", 1, 1)
-
-
-def test_samples_are_what_corrupt_gives(pixels):
-    shown, titles = corruption_samples(pixels[0], ["blur", "noise"], (1, 5))
-    assert titles == ["blur 1", "blur 5", "noise 1", "noise 5"]
-    np.testing.assert_array_equal(shown[3], corrupt(pixels[:1], "noise", 5, 1)[0])
-
-
-def test_parameters_name_known_corruptions_and_smoke_makes_them_few():
-    with pytest.raises(ParamsError, match=r"robustness.corruptions.1: Input should be 'gamma'.*received 'fog'"):
-        check({"robustness": {"corruptions": ["blur", "fog"]}})
-    with pytest.raises(ParamsError, match=r"robustness.images: .*received -1"):
-        check({"robustness": {"images": -1}})
-    few = smoke_params(check({})).robustness
-    assert (few.images, few.corruptions) == (8, ["gamma", "contrast"])
-    assert smoke_params(check({"robustness": {"images": 0}})).robustness.images == 0

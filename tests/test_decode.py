@@ -104,9 +104,8 @@ def test_dicom_is_shown_as_a_workstation_shows_it(stored, options, row):
     assert decoded.mode == f"DICOM {options.get('photometric', 'MONOCHROME2')} {options.get('bits', 12)} bit"
 
 
-@pytest.mark.parametrize("bits", [8, 12])
-def test_windows_are_spread_over_the_whole_range_and_a_negative_slope_turns_them_over(bits):
-    scale = 60 if bits == 12 else 1
+@pytest.mark.parametrize(("bits", "scale"), [(8, 1), (12, 60)])
+def test_windows_are_spread_over_the_whole_range_and_a_negative_slope_turns_them_over(bits, scale):
     window = {"WindowCenter": f"{32 * scale}", "WindowWidth": f"{7 * scale}", "VOILUTFunction": "SIGMOID"}
     row = grey(dicom_bytes(RAMP * scale, bits, **window))[0]
     assert (row[0], row[-1]) == (0, 255)
@@ -232,19 +231,13 @@ def test_changed_bytes_give_an_image_or_an_image_file_error(form, changes, keep)
 
 def test_facts_of_a_file_follow_its_content_and_not_its_ending(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (96, 128))
-    for name, form, options in (
-        ("a.jpeg", "JPEG", {"quality": 95}),
-        ("b.png", "JPEG", {"quality": 75}),
-        ("c.jpeg", "PNG", {}),
-    ):
-        (tmp_path / name).write_bytes(encoded(form, pixels, **options))
+    (tmp_path / "a.jpeg").write_bytes(encoded("JPEG", pixels, quality=95))
+    (tmp_path / "b.png").write_bytes(encoded("JPEG", pixels, quality=75))
+    (tmp_path / "c.jpeg").write_bytes(encoded("PNG", pixels))
     Image.open(tmp_path / "a.jpeg").save(tmp_path / "d.png")
     good, poor, exact, copy = (describe_file(file) for file in sorted(tmp_path.iterdir()))
     assert 0 < good["quantisation_sum"] < 400 < poor["quantisation_sum"]
-    with Image.open(tmp_path / "b.png") as image:
-        assert poor["quantisation_sum"] == sum(image.quantization[0])
-    assert exact["quantisation_sum"] == 0
-    assert exact["mean_intensity"] == round(pixels.mean(), 3)
+    assert (exact["quantisation_sum"], exact["mean_intensity"]) == (0, round(pixels.mean(), 3))
     assert good["pixel_hash"] == copy["pixel_hash"] != exact["pixel_hash"]
     assert good["sha256"] != copy["sha256"]
 
@@ -257,6 +250,8 @@ def test_transparency_shows_black_and_a_turned_photograph_is_turned_back():
     decoded = decode(raw)
     assert (decoded.width_px, decoded.height_px) == decoded.image.size == (48, 64)
     assert grey(raw)[0].mean() < 10 < 150 < grey(raw)[-1].mean()
+    reduced = decode(encoded("JPEG", np.zeros((1599, 1600))), at_least_px=100)
+    assert (reduced.width_px, reduced.height_px, reduced.image.width < 400) == (1600, 1599, True)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
@@ -266,9 +261,3 @@ def test_deep_grey_is_scaled_by_the_bits_it_uses(bits):
     decoded = decode(file.getvalue())
     assert (decoded.pixel_min, decoded.pixel_max) == (0, 2**bits - 1)
     np.testing.assert_allclose(np.asarray(decoded.image)[0], ramp / 2 ** (bits - 8), atol=1)
-
-
-def test_width_and_height_stay_theirs_when_nearly_equal():
-    decoded = decode(encoded("JPEG", np.zeros((1599, 1600))), at_least_px=100)
-    assert (decoded.width_px, decoded.height_px) == (1600, 1599)
-    assert decoded.image.width < 400

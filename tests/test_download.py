@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import re
-import resource
 import signal
 import stat
 import subprocess
@@ -27,7 +26,6 @@ from conftest import REPO
 from pneumolib.__main__ import main
 from pneumolib.data import download
 from pneumolib.data.download import extract_zip
-from pneumolib.data.manifest import describe_file
 from pneumolib.errors import DataError, PneumolibError
 from test_tfrecord import TEST, TRAIN, UNPACKED, contents, jpeg, write_pair
 
@@ -47,7 +45,7 @@ class Remote(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.headers, self.cuts, self.statuses, self.seen, self.asked = {}, {"ETag": '"one"'}, [], [], [], 0
-        self.honours_range, self.tells_length, self.range_limit = True, True, None
+        self.honours_range, self.tells_length = True, True
         self.stall_at, self.released = None, threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -67,15 +65,14 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_GET(self):
         remote, body = self.server, self.server.files.get(self.path.removeprefix("/"))
-        status, headers, start, end = 404 if body is None else 200, dict(remote.headers), 0, None
+        status, headers, start = 404 if body is None else 200, dict(remote.headers), 0
         if remote.statuses:
             status = remote.statuses.pop(0)
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         if wanted and remote.honours_range and self.headers["If-Range"] in headers.values():
             status, start = 206, int(wanted[1])
-            end = start + remote.range_limit if remote.range_limit else None
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self.answer(status, body[start:end] if status in (200, 206) else b"", headers)
+        self.answer(status, body[start:] if status in (200, 206) else b"", headers)
 
     def answer(self, status, body, headers):
         remote, whole = self.server, len(body)
@@ -137,7 +134,6 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
     [
         ({"ETag": '"one"'}, {}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
         ({"ETag": 'W/"weak"', "Last-Modified": DATE}, {}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
-        ({"ETag": '"one"'}, {"range_limit": 5 * CHUNK}, [CHUNK] * 2 + [5 * CHUNK, len(BODY) - 7 * CHUNK]),
         # Without a strong validator, or where the server knows no ranges, each try begins anew.
         ({"ETag": 'W/"weak"'}, {}, [CHUNK] * 2 + [len(BODY)]),
         ({"ETag": '"one"'}, {"honours_range": False}, [CHUNK] * 2 + [len(BODY)]),
@@ -161,9 +157,6 @@ def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remo
     assert remote.seen[-1] == (f"bytes={4 * CHUNK}-", '"one"', len(BODY) - 4 * CHUNK)
     assert get(remote, tmp_path / "x.bin") == BODY  # a whole file is asked about, and not sent again
     assert len(remote.seen) == 5
-    remote.headers, remote.cuts = {"ETag": '"two"'}, [CHUNK] * 4
-    with pytest.raises(PneumolibError, match="tried 4 times"):
-        get(remote, tmp_path / "x.bin")
     remote.files["x.bin"], remote.headers = BODY[::-1], {"ETag": '"three"'}
     assert get(remote, tmp_path / "x.bin") == BODY[::-1]
     assert remote.seen[-1] == (None, None, len(BODY))
@@ -171,17 +164,6 @@ def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remo
     with (tmp_path / "x.bin.part").open("ab") as part:
         part.write(b"too much")
     assert get(remote, tmp_path / "x.bin") == BODY[::-1]
-
-
-def test_broken_content_never_gets_its_name(remote, tmp_path):
-    remote.files["x.bin"] = BODY
-
-    def check(path):
-        raise DataError(f"{path}: broken")
-
-    with pytest.raises(PneumolibError, match=r"broken. What came was deleted"):
-        get(remote, tmp_path / "x.bin", check)
-    assert [p.name for p in tmp_path.iterdir()] == ["x.bin.edition"]
 
 
 @pytest.mark.parametrize(
@@ -203,19 +185,6 @@ def test_refusals_and_busy_servers(remote, tmp_path, statuses, words, asked):
         get(remote, tmp_path / "x.bin")
 
 
-def test_a_disk_that_refuses_is_named_and_what_came_is_kept(remote, tmp_path):
-    remote.files["x.bin"] = BODY
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * CHUNK, hard))
-    try:
-        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
-            get(remote, tmp_path / "x.bin")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert get(remote, tmp_path / "x.bin") == BODY
-    assert remote.seen[-1][0] == f"bytes={5 * CHUNK}-"
-
-
 # TFRecord files
 
 
@@ -233,9 +202,8 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert main(["data", "--address", records, "--to", "out"]) == 0
     assert contents(tmp_path / "out") == UNPACKED
     said = capsys.readouterr().out
-    for words in (f"{tmp_path / 'out'}: 6 images", "train/NORMAL         2", "not those of the published images"):
+    for words in (f"{tmp_path / 'out'}: 6 images", "not those of the published images", "doi:10.17632/rscbjbr9sj"):
         assert words in said
-    assert "doi:10.17632/rscbjbr9sj, CC BY 4.0" in said
     assert said.rstrip().endswith(f"Next: make report STUDY=kermany DATA={tmp_path / 'out'}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out", "records"]
     asked = remote.asked
@@ -259,14 +227,6 @@ def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_
     assert said.endswith("Next: make report STUDY=kermany\n")
 
 
-def test_a_bucket_is_read_over_https_without_an_account(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(download, "fetch", lambda url, file, check: asked.append(url))
-    download.fetch_pairs("gs://download.tensorflow.org/data/ChestXRay2017/", tmp_path / "cache")
-    assert asked[0] == "https://storage.googleapis.com/download.tensorflow.org/data/ChestXRay2017/train/paths.tfrec"
-    assert len(asked) == 4
-
-
 def test_pairs_that_are_there_need_no_network_and_begun_ones_are_asked_about_again(records, remote, tmp_path):
     folder = download.fetch_pairs(records, tmp_path / "cache")
     asked = remote.asked
@@ -288,6 +248,7 @@ def test_a_page_in_place_of_a_file_and_a_folder_of_others_are_refused(records, r
     with pytest.raises(PneumolibError, match=r"images\.tfrec.*record 1 at byte 0.*a TFRecord file is needed"):
         download.download("tfrecord", records, "other")
     assert not (tmp_path / "other").exists()
+    assert not list(tmp_path.rglob("test/images.tfrec.part"))  # what came was deleted
 
 
 def test_a_killed_process_is_resumed_by_the_next(records, remote, tmp_path):
@@ -320,7 +281,13 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert main(["data"]) == 1
     said = capsys.readouterr().err
-    for words in ("make data, tfrecord from gs://", "Connection refused", "make data FROM=kaggle", "FROM=<file.zip>"):
+    for words in (
+        "make data, tfrecord from gs://",
+        "https://storage.googleapis.com/download.tensorflow.org/data/",
+        "Connection refused",
+        "make data FROM=kaggle",
+        "FROM=<file.zip>",
+    ):
         assert words in said
     assert "Traceback" not in said
     assert not (tmp_path / "data/chest_xray").exists()
@@ -330,22 +297,6 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
 def test_a_wrong_word_is_answered_with_what_is_allowed(words, capsys):
     assert main(["data", *words]) == 1
     assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
-
-
-def test_an_interruption_leaves_with_130(monkeypatch, capsys):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(download, "fetch_pairs", interrupt)
-    assert main(["data"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
-
-
-def test_make_hands_its_variables_on():
-    done = subprocess.run(
-        ["make", "-n", "data", "FROM=a b.zip", "TO=c d"], cwd=REPO, capture_output=True, text=True, check=True
-    )
-    assert '.venv/bin/python -m pneumolib data --from "a b.zip"  --to "c d"' in done.stdout
 
 
 # Zip archives
@@ -380,15 +331,9 @@ def test_a_zip_gives_its_outer_copy_and_nothing_else(tmp_path, capsys):
     assert main(["data", "--from", str(file)]) == 0
     assert contents(tmp_path / "data/chest_xray") == IMAGES
     assert capsys.readouterr().out.endswith("Next: make report STUDY=kermany\n")
-    others = {
-        "x/Train/Normal/IM-1-1.jpeg": jpeg(1),
-        "x/train/OPACITY/person1_virus_1.jpeg": jpeg(2),
-        "OCT/train/NORMAL/NORMAL-1.jpeg": jpeg(3),  # a neighbour without both classes
-        "__MACOSX/train/NORMAL/IM-1-1.jpeg": b"resource fork",
-        "__MACOSX/train/OPACITY/person1_virus_1.jpeg": b"resource fork",
-    }
-    extract_zip(write_zip(tmp_path / "x.zip", others), tmp_path / "out")
-    assert sorted(contents(tmp_path / "out")) == ["train/NORMAL/IM-1-1.jpeg", "train/PNEUMONIA/person1_virus_1.jpeg"]
+    neighbour = {"OCT/train/NORMAL/NORMAL-1.jpeg": jpeg(3)}  # without both classes
+    extract_zip(write_zip(tmp_path / "x.zip", IMAGES | neighbour), tmp_path / "out")
+    assert contents(tmp_path / "out") == IMAGES
 
 
 PARTS = st.one_of(
@@ -444,15 +389,6 @@ def test_a_hostile_member_is_refused_and_nothing_put_in_place(tmp_path, monkeypa
     assert {p.name for p in tmp_path.iterdir()} <= {"x.zip", ".out.lock"}
 
 
-def test_a_link_becomes_a_file_that_is_no_image(tmp_path):
-    member = zipfile.ZipInfo("train/NORMAL/link.jpeg")
-    member.external_attr = (stat.S_IFLNK | 0o777) << 16
-    extract_zip(write_zip(tmp_path / "x.zip", IMAGES | {member: b"/etc/passwd"}), tmp_path / "out")
-    link = tmp_path / "out/train/NORMAL/link.jpeg"
-    assert not link.is_symlink()
-    assert "not a JPEG, PNG or DICOM image" in describe_file(link)["reason"]
-
-
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -466,6 +402,13 @@ def test_none_two_and_too_large_data_sets_are_refused(tmp_path, monkeypatch, mem
     extract_zip(write_zip(tmp_path / "x.zip", IMAGES), tmp_path / "enough")
     with pytest.raises(DataError, match=message):
         extract_zip(write_zip(tmp_path / "x.zip", members), tmp_path / "out")
+
+
+def test_a_link_becomes_a_file_that_is_no_image(tmp_path):
+    member = zipfile.ZipInfo("train/NORMAL/link.jpeg")
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    extract_zip(write_zip(tmp_path / "x.zip", IMAGES | {member: b"/etc/passwd"}), tmp_path / "out")
+    assert not (tmp_path / "out/train/NORMAL/link.jpeg").is_symlink()
 
 
 LIST_ENTRY = b"PK\x01\x02"
@@ -489,14 +432,6 @@ def test_one_changed_byte_is_found_and_named(tmp_path, place, offset, change, me
         extract_zip(file, tmp_path / "out")
 
 
-@pytest.mark.parametrize("keep", [0, 40, -10])
-def test_a_cut_zip_is_no_archive(tmp_path, keep):
-    file = write_zip(tmp_path / "x.zip", IMAGES)
-    file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"x\.zip: .*no zip archive that can be read, or not all of it"):
-        extract_zip(file, tmp_path / "out")
-
-
 # Kaggle
 
 
@@ -516,37 +451,18 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status):
     endpoints = kagglesdk.kaggle_env._env_to_endpoint
     monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, remote.url)
     remote.statuses = [status]
-    with pytest.raises(
-        PneumolibError, match=rf"(?s)kagglehub: {status} .*token \(401, 403\).*kaggle\.com/settings/api"
-    ):
+    with pytest.raises(PneumolibError, match=rf"(?s)kagglehub: {status} .*token \(401, 403\).*/settings/api"):
         download.download("kaggle")
 
 
 @pytest.mark.usefixtures("no_account")
-def test_no_network_a_wrong_handle_and_a_broken_key_file_are_named(monkeypatch, tmp_path):
+def test_no_network_and_a_wrong_handle_are_named(monkeypatch):
     with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
         download.download("kaggle", "nothing")
     with monkeypatch.context() as patch:
         patch.setenv("https_proxy", "http://127.0.0.1:9")
         with pytest.raises(PneumolibError, match=r"(?s)kagglehub: .*Connection refused.*make data FROM=<file\.zip>"):
             download.download("kaggle")
-    (tmp_path / ".kaggle").mkdir()
-    (tmp_path / ".kaggle/kaggle.json").write_text("{", encoding="utf-8")
-    with pytest.raises(PneumolibError, match=r"Invalid Kaggle credentials file at .*kaggle\.json"):
-        download.download("kaggle")
-
-
-KAGGLE = kagglehub.exceptions
-
-
-@pytest.mark.parametrize("kind", [KAGGLE.DataCorruptionError, KAGGLE.CredentialError, KAGGLE.BackendError, OSError])
-def test_what_kagglehub_raises_becomes_words(monkeypatch, kind):
-    def raise_it(handle):
-        raise kind("said")
-
-    monkeypatch.setattr(kagglehub, "dataset_download", raise_it)
-    with pytest.raises(PneumolibError, match=r"kagglehub: said\..*KAGGLEHUB_CACHE"):
-        download.download("kaggle")
 
 
 def test_kaggles_cache_is_linked_into_place(monkeypatch, tmp_path):

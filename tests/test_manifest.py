@@ -34,11 +34,9 @@ def test_columns_labels_and_groups(read, archive):
     assert row.bytes == (archive / row.path).stat().st_size
     assert 175 < row.mean_intensity < 225
     assert row.pixel_min <= row.mean_intensity <= row.pixel_max
-    assert 0 < row.sd_intensity < 20
     dark = table.loc["test/NORMAL/IM-0027-0001"]
-    assert dark.mean_intensity < 65
+    assert (dark.group_id, dark.mean_intensity < 65) == ("IM-27", True)
     assert dark.pixel_hash != row.pixel_hash
-    assert table.loc["test/NORMAL/IM-0027-0001"].group_id == "IM-27"
 
 
 def test_leftovers_of_operating_systems_and_nested_copies_are_ignored(read, archive):
@@ -90,12 +88,8 @@ FAULTS = [
         "differ in their ending only: train/NORMAL/IM-0001-0001",
     ),
     (lambda root: shutil.rmtree(root / "test/NORMAL"), "missing: test/NORMAL.*Folders found there: test, train, val"),
-    (lambda root: shutil.rmtree(root / "val/NORMAL"), "missing: val/NORMAL"),
     (lambda root: shutil.rmtree(root), "archive is not a folder"),
-    (
-        lambda root: shutil.copytree(root, root / "in/train") and shutil.rmtree(root / "test"),
-        "Did you mean .*archive/in",
-    ),
+    (lambda root: shutil.copytree(root, root / "in/train") and shutil.rmtree(root / "test"), "Did you mean .*/in"),
     (
         lambda root: [file.write_bytes(b"") for file in (root / "test/NORMAL").iterdir()],
         r"(?s)no usable image in test/NORMAL.*test/NORMAL/IM-0027-0001\.jpeg: empty file",
@@ -140,15 +134,7 @@ def test_real_radiographs(shared_data):
     """All are listed, one in twenty is decoded."""
     listing = list_source(DataParams(root=str(shared_data / "chest_xray")))
     images = pd.DataFrame(listing.images)
-    counts = images.groupby(["source_split", "label"]).size().to_dict()
-    assert counts == {
-        ("train", 0): 1187,
-        ("train", 1): 3678,
-        ("val", 0): 8,
-        ("val", 1): 8,
-        ("test", 0): 146,
-        ("test", 1): 189,
-    }
+    assert images.groupby(["label", "source_split"]).size().tolist() == [146, 1187, 8, 189, 3678, 8]
     assert listing.strangers == []
     test = images.source_split == "test"
     assert not set(images.group_id[test]) & set(images.group_id[~test])

@@ -11,7 +11,7 @@ from conftest import drawn_parts, save_image
 from pneumolib.data import ood
 from pneumolib.data.decode import decode
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.facts import FACTS, KINDS, STORAGE, colour_of, content_features, image_facts, metadata_features
+from pneumolib.data.facts import colour_of, content_features
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.ood import describe_images, fit_ood, ood_warnings
 from pneumolib.data.pixels import ImageSet
@@ -97,7 +97,6 @@ def test_files_of_one_size_have_no_warning_and_result_json_keeps_all(demo, monke
     assert found.validation_warnings["size"] == 0
     kept = FamiliarityResult.model_validate_json(FamiliarityResult(**plain(asdict(found))).model_dump_json())
     assert _familiarity(kept) == found
-    assert _familiarity(None) is None
 
 
 def test_features_mind_what_is_where_and_not_exposure(demo):
@@ -119,14 +118,3 @@ def test_colour_is_that_of_the_file(tmp_path):
         file = save_image(tmp_path / f"{name}.jpeg", pixels)
         mode = decode(file.read_bytes()).mode
         assert least <= colour_of(file, mode) == colour_of(file.read_bytes(), mode) <= most, name
-
-
-def test_all_facts_come_from_one_list(demo):
-    manifest, parts, reference = demo
-    files = manifest.table.assign(colour=0.0).iloc[: len(parts["val"])]
-    assert [*image_facts(parts["val"].pixels, files), "distance"] == list(KINDS) == list(reference.quantiles)
-    features = metadata_features(manifest.table)
-    asked = [f"log2_{name}" if fact.log2 else name for name, fact in FACTS.items() if fact.more]
-    assert list(features)[: len(asked)] == asked
-    assert set(STORAGE) < set(asked)
-    assert all(fact.title and (fact.more or fact.warning) for fact in FACTS.values())

@@ -13,8 +13,9 @@ from conftest import draw_archive, save_image
 from pneumolib.data import pixels as module
 from pneumolib.data.decode import decode
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.pixels import ImageSet, as_jpeg, equalize, load_image, prepare, read_images, subset
+from pneumolib.data.pixels import ImageSet, as_jpeg, equalize, load_image, read_images, subset
 from pneumolib.data.split import split_manifest
+from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams, ImageParams, SplitParams
 
 GREY, RGB = ImageParams(size_px=32, channels=1), ImageParams(size_px=32, channels=3)
@@ -37,14 +38,6 @@ def test_every_mode_gives_uint8_of_the_asked_shape(tmp_path, params, mode):
     assert (pixels.shape, pixels.dtype) == ((32, 32, params.channels), np.uint8)
     assert abs(int(pixels.mean()) - 200) <= 4
     np.testing.assert_array_equal(pixels, load_image(file.read_bytes(), params))
-
-
-def test_16_bit_grey_is_scaled_not_cut(tmp_path):
-    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "x.png")
-    pixels = load_image(tmp_path / "x.png", GREY)
-    assert 100 < pixels.mean() < 150
-    assert pixels.min() < 10
 
 
 def test_resizing_is_antialiased(tmp_path):
@@ -70,14 +63,12 @@ def test_pixels_and_table_go_together(prepared, tmp_path, monkeypatch):
     few = subset(images, images.table.image_id[[4, 0]])
     np.testing.assert_array_equal(few.pixels, images.pixels[[4, 0]])
     assert few.table.image_id.tolist() == images.table.image_id[[4, 0]].tolist()
-    assert few.identity is few.pixels  # which are no whole file
+    assert not few.key  # which are no whole file
     monkeypatch.setattr(module, "load_image", lambda *_: pytest.fail("decoded again"))
     again = read_images(*prepared, "test", GREY, tmp_path / "pixels")
-    np.testing.assert_array_equal(again.identity, images.identity)
+    assert again.key == images.key
     with pytest.raises(KeyError, match=r"24 image id\(s\) are not among the 128 images, such as train/"):
         read_images(manifest, split.assign(image_id=split.image_id + "x"), "val", GREY, tmp_path)
-    with pytest.raises(ValueError, match="2 rows but 1 images"):
-        ImageSet(few.table, few.pixels[:1])
 
 
 def test_every_image_parameter_and_every_change_of_a_file_has_a_cache_of_its_own(prepared, tmp_path):
@@ -90,7 +81,7 @@ def test_every_image_parameter_and_every_change_of_a_file_has_a_cache_of_its_own
         {"reencode_quality": 10},
         {"fit": "crop"},
     )
-    ways = [GREY.model_copy(update=change) for change in changes]
+    ways = (GREY.model_copy(update=change) for change in changes)
     seen = [read_images(manifest, split, "val", way, tmp_path / "pixels") for way in ways]
     assert all(not np.array_equal(seen[0].pixels, other.pixels) for other in seen[1:])
     file = manifest.root / manifest.table.set_index("image_id").path[split.image_id[split.split == "val"].iloc[0]]
@@ -108,7 +99,7 @@ def test_a_build_that_fails_leaves_nothing_and_names_the_file(prepared, tmp_path
     last = manifest.root / manifest.table.set_index("image_id").path[split.image_id[split.split == "train"].iloc[-1]]
     whole = last.read_bytes()
     last.write_bytes(b"gone wrong since")
-    with pytest.raises(OSError, match=f"{last.name}: not a JPEG, PNG or DICOM image"):
+    with pytest.raises(ImageFileError, match=f"{last.name}: not a JPEG, PNG or DICOM image"):
         read_images(manifest, split, "train", GREY, tmp_path / "pixels")
     assert [file.suffix for file in (tmp_path / "pixels").iterdir()] == [".lock"]
     last.write_bytes(whole)
@@ -175,17 +166,9 @@ def test_stretch_pad_and_crop(tmp_path):
     np.testing.assert_allclose(seen["pad"][16], seen["stretch"][16], atol=3)
     # The middle half of the width is left, and nothing of the height is lost.
     np.testing.assert_allclose(seen["crop"][16, [0, -1]], [64, 191], atol=6)
-    upright = save_image(tmp_path / "y.png", np.tile(np.linspace(0, 255, 80), (40, 1)).T)
-    turned = load_image(upright, GREY.model_copy(update={"fit": "crop"}))[..., 0]
-    np.testing.assert_array_equal(turned, seen["crop"].T)
-
-
-@pytest.mark.parametrize("size", [(81, 48), (80, 49), (41, 97)])
-def test_a_cropped_square_is_cut_and_not_resampled(size):
-    pixels = np.random.default_rng(0).integers(0, 255, size[::-1]).astype(np.uint8)
-    square = np.asarray(prepare(Image.fromarray(pixels), ImageParams(fit="crop")))
-    left, top = (size[0] - min(size)) // 2, (size[1] - min(size)) // 2
-    np.testing.assert_array_equal(square, pixels[top : top + min(size), left : left + min(size)])
+    noise = np.random.default_rng(0).integers(0, 255, (81, 48)).astype(np.uint8)
+    square = np.asarray(module.prepare(Image.fromarray(noise), ImageParams(fit="crop")))
+    np.testing.assert_array_equal(square, noise[16:64])  # cut, not resampled
 
 
 def test_the_border_is_cut_off(tmp_path):
@@ -216,18 +199,11 @@ def test_equalisation_makes_the_cumulative_curve_straight():
     assert flat.std() < clahe.std() < 1.1 * spread.std()
     assert equalize(flat, ImageParams(equalize="clahe", clahe_clip_limit=0.05)).std() > clahe.std()
     np.testing.assert_array_equal(equalize(flat, ImageParams()), flat)
-
-
-@pytest.mark.parametrize("way", ["hist", "clahe"])
-def test_equalised_images_are_uint8_grey_in_all_channels(tmp_path, way):
-    file = save_image(tmp_path / "x.jpeg", np.random.default_rng(0).integers(20, 60, (40, 48)))
-    one, three = (load_image(file, p.model_copy(update={"equalize": way})) for p in (GREY, RGB))
-    assert (one.shape, three.shape) == ((32, 32, 1), (32, 32, 3))
-    assert one.dtype == three.dtype == np.uint8
-    assert (three == three[..., :1]).all()
-    np.testing.assert_allclose(one.astype(int), three[..., :1].astype(int), atol=12)
-    even = np.full((32, 32, 1), 77, np.uint8)
-    assert equalize(even, ImageParams(equalize=way)).shape == even.shape  # nothing to spread, and no crash
+    even = np.full((32, 32, 3), 77, np.uint8)
+    for way in ("hist", "clahe"):  # nothing to spread, and no crash; colour becomes grey
+        assert equalize(even, ImageParams(equalize=way)).shape == even.shape
+        coloured = equalize(rng.integers(0, 255, (32, 32, 3), np.uint8), ImageParams(equalize=way))
+        assert (coloured == coloured[..., :1]).all()
 
 
 def test_grey_values_are_counted_and_compared():

@@ -155,6 +155,7 @@ def test_make_alone_prints_help():
     ("words", "command"),
     [
         (["report"], 'report "demo"  '),
+        (["data", "FROM=a b.zip", "TO=c d"], 'data --from "a b.zip" --to "c d"'),
         (["report", "STUDY=s", "DATA=/a b", "FORCE=1"], 'report "s" --data "/a b" --force'),
         (["report", "FORCE=0", "SMOKE=0"], 'report "demo"  '),
         (["report", "STUDY=s", "SMOKE=1"], 'report "s"   --smoke'),

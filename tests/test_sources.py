@@ -1,11 +1,5 @@
 """Sources of all kinds give one manifest: folders, tables, arrays and TFRecord files."""
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +24,15 @@ def read(root, cache, **options):
 # --- folders
 
 
-NAMES = {
-    "person1_bacteria_2": ("bacteria", "bacteria-1"),
-    "person447_virus_921_1": ("virus", "virus-447"),  # the archive's one irregular name
-    "IM-0115-0001": ("normal", "IM-115"),
-    "IM-0435-0001-0002": ("normal", "IM-435"),
-    "NORMAL2-IM-0381-0001": ("normal", "NORMAL2-IM-381"),
-}
-
-
 def test_names_give_kind_and_group():
-    for stem, expected in NAMES.items():
+    for stem, *expected in (
+        ("person1_bacteria_2", "bacteria", "bacteria-1"),
+        ("person447_virus_921_1", "virus", "virus-447"),  # the archive's one irregular name
+        ("IM-0435-0001-0002", "normal", "IM-435"),
+        ("NORMAL2-IM-0381-0001", "normal", "NORMAL2-IM-381"),
+    ):
         own, other = sorted(CLASSES, reverse=stem.startswith("person"))
-        assert identify(own, stem) == expected
+        assert identify(own, stem) == tuple(expected)
         assert identify(other, stem) is None
 
 
@@ -65,33 +55,6 @@ def test_links_that_lead_in_circles(archive, tmp_path):
     (archive / "loop").symlink_to("loop")
     with pytest.raises(DataError, match="is not a folder"):
         read(archive / "loop", tmp_path / "cache")
-
-
-def test_unreadable_files_and_folders(archive):
-    """In a process without root's rights, which would read everything."""
-    program = textwrap.dedent("""
-        import os, pathlib, sys
-        from pneumolib.data.manifest import read_manifest
-        from pneumolib.params import DataParams
-        root, params = pathlib.Path(sys.argv[1]), DataParams(root=sys.argv[1])
-        read_manifest(params, root / "cache1")  # so that everything is imported while it may be
-        (root / "train/NORMAL/IM-0001-0001.jpeg").chmod(0)
-        if os.geteuid() == 0:
-            os.seteuid(65534)
-        print(read_manifest(params, root / "cache2").problems.to_csv(index=False))
-        (root / "test/NORMAL").chmod(0)
-        read_manifest(params, root / "cache2")
-    """)
-    with tempfile.TemporaryDirectory() as open_to_all:
-        shutil.copytree(archive, open_to_all, dirs_exist_ok=True)
-        for place in [Path(open_to_all), *Path(open_to_all).rglob("*")]:
-            place.chmod(0o777)
-            if os.geteuid() == 0:
-                os.chown(place, 65534, 65534)
-        done = subprocess.run([sys.executable, "-c", program, open_to_all], capture_output=True, text=True)
-        (Path(open_to_all) / "test/NORMAL").chmod(0o777)
-    assert "train/NORMAL/IM-0001-0001.jpeg,cannot be read: Permission denied" in done.stdout, done.stderr
-    assert "test/NORMAL: cannot be listed: Permission denied" in done.stderr
 
 
 def test_normal_and_opacity_are_the_classes_of_the_revised_split(archive, tmp_path):
@@ -139,7 +102,7 @@ def table_of_paths(tmp_path):
     for number in range(8):
         for label in (0, 1):
             level = (60 + 120 * label + RAMP).astype(np.uint8)
-            name = [f"bild {number} é {label}.png", f"снимок {number} {label}.jpeg", f"胸部 {number} {label}.dcm"][
+            name = (f"bild {number} é {label}.png", f"снимок {number} {label}.jpeg", f"胸部 {number} {label}.dcm")[
                 number % 3
             ]
             if name.endswith("dcm"):
@@ -196,7 +159,6 @@ FAULTS = [
     (lambda t: t.assign(kind="virus"), "line 2: kind 'virus' contradicts the label"),
     (lambda t: t[(t.split != "test") | (t.label == "1")], "no usable image in test/NORMAL.*No file was left out"),
     (lambda t: t.drop(columns="group_id"), "missing column.*group_id.*nobody can tell which images are of one patient"),
-    (lambda t: t[:0], "holds no rows"),
     (lambda t: t.assign(split="val"), "all its rows are val, which data.val_folder: leave_out leaves out"),
 ]
 
@@ -218,8 +180,6 @@ def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path):
     assert read(file, tmp_path / "cache", source="csv").fingerprint == before
     with pytest.raises(DataError, match=r"is a file; for a table of paths set data\.source: csv"):
         read(file, tmp_path / "cache")
-    with pytest.raises(DataError, match=r"is no whole \.npz file"):
-        read(file, tmp_path / "cache", source="npz")
     file.write_text("\n".join([lines[0], "", *lines[1:], lines[1].replace("bild", "./bild")]), encoding="utf-8")
     with pytest.raises(DataError, match=r"line 19: path '\./bild .* is in an earlier line too"):
         read(file, tmp_path / "cache", source="csv")

@@ -25,11 +25,6 @@ def table():
     return table.assign(pixel_hash=table.image_id)
 
 
-def sides(split: pd.DataFrame) -> pd.Series:
-    """The split of each group."""
-    return split.drop_duplicates("group_id").set_index("group_id").split
-
-
 def shuffled(table: pd.DataFrame, random) -> pd.DataFrame:
     return table.iloc[random.sample(range(len(table)), len(table))]
 
@@ -122,33 +117,9 @@ def test_what_is_refused_and_why(table):
     with pytest.raises(DataError, match=r"1 group\(s\) appear in more than one split: normal-1"):
         split_manifest(leaking, SplitParams())
     few = table[(table.source_split == "test") | table.group_id.isin(["normal-1", "virus-1", "bacteria-1"])]
-    with pytest.raises(
-        DataError, match=r"the val split has 0 group\(s\) of normal and 0 of pneumonia; both classes are needed. Raise"
-    ):
+    with pytest.raises(DataError, match=r"the val split has 0 group\(s\) of normal and 0 of pneumonia; .* Raise"):
         split_manifest(few, SplitParams(validation_fraction=0.1))
     split = split_manifest(table, SplitParams())
     skewed = split[~((split.split == "val") & (split.label == 0) & (split.image_id.str[-1] == "0"))]
     with pytest.raises(DataError, match=r"pneumonia is [\d.]+% of validation but [\d.]+% of the training pool"):
         check_split(skewed, 2)
-
-
-def test_groups_that_share_an_image_go_the_same_way(table):
-    """One hundred children appear twice, under two numbers: a copy in training would tell what validation asks."""
-    pool = table[(table.kind == "virus") & (table.source_split == "train")].drop_duplicates("group_id")
-    pairs = dict(zip(pool.group_id[:50], pool.group_id[50:100], strict=True))
-    twins = dict(zip(pool.image_id[50:100], pool.image_id[:50], strict=True))
-    tied = sides(split_manifest(table.assign(pixel_hash=table.image_id.replace(twins)), SplitParams()))
-    apart = sides(split_manifest(table, SplitParams()))
-    assert all(tied[one] == tied[other] for one, other in pairs.items())
-    assert any(apart[one] != apart[other] for one, other in pairs.items())
-
-
-def test_the_published_validation_set_is_kept_or_refused(table):
-    published = table.assign(source_split=table.source_split.where(~table.group_id.str.endswith("3"), "val"))
-    params = SplitParams(validation="as_published", ratio_tolerance_points=20.0)
-    split = split_manifest(published, params)
-    assert set(split.image_id[split.split == "val"]) == set(published.image_id[published.source_split == "val"])
-    one_of_each = published[published.source_split == "val"].groupby("group_id").head(1).index
-    published.loc[one_of_each, "source_split"] = "train"
-    with pytest.raises(DataError, match="appear in more than one split"):
-        split_manifest(published, params)

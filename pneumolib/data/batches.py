@@ -7,6 +7,7 @@ NaN, silently. Evaluation keeps every image once, in the table's order.
 Images are read from the mapped file a batch at a time, so memory does not grow with their number.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ from pneumolib.params import AugmentParams
 # Set the draws of augmentation and of views apart from those of the shuffle under the same (seed, epoch).
 _AUGMENT_STREAM = tf.constant([0, 1 << 32], tf.int64)
 _VIEW_STREAM = tf.constant([0, 2 << 32], tf.int64)
+_ALIGNMENT = 64  # bytes; TensorFlow takes an array that begins at a multiple as it is, and copies any other
 _BATCHES_AHEAD = 8  # a fixed number: AUTOTUNE takes what memory there is
 
 
@@ -72,10 +74,11 @@ def feature_dataset(
         labels: 0 and 1, (n,).
     """
     n, views = features.shape[:2]
+    views_in_a_row = features.reshape(n * views, *features.shape[2:])
 
     def inputs_of_epoch(key: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
         chosen = tf.random.stateless_uniform([n], seed=key + _VIEW_STREAM, maxval=views, dtype=tf.int32)
-        return lambda rows: _read(features, rows, tf.gather(chosen, rows))
+        return lambda rows: _read(views_in_a_row, rows * views + tf.gather(chosen, rows))
 
     return _epochs(inputs_of_epoch, labels, batch_size, seed, range(start_epoch, epochs), weights, process)
 
@@ -119,11 +122,19 @@ def _epochs(
     return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(_BATCHES_AHEAD)
 
 
-def _read(values: np.ndarray, *places: tf.Tensor) -> tf.Tensor:
-    """`values[*places]`, of an array that may be mapped from disk; `places` are rows, or rows and what else it takes."""
+def _read(values: np.ndarray, rows: tf.Tensor) -> tf.Tensor:
+    """`values[rows]`, of an array that may be mapped from disk."""
     values = np.asarray(values)  # indexing a `memmap` costs more
-    found = tf.numpy_function(lambda *places: values[places], places, values.dtype)
-    return tf.ensure_shape(found, (places[0].shape[0], *values.shape[len(places) :]))
+    shape = (rows.shape[0], *values.shape[1:])
+    size = math.prod(shape) * values.itemsize
+
+    def copy(rows: np.ndarray) -> np.ndarray:
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        found = memory[start : start + size].view(values.dtype).reshape(shape)
+        return np.take(values, rows, axis=0, out=found, mode="clip")  # under "raise" it would fill a buffer first
+
+    return tf.ensure_shape(tf.numpy_function(copy, [rows], values.dtype), shape)
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int) -> int:

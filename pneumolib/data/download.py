@@ -5,7 +5,6 @@ own account, or a zip archive downloaded by hand. A download is resumed, and eve
 its name. Names and sizes found in archives are never trusted.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from pneumolib.data.layout import CLASS_NAMES, SPLITS, bar, build, count_images,
 from pneumolib.data.tfrecord import read_records, write_pairs
 from pneumolib.errors import DataError, PneumolibError
 from pneumolib.project import in_root
+from pneumolib.provenance import text_digest
 
 HANDLE = "paultimothymooney/chest-xray-pneumonia"
 DEFAULT_TO = "data/chest_xray"
@@ -95,7 +95,7 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
 
 def _put_in_place(way: str, address: str, target: Path) -> None:
     cache = target.with_name(f".{target.name}.download")
-    key = hashlib.sha256(address.encode()).hexdigest()[:16]  # files of one address never meet those of another
+    key = text_digest(address)  # files of one address never meet those of another
 
     def fill(folder: Path) -> None:
         if way == "tfrecord":
@@ -181,7 +181,13 @@ def fetch(url: str, file: Path, check: Callable[[Path], object]) -> None:
 
 def _try_once(url: str, file: Path, check: Callable[[Path], object]) -> None:
     part, note = file.with_name(f"{file.name}.part"), file.with_name(f"{file.name}.edition")
-    size, validator = _ask(url)
+    with requests.head(url, headers=AS_IS, allow_redirects=True, timeout=TIMEOUT_S) as answer:
+        answer.raise_for_status()
+        etag, length = answer.headers.get("ETag", "W/"), answer.headers.get("Content-Length", "")
+    if not length.isdigit():
+        raise PneumolibError(f"{url}: the server tells no length, so a part could not be told from the whole")
+    # What tells one edition of the file from another: a strong ETag, else its date.
+    size, validator = int(length), answer.headers.get("Last-Modified") if etag.startswith("W/") else etag
     if validator is None or not note.is_file() or note.read_text(encoding="utf-8") != f"{validator} {size}":
         for old in (file, part):  # first, so that no note ever belongs to a part of another edition
             old.unlink(missing_ok=True)
@@ -206,16 +212,6 @@ def _try_once(url: str, file: Path, check: Callable[[Path], object]) -> None:
         part.unlink()
         raise PneumolibError(f"{fault}. What came was deleted") from None
     os.replace(part, file)
-
-
-def _ask(url: str) -> tuple[int, str | None]:
-    """Size in bytes of a remote file, and what tells one edition of it from another: a strong ETag, else its date."""
-    with requests.head(url, headers=AS_IS, allow_redirects=True, timeout=TIMEOUT_S) as answer:
-        answer.raise_for_status()
-        etag, size = answer.headers.get("ETag", "W/"), answer.headers.get("Content-Length", "")
-        if not size.isdigit():
-            raise PneumolibError(f"{url}: the server tells no length, so a part could not be told from the whole")
-        return int(size), answer.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
 def _explain_connection(fault: Exception) -> str:

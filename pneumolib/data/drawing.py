@@ -7,8 +7,8 @@ to the image's right, y from the lung apex down.
 from types import SimpleNamespace
 
 import numpy as np
+import scipy  # its modules are imported when they are used: the up-to-date check draws nothing
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
 
 KINDS = ("bacteria", "virus", "IM", "NORMAL2-IM")
 GRID_WIDTH = 248  # pixels; the anatomy is soft, so it is drawn at this width and then resized
@@ -121,7 +121,7 @@ def _vessels(g: SimpleNamespace, a: SimpleNamespace, rng: np.random.Generator) -
             pen.line((x, y, *tip), fill=0.2 + 0.2 * order, width=order)
             if order > 1:
                 twigs += [(*tip, angle + turn, length * 0.8, order - 1) for turn in rng.normal(0, 0.45, 2)]
-    return gaussian_filter(np.asarray(canvas), 1.1)
+    return scipy.ndimage.gaussian_filter(np.asarray(canvas), 1.1)
 
 
 def _bones(g: SimpleNamespace, a: SimpleNamespace) -> np.ndarray:
@@ -168,7 +168,7 @@ def _expose(g: SimpleNamespace, dense: np.ndarray, rng: np.random.Generator, shi
     if u() < 0.4:
         image[round(u(0.9, 1) * len(image)) :] *= 0.1
         image[:, np.abs(np.linspace(-1, 1, GRID_WIDTH)) > u(0.88, 1)] *= 0.1
-    return Image.fromarray(gaussian_filter(image, u(0.5, 0.9)))
+    return Image.fromarray(scipy.ndimage.gaussian_filter(image, u(0.5, 0.9)))
 
 
 def _mark(image: Image.Image, rng: np.random.Generator) -> None:

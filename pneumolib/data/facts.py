@@ -117,12 +117,10 @@ def mask_centre(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarra
     """A copy with all but the frame black; the frame takes `border_fraction` of height and width on each side.
 
     Raises:
-        DataError: pixels of another shape or type, or a fraction outside (0, 0.5).
+        DataError: pixels of another shape or type.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise DataError(f"pixels: expected uint8 (n, height, width, channels), received {pixels.dtype} {pixels.shape}")
-    if not 0 < border_fraction < 0.5:
-        raise DataError(f"border_fraction: received {border_fraction}, allowed: above 0, below 0.5")
     down, across = _frame_px(pixels.shape[1:3], border_fraction)
     masked = pixels.copy()
     masked[:, down:-down, across:-across] = 0

@@ -8,6 +8,7 @@ What a file says besides its pixels: `mode`, `quantisation_sum` (a JPEG's luma t
 `pixel_hash`, equal for equal grey values at equal size, whatever the file's format.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from pneumolib.data.sources import list_source
 from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
+from pneumolib.provenance import text_digest
 
 COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
@@ -56,7 +58,7 @@ class Manifest:
         """16 hex digits that change when an image's bytes, path, label, kind, group, split or site do, and with nothing else."""
         columns = ["path", "label", "kind", "group_id", "source_split", "sha256"]
         rows = self.table[columns + (["site"] if self.table.site.any() else [])].to_numpy().tolist()
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        return text_digest(json.dumps(rows))
 
     def counts(self) -> pd.DataFrame:
         """Images and groups for each source split and kind, for people to read."""
@@ -98,10 +100,14 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
 
 def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
     """The listed images with what `describe_file` says of each, from the cache where size and time are unchanged."""
-    key = hashlib.sha256(f"{_CACHE_VERSION} {listing.root.resolve()}".encode()).hexdigest()[:16]
-    file = cache_dir / f"{key}.json"
+    file = cache_dir / f"{text_digest(f'{_CACHE_VERSION} {listing.root.resolve()}')}.json"
     cached = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    stamps = {item["path"]: _stamp(listing.root / item["path"]) for item in listing.images}
+    # Size and time; nothing for a dangling link, which is never taken from the cache.
+    stamps = dict.fromkeys(item["path"] for item in listing.images)
+    for path in stamps:
+        with contextlib.suppress(OSError):
+            stat = os.stat(listing.root / path)
+            stamps[path] = [stat.st_size, stat.st_mtime_ns]
     known = {p: cached[p]["fact"] for p, stamp in stamps.items() if stamp and cached.get(p, {}).get("stamp") == stamp}
     todo = [path for path in stamps if path not in known]
     # Reading, hashing and decoding all release the interpreter's lock, so threads are enough.
@@ -117,15 +123,6 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
         temporary.write_text(json.dumps(kept), encoding="utf-8")
         os.replace(temporary, file)
     return [item | known[item["path"]] for item in listing.images]
-
-
-def _stamp(file: Path) -> list[int] | None:
-    """Size and time; None where there is none, as of a dangling link: such a file is never taken from the cache."""
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def describe_file(path: Path) -> dict:

@@ -65,10 +65,9 @@ class TrainingReference:
 
     def warnings(self, facts: pd.DataFrame) -> list[tuple[str, ...]]:
         """A sentence for each unusual fact of each image, the most telling first."""
-        odd = self.unusual(facts)
+        rows = zip(facts.to_dict("records"), self.unusual(facts).to_dict("records"), strict=True)
         return [
-            tuple(self._sentence(name, facts[name].iloc[row]) for name in reversed(KINDS) if odd[name].iloc[row])
-            for row in range(len(facts))
+            tuple(self._sentence(name, values[name]) for name in reversed(KINDS) if odd[name]) for values, odd in rows
         ]
 
     def _sentence(self, fact: str, value: float) -> str:

@@ -5,7 +5,6 @@ Decoding happens once: the pixels of a part of the split lie in one `.npy` file 
 The system loads and drops its pages as needed, so a part may be larger than memory.
 """
 
-import hashlib
 import io
 import itertools
 import json
@@ -28,6 +27,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
+from pneumolib.provenance import text_digest
 
 _DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _AHEAD = 256  # images decoded before they are written
@@ -54,33 +54,17 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
-    def identity(self) -> np.ndarray:
-        """What a key of the pixels is made from: their `key` where there is one, else they themselves."""
-        return np.frombuffer(self.key.encode(), np.uint8) if self.key else self.pixels
 
-
-@dataclass(frozen=True)
 class ChangedPixels:
     """Pixels that are changed when they are read, a batch at a time; stands in for `ImageSet.pixels` in a prediction.
 
-    Attributes:
+    Args:
         pixels: uint8 (n, height, width, channels); may be mapped from disk.
         change: from some of them and the place of their first to as many of the same shape and type.
     """
 
-    pixels: np.ndarray
-    change: Callable[[np.ndarray, int], np.ndarray]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of all of them, as of an array."""
-        return self.pixels.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """As of an array."""
-        return self.pixels.dtype
+    def __init__(self, pixels: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]):
+        self.pixels, self.change, self.shape, self.dtype = pixels, change, pixels.shape, pixels.dtype
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -203,7 +187,7 @@ def read_images(
     rows = split[split.split == part].sort_values("image_id", ignore_index=True)
     files = manifest.table.iloc[_rows_of(manifest.table, rows.image_id)]
     described = [_DECODER_VERSION, params.model_dump(), rows.image_id.tolist(), files.sha256.tolist()]
-    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+    key = text_digest(json.dumps(described))
     cache = (cache_dir or in_root(".cache/pixels")) / f"{part}-{key}.npy"
     shape = (len(files), params.size_px, params.size_px, params.channels)
     if (pixels := _mapped(cache, shape)) is None:
@@ -217,12 +201,11 @@ def read_images(
 
 def _mapped(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A cache file's pixels, or None where it is absent, cut short or of another form."""
-    header = _header(shape)
-    try:
-        with cache.open("rb") as file:
-            whole = file.read(len(header)) == header and cache.stat().st_size == len(header) + math.prod(shape)
-    except FileNotFoundError:
+    if not cache.is_file():
         return None
+    header = _header(shape)
+    with cache.open("rb") as file:
+        whole = file.read(len(header)) == header and cache.stat().st_size == len(header) + math.prod(shape)
     if not whole:
         print(f"{cache} is damaged; it is made anew", flush=True)
         return None

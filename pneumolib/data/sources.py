@@ -5,7 +5,6 @@ split; `csv` a table of paths; `tfrecord` and `npz` are unpacked once into the c
 drawn first, in the first layout or, as another hospital's, in the second.
 """
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pneumolib.data.tables import list_csv, unpack_npz
 from pneumolib.errors import DataError, PneumolibError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
+from pneumolib.provenance import text_digest
 
 UNPACKED = ".cache/unpacked"
 
@@ -31,23 +31,19 @@ def list_source(params: DataParams) -> Listing:
             draw = draw_second_hospital if params.hospital == 2 else draw_dataset
             root = draw(root, params.n_images, params.drawing_seed)
         if params.source == "tfrecord":
-            root = _unpacked_records(params.root)
+            from pneumolib.data.download import fetch_pairs
+            from pneumolib.data.tfrecord import unpack_pairs
+
+            key = text_digest(params.root)
+            if "://" in params.root:
+                root = fetch_pairs(params.root, in_root(f".cache/download/{key}"))
+            root = unpack_pairs(root, in_root(f"{UNPACKED}/tfrecord-{key}"))
         if params.source == "npz":
             root = unpack_npz(root, in_root(UNPACKED))
     except (PneumolibError, OSError) as fault:
         raise DataError(f"data.root: {fault}") from None
     as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
     return list_csv(root, join_val) if as_table else _list_folder(root, join_val)
-
-
-def _unpacked_records(root: str) -> Path:
-    """The TFRecord pairs of a folder or bucket as a folder of image files, made once in the cache."""
-    from pneumolib.data.download import fetch_pairs
-    from pneumolib.data.tfrecord import unpack_pairs
-
-    key = hashlib.sha256(root.encode()).hexdigest()[:16]
-    source = fetch_pairs(root, in_root(f".cache/download/{key}")) if "://" in root else in_root(root)
-    return unpack_pairs(source, in_root(f"{UNPACKED}/tfrecord-{key}"))
 
 
 def _list_folder(root: Path, join_val: bool) -> Listing:

@@ -11,7 +11,7 @@ emergency room exposes dark and flat, leaves wide black borders and saves JPEG f
 bright, leaves narrow borders and saves PNG files. Both put a lead letter into a corner, with a label beside it that
 names nothing. Unlike in training, shape and size do not differ by class, and pneumonia is rarer.
 
-Each folder holds its recipe in `archive.MARKER`. No file depends on the order of the drawing.
+Each folder holds its recipe in `layout.MARKER`. No file depends on the order of the drawing.
 """
 
 import hashlib
@@ -30,7 +30,6 @@ from pneumolib.data.drawing import KINDS, draw_radiograph
 from pneumolib.data.layout import DRAWN, bar, build
 
 TEST_SHIFT = 0.5  # how far the exposure of test images moves; see `draw_radiograph`
-MIN_IMAGES = 24
 GROUP_SIZES = {"bacteria": (1, 1, 1, 2, 2, 3, 4, 5), "virus": (1, 1, 1, 2, 3), "normal": (1,) * 9 + (2,)}
 
 TABLE, TABLE_COLUMNS = "table.csv", ["path", "label", "group_id", "kind", "split", "site"]
@@ -48,11 +47,9 @@ SITES = {
 def draw_dataset(root: Path, n_images: int = 400, seed: int = 1) -> Path:
     """Draw `n_images` files into `root`, unless they lie there by the same recipe, and return `root`.
 
-    A drawing by another recipe is replaced; see `archive.build`. Raises ValueError where `n_images` is below
-    MIN_IMAGES, and FileExistsError where `root` holds anything not drawn here.
+    A drawing by another recipe is replaced; see `layout.build`. From 24 images up all kinds and splits have patients.
+    Raises DataError where `root` holds anything not drawn here.
     """
-    if n_images < MIN_IMAGES:
-        raise ValueError(f"n_images is {n_images}; the kinds and splits all have patients from {MIN_IMAGES} up")
 
     def draw(folder: Path) -> None:
         for file in bar(_plan(n_images, seed), n_images, "drawing radiographs"):
@@ -64,7 +61,7 @@ def draw_dataset(root: Path, n_images: int = 400, seed: int = 1) -> Path:
 def draw_second_hospital(root: Path, n_images: int = 160, seed: int = 1) -> Path:
     """Draw `n_images` files and their table into `root`, unless they lie there by the same recipe; return the table's path.
 
-    Raises FileExistsError where `root` holds anything not drawn here.
+    Raises DataError where `root` holds anything not drawn here.
     """
 
     def draw(folder: Path) -> None:

@@ -3,7 +3,6 @@
 The files of a table are of any kind that `data.decode` reads.
 """
 
-import hashlib
 import os
 import sys
 import zipfile
@@ -15,6 +14,7 @@ from PIL import Image
 
 from pneumolib.data.layout import CLASS_NAMES, CLASSES, KIND_LABELS, LABEL_NAMES, SPLITS, Listing, bar, build
 from pneumolib.errors import DataError
+from pneumolib.provenance import text_digest
 
 CSV_COLUMNS = ["path", "label", "group_id", "split"]  # needed; `kind` and `site`, the hospital, may be there too
 
@@ -120,23 +120,24 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
             f"{file} is no whole .npz file, such as pneumoniamnist.npz; a table of paths is data.source: csv"
         )
     stat = file.stat()
-    key = hashlib.sha256(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    key = text_digest(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
     print(f"{file.name} names no patients: each image counts as a group of its own", file=sys.stderr)
-    build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(_read_arrays(file), folder))
+    build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(file, folder))
     return cache_dir / f"npz-{key}/manifest.csv"
 
 
-def _read_arrays(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Split to images and labels (n,), checked."""
-    names = {split: (f"{split}_images", f"{split}_labels") for split in SPLITS}
+def _write_images(file: Path, folder: Path) -> None:
+    """All images and their table, each split once its arrays are checked."""
+    rows, names = [], list(CLASSES)
     try:
         with np.load(file, allow_pickle=False) as archive:
-            if missing := [name for pair in names.values() for name in pair if name not in archive]:
-                raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(archive.files) or 'none'}")
-            arrays = {split: (archive[images], archive[labels].ravel()) for split, (images, labels) in names.items()}
+            arrays = dict(archive)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as fault:
         raise DataError(f"{file}: not a whole .npz file: {fault}") from None
-    for split, (images, labels) in arrays.items():
+    if missing := sorted({f"{split}_{what}" for split in SPLITS for what in ("images", "labels")} - arrays.keys()):
+        raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
+    for split in SPLITS:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
         if images.dtype != np.uint8 or images.ndim < 3 or images.shape[3:] not in ((), (3,)) or not images.size:
             raise DataError(
                 f"{file}: {split}_images: expected uint8 (n, height, width) or (n, height, width, 3), "
@@ -147,14 +148,9 @@ def _read_arrays(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 f"{file}: {split}_labels: expected {len(images)} values of 0 or 1, received {len(labels)} "
                 f"with values {sorted(set(labels.tolist()))[:5]}"
             )
-    return arrays
-
-
-def _write_images(arrays: dict[str, tuple[np.ndarray, np.ndarray]], folder: Path) -> None:
-    rows, names = [], list(CLASSES)
-    for split, (images, labels) in arrays.items():
         for number, pixels in enumerate(bar(images, len(images), f"unpacking {split}")):
-            path, label = f"{split}/{names[int(labels[number])]}/{number:05d}.png", int(labels[number])
+            label = int(labels[number])
+            path = f"{split}/{names[label]}/{number:05d}.png"
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / path)
             rows.append((path, label, f"{split}-{number:05d}", split))

@@ -47,12 +47,6 @@ def _require(holds: bool, else_said: str) -> None:
         raise DataError(f"{else_said}. Download the file again; a TFRecord file is needed, and no compressed one")
 
 
-def framed(payload: bytes) -> bytes:
-    """A payload as a record, as `read_records` and TensorFlow read it."""
-    length = len(payload).to_bytes(8, "little")
-    return length + _masked_crc(length) + payload + _masked_crc(payload)
-
-
 def _masked_crc(data: bytes) -> bytes:
     """CRC32C, rotated and moved by a constant, so that a CRC over data that holds CRCs stays meaningful."""
     crc = google_crc32c.value(data)

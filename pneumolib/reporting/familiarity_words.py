@@ -1,22 +1,13 @@
-"""What the training images are like, in a table and a sentence; see `data.familiarity`."""
+"""What the training images are like, in a table and a sentence; see `data.ood`."""
 
 import pandas as pd
 from IPython.display import Markdown
 
+from pneumolib.data.facts import FACTS, KINDS
 from pneumolib.data.ood import QUANTILES, TrainingReference
 from pneumolib.reporting.prose import say
 
-FACT_NAMES = {
-    "width_px": "Width (px)",
-    "height_px": "Height (px)",
-    "aspect": "Width / height",
-    "mean_grey": "Mean grey (0-255)",
-    "sd_grey": "SD of grey",
-    "dark_grey": "Grey that 5% of pixels lie below",
-    "bright_grey": "Grey that 5% of pixels lie above",
-    "colour": "Colour (difference of channels)",
-    "distance": "Distance of what is where",
-}
+FACT_NAMES = {name: FACTS[name].title for name in KINDS}
 
 
 def facts_words(familiarity: TrainingReference) -> pd.DataFrame:
