@@ -485,13 +485,13 @@ def tell_tale(tmp_path_factory):
 
 def test_mitigations_remove_quality_and_shape(tell_tale):
     manifest, split, params = tell_tale
-    table = mitigation_table(manifest, split, params).set_index("cure")
+    table = mitigation_table(manifest, split, params).set_index("mitigation")
     assert table.cv[BEFORE] == table.test[BEFORE] == 1.0
     assert table.cv["fit: crop"] == 1.0  # the quality still tells
     assert table.cv["reencode_quality: 60"] == 1.0  # the shape still tells
     assert (table.images == len(manifest.table)).all()
     assert table.index[0] == BEFORE
-    of_network = ["no cure", "this study's settings", "all three"]
+    of_network = ["no mitigation", "this study's settings", "all three"]
     assert list(table.index[-3:]) == [f"at 32 x 32 px, {what}" for what in of_network]
     assert table.seen.tolist() == ["file"] * 6 + ["network"] * 3
     # In these soft pictures nothing is left but chance.
@@ -513,16 +513,16 @@ def test_a_sample_holds_whole_groups_and_both_classes_and_needs_no_test(tell_tal
     assert table.images.between(24, 30).all()
     assert table.cv.notna().all()
     assert table.test.isna().all()
-    assert mitigation_findings(table)[0].value == table.cv[table.cure == ALL].item()
+    assert mitigation_findings(table)[0].value == table.cv[table.mitigation == ALL].item()
 
 
 def scored(before, after, change):
     nothing = (np.nan,) * 3
     rows = [("none: the files as they are", "file", *before, *nothing), ("all three, with fit: crop", "file", *after, *change),
-            ("at 64 x 64 px, no cure", "network", *before, *nothing),
+            ("at 64 x 64 px, no mitigation", "network", *before, *nothing),
             ("at 64 x 64 px, all three", "network", *after, *change)]  # fmt: skip
     ends = [f"{part}{end}" for part in ("cv", "change") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["cure", "seen", *ends])
+    return pd.DataFrame(rows, columns=["mitigation", "seen", *ends])
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,7 @@ def test_calibration_rises_and_knows_validation_alone(steep, method):
     assert fitted.chosen_on == "validation"
 
 
-def test_the_table_shows_the_fault_and_its_cure(steep):
+def test_the_table_shows_the_fault_and_its_remedy(steep):
     table = calibration_table(steep, "test", EvaluationParams(), seed=1).set_index("method")
     assert table.slope["none"] == pytest.approx(0.5, abs=0.05)
     assert table.slope_high["none"] < 0.6

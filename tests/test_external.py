@@ -182,7 +182,7 @@ def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given():
     assert table.outside.drop("mean_grey").max() == 0
     kinds = ood_warning_table(familiarity, facts).set_index("kind")
     assert kinds.flagged.to_dict() == pytest.approx({"size": 0, "exposure": 0.4, "colour": 0, "content": 0, "any": 0.4})
-    assert set(kinds.false_alarms) == {0.01}
+    assert set(kinds.validation_warnings) == {0.01}
 
 
 def test_errors_by_warning(external):

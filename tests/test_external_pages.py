@@ -51,7 +51,7 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
     """`checks.external` as the notebook writes it, and all that the page would say before its answer."""
     threshold, calibration = choose_threshold(INTERNAL, PARAMS).value, fit_calibration(INTERNAL, "platt")
     facts, familiarity = facts_of(len(rows), grey), known()
-    drift, alarms = evaluation.drift_table(familiarity, facts), evaluation.ood_warning_table(familiarity, facts)
+    drift, ood_warnings = evaluation.drift_table(familiarity, facts), evaluation.ood_warning_table(familiarity, facts)
     errors = evaluation.errors_by_warning(
         rows, pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id), threshold, **OPTIONS
     )
@@ -72,14 +72,14 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
         external_words.threshold_words(thresholds, threshold, local), external_words.calibration_words(calibrations),
     ]  # fmt: skip
     sentences = [
-        external_words.drift_summary(alarms, errors), external_words.threshold_summary(thresholds, local, 80),
+        external_words.drift_summary(ood_warnings, errors), external_words.threshold_summary(thresholds, local, 80),
         external_words.calibration_summary(calibrations, 0.6, 0.4),
     ]  # fmt: skip
     metrics = evaluation.metric_table(rows, "external", threshold, **OPTIONS)
     sites = pd.Series(np.where(np.arange(len(rows)) < 120, "north", "south"), rows.image_id)
     parts = evaluation.subgroup_table(rows, "external", threshold, **OPTIONS, sites=sites)
     found = {"run": "03_baseline_cnn", "images": len(rows), "groups": rows.group_id.nunique(), "threshold": threshold,
-             "metrics": metrics, "differences": differences, "thresholds": thresholds, "alarms": alarms, "subgroups": parts,
+             "metrics": metrics, "differences": differences, "thresholds": thresholds, "ood_warnings": ood_warnings, "subgroups": parts,
              "recalibration": {"images": 80, "threshold": local.value, "rule": local.rule}}  # fmt: skip
     said = [
         *(t.to_string() for t in tables),

@@ -83,9 +83,9 @@ def test_kinds_without_a_colour_get_one():
 
 
 def test_an_interval_that_is_missing_leaves_the_point_in_the_figure():
-    table = pd.DataFrame({"cure": ["a", "b"], "cv": [0.9, np.nan], "cv_low": [np.nan] * 2, "cv_high": [np.nan] * 2,
+    table = pd.DataFrame({"mitigation": ["a", "b"], "cv": [0.9, np.nan], "cv_low": [np.nan] * 2, "cv_high": [np.nan] * 2,
                           "test": [np.nan] * 2, "test_low": [np.nan] * 2, "test_high": [np.nan] * 2})  # fmt: skip
-    plot = data_plots.auroc_intervals(table, "cure")
+    plot = data_plots.auroc_intervals(table, "mitigation")
     assert png(plot).startswith(b"\x89PNG")
     assert "a cv 0.90" in plot.alt
     assert "not computable" in plot.alt

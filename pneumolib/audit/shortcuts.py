@@ -275,7 +275,7 @@ def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams)
             from the training pool and from test alike.
         params: `image`, `audit`, `evaluation` and `split.seed` are used.
     Returns:
-        one row a mitigation: `cure, seen, images, cv, cv_low, cv_high, test, test_low, test_high, change, change_low,
+        one row a mitigation: `mitigation, seen, images, cv, cv_low, cv_high, test, test_low, test_high, change, change_low,
         change_high`; `seen` is `file` or `network`; `change` is of the cross-validated AUROC from the first row of the
         same `seen`, paired on the same resamples. NaN where nothing can be computed.
     """
@@ -296,7 +296,7 @@ def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams)
         for name, shortcut in judged.items():
             rows.append([name, seen, len(files), *shortcut.cv[:3], *shortcut.test[:3], *changes[name]])
     numbers = [f"{part}{end}" for part in ("cv", "test", "change") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["cure", "seen", "images", *numbers])
+    return pd.DataFrame(rows, columns=["mitigation", "seen", "images", *numbers])
 
 
 def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, ImageParams | None]]:
@@ -307,7 +307,7 @@ def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, 
     single = [("fit", "pad"), *three.items()]
     files = {f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in single}
     all_three = plain.model_copy(update=three)
-    network = {f"{size}, no cure": plain}
+    network = {f"{size}, no mitigation": plain}
     if image != plain:
         network[f"{size}, this study's settings"] = image
     return {"file": {BEFORE: None, **files, ALL: all_three}, "network": network | {f"{size}, all three": all_three}}
@@ -358,15 +358,15 @@ def _facts_of(
 
 
 def mitigation_findings(table: pd.DataFrame) -> list[Finding]:
-    """`metadata_after_cures`, of the files, and `metadata_at_network`, of what the network gets: before and after all
+    """`metadata_after_mitigations`, of the files, and `metadata_at_network`, of what the network gets: before and after all
     three mitigations, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
     """
-    files, network = (table[table.seen == seen].set_index("cure") for seen in ("file", "network"))
-    three = "all three cures (one JPEG quality, borders cut, a square of the middle)"
+    files, network = (table[table.seen == seen].set_index("mitigation") for seen in ("file", "network"))
+    three = "all three mitigations (one JPEG quality, borders cut, a square of the middle)"
     gets = f"What a network gets {network.index[0].split(',')[0]}: with"
     found = [
         _mitigation_finding(
-            "metadata_after_cures", f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]
+            "metadata_after_mitigations", f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]
         ),
         _mitigation_finding("metadata_at_network", f"{gets} {three}", network.iloc[0], network.iloc[-1]),
     ]

@@ -80,7 +80,7 @@ def drift_summary(alarms: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
     return say(
         "external.drift",
         rates=rates.flagged.to_dict(),
-        before=rates.false_alarms["any"],
+        before=rates.validation_warnings["any"],
         flagged=rows.loc["flagged"].to_dict(),
         others=rows.loc["others"].to_dict(),
     )
@@ -167,7 +167,7 @@ def answer(result: Result) -> Markdown:
     """Does the model hold on images from another source? From `checks.external` of the run's `result.json`."""
     found = result.checks["external"]
     moved = {row["metric"]: row for row in found["differences"]}
-    warned = next(row for row in found["alarms"] if row["kind"] == "any")
+    warned = next(row for row in found["ood_warnings"] if row["kind"] == "any")
     return say(
         "external.answer",
         found=found,
@@ -175,7 +175,7 @@ def answer(result: Result) -> Markdown:
         verdicts={name: _verdict(row) for name, row in moved.items()},
         sites=_between_sites(found),
         anew={row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"},
-        warned={"flagged": warned["flagged"], "expected": warned["false_alarms"]},
+        warned={"flagged": warned["flagged"], "expected": warned["validation_warnings"]},
         synthetic=result.synthetic,
     )
 
