@@ -17,7 +17,6 @@ from sklearn import metrics as sklearn_metrics
 from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import (
     METHODS,
-    Calibration,
     calibration_table,
     expected_errors,
     fit_calibration,
@@ -65,20 +64,6 @@ def predictions():
 # --- metrics
 
 
-def test_by_hand_on_four_rows_with_ties():
-    """Scores 0.8+, 0.5+, 0.5-, 0.2-: of four pairs three are ordered and one is tied."""
-    want = {
-        "auroc": 3.5 / 4,
-        "auprc": 0.5 * 1 + 0.5 * (2 / 3),  # precision 1 at recall 0.5, 2/3 at recall 1
-        "sensitivity": 1.0, "specificity": 0.5, "ppv": 2 / 3, "npv": 1.0, "accuracy": 0.75, "balanced_accuracy": 0.75,
-        "f1": 4 / 5, "mcc": (2 * 1 - 1 * 0) / np.sqrt(3 * 2 * 2 * 1), "brier": (0.04 + 0.25 + 0.25 + 0.04) / 4,
-        "log_loss": -np.log([0.8, 0.5, 0.5, 0.8]).mean(),
-    }  # fmt: skip
-    got = compute_metrics([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.2], threshold=0.5)
-    assert {name: float(value) for name, value in got.items()} == pytest.approx(want)
-    assert confusion_counts([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.2], 0.5) == {"tp": 2, "fp": 1, "tn": 1, "fn": 0}
-
-
 @st.composite
 def scored(draw):
     """Labels, tied scores and how often each image counts; both classes count, and a class may have no prediction."""
@@ -124,6 +109,7 @@ def test_what_cannot_be_computed_is_nan_not_a_number():
     only_sick = compute_metrics([1, 1, 1], [0.2, 0.6, 0.9], 0.5)
     assert np.isnan([only_sick["auroc"], only_sick["specificity"]]).all()
     assert np.isnan(compute_metrics([0, 1], [0.1, 0.2], 0.5)["ppv"])
+    assert confusion_counts([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.2], 0.5) == {"tp": 2, "fp": 1, "tn": 1, "fn": 0}
     assert float(compute_metrics([0, 1, 0, 1], [0.5] * 4, 0.5)["auroc"]) == 0.5
     assert np.isnan(compute_metrics([0, 1], [-3.0, 3.0], 0.5)["brier"])  # scores that are no probabilities
 
@@ -206,20 +192,11 @@ def test_resamples_that_all_agree_are_not_certainty():
     labels = np.repeat([0, 1], 20)
     groups = [f"{label}-{i // 2 % 10}" for i, label in enumerate(labels)]
     table = metric_table(frame(labels, 0.1 + 0.8 * labels, groups=groups), "test", 0.5, PARAMS, 1).set_index("metric")
-    for name in ("sensitivity", "specificity", "ppv", "npv"):
-        assert (table.value[name], table.high[name]) == (1, 1)
-        assert table.low[name] == pytest.approx(0.025 ** (1 / 10))
+    shares = ["sensitivity", "specificity", "ppv", "npv"]
+    assert (table.loc[shares, ["value", "high"]] == 1).all(axis=None)
+    assert table.low[shares].tolist() == pytest.approx([0.025 ** (1 / 10)] * 4)
     assert table.low["accuracy"] == pytest.approx(0.025 ** (1 / 20))
     assert table.loc[["auroc", "auprc", "mcc"], ["low", "high"]].isna().all(axis=None)
-
-
-@pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 1, 0, 1]])
-@pytest.mark.parametrize("scores", [[0.5] * 4, [0.1, 0.9, 0.2, 0.8]])
-def test_small_and_lopsided_splits_give_values_or_nan(labels, scores):
-    table = metric_table(frame(labels, scores), "test", 0.5, PARAMS, seed=1).set_index("metric")
-    assert table.value.isna()["auroc"] == (len(set(labels)) == 1)
-    assert table.low.isna()["auroc"]  # of one class, of scores that are all equal, or of classes that are apart
-    assert table.value[["accuracy", "brier", "log_loss"]].notna().all()
 
 
 # --- threshold
@@ -336,12 +313,6 @@ def test_regressions_without_an_answer_are_nan(labels, probability):
     assert np.isnan([found["slope"], found["slope_low"]]).all()
 
 
-def test_certain_errors_cost_no_infinity():
-    rows = drawn("test", 200, 4)  # as isotonic maps give them: 0 and 1, and some of them wrong
-    found = slope_and_intercept(rows, np.clip(np.round(rows.probability * 2) / 2, 0, 1).to_numpy())
-    assert all(np.isfinite(value) and abs(value) < 20 for value in found.values())
-
-
 def test_reliability_by_hand():
     rows = pd.DataFrame({"label": [0, 0, 1, 1, 1], "group_id": ["a", "a", "b", "c", "c"]})
     probability = np.array([0.11, 0.13, 0.15, 0.93, 1.0])
@@ -358,10 +329,8 @@ def test_calibration_faults_are_in_words_and_separated_or_constant_scores_no_cra
         fit_calibration(steep, "beta")
     with pytest.raises(InputError, match="one class only, label 1"):
         fit_calibration(steep.assign(label=1), "platt")
-    assert fit_calibration(steep.assign(label=1), "none") == Calibration("none")
     for logits in (np.where(steep.label == 1, 4.0, -4.0), 0.0):
         table = steep.assign(logit=logits, probability=expit(logits))
         found = calibration_table(table, "test", EvaluationParams(), seed=1)
         assert found.slope.isna().all()
         assert found.brier.notna().all()
-        assert np.isfinite(fit_calibration(table, "platt").slope)

@@ -157,36 +157,35 @@ def known() -> TrainingReference:
 
 
 def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given():
-    familiarity = known()
     facts = pd.DataFrame(0.5, index=range(10), columns=list(KINDS)).assign(image_id=[str(i) for i in range(10)])
     facts["mean_grey"] = [120.0] * 4 + [139.5] * 2 + [150.0] * 4
-    table = drift_table(familiarity, facts).set_index("fact")
-    grey = table.loc["mean_grey"]
-    assert (grey.training_low, grey.training_median, grey.training_high) == (101, 120, 139)
-    assert (grey.outside, grey.flagged) == (pytest.approx(0.6), pytest.approx(0.4))
+    table = drift_table(known(), facts).set_index("fact")
+    numbers = ["training_low", "training_median", "training_high", "outside", "flagged"]
+    assert table.loc["mean_grey", numbers].tolist() == pytest.approx([101, 120, 139, 0.6, 0.4])
     assert table.outside.drop("mean_grey").max() == 0
-    kinds = ood_warning_table(familiarity, facts).set_index("kind")
+    kinds = ood_warning_table(known(), facts).set_index("kind")
     assert kinds.flagged.to_dict() == pytest.approx({"size": 0, "exposure": 0.4, "colour": 0, "content": 0, "any": 0.4})
     assert set(kinds.validation_warnings) == {0.01}
 
 
 def test_errors_by_warning(external):
     wrong = ((external.probability >= 0.5) != (external.label == 1)).to_numpy()
-    flagged = pd.Series((wrong & (np.arange(400) % 4 > 0)) | (np.arange(400) % 10 == 0), index=external.image_id)
-    found = errors_by_warning(external, flagged, 0.5, PARAMS, 1).set_index("part")
-    assert found.images.sum() == 400
-    assert found.errors.sum() == wrong.sum()
-    assert found.share["others"] == pytest.approx(wrong[~flagged.to_numpy()].mean())
+
+    def of(flagged):
+        marks = pd.Series(flagged, index=external.image_id)
+        return errors_by_warning(external, marks, 0.5, PARAMS, 1).set_index("part")
+
+    flagged = (wrong & (np.arange(400) % 4 > 0)) | (np.arange(400) % 10 == 0)
+    found = of(flagged)
+    assert (found.images.sum(), found.errors.sum()) == (400, wrong.sum())
+    assert found.share["others"] == pytest.approx(wrong[~flagged].mean())
     assert found.difference["flagged"] == pytest.approx(found.share["flagged"] - found.share["others"])
     assert 0 < found.difference_low["flagged"] < found.difference["flagged"] < found.difference_high["flagged"]
-    assert found.share_low["others"] <= found.share["others"] <= found.share_high["others"]
     # Three images without an error beside many: their own limits reach far, and so must those of the difference.
-    few = pd.Series(False, index=external.image_id)
-    few[external.image_id[~wrong][:3]] = True
-    found = errors_by_warning(external, few, 0.5, PARAMS, 1).set_index("part")
-    assert found.errors["flagged"] == 0
-    assert found.difference_low["flagged"] < 0 < found.difference_high["flagged"]
+    few = of(np.isin(np.arange(400), np.flatnonzero(~wrong)[:3]))
+    assert few.errors["flagged"] == 0
+    assert few.difference_low["flagged"] < 0 < few.difference_high["flagged"]
     for mask in (False, True):
-        empty = errors_by_warning(external, pd.Series(mask, index=external.image_id), 0.5, PARAMS, 1).set_index("part")
+        empty = of(mask)
         assert np.isnan(empty.difference["flagged"])
         assert empty.share["flagged" if mask else "others"] == pytest.approx(wrong.mean())

@@ -41,9 +41,8 @@ def elsewhere(case: str = "") -> pd.DataFrame:
 
 
 def facts_of(n: int, grey: float) -> pd.DataFrame:
-    facts = pd.DataFrame(0.5, index=range(n), columns=list(KINDS)).assign(
-        image_id=[f"external{i:04d}" for i in range(n)]
-    )
+    ids = [f"external{i:04d}" for i in range(n)]
+    facts = pd.DataFrame(0.5, index=range(n), columns=list(KINDS)).assign(image_id=ids)
     return facts.assign(mean_grey=np.where(np.arange(n) % 2, grey, 120))
 
 
@@ -117,21 +116,14 @@ def test_the_answer_follows_the_intervals(case, opening):
     assert "**50% of the images are warned of**, where 1.0% of the study's own validation images are" in said
 
 
-def test_without_a_warning_errors_are_not_compared():
-    _, said = found_of(elsewhere("shifted"), grey=120)
-    assert "No image is warned of, so that errors cannot be compared." in said
-
-
 def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
-    found, _ = found_of(elsewhere("shifted"))
+    found, said = found_of(elsewhere("shifted"), grey=120)
+    assert "No image is warned of, so that errors cannot be compared." in said
     trained, outside = result(), tried(found)
-    assert re.fullmatch(
-        r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)",
-        headline(outside),
-    )
+    expected = r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)"
+    assert re.fullmatch(expected, headline(outside))
     assert list(leaderboard([trained, outside]).run) == ["03_baseline_cnn"]
     rows = {row.key: row.answer for row in checklist("x", [trained, outside])}
-    assert rows["external"].status == "answered"
-    assert rows["external"].runs == ["07_external_validation"]
+    assert (rows["external"].status, rows["external"].runs) == ("answered", ["07_external_validation"])
     assert "240 images of 120 groups from another source, nothing chosen anew: AUROC" in rows["external"].lines[0]
     assert {r.key: r.answer.status for r in checklist("x", [trained])}["external"] == "not available"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from pneumolib import provenance as origins
+from pneumolib import provenance
 from pneumolib.errors import ResultError
 from pneumolib.params import check
 from pneumolib.reporting.results import write_result
@@ -90,11 +90,11 @@ def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, 
 def test_the_commit_of_a_project_that_is_no_checkout(tmp_path, monkeypatch):
     """A bundle says it; pip wrote it down where the library was installed from a repository."""
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
-    assert origins.origin() == (None, None)
+    assert provenance.provenance_of_checkout() == (None, None)
     told = SimpleNamespace(read_text=lambda name: '{"vcs_info": {"vcs": "git", "commit_id": "abc"}}')
-    monkeypatch.setattr(origins, "distribution", lambda name: told)
-    assert origins.origin() == ("abc", False)
-    monkeypatch.setenv(origins.COMMIT_VARIABLE, "def")
-    assert origins.origin() == ("def", False)
-    monkeypatch.setenv(origins.COMMIT_VARIABLE, "def" + origins.CHANGED)
-    assert origins.origin() == ("def", True)
+    monkeypatch.setattr(provenance, "distribution", lambda name: told)
+    assert provenance.provenance_of_checkout() == ("abc", False)
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "def")
+    assert provenance.provenance_of_checkout() == ("def", False)
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "def" + provenance.CHANGED)
+    assert provenance.provenance_of_checkout() == ("def", True)
