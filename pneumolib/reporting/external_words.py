@@ -69,14 +69,14 @@ def _spread(median: float, low: float, high: float) -> str:
     return f"{median:.3g} ({low:.3g} to {high:.3g})" if abs(high) < 1000 else f"{median:.0f} ({low:.0f} to {high:.0f})"
 
 
-def drift_summary(alarms: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
-    """How many images are warned of beside the false alarms, and whether errors gather among them.
+def drift_summary(ood_warnings: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
+    """How many images are warned of beside the share on validation, and whether errors gather among them.
 
     Args:
-        alarms: `evaluation.ood_warning_table`.
+        ood_warnings: `evaluation.ood_warning_table`.
         errors: `evaluation.errors_by_warning`.
     """
-    rates, rows = alarms.set_index("kind"), errors.set_index("part")
+    rates, rows = ood_warnings.set_index("kind"), errors.set_index("part")
     return say(
         "external.drift",
         rates=rates.flagged.to_dict(),
