@@ -67,7 +67,7 @@ def audit_times(manifest: Manifest, params: RunParams, scratch: Path) -> dict[st
           lambda: audit.judge_shortcut(border, split, params.evaluation, seed, l2=audit.BORDER_L2))  # fmt: skip
     timed(
         times,
-        f"cures, {params.audit.mitigation_images} images",
+        f"mitigations, {params.audit.mitigation_images} images",
         lambda: audit.mitigation_table(manifest, split, params),
     )
     return times

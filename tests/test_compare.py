@@ -109,8 +109,8 @@ def test_a_worse_model_is_surely_worse(predictions):
 def test_other_images_or_an_unknown_reference_are_not_compared(predictions):
     with pytest.raises(InputError, match="b and a were scored on other images of split 'test'"):
         compare_auroc({"a": predictions, "b": predictions.iloc[1:]}, "test", "a", **OPTIONS)
-    with pytest.raises(InputError, match="reference: received 'best', allowed first, second"):
-        compare_auroc({"first": predictions, "second": predictions}, "test", "best", **OPTIONS)
+    with pytest.raises(InputError, match="reference: received 'best', allowed a"):
+        compare_auroc({"a": predictions}, "test", "best", **OPTIONS)
 
 
 def test_mcnemar_by_hand(predictions):
@@ -230,14 +230,6 @@ def test_the_bands_go_through_scikit_learns_curves(predictions):
             assert found == pytest.approx(precision[recall >= place - 1e-12][-1])
 
 
-def test_curves_of_one_class_or_few_groups_are_nan_not_a_crash(predictions):
-    assert curves.curve_bands(predictions[predictions.label == 1], **OPTIONS, splits=["test"]).y.isna().all()
-    few = predictions.assign(group_id=predictions.label.map({0: "a", 1: "b"}))
-    bands = curves.curve_bands(few, **OPTIONS, splits=["test"])
-    assert bands.y.notna().all()
-    assert bands.low.isna().all()
-
-
 def test_the_sweep_is_that_of_the_metrics(predictions):
     sweep = curves.threshold_sweep(predictions, "test")
     for row in sweep.iloc[[0, 99, 198]].itertuples():
@@ -255,9 +247,7 @@ def test_net_benefit_by_hand(predictions):
     assert at.treat_all == pytest.approx(120 / 180 - 60 / 180 * 0.25)
     assert at.low < at.model < at.high
     assert curve.treat_all.iloc[-1] < 0 < curve.model.iloc[50]
-    with pytest.raises(
-        InputError, match=r"received 180 value\(s\), 180 of them no number; needed is one between 0 and 1"
-    ):
+    with pytest.raises(InputError, match=r"received 180 value\(s\), 180 of them no number; needed is one"):
         curves.decision_curve(predictions, "test", predictions.probability * np.nan, **OPTIONS)
 
 

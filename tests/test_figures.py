@@ -9,7 +9,6 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams
 from pneumolib.reporting import audit_words, data_plots, equalisation_plots, equalisation_words
-from pneumolib.reporting.figures import KIND_COLOURS, kind_palette
 from pneumolib.reporting.words import interval
 from test_reporting import result
 
@@ -76,16 +75,10 @@ def test_extremes_are_the_ends_of_the_scale(manifest):
     assert ends.title[0] == "largest: 690 x 250\nx"
 
 
-def test_kinds_without_a_colour_get_one():
-    palette = kind_palette(pd.Series(["normal", "covid", "tuberculosis"]))
-    assert palette["normal"] == KIND_COLOURS["normal"]
-    assert len(set(palette.values())) == 3
-
-
 def test_an_interval_that_is_missing_leaves_the_point_in_the_figure():
-    table = pd.DataFrame({"cure": ["a", "b"], "cv": [0.9, np.nan], "cv_low": [np.nan] * 2, "cv_high": [np.nan] * 2,
+    table = pd.DataFrame({"mitigation": ["a", "b"], "cv": [0.9, np.nan], "cv_low": [np.nan] * 2, "cv_high": [np.nan] * 2,
                           "test": [np.nan] * 2, "test_low": [np.nan] * 2, "test_high": [np.nan] * 2})  # fmt: skip
-    plot = data_plots.auroc_intervals(table, "cure")
+    plot = data_plots.auroc_intervals(table, "mitigation")
     assert png(plot).startswith(b"\x89PNG")
     assert "a cv 0.90" in plot.alt
     assert "not computable" in plot.alt
@@ -97,17 +90,12 @@ def test_equalisation_figures():
     pixels = rng.integers(80, 120, (3, 32, 32, 1)).astype(np.uint8)
     params = ImageParams(size_px=32, clahe_tiles=4)
     one = equalisation_plots.before_and_after(pixels[0], params, "Image")
-    spans = [
-        np.subtract(*np.percentile(x, [95, 5]))
-        for x in (pixels[0], equalize(pixels[0], HE), equalize(pixels[0], CLAHE))
-    ]
+    ways = (pixels[0], equalize(pixels[0], HE), equalize(pixels[0], CLAHE))
+    spans = [np.subtract(*np.percentile(way, [95, 5])) for way in ways]
     assert "as it is {:.0f}, HE {:.0f}, CLAHE {:.0f} of 255".format(*spans) in one.alt
     assert spans[0] < 40 < 200 < spans[1]
-    for plot in (
-        one,
-        equalisation_plots.side_by_side(pixels, ["a", "b", "c"], params),
-        equalisation_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8]),
-    ):
+    three = equalisation_plots.side_by_side(pixels, ["a", "b", "c"], params)
+    for plot in (one, three, equalisation_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8])):
         assert png(plot).startswith(b"\x89PNG")
 
 
@@ -139,13 +127,9 @@ def test_the_closing_sentence_follows_the_numbers(numbers, words):
 
 
 def test_findings_are_shown_errors_first():
-    findings = [
-        Finding("a", "ok", 0, "Nothing <here>."),
-        Finding("b", "warning", 0.9, "A shortcut.", 0.8, 0.95),
-        Finding("c", "error", 2, "Two labels."),
-    ]
-    table = audit_words.findings_table(findings).data
-    assert "Nothing &lt;here&gt;." in table
+    findings = [Finding("a", "ok", 0, "Nothing <here>."), Finding("b", "warning", 0.9, "A shortcut.", 0.8, 0.95),
+                Finding("c", "error", 2, "Two labels.")]  # fmt: skip
+    assert "Nothing &lt;here&gt;." in audit_words.findings_table(findings).data
     summary = audit_words.exploration_summary(result(checks={"audit": as_checks(findings)})).data
     assert summary.index("Two labels.") < summary.index("A shortcut.")
     assert "Nothing" not in summary

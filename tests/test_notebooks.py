@@ -48,7 +48,7 @@ def test_the_audit_is_in_the_result_and_on_the_page(study):
     study.run("run", "params/tiny/01_exploration.yaml")
     audit = study.result("01_exploration")["checks"]["audit"]
     assert audit["groups_across_splits"]["verdict"] == "ok"
-    assert {"duplicates", "metadata_only_cv", "border_only_test", "metadata_after_cures"} <= set(audit)
+    assert {"duplicates", "metadata_only_cv", "border_only_test", "metadata_after_mitigations"} <= set(audit)
     text = html.unescape(page(study, "01_exploration"))
     assert [finding["sentence"] for finding in audit.values() if finding["sentence"] not in text] == []
     listed = pd.read_csv(study.root / "runs/tiny/01_exploration/sensitivity_exclusions.csv")

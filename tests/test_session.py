@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from pneumolib import provenance as origins
+from pneumolib import provenance
 from pneumolib.errors import ResultError
 from pneumolib.params import check
-from pneumolib.reporting.results import DataResult, Provenance, Result, write_result
+from pneumolib.reporting.results import write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start, table_fingerprint
+from test_reporting import result
 
 SPLIT = pd.DataFrame({"image_id": ["a", "b"], "split": ["train", "val"]})
 
@@ -27,22 +28,15 @@ DEVICE = {"device": "CPU", "precision": "float32"}
 
 def finished(root, run: str, folder: str = "runs/demo", **values) -> None:
     """A run that left a result, made from these parameters and `SPLIT`."""
-    origin = Provenance(commit=None, dirty=None, started="2026-01-01", finished="2026-01-01", seconds=1, python="3",
-                        platform="x", versions={}, device=DEVICE)  # fmt: skip
-    data = DataResult(fingerprint="f", images=2, groups=2, left_out=0, split_fingerprint=table_fingerprint(SPLIT))
-    parameters = json.loads(check(values).model_dump_json())
-    result = Result(
-        schema_version=2,
-        study="demo",
-        run=run,
-        notebook=run,
-        synthetic=True,
-        parameters=parameters,
-        data=data,
-        provenance=origin,
+    one = result(
+        run, study="demo", notebook=run, synthetic=True, parameters=json.loads(check(values).model_dump_json())
     )
+    one = one.model_copy(update={
+        "data": one.data.model_copy(update={"split_fingerprint": table_fingerprint(SPLIT)}),
+        "provenance": one.provenance.model_copy(update={"device": DEVICE}),
+    })  # fmt: skip
     (root / folder / run).mkdir(parents=True)
-    write_result(result, root / folder / run)
+    write_result(one, root / folder / run)
 
 
 def session(root, monkeypatch, run: str | None = None, **values):
@@ -82,7 +76,7 @@ def test_by_hand_no_variant_is_guessed(root, monkeypatch):
             {},
             SPLIT,
             {"device": "H200", "precision": "mixed_float16"},
-            "trained in float32 on CPU, and this run computes in mixed_",
+            "trained in float32 on CPU, and this run computes in",
         ),
         ({}, SPLIT.assign(split=["val", "train"]), DEVICE, "its training images may be validated on here"),
     ],
@@ -96,11 +90,11 @@ def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, 
 def test_the_commit_of_a_project_that_is_no_checkout(tmp_path, monkeypatch):
     """A bundle says it; pip wrote it down where the library was installed from a repository."""
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
-    assert origins.provenance_of_checkout() == (None, None)
+    assert provenance.provenance_of_checkout() == (None, None)
     told = SimpleNamespace(read_text=lambda name: '{"vcs_info": {"vcs": "git", "commit_id": "abc"}}')
-    monkeypatch.setattr(origins, "distribution", lambda name: told)
-    assert origins.provenance_of_checkout() == ("abc", False)
-    monkeypatch.setenv(origins.COMMIT_VARIABLE, "def")
-    assert origins.provenance_of_checkout() == ("def", False)
-    monkeypatch.setenv(origins.COMMIT_VARIABLE, "def" + origins.CHANGED)
-    assert origins.provenance_of_checkout() == ("def", True)
+    monkeypatch.setattr(provenance, "distribution", lambda name: told)
+    assert provenance.provenance_of_checkout() == ("abc", False)
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "def")
+    assert provenance.provenance_of_checkout() == ("def", False)
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "def" + provenance.CHANGED)
+    assert provenance.provenance_of_checkout() == ("def", True)

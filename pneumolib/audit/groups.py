@@ -142,20 +142,19 @@ def _wider_finding(name: str, placed: pd.DataFrame) -> Finding:
     """Shared numbers, and how many of them are of one series on both sides: those alone would be evidence."""
     shared, concerned = _overlap(placed, name)
     differing = len(shared) - placed[name][_overlap(placed, "series_and_number")[1]].nunique()
-    verdict, value = "note", len(shared)
     if not (placed.part == "test").any():
-        value, words = None, f"By {KEYS[name]}: not computable, because there are no test images."
-    elif not shared:
-        verdict = "ok"
+        words = f"By {KEYS[name]}: not computable, because there are no test images."
+        return Finding(f"groups_{name}", "note", None, words)
+    if not shared:
         words = f"By {KEYS[name]}, no group is shared by the training pool and test: this key changes nothing."
-    else:
-        words = (
-            f"By {KEYS[name]}, the training pool and test would share {value} groups ({concerned.sum()} test images). In "
-            f"{differing} of the {value} the two sides are of different series, and each series counts from the start, so equal numbers "
-            f"say nothing of equal children there. No table of patients exists to prove it: a sensitivity analysis leaves "
-            f"these images out."
-        )
-    return Finding(f"groups_{name}", verdict, value, words)
+        return Finding(f"groups_{name}", "ok", 0, words)
+    words = (
+        f"By {KEYS[name]}, the training pool and test would share {len(shared)} groups ({concerned.sum()} test images). In "
+        f"{differing} of the {len(shared)} the two sides are of different series, and each series counts from the start, so equal "
+        f"numbers say nothing of equal children there. No table of patients exists to prove it: a sensitivity analysis leaves "
+        f"these images out."
+    )
+    return Finding(f"groups_{name}", "note", len(shared), words)
 
 
 def _size_finding(table: pd.DataFrame) -> Finding:

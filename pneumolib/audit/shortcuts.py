@@ -125,7 +125,8 @@ def judge_shortcut(
     pool, test = rows.split != "test", rows.split == "test"
     # Newton's method: exact after a few steps where images outnumber features.
     classifier = LogisticRegression(C=1 / l2, class_weight="balanced", solver="newton-cholesky")
-    model, coefficients, constant = make_pipeline(StandardScaler(), classifier), np.nan, _constant(values[pool])
+    model, coefficients = make_pipeline(StandardScaler(), classifier), np.nan
+    constant = values[pool].min() == values[pool].max()
     no_fit = _lacking(rows[pool], "the training pool")
     if constant.all() and not no_fit:
         no_fit = f"all {len(constant)} features are constant on the training pool"
@@ -149,14 +150,10 @@ def judge_shortcut(
 def _join(features: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The split by `image_id`, and the features of its images in the same order."""
     rows = split.set_index("image_id").sort_index()
-    if len(twice := features.index[features.index.duplicated()]):
-        raise DataError(f"features: {twice[0]} appears more than once; every image has one row")
     values = features.reindex(rows.index).astype(float).rename(columns=str)
     if (bad := ~np.isfinite(values)).any(axis=None):
-        image, columns = bad.any(axis=1).idxmax(), ", ".join(values.columns[bad.any()][:5])
-        raise DataError(
-            f"features: no finite number for {bad.any(axis=1).sum()} image(s), such as {image}, in {columns}"
-        )
+        images, columns = bad.index[bad.any(axis=1)], ", ".join(values.columns[bad.any()][:5])
+        raise DataError(f"features: no finite number for {len(images)} image(s), such as {images[0]}, in {columns}")
     return rows, values
 
 
@@ -166,10 +163,6 @@ def _lacking(rows: pd.DataFrame, where: str) -> str:
     if not labels:
         return f"{where} holds no images"
     return f"{where} holds only {LABEL_NAMES[labels[0]]} images" if len(labels) == 1 else ""
-
-
-def _constant(values: pd.DataFrame) -> pd.Series:
-    return values.min() == values.max()
 
 
 def _cross_validate(
@@ -219,11 +212,11 @@ def feature_table(features: pd.DataFrame, split: pd.DataFrame, params: Evaluatio
     found = np.hstack([_aurocs(rows[part], values[part].to_numpy(), params, seed)[0] for part in parts])
     directions = np.where(np.isnan(found[:, 0]), np.nan, np.where(found[:, 0] < 0.5, -1, 1))
     found = np.where(directions[:, None] < 0, 1 - found[:, [0, 2, 1, 3, 5, 4]], found)
-    constant = _constant(values[parts[0]])
+    constant = (values[parts[0]].min() == values[parts[0]].max()).to_numpy()
     words = [in_words(name, direction) for name, direction in zip(values, directions, strict=True)]
     table = pd.DataFrame({"feature": values.columns, "in_words": np.where(constant, CONSTANT, words)})
     ends = [f"{part}{end}" for part in ("pool", "test") for end in ("", "_low", "_high")]
-    table[ends] = np.where(constant.to_numpy()[:, None], np.nan, found)
+    table[ends] = np.where(constant[:, None], np.nan, found)
     return table.sort_values("pool", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -245,16 +238,14 @@ def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Findi
         ("cv", "cross-validated on the training pool", shortcut.cv, _IN_POOL, weight, ""),
         ("test", "fitted on the training pool and scored on test", shortcut.test, _ON_TEST, "", misled),
     ):
-        words, (verdict, meaning) = f"From {subject} alone, {how}", meanings[grade(score)]
-        if np.isnan(score.value):
-            findings.append(
-                Finding(f"{name}_{part}", "note", None, f"{words}: not computable, because {score.reason}.")
-            )
-            continue
+        verdict, meaning = meanings[grade(score)]
+        value, tells = score.value, f"a linear classifier tells the classes apart with an AUROC of {score}"
         no_interval = f" (interval not computable, because {score.reason})" if np.isnan(score.low) else ""
-        words += f", a linear classifier tells the classes apart with an AUROC of {score}{no_interval}{with_weight}."
-        sentence = f"{words} {meaning}{consequence}."
-        findings.append(Finding(f"{name}_{part}", verdict, score.value, sentence, score.low, score.high))
+        sentence = f"From {subject} alone, {how}, {tells}{no_interval}{with_weight}. {meaning}{consequence}."
+        if np.isnan(value):
+            verdict, value = "note", None
+            sentence = f"From {subject} alone, {how}: not computable, because {score.reason}."
+        findings.append(Finding(f"{name}_{part}", verdict, value, sentence, score.low, score.high))
     return findings
 
 
@@ -275,7 +266,7 @@ def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams)
             from the training pool and from test alike.
         params: `image`, `audit`, `evaluation` and `split.seed` are used.
     Returns:
-        one row a mitigation: `cure, seen, images, cv, cv_low, cv_high, test, test_low, test_high, change, change_low,
+        one row a mitigation: `mitigation, seen, images, cv, cv_low, cv_high, test, test_low, test_high, change, change_low,
         change_high`; `seen` is `file` or `network`; `change` is of the cross-validated AUROC from the first row of the
         same `seen`, paired on the same resamples. NaN where nothing can be computed.
     """
@@ -296,7 +287,7 @@ def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams)
         for name, shortcut in judged.items():
             rows.append([name, seen, len(files), *shortcut.cv[:3], *shortcut.test[:3], *changes[name]])
     numbers = [f"{part}{end}" for part in ("cv", "test", "change") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["cure", "seen", "images", *numbers])
+    return pd.DataFrame(rows, columns=["mitigation", "seen", "images", *numbers])
 
 
 def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, ImageParams | None]]:
@@ -307,7 +298,7 @@ def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, 
     single = [("fit", "pad"), *three.items()]
     files = {f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in single}
     all_three = plain.model_copy(update=three)
-    network = {f"{size}, no cure": plain}
+    network = {f"{size}, no mitigation": plain}
     if image != plain:
         network[f"{size}, this study's settings"] = image
     return {"file": {BEFORE: None, **files, ALL: all_three}, "network": network | {f"{size}, all three": all_three}}
@@ -358,22 +349,19 @@ def _facts_of(
 
 
 def mitigation_findings(table: pd.DataFrame) -> list[Finding]:
-    """`metadata_after_cures`, of the files, and `metadata_at_network`, of what the network gets: before and after all
+    """`metadata_after_mitigations`, of the files, and `metadata_at_network`, of what the network gets: before and after all
     three mitigations, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
     """
-    files, network = (table[table.seen == seen].set_index("cure") for seen in ("file", "network"))
-    three = "all three cures (one JPEG quality, borders cut, a square of the middle)"
+    files, network = (table[table.seen == seen].set_index("mitigation") for seen in ("file", "network"))
+    three = "all three mitigations (one JPEG quality, borders cut, a square of the middle)"
     gets = f"What a network gets {network.index[0].split(',')[0]}: with"
-    found = [
-        _mitigation_finding(
-            "metadata_after_cures", f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]
-        ),
-        _mitigation_finding("metadata_at_network", f"{gets} {three}", network.iloc[0], network.iloc[-1]),
-    ]
+    found = {
+        "metadata_after_mitigations": (f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]),
+        "metadata_at_network": (f"{gets} {three}", network.iloc[0], network.iloc[-1]),
+    }
     if len(network) > 2:
-        what = f"{gets} this study's own image settings"
-        found.append(_mitigation_finding("metadata_at_study", what, network.iloc[0], network.iloc[1]))
-    return found
+        found["metadata_at_study"] = f"{gets} this study's own image settings", network.iloc[0], network.iloc[1]
+    return [_mitigation_finding(name, *what) for name, what in found.items()]
 
 
 def _mitigation_finding(name: str, what: str, before: pd.Series, after: pd.Series) -> Finding:

@@ -78,7 +78,13 @@ def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
         return Calibration("none")
     if len(set(labels)) < 2:
         raise InputError(f"calibration {method}: validation holds one class only, label {labels[0]}; use none")
-    return {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}[method](logits, labels)
+    if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression
+
+        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(logits, labels)
+        corners = (tuple(map(float, values)) for values in (fitted.X_thresholds_, fitted.y_thresholds_))
+        return Calibration("isotonic", 1.0, 0.0, *corners)
+    return _temperature(logits, labels) if method == "temperature" else _platt(logits, labels)
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
@@ -97,14 +103,6 @@ def _platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
     found = minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS")
     return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
-
-
-def _isotonic(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(logits, labels)
-    corners = (tuple(map(float, values)) for values in (fitted.X_thresholds_, fitted.y_thresholds_))
-    return Calibration("isotonic", 1.0, 0.0, *corners)
 
 
 def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -184,16 +182,9 @@ def reliability(rows: pd.DataFrame, probability: np.ndarray, confidence: float =
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    bins = (
-        rows.assign(probability=np.asarray(probability))
-        .groupby(_bin_of(probability))
-        .agg(
-            images=("label", "size"),
-            groups=("group_id", "nunique"),
-            probability=("probability", "mean"),
-            observed=("label", "mean"),
-        )
-    )
+    of_bin = rows.assign(probability=np.asarray(probability)).groupby(_bin_of(probability))
+    bins = pd.DataFrame({"images": of_bin.size(), "groups": of_bin.group_id.nunique()})
+    bins = bins.assign(probability=of_bin.probability.mean(), observed=of_bin.label.mean())
     low, high = proportion_confint(bins.observed * bins.groups, bins.groups, 1 - confidence, method="wilson")
     return bins.assign(low=low, high=high).reset_index(drop=True)
 

@@ -71,13 +71,12 @@ def paired_differences(
     rows = []
     for name, (value, draws) in scored.items():
         for metric in metrics:
-            low, high = resamples.limits(draws[metric])
-            row = {"name": name, "metric": metric, "value": value[metric], "low": low, "high": high}
             apart = [np.nan] * 3
             if name != reference:
                 apart = [value[metric] - base[metric], *resamples.limits(draws[metric] - base_draws[metric])]
-            rows.append(row | interval_columns("difference", apart))
-    return pd.DataFrame(rows)
+            rows.append([name, metric, value[metric], *resamples.limits(draws[metric]), *apart])
+    columns = ["name", "metric", "value", "low", "high", "difference", "difference_low", "difference_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def compare_auroc(predictions: Tables, split: str, reference: str, params: EvaluationParams, seed: int) -> pd.DataFrame:
@@ -110,7 +109,7 @@ def robustness_table(
     Raises:
         InputError: a change that was applied to other images than `none`.
     """
-    rows: dict[tuple, dict] = {}
+    rows: dict[tuple, list] = {}
     if len(corrupted):
         clean = corrupted.corruption == "none"
         changes = corrupted[~clean].groupby(["corruption", "severity"], sort=False)
@@ -118,9 +117,8 @@ def robustness_table(
         thresholds = dict.fromkeys(ways, threshold)
         found = paired_differences(ways, split, thresholds, ("none", 0), params, seed, CHANGED)
         for one in found.itertuples():
-            row = rows.setdefault(one.name, dict(zip(("corruption", "severity"), one.name, strict=True)))
-            change = (one.difference, one.difference_low, one.difference_high)
-            row |= {one.metric: one.value} | interval_columns(f"{one.metric}_change", change)
+            row = rows.setdefault(one.name, list(one.name))
+            row += [one.value, one.difference, one.difference_low, one.difference_high]
     return pd.DataFrame(rows.values(), columns=["corruption", "severity", *_CHANGES])
 
 
@@ -235,15 +233,12 @@ def secondary_tests(predictions: Tables, split: str, thresholds: Mapping[str, fl
     for name in (n for n in tables if n != reference):
         lost, won = int((right[reference] & ~right[name]).sum()), int((~right[reference] & right[name]).sum())
         mcnemar = binomtest(won, won + lost).pvalue if won + lost else 1.0
-        rows.append(
-            [name, lost, won, mcnemar, delong_test(labels, tables[reference].probability, tables[name].probability)]
-        )
+        delong = delong_test(labels, tables[reference].probability, tables[name].probability)
+        rows.append([name, lost, won, mcnemar, delong])
     found = pd.DataFrame(rows, columns=["name", "only_reference_right", "only_this_right", "mcnemar", "delong"])
     for test in ("mcnemar", "delong"):
-        p = found[test].astype(float)
-        found[f"{test}_holm"] = np.nan
-        if p.notna().any():
-            found.loc[p.notna(), f"{test}_holm"] = multipletests(p.dropna(), method="holm")[1]
+        p = found[test].dropna().astype(float)
+        found[f"{test}_holm"] = pd.Series(multipletests(p, method="holm")[1] if len(p) else [], p.index, float)
     return found
 
 
@@ -256,21 +251,19 @@ def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float
     sick, well = np.asarray(labels) == 1, np.asarray(labels) == 0
     if min(sick.sum(), well.sum()) < 2:
         return np.nan
-    placements = [_placements(np.asarray(scores, float), sick, well) for scores in (one, other)]
-    of_sick, of_well = (np.stack([p[i] for p in placements]) for i in (0, 1))
+    of_sick, of_well = [], []
+    for scores in (np.asarray(one, float), np.asarray(other, float)):
+        ranks = rankdata(scores)
+        of_sick.append(
+            (ranks[sick] - rankdata(scores[sick])) / well.sum()
+        )  # the share of well ones below each sick image
+        of_well.append(1 - (ranks[well] - rankdata(scores[well])) / sick.sum())
     covariance = np.cov(of_sick) / sick.sum() + np.cov(of_well) / well.sum()
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if not variance > 1e-12:
         return np.nan
     apart = of_sick[0].mean() - of_sick[1].mean()
     return float(2 * norm.sf(abs(apart) / np.sqrt(variance)))
-
-
-def _placements(scores: np.ndarray, sick: np.ndarray, well: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each sick image the share of well ones below it, for each well image the share of sick ones above it."""
-    ranks = rankdata(scores)
-    below = (ranks[sick] - rankdata(scores[sick])) / well.sum()
-    return below, 1 - (ranks[well] - rankdata(scores[well])) / sick.sum()
 
 
 def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:

@@ -194,11 +194,11 @@ def ood_warning_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd
     """Share of images with an out-of-distribution warning of each kind, and of `any`.
 
     Returns:
-        `kind, false_alarms` (share on validation), `flagged` (share of these images).
+        `kind, validation_warnings` (share on validation), `flagged` (share of these images).
     """
     flagged = ood_warnings(familiarity, facts).mean()
     before = pd.to_numeric(pd.Series([familiarity.validation_warnings[kind] for kind in flagged.index]))
-    return pd.DataFrame({"kind": flagged.index, "false_alarms": before, "flagged": flagged.to_numpy()})
+    return pd.DataFrame({"kind": flagged.index, "validation_warnings": before, "flagged": flagged.to_numpy()})
 
 
 def errors_by_warning(
@@ -208,7 +208,7 @@ def errors_by_warning(
 
     Args:
         predictions: of split `external`.
-        flagged: bool by `image_id`, see `data.familiarity.alarms`.
+        flagged: bool by `image_id`, see `data.ood_warnings`.
         threshold: frozen.
     Returns:
         one row for `flagged` and one for `others`: `part, images, errors`, `share` of errors with `_low, _high`; the first row

@@ -77,9 +77,7 @@ def compute_metrics(
 
 def _probability_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Brier score and log loss, as scikit-learn's `brier_score_loss` and `log_loss`; NaN for scores that are no probabilities."""
-    if not ((scores >= 0) & (scores <= 1)).all():
-        nothing = np.full(weights.shape[:-1], np.nan)
-        return {"brier": nothing, "log_loss": nothing}
+    scores = np.where((scores >= 0) & (scores <= 1), scores, np.nan)
     tiny = np.finfo(float).eps  # a certain error would cost an infinite loss
     likely = np.where(labels == 1, scores, 1 - scores).clip(tiny, 1)
     return {

@@ -115,16 +115,16 @@ def _titles(features: pd.Series) -> pd.Series:
     return features.map(lambda name: TITLES.get(name, name.replace("mode_", "stored as ")))
 
 
-def cure_words(cures: pd.DataFrame) -> pd.DataFrame:
+def mitigation_words(mitigations: pd.DataFrame) -> pd.DataFrame:
     """`audit.mitigation_table`, for reading; changes are from the first row of the files and of the network's input."""
-    starts = cures.groupby("seen").head(1).index
-    changes = pd.Series(intervals(cures, "change", signed=True), cures.index)
+    starts = mitigations.groupby("seen").head(1).index
+    changes = pd.Series(intervals(mitigations, "change", signed=True), mitigations.index)
     return pd.DataFrame(
         {
-            "Cure": cures.cure,
-            "Images": cures.images,
-            "AUROC of file facts, cross-validated": intervals(cures, "cv"),
-            "Change, cross-validated": changes.mask(cures.change.isna() | cures.index.isin(starts), ""),
-            "AUROC of file facts, test": intervals(cures, "test"),
+            "Mitigation": mitigations.mitigation,
+            "Images": mitigations.images,
+            "AUROC of file facts, cross-validated": intervals(mitigations, "cv"),
+            "Change, cross-validated": changes.mask(mitigations.change.isna() | mitigations.index.isin(starts), ""),
+            "AUROC of file facts, test": intervals(mitigations, "test"),
         }
     )

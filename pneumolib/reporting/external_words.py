@@ -69,18 +69,18 @@ def _spread(median: float, low: float, high: float) -> str:
     return f"{median:.3g} ({low:.3g} to {high:.3g})" if abs(high) < 1000 else f"{median:.0f} ({low:.0f} to {high:.0f})"
 
 
-def drift_summary(alarms: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
-    """How many images are warned of beside the false alarms, and whether errors gather among them.
+def drift_summary(ood_warnings: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
+    """How many images are warned of beside the share on validation, and whether errors gather among them.
 
     Args:
-        alarms: `evaluation.ood_warning_table`.
+        ood_warnings: `evaluation.ood_warning_table`.
         errors: `evaluation.errors_by_warning`.
     """
-    rates, rows = alarms.set_index("kind"), errors.set_index("part")
+    rates, rows = ood_warnings.set_index("kind"), errors.set_index("part")
     return say(
         "external.drift",
         rates=rates.flagged.to_dict(),
-        before=rates.false_alarms["any"],
+        before=rates.validation_warnings["any"],
         flagged=rows.loc["flagged"].to_dict(),
         others=rows.loc["others"].to_dict(),
     )
@@ -167,7 +167,7 @@ def answer(result: Result) -> Markdown:
     """Does the model hold on images from another source? From `checks.external` of the run's `result.json`."""
     found = result.checks["external"]
     moved = {row["metric"]: row for row in found["differences"]}
-    warned = next(row for row in found["alarms"] if row["kind"] == "any")
+    warned = next(row for row in found["ood_warnings"] if row["kind"] == "any")
     return say(
         "external.answer",
         found=found,
@@ -175,7 +175,7 @@ def answer(result: Result) -> Markdown:
         verdicts={name: _verdict(row) for name, row in moved.items()},
         sites=_between_sites(found),
         anew={row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"},
-        warned={"flagged": warned["flagged"], "expected": warned["false_alarms"]},
+        warned={"flagged": warned["flagged"], "expected": warned["validation_warnings"]},
         synthetic=result.synthetic,
     )
 

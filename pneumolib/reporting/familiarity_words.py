@@ -23,7 +23,7 @@ def facts_words(familiarity: TrainingReference) -> pd.DataFrame:
 
 
 def summary(familiarity: TrainingReference) -> Markdown:
-    """How often validation images would be warned of: the false alarms."""
+    """How often validation images would be warned of."""
     rates = familiarity.validation_warnings
     kinds = [f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any"]
     return say("training.ood", reference=familiarity, warned=rates["any"], kinds=kinds)
