@@ -18,7 +18,6 @@ from pneumolib.params import FAMILIES, FineTuningParams, ImageParams, ModelParam
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
-BLOCK_COLUMNS = ["part", "layers", "kinds", "output", "height", "width", "channels", "parameters", "trainable"]
 
 
 def transfer(backbone: str, size_px: int = 32, channels: int = 3, **values) -> keras.Model:
@@ -71,7 +70,7 @@ def tiny_backbone(path, shape=(None, None, 3), *, end=None, name="conv"):
 
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory):
-    """A saved MobileNet network at 32 px; tests load it, so that none sees what another changed."""
+    """A saved MobileNet network at 32 px; each test loads it, so that none sees what another changed."""
     keras.utils.set_random_seed(3)
     path = tmp_path_factory.mktemp("networks") / "mobilenet.keras"
     network = transfer("MobileNet", head_units=8, head_dropout=0.1)
@@ -81,18 +80,12 @@ def mobilenet(tmp_path_factory):
     for norm in batchnorms(network):
         norm.trainable, norm.momentum = False, 0.99
     network.save(path)
-    return path, run(network, COLOUR)
-
-
-@pytest.fixture(scope="module")
-def untrained(mobilenet) -> keras.Model:
-    """The same, loaded once, for tests that move no weight."""
-    return keras.saving.load_model(mobilenet[0])
+    return path
 
 
 @pytest.fixture
 def loaded(mobilenet) -> keras.Model:
-    return keras.saving.load_model(mobilenet[0])
+    return keras.saving.load_model(mobilenet)
 
 
 @pytest.fixture
@@ -122,7 +115,6 @@ def test_inception_resnet_of_the_coursework_has_the_published_counts():
     assert trainable(inception_resnet) == 196_865
     assert split_at_head(inception_resnet)[0].output.shape == (None, 1536)
     blocks = network_blocks(inception_resnet)
-    assert len(blocks) < 15
     # Grad-CAM would have nothing to look at here: the map is a single point at 90 px.
     assert blocks.output[blocks.part == "backbone"].iloc[-1] == "1 x 1 x 1536"
     assert "320" in blocks.output[4:].str.cat()  # what leaves a block, not one of its branches
@@ -136,7 +128,7 @@ def test_the_head_of_recall_vgg19_has_the_published_counts():
     features, head = split_at_head(network)
     assert features.output.shape == (None, 9, 9, 512)
     assert sum(layer.count_params() for layer in head.layers) == 3_070_217
-    assert network_blocks(network).query("part == 'head'").height.tolist() == [9, 4, 2, 1]
+    assert network_blocks(network).query("part == 'head'").width.tolist() == [9, 4, 2, 1]
 
 
 # What Keras says of its families
@@ -163,7 +155,6 @@ def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
     network = transfer(name)
     assert trainable(network) == backbone_layers(network)[-1].output.shape[-1] + 1
     layers_table, blocks = summary_table(network), network_blocks(network)
-    assert list(blocks.columns) == BLOCK_COLUMNS
     assert len(blocks) < 15
     assert layers_table.part.drop_duplicates().tolist() == ["input", "backbone", "head"]
     for column in ("parameters", "trainable"):
@@ -183,16 +174,11 @@ def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
     assert not any(norm.trainable for norm in batchnorms(again))
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("Xception", 71), ("InceptionV3", 75), ("InceptionResNetV2", 75)])
-def test_a_family_says_its_smallest_image(name, smallest):
-    with pytest.raises(ValueError, match=rf"{smallest - 1} is too small for {name}: it needs at least {smallest}"):
-        transfer(name, smallest - 1)
-
-
-def test_a_head_says_how_large_a_map_it_needs():
-    with pytest.raises(
-        ValueError, match=r"feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128"
-    ):
+def test_an_image_too_small_for_a_family_or_a_head_is_refused():
+    with pytest.raises(ValueError, match="70 is too small for Xception: it needs at least 71"):
+        transfer("Xception", 70)
+    said = r"feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128"
+    with pytest.raises(ValueError, match=said):
         transfer("VGG16", 127, head="recall_vgg19")
 
 
@@ -216,40 +202,27 @@ def test_what_is_frozen_does_not_move(loaded, opened):
     assert not same(before[2], weights_of([loaded.get_layer("logit")]))
 
 
-def test_saved_and_loaded_is_the_same_network(mobilenet, untrained):
-    np.testing.assert_array_equal(run(untrained, COLOUR), mobilenet[1])
-    names = [layer.name for layer in backbone_layers(untrained)]
-    assert (names[0], names[-1], len(names)) == ("conv1", "conv_pw_13_relu", 85)
-    assert trainable(untrained) == 1024 * 8 + 8 + 8 + 1
-
-
 # Which layers move
 
 
-def test_unfreezing_from_a_named_layer(untrained):
-    moved = unfreeze(untrained, FineTuningParams(unfreeze="conv_pw_13", freeze_batchnorm=False)).set_index("part")
+def test_unfreezing_from_a_named_layer(loaded):
+    moved = unfreeze(loaded, FineTuningParams(unfreeze="conv_pw_13", freeze_batchnorm=False)).set_index("part")
     assert moved.trainable["backbone"] == 1024 * 1024 + 2 * 1024
     assert moved.first_trained.tolist() == ["conv_pw_13", "head_dense"]
-    assert moved.parameters.sum() == untrained.count_params()
+    assert moved.parameters.sum() == loaded.count_params()
     # The other way again: what was opened is closed.
-    moved = unfreeze(untrained, FineTuningParams(unfreeze=1)).set_index("part")
+    moved = unfreeze(loaded, FineTuningParams(unfreeze=1)).set_index("part")
     assert (moved.trainable["backbone"], moved.trained["backbone"], moved.first_trained["backbone"]) == (0, 0, "")
 
 
 @pytest.mark.parametrize(
     ("asked", "near"),
-    [
-        (86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"),
-        ("conv_pw13", "conv_pw_13"),
-        ("head_dense", ""),
-        ("%%", "conv_pw"),
-    ],
+    [(86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"), ("conv_pw13", "conv_pw_13"), ("%%", "conv_pw")],
 )
-def test_unfreezing_what_is_not_there(untrained, asked, near):
-    with pytest.raises(
-        ValueError, match=rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
-    ):
-        unfreeze(untrained, FineTuningParams(unfreeze=asked))
+def test_unfreezing_what_is_not_there(loaded, asked, near):
+    said = rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
+    with pytest.raises(ValueError, match=said):
+        unfreeze(loaded, FineTuningParams(unfreeze=asked))
 
 
 def test_a_cnn_from_scratch_is_one_part():
@@ -265,14 +238,13 @@ def test_a_cnn_from_scratch_is_one_part():
         split_at_head(network)
 
 
-def test_features_are_kept_only_of_what_stays_the_same(untrained):
-    unfreeze(untrained, FineTuningParams(unfreeze="conv_pw_13"))
-    with pytest.raises(
-        ValueError, match=r"1 layers before the head train or are random in training, first conv_pw_13 \("
-    ):
-        split_at_head(untrained)
-    untrained.get_layer("conv_pw_13").trainable = False
-    split_at_head(untrained)
+def test_features_are_kept_only_of_what_stays_the_same(loaded):
+    unfreeze(loaded, FineTuningParams(unfreeze="conv_pw_13"))
+    said = r"1 layers before the head train or are random in training, first conv_pw_13 \("
+    with pytest.raises(ValueError, match=said):
+        split_at_head(loaded)
+    loaded.get_layer("conv_pw_13").trainable = False
+    split_at_head(loaded)
 
 
 # Backbones from files
@@ -325,29 +297,18 @@ def within(path):
     keras.Model(outer, keras.Model(inner, layers.Conv2D(2, 3)(inner), name="inner")(outer)).save(path)
 
 
+def top(path):
+    tiny_backbone(path, end=lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
 BAD_FILES = {
-    "top": (
-        lambda path: tiny_backbone(path, end=lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(x))),
-        r"gives \[\(None, 2\)\]; .*gives one feature map.*without its top: .*get_layer\(\"last\"\)",
-    ),
-    "vector": (
-        lambda path: keras.Sequential([keras.Input((7,)), layers.Dense(2)]).save(path),
-        r"it takes \[\(None, 7\)\] .*takes one image, \(batch, height, width, 3\)",
-    ),
-    "grey": (lambda path: tiny_backbone(path, (None, None, 1)), r"it takes \[\(None, None, None, 1\)\] .*needed is"),
-    "size": (
-        lambda path: tiny_backbone(path, (64, 64, 3)),
-        r"saved for images of 64 x 64, received image\.size_px 32\. Set image\.size_px to that, or",
-    ),
-    "small": (
-        lambda path: tiny_backbone(path, end=lambda x: layers.Conv2D(2, 9)(x)),
-        r"takes no image\.size_px 32: .*negative",
-    ),
-    "name": (lambda path: tiny_backbone(path, name="head_conv"), r"layers named head_conv; pixels, logit, to_\.\.\."),
-    "logit": (lambda path: tiny_backbone(path, name="logit"), r"layers named logit; pixels, logit, to_\.\.\."),
+    "top": (top, r"gives \[\(None, 2\)\]; .*gives one feature map.*without its top: .*get_layer\(\"last\"\)"),
     "two": (two_inputs, r"it takes \[.*\), \(.*\] and gives .*; needed is a functional"),
+    "size": (lambda path: tiny_backbone(path, (64, 64, 3)), r"saved for images of 64 x 64, received .*size_px 32\. Set image\."),
+    "small": (lambda path: tiny_backbone(path, end=layers.Conv2D(2, 9)), r"takes no image\.size_px 32: .*negative"),
+    "name": (lambda path: tiny_backbone(path, name="head_conv"), r"layers named head_conv; pixels, logit, to_\.\.\."),
     "within": (within, r"holds a model as a layer, inner, .*get_layer\(\"inner\"\)\.save"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", list(BAD_FILES))
@@ -359,11 +320,13 @@ def test_a_file_that_holds_no_backbone_says_what_is_wrong(in_tmp, fault):
 
 
 def test_a_file_that_cannot_be_read_says_so(in_tmp):
-    with pytest.raises(ModelError, match=r"own\.keras: no such file\. Give the path of a \.keras file, or a family"):
-        transfer("own.keras", preprocess="unit")
-    (in_tmp / "own.keras").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"own\.keras cannot be read as a \.keras file: .*Save it with Keras 3"):
-        transfer("own.keras", preprocess="unit")
+    for content, said in ((None, "No such file"), (b"no model", r"no \.keras file")):
+        if content:
+            (in_tmp / "own.keras").write_bytes(content)
+        with pytest.raises(
+            ModelError, match=rf"own\.keras cannot be read as a \.keras file: .*{said}.*Save it with Keras 3"
+        ):
+            transfer("own.keras", preprocess="unit")
 
 
 # Weights of families
@@ -385,9 +348,8 @@ def test_weights_from_a_file(in_tmp):
 def test_weights_of_another_family(in_tmp):
     keras.applications.MobileNetV3Small(weights=None, include_top=False).save_weights(in_tmp / "own.weights.h5")
     # Keras itself only warns that some layers stay random.
-    with pytest.raises(
-        ModelError, match=r"(?s)own\.weights\.h5 does not fit MobileNetV3Large without its top: .*saved without"
-    ):
+    said = r"(?s)own\.weights\.h5 does not fit MobileNetV3Large without its top: .*saved without"
+    with pytest.raises(ModelError, match=said):
         transfer("MobileNetV3Large", weights="own.weights.h5")
 
 
@@ -403,9 +365,6 @@ def test_weights_that_are_not_there(in_tmp):
     (in_tmp / "own.weights.h5").write_bytes(b"no weights")
     with pytest.raises(ModelError, match=r"own\.weights\.h5 does not fit VGG16"):
         transfer("VGG16", weights="own.weights.h5")
-    (in_tmp / "own.npz").touch()
-    with pytest.raises(ModelError, match=r"own\.npz does not fit VGG16 .*in a file that ends in \.h5"):
-        transfer("VGG16", weights="own.npz")
 
 
 @pytest.fixture
@@ -428,13 +387,11 @@ def test_a_failed_download_says_what_to_do(downloads):
         raise Exception(f"URL fetch failure on {origin}: None -- [Errno -2] Name or service not known")
 
     instead.append(fail)
-    with pytest.raises(
-        ModelError,
-        match=r"ImageNet weights of VGG19 are not available: URL fetch failure on https://.*notop\.h5: .*"
-        r"give its path as model\.weights, or write weights: none",
-    ) as caught:
+    said = (
+        r"ImageNet weights of VGG19 are not available: URL fetch failure on .*give its path as model\.weights, or write"
+    )
+    with pytest.raises(ModelError, match=said):
         transfer("VGG19", weights="imagenet")
-    assert type(caught.value.__cause__) is Exception
     assert asked == ["vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"]
 
 

@@ -52,7 +52,6 @@ NOT_THERE = {
     "divergence_says_where": "slow",
     "floors_that_no_epoch": "slow",
     "features_are_made_anew": "slow",
-    "a_trial_starts": "slow",
     "plateau_lowers": "slow",
     "moving_average_is": "slow",
     "other_seeds_repeat": "slow",
