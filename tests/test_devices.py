@@ -1,24 +1,24 @@
 """Where it runs: what is chosen, what is refused, and the same training on one device and on several."""
 
 import contextlib
-import gc
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 from devices_child import train
 
 from pneumolib import hosts
-from pneumolib.errors import InputError, ParamsError
+from pneumolib.errors import InputError
 from pneumolib.learning import devices
-from pneumolib.learning.devices import choose_backend, device_words, resolved_precision, start
+from pneumolib.learning.devices import choose_backend, resolved_precision, start
 from pneumolib.params import DeviceParams, check
+from pneumolib.provenance import device_words
 
 CHILD = Path(__file__).with_name("devices_child.py")
 # Of logits of about 1, after six steps in float32: sums are added in another order.
@@ -66,30 +66,23 @@ def trained(tmp_path_factory) -> dict:
     )  # fmt: skip
 
 
-def agree(one: np.ndarray, other: np.ndarray) -> None:
-    """All 161 logits are the same, up to the tolerance, and not because they are all the same."""
-    assert other.shape == (161,)
-    assert np.ptp(one) > 0.1
-    np.testing.assert_allclose(other, one, atol=TOLERANCE)
-
-
 @pytest.mark.hosts
 @pytest.mark.parametrize(
-    ("name", "words", "batch"),
+    ("name", "words"),
     [
-        ("tf1", "CPU (", "batches of 16 images"),
-        ("tf2", "2 x virtual CPU (", "batches of 16 images (8 on each device)"),
-        ("jax1", "CPU (", "batches of 16 images"),
-        ("jax8", "8 x virtual CPU (", "batches of 16 images (2 on each device)"),
+        ("tf1", "^CPU .*tensorflow .*, batches of 16 images$"),
+        ("tf2", "^2 x virtual CPU .*tensorflow .*, batches of 16 images .8 on each device.$"),
+        ("jax1", "^CPU .*jax .*, batches of 16 images$"),
+        ("jax8", "^8 x virtual CPU .*jax .*, batches of 16 images .2 on each device.$"),
     ],
 )
-def test_the_same_training_on_any_devices(trained, name, words, batch):
+def test_the_same_training_on_any_devices(trained, name, words):
     """161 images in batches that several devices share: each once, scored as on one device of TensorFlow."""
-    agree(trained["tf1"], trained[name])
-    said = device_words(trained[f"{name}-facts"])
-    assert said.startswith(words)
-    assert said.endswith(f", {batch}")
-    assert ("tensorflow" if name.startswith("tf") else "jax") in said
+    one = trained["tf1"]
+    assert trained[name].shape == (161,)
+    assert np.ptp(one) > 0.1  # not because they are all the same
+    np.testing.assert_allclose(trained[name], one, atol=TOLERANCE)
+    assert re.search(words, device_words(trained[f"{name}-facts"]))
 
 
 @pytest.mark.hosts
@@ -135,8 +128,6 @@ def test_what_backends_cannot_be_had(nothing_set):
     nothing_set.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(InputError, match="KERAS_BACKEND: received 'torch', allowed: tensorflow, jax"):
         choose_backend(DeviceParams())
-    with pytest.raises(ParamsError, match="virtual_cpus 8 are CPUs, and require: tpu asks for another kind"):
-        check({"devices": {"virtual_cpus": 8, "require": "tpu"}})
 
 
 @pytest.mark.parametrize(
@@ -167,20 +158,13 @@ def test_auto_goes_on_and_says_what_it_left(nothing_set, capsys):
     assert warning.startswith("Warning: TPU_ACCELERATOR_TYPE=v5e-8 says that a TPU or GPU is here")
 
 
-@pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 4, 4), (8, 7, 7), (1, 18, 1)])
+@pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 7, 7), (1, 18, 1)])
 def test_as_many_devices_as_can_share_a_batch(found, batch, used):
     assert devices._count(DeviceParams(), found, batch) == used
-    warnings = devices._unused(DeviceParams(require="tpu"), found, {"kind": "tpu", "devices": used, "batch": batch})
-    assert warnings == ([] if used == found else [f"8 devices are here, and {used} are used: more cannot share a batch of "
-                                                  f"{batch} images"])  # fmt: skip
-
-
-def test_a_batch_that_devices_cannot_share():
-    assert devices._batches(16, 8) == {"batch": 16, "batch_per_device": 2}
+    said = devices._unused(DeviceParams(require="tpu"), found, {"kind": "tpu", "devices": used, "batch": batch})
+    assert (said == []) == (used == found)
     with pytest.raises(InputError, match="received 20, which 8 devices cannot share evenly; the nearest are 16 and 24"):
         devices._batches(20, 8)
-    with pytest.raises(InputError, match=r"the nearest are 8\. Or"):
-        devices._batches(4, 8)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", "float32"), ("gpu", "float16"), ("tpu", "bfloat16")])
@@ -196,11 +180,6 @@ def test_precision_follows_the_device(kind, expected):
     assert resolved_precision("auto", several | {"backend": "jax 0.10.2"}) == expected
 
 
-def test_words_of_runs_that_trained_nothing():
-    assert device_words({"device": "CPU", "cores": 4}) == "CPU (4 cores)"
-    assert device_words({}) == "not recorded"
-
-
 def test_processes(monkeypatch):
     for values, expected in ((("", "", ""), (0, 1)), (("", "1", ""), (0, 1)), (("1", "2", "10.0.0.1:1"), (1, 2))):
         assert hosts.processes(variables(*values)) == expected
@@ -210,21 +189,3 @@ def test_processes(monkeypatch):
     monkeypatch.setattr(devices, "processes", lambda: (0, 2))
     with pytest.raises(InputError, match=r"several processes need devices\.backend: jax"):
         start(check({"devices": {"backend": "tensorflow"}}))
-
-
-def test_keras_is_imported_without_what_it_only_offers_to_use(tmp_path, nothing_set):
-    (tmp_path / "keras.py").write_text(
-        "import gc, os, sys\nhidden = {name for name in sys.modules if sys.modules[name] is None}\n"
-        "assert not gc.isenabled() and os.environ['KERAS_BACKEND'] == 'jax'\n"
-    )
-    nothing_set.setenv("KERAS_BACKEND", "jax")
-    nothing_set.syspath_prepend(tmp_path)
-    with mock.patch.dict(sys.modules):
-        for name in ("keras", "jax", "matplotlib", "sklearn"):
-            sys.modules.pop(name, None)
-        sys.modules["IPython"] = sys  # as in a notebook
-        before = {name for name in sys.modules if sys.modules[name] is None}
-        devices.import_keras()
-        assert sys.modules["keras"].hidden - before == {"matplotlib", "sklearn"}  # JAX is the backend
-        assert not {"matplotlib", "sklearn"} & set(sys.modules)  # they can be imported now
-    assert gc.isenabled()

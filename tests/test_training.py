@@ -58,12 +58,6 @@ def fitted(params: RunParams, build=small_network):
     return network, history
 
 
-@pytest.fixture(scope="module")
-def usual() -> tuple[keras.Model, pd.DataFrame]:
-    """Network and history of a training as `run_params` has it, for tests that train another one beside it."""
-    return fitted(run_params())
-
-
 def test_raw_pixels_in_logit_out():
     network = build_model(ModelParams(batchnorm_momentum=0.7), IMAGE, initial_logit=1.5)
     assert network.input.dtype == "uint8"
@@ -99,11 +93,10 @@ def test_class_weights_and_initial_logit():
         fitting.class_weights(np.ones(3))
 
 
-@pytest.mark.parametrize(("asked", "at_once"), [(1, 1), (5, 3)])
-def test_two_identical_runs_give_identical_weights(usual, asked, at_once):
-    """Also with several steps executed at once: five are asked for, of six in an epoch."""
-    (one, first), (two, second) = usual, fitted(run_params(steps_per_execution=asked))
-    assert two.steps_per_execution == at_once
+def test_two_identical_runs_give_identical_weights_also_of_several_steps_at_once():
+    """Five steps are asked for, of six in an epoch."""
+    (one, first), (two, second) = (fitted(run_params(steps_per_execution=steps)) for steps in (1, 5))
+    assert (one.steps_per_execution, two.steps_per_execution) == (1, 3)
     assert weights_hash(one) == weights_hash(two)
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
 
@@ -158,13 +151,13 @@ def test_features_that_memory_cannot_hold_are_refused_before_they_are_made():
         features.check_memory((10_000_000, 4, 7, 7, 128))
 
 
-def test_best_weights_are_kept_and_figures_are_exact(capsys):
+@pytest.mark.parametrize("average", [{}, {"ema_momentum": 0.5}])
+def test_best_weights_are_kept_and_figures_are_exact(capsys, average):
+    """With a moving average, that is what validation sees and what is kept."""
     val = image_set(25, 1, "val")
     # Labels that have nothing to do with the pixels: validation goes up and down, and the best epoch is not the last.
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)
-    params = run_params(epochs=40, patience_epochs=2, learning_rate=0.01)
-    start(params)
-    network = small_network()
+    params, network = run_params(epochs=40, patience_epochs=2, learning_rate=0.01, **average), small_network()
     history = fitting.fit(network, image_set(48, 0), val, params)
     predictions = predicting.predict(network, val)
     reached = roc_auc_score(val.table.label, predictions.logit)
@@ -302,71 +295,30 @@ def test_plateau_lowers_the_rate_of_a_training_that_stands_still():
     start(RunParams())
     val = image_set(16, 1, "val")
     val.table["label"] = [0, 1] * 8
-    values = {
-        "schedule": "plateau",
-        "plateau_metric": "accuracy",
-        "decay_rate": 0.2,
-        "decay_every": 2,
-        "lowest_rate": 1e-5,
-    }
+    params = run_params(epochs=6, patience_epochs=None, schedule="plateau", plateau_metric="accuracy", decay_rate=0.2,
+                        decay_every=2, lowest_rate=1e-5)  # fmt: skip
     network = small_network()
     for layer in network.layers:
         layer.trainable = layer.name == "logit"
     network.get_layer("logit").bias.assign([100.0])  # all are called pneumonia, whatever is learned
-    history = fitting.fit(network, image_set(16, 0), val, run_params(epochs=6, patience_epochs=None, **values))
+    history = fitting.fit(network, image_set(16, 0), val, params)
     assert history.val_accuracy.tolist() == [0.5] * 6
     np.testing.assert_allclose(history.learning_rate, [1e-3, 1e-3, 1e-3, 2e-4, 2e-4, 4e-5], rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def full_precision() -> keras.Model:
-    return fitted(run_params(learning_rate=1e-2), plain_network)[0]
-
-
-@pytest.mark.parametrize(("precision", "digits"), [("bfloat16", 2), ("float16", 3)])
-def test_mixed_precision_stays_near_float32_and_its_logit_is_one(full_precision, precision, digits):
+def test_mixed_precision_stays_near_float32_and_its_logit_is_one():
+    full_precision, _ = fitted(run_params(learning_rate=1e-2), plain_network)
     try:
-        network, history = fitted(run_params(learning_rate=1e-2, precision=precision), plain_network)
-        scales = isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
+        network, history = fitted(run_params(learning_rate=1e-2, precision="float16"), plain_network)
+        assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)  # else small gradients would vanish
     finally:
         keras.config.set_dtype_policy("float32")
-    assert precision in {layer.compute_dtype for layer in network.layers}
+    assert "float16" in {layer.compute_dtype for layer in network.layers}
     assert network.outputs[0].dtype == "float32"
-    assert scales == (precision == "float16")  # the smallest float16 would swallow small gradients
     assert np.isfinite(history.loss).all()
-    test = image_set(64, 2, "test")
-    logits, near = predicting.predict_logits(full_precision, test), predicting.predict_logits(network, test)
+    logits, near = (predicting.predict_logits(n, image_set(64, 2, "test")) for n in (full_precision, network))
     assert np.ptp(logits) > 0.1
-    np.testing.assert_allclose(near, logits, atol=2 * 10.0**-digits * np.abs(logits).max())
-
-
-def test_moving_average_is_what_validation_sees_and_what_is_kept():
-    network, history = fitted(run_params(ema_momentum=0.9, patience_epochs=None, schedule="constant"))
-    assert network.optimizer.use_ema
-    val = image_set(25, 1, "val")
-    reached = roc_auc_score(val.table.label, predicting.predict(network, val).logit)
-    assert reached == pytest.approx(history.val_auroc[fitting.training_facts(network, history)["best_epoch"] - 1])
-
-
-def test_tensorboard_logs_and_a_finished_training_is_not_repeated(tmp_path, monkeypatch, capsys):
-    params = run_params(tensorboard=True, label_smoothing=0.1)
-
-    def train():
-        start(params)
-        network = small_network()
-        return network, fitting.fit(network, image_set(48, 0), image_set(25, 1, "val"), params, tmp_path)
-
-    (one, first) = train()
-    assert list(tmp_path.glob("tensorboard/train/*tfevents*"))
-    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: pytest.fail("trained again"))
-    (two, second) = train()
-    assert "nothing left to train" in capsys.readouterr().out
-    assert weights_hash(one) == weights_hash(two)
-    pd.testing.assert_frame_equal(first, second)
-    monkeypatch.undo()
-    params = run_params(tensorboard=True, label_smoothing=0.2)
-    train()
-    assert "An earlier training is not taken up: parameters differ" in capsys.readouterr().out
+    np.testing.assert_allclose(near, logits, atol=2e-3 * np.abs(logits).max())
 
 
 def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
@@ -397,7 +349,7 @@ def transfer_params(folder, **model_values) -> RunParams:
         maps = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="convolution")(pixels)
         keras.Model(pixels, maps).save(file)
     model = {"name": "transfer", "backbone": str(file), "preprocess": "unit"} | model_values
-    return check(run_params().model_dump() | {"model": model, "features": {"views": 2}})
+    return check(run_params(tensorboard=True).model_dump() | {"model": model, "features": {"views": 2}})
 
 
 def head_fitted(params: RunParams, folder) -> keras.Model:
@@ -407,12 +359,15 @@ def head_fitted(params: RunParams, folder) -> keras.Model:
     return network
 
 
-def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys):
+def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys, monkeypatch):
     kept = tmp_path / "kept"
     first = head_fitted(transfer_params(tmp_path), kept)
+    assert list(kept.glob("tensorboard/train/*tfevents*"))
     names = {file.name for file in kept.glob("features-*")}
     assert len(names) == 2
-    again = head_fitted(transfer_params(tmp_path), kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "fit", None)
+        again = head_fitted(transfer_params(tmp_path), kept)
     assert "nothing left to train" in capsys.readouterr().out
     for file in (*kept.glob("features-*"), kept / "checkpoint.npz"):
         file.write_bytes(b"what a full disk left")
@@ -425,7 +380,7 @@ def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys):
     found = {file.name for file in kept.glob("features-*")}
     assert len(found) == 2
     assert not found & names
-    assert "An earlier training is not taken up" in capsys.readouterr().out
+    assert "An earlier training is not taken up: parameters, network differ" in capsys.readouterr().out
 
 
 def test_features_of_views_and_through_the_backbone_give_the_same_head_its_input(tmp_path):

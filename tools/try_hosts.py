@@ -48,12 +48,10 @@ NOT_THERE = {
     "efficientnet_of_a_file_is_the_downloaded_one": "Keras 3.11 cannot build EfficientNet with ImageNet weights at all",
     "families_become_flat": "slow",
     "inception_resnet_of_the_coursework": "slow",
-    "tensorboard_logs": "slow",
     "divergence_says_where": "slow",
     "floors_that_no_epoch": "slow",
     "features_are_made_anew": "slow",
     "plateau_lowers": "slow",
-    "moving_average_is": "slow",
     "other_seeds_repeat": "slow",
     "the_backbones_rate": "slow",
 }
