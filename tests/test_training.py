@@ -76,14 +76,7 @@ def test_parameter_counts_are_the_published_ones(name, size_px, channels, parame
     assert network.output.shape == (None, 1)
 
 
-def test_an_image_too_small_for_the_poolings_is_refused():
-    network = build_model(ModelParams(name="gray_cnn"), ImageParams(size_px=94))
-    assert network(np.zeros((1, 94, 94, 1), np.uint8)).shape == (1, 1)
-    with pytest.raises(ValueError, match="size_px 93 is too small for gray_cnn: it needs at least 94"):
-        build_model(ModelParams(name="gray_cnn"), ImageParams(size_px=93))
-
-
-def test_class_weights_and_initial_logit():
+def test_class_weights_and_initial_logit(monkeypatch):
     labels = np.array([0] * 10 + [1] * 30)
     weights = fitting.class_weights(labels)
     assert weights == {0: 2.0, 1: 2 / 3}
@@ -91,6 +84,12 @@ def test_class_weights_and_initial_logit():
     assert fitting.initial_logit(labels, fitting.class_weights(labels, "none")) == pytest.approx(np.log(3))
     with pytest.raises(ValueError, match="received 0 normal and 3 pneumonia"):
         fitting.class_weights(np.ones(3))
+    # They reach the input, whose own test follows them to the batches.
+    asked = mock.Mock(side_effect=NotImplementedError)
+    monkeypatch.setattr(fitting, "train_dataset", asked)
+    with pytest.raises(NotImplementedError):
+        fitted(run_params())
+    assert asked.call_args.args[5] == weights
 
 
 def test_two_identical_runs_give_identical_weights_also_of_several_steps_at_once():
@@ -179,15 +178,6 @@ def test_predictions_follow_the_table_for_any_batch(monkeypatch):
     np.testing.assert_allclose(whole.probability, 1 / (1 + np.exp(-whole.logit)))
 
 
-def test_class_weights_reach_the_input(monkeypatch):
-    """The input's own test follows them to the batches."""
-    asked = mock.Mock(side_effect=NotImplementedError)
-    monkeypatch.setattr(fitting, "train_dataset", asked)
-    with pytest.raises(NotImplementedError):
-        fitted(run_params())
-    assert asked.call_args.args[5] == {0: 2.0, 1: 2 / 3}
-
-
 def watch_of(**training_values) -> ValidationWatch:
     """A watch over a model that does not matter."""
     watch = ValidationWatch(lambda: np.zeros(4), np.array([0, 1, 0, 1]), run_params(**training_values).training)
@@ -232,16 +222,12 @@ def test_floors_that_no_epoch_exceeds_are_said(capsys):
     assert (facts["floors_exceeded"], facts["best_epoch"]) == (False, 1)
 
 
-def broken_network() -> keras.Model:
+def test_divergence_says_where_and_what_to_do():
     network = small_network()
     network.get_layer("logit").bias.assign([np.nan])
-    return network
-
-
-def test_divergence_says_where_and_what_to_do():
     said = r"epoch 1, batch 1: the loss is nan at a learning rate of 0\.001\. Lower training\.learning_rate"
     with pytest.raises(FloatingPointError, match=said):
-        fitted(run_params(schedule="constant"), broken_network)
+        fitted(run_params(schedule="constant"), lambda: network)
     watch = watch_of(epochs=3)
     watch.score = lambda: np.array([0.0, np.nan, 1.0, 2.0])
     watch.on_epoch_begin(0)
@@ -251,13 +237,11 @@ def test_divergence_says_where_and_what_to_do():
 
 def test_a_full_memory_names_what_to_lower():
     """A real one: a layer that asks for more than any machine has."""
-    start(RunParams())
     pixels = keras.Input((32, 32, 1), dtype="uint8")
     wide = keras.layers.Lambda(lambda x: keras.ops.tile(keras.ops.cast(x, "float32"), (1, 9000, 9000, 400)))(pixels)
-    pooled = keras.layers.GlobalAveragePooling2D()(wide)
-    network = keras.Model(pixels, keras.layers.Dense(1)(pooled))
+    network = keras.Model(pixels, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(wide)))
     with pytest.raises(MemoryError, match=r"training\.batch_size 8 and image\.size_px 32: lower them in this order"):
-        fitting.fit(network, image_set(16, 0), image_set(8, 1, "val"), run_params(epochs=1))
+        fitted(run_params(epochs=1), lambda: network)
 
 
 def rates(**values) -> list[float]:
@@ -377,9 +361,7 @@ def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys, mo
     assert "checkpoint.npz cannot be read (ValueError" in said
     assert weights_hash(first) == weights_hash(again) == weights_hash(anew)
     head_fitted(transfer_params(tmp_path, preprocess="none"), kept)  # another network before the head
-    found = {file.name for file in kept.glob("features-*")}
-    assert len(found) == 2
-    assert not found & names
+    assert len(names ^ {file.name for file in kept.glob("features-*")}) == 4
     assert "An earlier training is not taken up: parameters, network differ" in capsys.readouterr().out
 
 
