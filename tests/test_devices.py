@@ -25,7 +25,7 @@ def child(out: Path, **asked) -> dict:
     """What `devices_child.py` leaves."""
     words = [sys.executable, str(CHILD), str(out), *(f"{name}={json.dumps(values)}" for name, values in asked.items())]
     own = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "XLA_FLAGS")}
-    done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(out) as found:
         return {name: found[name] if found[name].ndim else json.loads(str(found[name])) for name in found.files}
