@@ -1,4 +1,4 @@
-"""What a result is made from: the project's commit, the versions of the packages that decide numbers, digests of code and files."""
+"""What a result is made from: commit, versions of the packages that decide numbers, devices, digests of code and files."""
 
 import ast
 import functools
@@ -52,6 +52,25 @@ def provenance_of_checkout() -> tuple[str | None, bool | None]:
         return None, None
     commit = installed.get("vcs_info", {}).get("commit_id")
     return commit, None if commit is None else False
+
+
+def device_words(facts: dict) -> str:
+    """Where a run took place, in one line, from what `start` returns; results of runs without a network have less to say."""
+    if not facts:
+        return "not recorded"
+    several = several_words(facts)
+    hosts = f" in {facts['processes']} processes" if facts.get("processes", 1) > 1 else ""
+    parts = [f"{several}{facts['device']}{hosts} ({facts['cores']} cores)"]
+    parts += [facts[name] for name in ("backend", "precision") if name in facts]
+    if "batch" in facts:
+        shared = f" ({facts['batch_per_device']} on each device)" if several else ""
+        parts.append(f"batches of {facts['batch']} images{shared}")
+    return ", ".join(parts)
+
+
+def several_words(facts: dict) -> str:
+    """`8 x ` of eight devices, nothing of one."""
+    return f"{facts['devices']} x " if facts.get("devices", 1) > 1 else ""
 
 
 def file_sha256(file: Path) -> str:

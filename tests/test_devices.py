@@ -1,54 +1,34 @@
 """Where it runs: what is chosen, what is refused, and the same training on one device and on several."""
 
-import contextlib
-import gc
 import json
 import os
-import socket
+import re
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 from devices_child import train
 
 from pneumolib import hosts
-from pneumolib.errors import InputError, ParamsError
+from pneumolib.errors import InputError
 from pneumolib.learning import devices
-from pneumolib.learning.devices import choose_backend, device_words, resolved_precision, start
+from pneumolib.learning.devices import choose_backend, resolved_precision, start
 from pneumolib.params import DeviceParams, check
+from pneumolib.provenance import device_words
 
 CHILD = Path(__file__).with_name("devices_child.py")
-# Of logits of about 1, after six steps in float32: sums are added in another order.
-TOLERANCE = 1e-4
 
 
-def children(out: Path, total: int = 1, **asked) -> dict:
-    """What `devices_child.py` leaves, run in as many processes."""
+def child(out: Path, **asked) -> dict:
+    """What `devices_child.py` leaves."""
     words = [sys.executable, str(CHILD), str(out), *(f"{name}={json.dumps(values)}" for name, values in asked.items())]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = "{}:{}".format(*free.getsockname())
     own = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "XLA_FLAGS")}
-    with contextlib.ExitStack() as running:
-        started = []
-        for number in range(total):
-            env = own | (variables(number, total, address) if total > 1 else {})
-            child = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            started.append(running.enter_context(child))
-            running.callback(child.kill)  # one that fails leaves the other waiting
-        said = [child.communicate(timeout=180)[0] for child in started]
-        assert [child.returncode for child in started] == [0] * total, said[0][-3000:] + said[-1][-3000:]
+    done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     with np.load(out) as found:
         return {name: found[name] if found[name].ndim else json.loads(str(found[name])) for name in found.files}
-
-
-def variables(*values) -> dict[str, str]:
-    """Number of a process, how many there are, address of the first."""
-    keys = ("PROCESS_ID", "NUM_PROCESSES", "JOB_ADDRESSES")
-    return {f"KERAS_DISTRIBUTION_{key}": str(value) for key, value in zip(keys, values, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -59,44 +39,31 @@ def trained(tmp_path_factory) -> dict:
     tensorflow = {"require": "cpu", "virtual_cpus": 2, "backend": "tensorflow"}
     jax = {"require": "cpu", "virtual_cpus": 8, "backend": "jax"}
     logits, facts = train({"devices": {"backend": "tensorflow"}}, folder / "here")
-    found = {"tf1": logits, "tf1-facts": facts} | children(folder / "tensorflow.npz", tf2={"devices": tensorflow})
-    return found | children(
+    found = {"tf1": logits, "tf1-facts": facts} | child(folder / "tensorflow.npz", tf2={"devices": tensorflow})
+    return found | child(
         folder / "jax.npz", jax1={"devices": jax | {"count": 1}}, jax8={"devices": jax},
         bfloat16={"devices": jax, "training": {"precision": "bfloat16"}},
     )  # fmt: skip
 
 
-def agree(one: np.ndarray, other: np.ndarray) -> None:
-    """All 161 logits are the same, up to the tolerance, and not because they are all the same."""
-    assert other.shape == (161,)
-    assert np.ptp(one) > 0.1
-    np.testing.assert_allclose(other, one, atol=TOLERANCE)
-
-
 @pytest.mark.hosts
 @pytest.mark.parametrize(
-    ("name", "words", "batch"),
-    [
-        ("tf1", "CPU (", "batches of 16 images"),
-        ("tf2", "2 x virtual CPU (", "batches of 16 images (8 on each device)"),
-        ("jax1", "CPU (", "batches of 16 images"),
-        ("jax8", "8 x virtual CPU (", "batches of 16 images (2 on each device)"),
+    ("name", "words", "tolerance"),
+    [  # logits of about 1, after six steps: sums are added in another order, and bfloat16 has three digits
+        ("tf1", "^CPU .*tensorflow .*, batches of 16 images$", 0),
+        ("tf2", "^2 x virtual CPU .*tensorflow .*, batches of 16 images .8 on each device.$", 1e-4),
+        ("jax1", "^CPU .*jax .*, float32, batches of 16 images$", 1e-4),
+        ("jax8", "^8 x virtual CPU .*jax .*, batches of 16 images .2 on each device.$", 1e-4),
+        ("bfloat16", "^8 x virtual CPU .*, mixed_bfloat16,", 0.03),
     ],
 )
-def test_the_same_training_on_any_devices(trained, name, words, batch):
+def test_the_same_training_on_any_devices(trained, name, words, tolerance):
     """161 images in batches that several devices share: each once, scored as on one device of TensorFlow."""
-    agree(trained["tf1"], trained[name])
-    said = device_words(trained[f"{name}-facts"])
-    assert said.startswith(words)
-    assert said.endswith(f", {batch}")
-    assert ("tensorflow" if name.startswith("tf") else "jax") in said
-
-
-@pytest.mark.hosts
-def test_16_bits_stay_near_32(trained):
-    """bfloat16 has three digits."""
-    assert trained["bfloat16-facts"]["precision"] == "mixed_bfloat16"
-    np.testing.assert_allclose(trained["bfloat16"], trained["jax8"], atol=0.03 * np.abs(trained["jax8"]).max())
+    one = trained["tf1"]
+    assert trained[name].shape == (161,)
+    assert np.ptp(one) > 0.1  # not because they are all the same
+    np.testing.assert_allclose(trained[name], one, atol=tolerance * max(1, np.abs(one).max()))
+    assert re.search(words, device_words(trained[f"{name}-facts"]))
 
 
 @pytest.fixture
@@ -135,19 +102,17 @@ def test_what_backends_cannot_be_had(nothing_set):
     nothing_set.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(InputError, match="KERAS_BACKEND: received 'torch', allowed: tensorflow, jax"):
         choose_backend(DeviceParams())
-    with pytest.raises(ParamsError, match="virtual_cpus 8 are CPUs, and require: tpu asks for another kind"):
-        check({"devices": {"virtual_cpus": 8, "require": "tpu"}})
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"backend": "tensorflow", "require": "tpu"}, r"devices.require: received tpu, found CPU \(tensorflow .*no sign of a TPU"),
+        ({"backend": "tensorflow", "require": "tpu"}, r"received tpu, found CPU \(tensorflow .*no sign of a TPU"),
         ({"backend": "jax"}, "imported with the tensorflow backend before, and jax is asked for: restart the kernel"),
         ({"count": 3}, "devices.count: received 3, found 1"),
         ({"virtual_cpus": 2}, "already been initialized|modified after being initialized.*restart the kernel"),
     ],
-)  # fmt: skip
+)
 def test_what_devices_cannot_be_had(nothing_set, asked, said):
     import tensorflow as tf
 
@@ -161,26 +126,18 @@ def test_auto_goes_on_and_says_what_it_left(nothing_set, capsys):
     nothing_set.setattr(devices, "tpu_hint", lambda: "TPU_ACCELERATOR_TYPE=v5e-8")
     nothing_set.setenv("KERAS_BACKEND", "tensorflow")
     facts = start(check({}))
-    running, warning = capsys.readouterr().out.splitlines()
-    assert running == f"Running on {device_words(facts)}, seed 1"
-    assert warning == f"Warning: {facts['warnings'][0]}"
-    assert warning.startswith("Warning: TPU_ACCELERATOR_TYPE=v5e-8 says that a TPU or GPU is here")
+    (warning,) = facts["warnings"]
+    assert warning.startswith("TPU_ACCELERATOR_TYPE=v5e-8 says that a TPU or GPU is here")
+    assert capsys.readouterr().out == f"Running on {device_words(facts)}, seed 1\nWarning: {warning}\n"
 
 
-@pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 4, 4), (8, 7, 7), (1, 18, 1)])
+@pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 7, 7), (1, 18, 1)])
 def test_as_many_devices_as_can_share_a_batch(found, batch, used):
     assert devices._count(DeviceParams(), found, batch) == used
-    warnings = devices._unused(DeviceParams(require="tpu"), found, {"kind": "tpu", "devices": used, "batch": batch})
-    assert warnings == ([] if used == found else [f"8 devices are here, and {used} are used: more cannot share a batch of "
-                                                  f"{batch} images"])  # fmt: skip
-
-
-def test_a_batch_that_devices_cannot_share():
-    assert devices._batches(16, 8) == {"batch": 16, "batch_per_device": 2}
+    said = devices._unused(DeviceParams(require="tpu"), found, {"kind": "tpu", "devices": used, "batch": batch})
+    assert (said == []) == (used == found)
     with pytest.raises(InputError, match="received 20, which 8 devices cannot share evenly; the nearest are 16 and 24"):
         devices._batches(20, 8)
-    with pytest.raises(InputError, match=r"the nearest are 8\. Or"):
-        devices._batches(4, 8)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", "float32"), ("gpu", "float16"), ("tpu", "bfloat16")])
@@ -196,35 +153,16 @@ def test_precision_follows_the_device(kind, expected):
     assert resolved_precision("auto", several | {"backend": "jax 0.10.2"}) == expected
 
 
-def test_words_of_runs_that_trained_nothing():
-    assert device_words({"device": "CPU", "cores": 4}) == "CPU (4 cores)"
-    assert device_words({}) == "not recorded"
-
-
 def test_processes(monkeypatch):
-    for values, expected in ((("", "", ""), (0, 1)), (("", "1", ""), (0, 1)), (("1", "2", "10.0.0.1:1"), (1, 2))):
-        assert hosts.processes(variables(*values)) == expected
+    def found(*values: str) -> tuple[int, int]:
+        keys = ("PROCESS_ID", "NUM_PROCESSES", "JOB_ADDRESSES")
+        return hosts.processes({f"KERAS_DISTRIBUTION_{key}": value for key, value in zip(keys, values, strict=True)})
+
+    assert found("", "", "") == found("", "1", "") == (0, 1)
+    assert found("1", "2", "10.0.0.1:1") == (1, 2)
     for values in (("2", "2", "a:1"), ("0", "2", ""), ("", "2", "a:1"), ("x", "2", "a:1")):
         with pytest.raises((InputError, ValueError), match="the first must be a number below the second"):
-            hosts.processes(variables(*values))
+            found(*values)
     monkeypatch.setattr(devices, "processes", lambda: (0, 2))
     with pytest.raises(InputError, match=r"several processes need devices\.backend: jax"):
         start(check({"devices": {"backend": "tensorflow"}}))
-
-
-def test_keras_is_imported_without_what_it_only_offers_to_use(tmp_path, nothing_set):
-    (tmp_path / "keras.py").write_text(
-        "import gc, os, sys\nhidden = {name for name in sys.modules if sys.modules[name] is None}\n"
-        "assert not gc.isenabled() and os.environ['KERAS_BACKEND'] == 'jax'\n"
-    )
-    nothing_set.setenv("KERAS_BACKEND", "jax")
-    nothing_set.syspath_prepend(tmp_path)
-    with mock.patch.dict(sys.modules):
-        for name in ("keras", "jax", "matplotlib", "sklearn"):
-            sys.modules.pop(name, None)
-        sys.modules["IPython"] = sys  # as in a notebook
-        before = {name for name in sys.modules if sys.modules[name] is None}
-        devices.import_keras()
-        assert sys.modules["keras"].hidden - before == {"matplotlib", "sklearn"}  # JAX is the backend
-        assert not {"matplotlib", "sklearn"} & set(sys.modules)  # they can be imported now
-    assert gc.isenabled()

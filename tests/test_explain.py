@@ -1,6 +1,5 @@
 """Where networks look: Grad-CAM where the answer is known, on every kind of network, and the checks of its maps."""
 
-import hashlib
 import os
 import random
 import subprocess
@@ -36,12 +35,9 @@ def image_set(pixels: np.ndarray, images_a_group: int = 1) -> ImageSet:
     return ImageSet(table.assign(label=label, kind="virus", group_id=[f"g{g}" for g in group]), pixels)
 
 
-def state(network: keras.Model) -> str:
-    """All that a network holds: weights, statistics, seeds of Dropout, settings."""
-    found = hashlib.sha256(network.to_json().encode())
-    for variable in network.variables:
-        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
-    return found.hexdigest()
+def state(network: keras.Model) -> list:
+    """All that a network holds: settings, weights, statistics, seeds of Dropout."""
+    return [network.to_json(), *(keras.ops.convert_to_numpy(variable).tobytes() for variable in network.variables)]
 
 
 def network_of(x, inputs, **weights) -> keras.Model:
@@ -89,9 +85,7 @@ def test_the_map_is_where_the_evidence_is_whatever_the_direction():
     network, pixels = square_finder(), squares()
     bright, dark = grad_cam(network, pixels), grad_cam(network, pixels, towards=0)
     assert (bright.dtype, bright.shape) == (np.float32, (3, 32, 32))
-    assert np.unravel_index(bright[0].argmax(), (32, 32)) in [(y, x) for y in range(4, 12) for x in range(20, 28)]
-    assert np.unravel_index(dark[0].argmax(), (32, 32)) in [(y, x) for y in range(20, 28) for x in range(4, 12)]
-    assert bright[0].max() == bright[1].max() == dark[0].max() == 1
+    assert bright[0, 4:12, 20:28].max() == bright[1].max() == dark[0, 20:28, 4:12].max() == 1
     assert bright[0][20:28, 4:12].max() == 0
     assert not dark[1].any()  # nothing in it speaks for normal
     assert not bright[2].any()  # nor for anything in a grey image
@@ -99,29 +93,17 @@ def test_the_map_is_where_the_evidence_is_whatever_the_direction():
     np.testing.assert_array_equal(mixed, np.stack([dark[0], bright[1], bright[2]]))
 
 
-def test_gradients_are_those_of_the_logit():
-    network = square_finder()
-    features = network.get_layer("find").output
-    found = explain.output_and_gradient(keras.Model(network.input, features))[0](squares())
-    np.testing.assert_allclose(found[0, 1, 5], [0.4, 0], atol=1e-6)
-    upper = network_of(layers.GlobalAveragePooling2D()(features), features, logit=[[[5.0], [-5.0]], [0.0]])
-    gradients = explain.output_and_gradient(upper)[1](found)
-    expected = np.broadcast_to(explain.SCALE * np.array([5, -5]) / 64, (3, 8, 8, 2))
-    np.testing.assert_allclose(gradients, expected, rtol=1e-6)
-
-
 def test_colour_and_sixteen_bits_make_no_difference():
     expected = grad_cam(square_finder(), squares())
     np.testing.assert_allclose(grad_cam(square_finder(3), squares(3)), expected, atol=1e-5)
-    for policy in ("mixed_float16", "mixed_bfloat16"):
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(policy)
-        try:
-            network = square_finder()
-        finally:
-            keras.config.set_dtype_policy(before)
-        assert network.get_layer("find").compute_dtype == policy.removeprefix("mixed_")
-        np.testing.assert_allclose(grad_cam(network, squares()), expected, atol=0.02)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = square_finder()
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert network.get_layer("find").compute_dtype == "float16"
+    np.testing.assert_allclose(grad_cam(network, squares()), expected, atol=0.02)
 
 
 NETWORKS = [
@@ -144,10 +126,8 @@ def test_every_network_has_maps_and_stays_as_it_is(tmp_path, monkeypatch, values
     before, pixels = state(network), noise(2, side, channels)
     maps = np.stack([grad_cam(network, pixels, towards) for towards in (0, 1)])
     assert maps.shape == (2, 2, side, side)
-    assert np.isfinite(maps).all()
     assert maps.min() >= 0
-    assert set(maps.max(axis=(2, 3)).ravel()) <= {0.0, 1.0}
-    assert maps.any()
+    assert 1.0 in set(maps.max(axis=(2, 3)).ravel()) <= {0.0, 1.0}
     assert state(network) == before
     assert map_layer(network).name == layer
     if layer == "joined":
@@ -176,8 +156,6 @@ def test_an_image_s_map_does_not_depend_on_its_batch(monkeypatch):
 def test_what_cannot_be_mapped_is_refused():
     with pytest.raises(ValueError, match=r"takes uint8 \(n, 32, 32, 1\), received float64 \(3, 32, 32, 1\)"):
         grad_cam(square_finder(), squares() / 255)
-    with pytest.raises(ValueError, match=r"received uint8 \(3, 32, 32, 3\)"):
-        grad_cam(square_finder(), squares(3))
     with pytest.raises(ValueError, match=r"towards: received \[1, 2\], allowed 0 \(normal\), 1"):
         grad_cam(square_finder(), squares(), towards=np.array([1, 2, 1]))
     with pytest.raises(ValueError, match="has no feature map"):
@@ -203,23 +181,10 @@ def test_occlusion_finds_a_network_that_looks_at_the_border_alone():
     assert (sick.logit_border_covered < sick.logit - 20).all()
     np.testing.assert_allclose(well.logit_border_covered, well.logit, atol=1e-3)
     assert table.probability.between(0, 1).all()
-    for fraction in (0, 0.5):
-        with pytest.raises(ValueError, match=f"border_fraction: received {fraction}, allowed"):
-            occlusion_check(border_reader(), images, fraction)
-
-
-@pytest.mark.parametrize("size", [(32, 32), (45, 64)])
-def test_both_covers_hide_the_same_area(size):
-    nothing, centre, border = explain._covers(size, 0.125).values()
-    assert not nothing.any()
-    assert border.sum() == pytest.approx(0.4375 * border.size, abs=max(size))
-    assert centre.sum() == pytest.approx(border.sum(), abs=2 * max(size))
-    margins = [round(n / 8) for n in size]
-    inside = tuple(slice(margin, n - margin) for margin, n in zip(margins, size, strict=True))
-    assert border.sum() == border.size - border[inside].size
-    assert not border[inside].any()
+    _, centre, border = explain._covers((45, 64)).values()
+    np.testing.assert_array_equal(border, np.pad(np.zeros((33, 48), bool), [(6, 6), (8, 8)], constant_values=True))
+    assert centre.sum() == pytest.approx(border.sum(), abs=2 * 64)
     np.testing.assert_array_equal(centre, centre[::-1, ::-1])
-    assert centre[size[0] // 2, size[1] // 2]
 
 
 def test_maps_of_a_network_that_learned_them_do_not_outlive_its_weights():
@@ -235,8 +200,6 @@ def test_maps_of_a_network_that_learned_them_do_not_outlive_its_weights():
     assert random.getstate() == chance
     again, other = (randomisation_check(network, pixels[:2], seed=seed, draws=1) for seed in (3, 4))
     assert again == randomisation_check(network, pixels[:2], seed=3, draws=1) != other
-    with pytest.raises(ValueError, match="received 0 images, 3 draws"):
-        randomisation_check(network, pixels[:0], seed=1)
 
 
 def test_maps_that_show_the_image_and_nothing_learned_are_told():
@@ -256,18 +219,17 @@ def test_corrupted_copies_of_some_images_are_predicted():
     table = predict_corrupted(network, images, params)
     assert list(table) == CORRUPTED_COLUMNS
     counts = table.groupby(["corruption", "severity"], sort=False).size()
-    assert list(counts.index) == [("none", 0), *((name, s) for name in ("gamma", "margins") for s in range(1, 6))]
-    assert set(counts) == {16}  # pairs, and the class's shares of 17 are odd
+    ways = [("none", 0), *((name, s) for name in ("gamma", "margins") for s in range(1, 6))]
+    assert counts.to_dict() == dict.fromkeys(ways, 16)  # pairs, and the class's shares of 17 are odd
     clean = table[table.corruption == "none"].set_index("image_id")
     expected = predict(network, images).set_index("image_id").loc[clean.index]
     np.testing.assert_allclose(clean.logit, expected.logit, atol=1e-5)
-    kept = images.table.image_id.isin(clean.index).to_numpy()
-    changed = ImageSet(images.table[kept].reset_index(drop=True), corrupt(images.pixels[kept], "gamma", 4, 1))
-    rows = table[(table.corruption == "gamma") & (table.severity == 4)]
+    kept = images.table.image_id.isin(clean.index)
+    changed = ImageSet(images.table[kept], corrupt(images.pixels[kept], "gamma", 4, 1))
+    rows = table.query("corruption == 'gamma' and severity == 4")
     np.testing.assert_allclose(rows.logit, predict(network, changed).logit, atol=1e-5)
     nothing = predict_corrupted(network, images, check({"robustness": {"images": 0}}))
-    assert list(nothing) == CORRUPTED_COLUMNS
-    assert len(nothing) == 0
+    assert (nothing.empty, list(nothing)) == (True, CORRUPTED_COLUMNS)
 
 
 def test_images_are_chosen_as_whole_groups_of_both_classes():

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from unittest import mock
 
 import h5py
 import keras
@@ -18,7 +19,6 @@ from pneumolib.params import FAMILIES, FineTuningParams, ImageParams, ModelParam
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
-BLOCK_COLUMNS = ["part", "layers", "kinds", "output", "height", "width", "channels", "parameters", "trainable"]
 
 
 def transfer(backbone: str, size_px: int = 32, channels: int = 3, **values) -> keras.Model:
@@ -50,10 +50,10 @@ def run(network: keras.Model, pixels) -> np.ndarray:
     return keras.ops.convert_to_numpy(network(pixels, training=False))
 
 
-def train(network: keras.Model, seen=COLOUR, optimizer=None, epochs: int = 1) -> None:
-    optimizer = optimizer or keras.optimizers.Adam(0.01)
-    network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), run_eagerly=True)
-    network.fit(seen, np.array([[0.0], [1.0], [0.0], [1.0]]), batch_size=4, epochs=epochs, verbose=0)
+def train(network: keras.Model) -> None:
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
+    network.fit(COLOUR, np.array([[0.0], [1.0], [0.0], [1.0]]), batch_size=4, verbose=0)
 
 
 def tiny_backbone(path, shape=(None, None, 3), *, end=None, name="conv"):
@@ -71,7 +71,7 @@ def tiny_backbone(path, shape=(None, None, 3), *, end=None, name="conv"):
 
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory):
-    """A saved MobileNet network at 32 px; tests load it, so that none sees what another changed."""
+    """A saved MobileNet network at 32 px; each test loads it, so that none sees what another changed."""
     keras.utils.set_random_seed(3)
     path = tmp_path_factory.mktemp("networks") / "mobilenet.keras"
     network = transfer("MobileNet", head_units=8, head_dropout=0.1)
@@ -81,18 +81,12 @@ def mobilenet(tmp_path_factory):
     for norm in batchnorms(network):
         norm.trainable, norm.momentum = False, 0.99
     network.save(path)
-    return path, run(network, COLOUR)
-
-
-@pytest.fixture(scope="module")
-def untrained(mobilenet) -> keras.Model:
-    """The same, loaded once, for tests that move no weight."""
-    return keras.saving.load_model(mobilenet[0])
+    return path
 
 
 @pytest.fixture
 def loaded(mobilenet) -> keras.Model:
-    return keras.saving.load_model(mobilenet[0])
+    return keras.saving.load_model(mobilenet)
 
 
 @pytest.fixture
@@ -100,9 +94,6 @@ def in_tmp(tmp_path, monkeypatch):
     """Relative paths of parameters start at this folder."""
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
     return tmp_path
-
-
-# Parameters as published
 
 
 def test_vgg19_of_the_coursework_has_the_published_counts():
@@ -122,10 +113,8 @@ def test_inception_resnet_of_the_coursework_has_the_published_counts():
     assert trainable(inception_resnet) == 196_865
     assert split_at_head(inception_resnet)[0].output.shape == (None, 1536)
     blocks = network_blocks(inception_resnet)
-    assert len(blocks) < 15
     # Grad-CAM would have nothing to look at here: the map is a single point at 90 px.
     assert blocks.output[blocks.part == "backbone"].iloc[-1] == "1 x 1 x 1536"
-    assert "320" in blocks.output[4:].str.cat()  # what leaves a block, not one of its branches
 
 
 def test_the_head_of_recall_vgg19_has_the_published_counts():
@@ -136,10 +125,7 @@ def test_the_head_of_recall_vgg19_has_the_published_counts():
     features, head = split_at_head(network)
     assert features.output.shape == (None, 9, 9, 512)
     assert sum(layer.count_params() for layer in head.layers) == 3_070_217
-    assert network_blocks(network).query("part == 'head'").height.tolist() == [9, 4, 2, 1]
-
-
-# What Keras says of its families
+    assert network_blocks(network).query("part == 'head'").width.tolist() == [9, 4, 2, 1]
 
 
 def test_families_are_those_of_keras_and_want_what_it_says():
@@ -163,12 +149,9 @@ def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
     network = transfer(name)
     assert trainable(network) == backbone_layers(network)[-1].output.shape[-1] + 1
     layers_table, blocks = summary_table(network), network_blocks(network)
-    assert list(blocks.columns) == BLOCK_COLUMNS
     assert len(blocks) < 15
     assert layers_table.part.drop_duplicates().tolist() == ["input", "backbone", "head"]
-    for column in ("parameters", "trainable"):
-        assert blocks[column].sum() == layers_table[column].sum()
-    assert blocks.parameters.sum() == network.count_params()
+    assert blocks.parameters.sum() == layers_table.parameters.sum() == network.count_params()
     features, head = split_at_head(network)  # EfficientNet's Dropout is silent
     expected, feature_vectors = run(network, COLOUR), run(features, COLOUR)
     np.testing.assert_allclose(run(head, feature_vectors), expected, rtol=1e-4, atol=1e-5)
@@ -177,26 +160,18 @@ def test_families_become_flat_networks_that_can_be_kept(name, tmp_path):
     again = keras.saving.load_model(tmp_path / "network.keras")
     np.testing.assert_array_equal(run(again, COLOUR), expected)
     assert summary_table(again).equals(layers_table)
-    assert network_blocks(again).equals(blocks)
-    split_at_head(again)
     unfreeze(again, FineTuningParams())
     assert not any(norm.trainable for norm in batchnorms(again))
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("Xception", 71), ("InceptionV3", 75), ("InceptionResNetV2", 75)])
-def test_a_family_says_its_smallest_image(name, smallest):
-    with pytest.raises(ValueError, match=rf"{smallest - 1} is too small for {name}: it needs at least {smallest}"):
-        transfer(name, smallest - 1)
-
-
-def test_a_head_says_how_large_a_map_it_needs():
-    with pytest.raises(
-        ValueError, match=r"feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128"
-    ):
+def test_an_image_too_small_for_network_family_or_head_is_refused():
+    with pytest.raises(ValueError, match="size_px 93 is too small for gray_cnn: it needs at least 94"):
+        build_model(ModelParams(name="gray_cnn"), ImageParams(size_px=93))
+    with pytest.raises(ValueError, match="70 is too small for Xception: it needs at least 71"):
+        transfer("Xception", 70)
+    said = r"feature map of at least 4 x 4; VGG16 gives 3 x 3\..*halves five times needs 128"
+    with pytest.raises(ValueError, match=said):
         transfer("VGG16", 127, head="recall_vgg19")
-
-
-# Frozen in fact
 
 
 @pytest.mark.parametrize("opened", [None, {"freeze_batchnorm": True}, {"freeze_batchnorm": False}])
@@ -216,40 +191,25 @@ def test_what_is_frozen_does_not_move(loaded, opened):
     assert not same(before[2], weights_of([loaded.get_layer("logit")]))
 
 
-def test_saved_and_loaded_is_the_same_network(mobilenet, untrained):
-    np.testing.assert_array_equal(run(untrained, COLOUR), mobilenet[1])
-    names = [layer.name for layer in backbone_layers(untrained)]
-    assert (names[0], names[-1], len(names)) == ("conv1", "conv_pw_13_relu", 85)
-    assert trainable(untrained) == 1024 * 8 + 8 + 8 + 1
-
-
-# Which layers move
-
-
-def test_unfreezing_from_a_named_layer(untrained):
-    moved = unfreeze(untrained, FineTuningParams(unfreeze="conv_pw_13", freeze_batchnorm=False)).set_index("part")
-    assert moved.trainable["backbone"] == 1024 * 1024 + 2 * 1024
+def test_unfreezing_from_a_named_layer(loaded):
+    moved = unfreeze(loaded, FineTuningParams(unfreeze="conv_pw_13")).set_index("part")
+    assert moved.trainable["backbone"] == 1024 * 1024
     assert moved.first_trained.tolist() == ["conv_pw_13", "head_dense"]
-    assert moved.parameters.sum() == untrained.count_params()
-    # The other way again: what was opened is closed.
-    moved = unfreeze(untrained, FineTuningParams(unfreeze=1)).set_index("part")
+    assert moved.parameters.sum() == loaded.count_params()
+    said = r"1 layers before the head train or are random in training, first conv_pw_13 \("
+    with pytest.raises(ValueError, match=said):
+        split_at_head(loaded)
+    # The other way again: what was opened is closed, and features can be kept.
+    moved = unfreeze(loaded, FineTuningParams(unfreeze=1)).set_index("part")
     assert (moved.trainable["backbone"], moved.trained["backbone"], moved.first_trained["backbone"]) == (0, 0, "")
+    split_at_head(loaded)
 
 
-@pytest.mark.parametrize(
-    ("asked", "near"),
-    [
-        (86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"),
-        ("conv_pw13", "conv_pw_13"),
-        ("head_dense", ""),
-        ("%%", "conv_pw"),
-    ],
-)
-def test_unfreezing_what_is_not_there(untrained, asked, near):
-    with pytest.raises(
-        ValueError, match=rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
-    ):
-        unfreeze(untrained, FineTuningParams(unfreeze=asked))
+def test_unfreezing_what_is_not_there(loaded):
+    for asked, near in ((86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"), ("conv_pw13", "conv_pw_13")):
+        said = rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
+        with pytest.raises(ValueError, match=said):
+            unfreeze(loaded, FineTuningParams(unfreeze=asked))
 
 
 def test_a_cnn_from_scratch_is_one_part():
@@ -263,19 +223,6 @@ def test_a_cnn_from_scratch_is_one_part():
     assert moved.to_dict("records")[0]["trainable"] == 513 == trainable(network)
     with pytest.raises(ValueError, match=r"coursework_cnn has no backbone to keep features of"):
         split_at_head(network)
-
-
-def test_features_are_kept_only_of_what_stays_the_same(untrained):
-    unfreeze(untrained, FineTuningParams(unfreeze="conv_pw_13"))
-    with pytest.raises(
-        ValueError, match=r"1 layers before the head train or are random in training, first conv_pw_13 \("
-    ):
-        split_at_head(untrained)
-    untrained.get_layer("conv_pw_13").trainable = False
-    split_at_head(untrained)
-
-
-# Backbones from files
 
 
 @pytest.mark.parametrize("preprocess", ["caffe", "torch", "tf", "unit", "none"])
@@ -297,10 +244,8 @@ def test_a_backbone_from_a_file_sees_what_it_was_trained_on(in_tmp, preprocess):
     # A grey picture and the same in three channels are one.
     grey = transfer("own.keras", channels=1, preprocess=preprocess)
     one_channel = COLOUR[..., :1]
-    np.testing.assert_allclose(
-        run(split_at_head(grey)[0], one_channel),
-        run(features, np.repeat(one_channel, 3, axis=-1)), rtol=1e-4, atol=1e-4,
-    )  # fmt: skip
+    found, expected = run(split_at_head(grey)[0], one_channel), run(features, np.repeat(one_channel, 3, axis=-1))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     # Its Dropout of 0.5 is silent: frozen means the same at every epoch.
     np.testing.assert_allclose(features(COLOUR, training=True), features(COLOUR, training=False), rtol=1e-5)
 
@@ -315,39 +260,22 @@ def test_a_sequential_file_and_one_with_operations_work_too(in_tmp):
     assert network_blocks(network).part.tolist() == ["input", "backbone", "backbone", "head"]
 
 
-def two_inputs(path):
-    ends = [keras.Input((None, None, 3)), keras.Input((None, None, 3))]
-    keras.Model(ends, layers.Add()([layers.Conv2D(2, 3)(end) for end in ends])).save(path)
-
-
 def within(path):
     outer, inner = keras.Input((None, None, 3)), keras.Input((None, None, 3))
     keras.Model(outer, keras.Model(inner, layers.Conv2D(2, 3)(inner), name="inner")(outer)).save(path)
 
 
+def top(path):
+    tiny_backbone(path, end=lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
 BAD_FILES = {
-    "top": (
-        lambda path: tiny_backbone(path, end=lambda x: layers.Dense(2)(layers.GlobalAveragePooling2D()(x))),
-        r"gives \[\(None, 2\)\]; .*gives one feature map.*without its top: .*get_layer\(\"last\"\)",
-    ),
-    "vector": (
-        lambda path: keras.Sequential([keras.Input((7,)), layers.Dense(2)]).save(path),
-        r"it takes \[\(None, 7\)\] .*takes one image, \(batch, height, width, 3\)",
-    ),
-    "grey": (lambda path: tiny_backbone(path, (None, None, 1)), r"it takes \[\(None, None, None, 1\)\] .*needed is"),
-    "size": (
-        lambda path: tiny_backbone(path, (64, 64, 3)),
-        r"saved for images of 64 x 64, received image\.size_px 32\. Set image\.size_px to that, or",
-    ),
-    "small": (
-        lambda path: tiny_backbone(path, end=lambda x: layers.Conv2D(2, 9)(x)),
-        r"takes no image\.size_px 32: .*negative",
-    ),
+    "top": (top, r"gives \[\(None, 2\)\]; .*gives one feature map.*without its top: .*get_layer\(\"last\"\)"),
+    "size": (lambda path: tiny_backbone(path, (64, 64, 3)), r"saved for images of 64 x 64, received .*size_px 32\. Set image\."),
+    "small": (lambda path: tiny_backbone(path, end=layers.Conv2D(2, 9)), r"takes no image\.size_px 32: .*negative"),
     "name": (lambda path: tiny_backbone(path, name="head_conv"), r"layers named head_conv; pixels, logit, to_\.\.\."),
-    "logit": (lambda path: tiny_backbone(path, name="logit"), r"layers named logit; pixels, logit, to_\.\.\."),
-    "two": (two_inputs, r"it takes \[.*\), \(.*\] and gives .*; needed is a functional"),
     "within": (within, r"holds a model as a layer, inner, .*get_layer\(\"inner\"\)\.save"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", list(BAD_FILES))
@@ -359,14 +287,12 @@ def test_a_file_that_holds_no_backbone_says_what_is_wrong(in_tmp, fault):
 
 
 def test_a_file_that_cannot_be_read_says_so(in_tmp):
-    with pytest.raises(ModelError, match=r"own\.keras: no such file\. Give the path of a \.keras file, or a family"):
-        transfer("own.keras", preprocess="unit")
-    (in_tmp / "own.keras").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"own\.keras cannot be read as a \.keras file: .*Save it with Keras 3"):
-        transfer("own.keras", preprocess="unit")
-
-
-# Weights of families
+    for content, said in ((None, "No such file"), (b"no model", r"no \.keras file")):
+        if content:
+            (in_tmp / "own.keras").write_bytes(content)
+        whole = rf"own\.keras cannot be read as a \.keras file: .*{said}.*Save it with Keras 3"
+        with pytest.raises(ModelError, match=whole):
+            transfer("own.keras", preprocess="unit")
 
 
 def test_weights_from_a_file(in_tmp):
@@ -385,9 +311,8 @@ def test_weights_from_a_file(in_tmp):
 def test_weights_of_another_family(in_tmp):
     keras.applications.MobileNetV3Small(weights=None, include_top=False).save_weights(in_tmp / "own.weights.h5")
     # Keras itself only warns that some layers stay random.
-    with pytest.raises(
-        ModelError, match=r"(?s)own\.weights\.h5 does not fit MobileNetV3Large without its top: .*saved without"
-    ):
+    said = r"(?s)own\.weights\.h5 does not fit MobileNetV3Large without its top: .*saved without"
+    with pytest.raises(ModelError, match=said):
         transfer("MobileNetV3Large", weights="own.weights.h5")
 
 
@@ -403,60 +328,41 @@ def test_weights_that_are_not_there(in_tmp):
     (in_tmp / "own.weights.h5").write_bytes(b"no weights")
     with pytest.raises(ModelError, match=r"own\.weights\.h5 does not fit VGG16"):
         transfer("VGG16", weights="own.weights.h5")
-    (in_tmp / "own.npz").touch()
-    with pytest.raises(ModelError, match=r"own\.npz does not fit VGG16 .*in a file that ends in \.h5"):
-        transfer("VGG16", weights="own.npz")
 
 
 @pytest.fixture
-def downloads(monkeypatch):
-    """What Keras downloads from: a list of the file names asked for, and what is done instead."""
-    asked, instead = [], []
-
-    def get_file(fname=None, origin=None, **_):
-        asked.append(fname)
-        return instead[0](origin)
-
-    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
-    return asked, instead
+def download(monkeypatch) -> mock.Mock:
+    """In place of Keras's own."""
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", instead := mock.Mock())
+    return instead
 
 
-def test_a_failed_download_says_what_to_do(downloads):
-    asked, instead = downloads
-
-    def fail(origin):
-        raise Exception(f"URL fetch failure on {origin}: None -- [Errno -2] Name or service not known")
-
-    instead.append(fail)
-    with pytest.raises(
-        ModelError,
-        match=r"ImageNet weights of VGG19 are not available: URL fetch failure on https://.*notop\.h5: .*"
-        r"give its path as model\.weights, or write weights: none",
-    ) as caught:
+def test_a_failed_download_says_what_to_do(download):
+    download.side_effect = Exception("URL fetch failure on https://there: Name or service not known")
+    said = "weights of VGG19 are not available: URL fetch failure on .*give its path as model.weights, or write weights: none"
+    with pytest.raises(ModelError, match=said):
         transfer("VGG19", weights="imagenet")
-    assert type(caught.value.__cause__) is Exception
-    assert asked == ["vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"]
 
 
-def test_downloaded_weights_arrive(downloads, tmp_path):
+def test_downloaded_weights_arrive(download, tmp_path):
     base = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
     write_legacy(base, tmp_path / "notop.h5")
-    downloads[1].append(lambda origin: str(tmp_path / "notop.h5"))
+    download.return_value = str(tmp_path / "notop.h5")
     with warnings.catch_warnings(record=True) as heard:
         network = transfer("MobileNet", weights="imagenet", channels=1)
     assert heard == []  # of Keras's on sizes, which concerns no one here
     assert same(weights_of(backbone_layers(network)), base.get_weights())
-    assert "224" in downloads[0][0]
+    assert "224" in str(download.call_args)
 
 
 @pytest.mark.hosts  # EfficientNet, three times
-def test_efficientnet_of_a_file_is_the_downloaded_one(downloads, in_tmp):
+def test_efficientnet_of_a_file_is_the_downloaded_one(download, in_tmp):
     """Keras builds another network from the same file when it is given by path: tensorflow#49930."""
     base = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
     state = next(layer for layer in base.layers if isinstance(layer, layers.Normalization))
     state.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.array(0)])
     write_legacy(base, in_tmp / "notop.h5")
-    downloads[1].append(lambda origin: str(in_tmp / "notop.h5"))
+    download.return_value = str(in_tmp / "notop.h5")
     keras.utils.set_random_seed(1)
     first = transfer("EfficientNetB0", weights="imagenet")
     second = transfer("EfficientNetB0", weights="notop.h5")
@@ -464,9 +370,6 @@ def test_efficientnet_of_a_file_is_the_downloaded_one(downloads, in_tmp):
     np.testing.assert_allclose(scaled[0], scaled[1], rtol=1e-4, atol=1e-5)
     wanted = (COLOUR[0, 5, 5] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(scaled[1][0, 5, 5], wanted, rtol=1e-4)
-
-
-# Precision
 
 
 def test_mixed_precision_reaches_the_backbone_and_not_the_ends(in_tmp):

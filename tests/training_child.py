@@ -8,6 +8,7 @@ the trainer in this process) or `write` (half-way through its N-th checkpoint).
 """
 
 # ruff: noqa: E402
+import itertools
 import os
 import signal
 import sys
@@ -16,9 +17,8 @@ from pathlib import Path
 from pneumolib.learning.devices import import_keras
 
 import_keras()  # before the others do so without haste: two seconds less for each process
-import keras
 import numpy as np
-from test_training import image_set, small_network
+from test_training import image_set, run_params, small_network, transfer_params
 
 from pneumolib import learning
 from pneumolib.learning import callbacks
@@ -35,51 +35,26 @@ TRAINING = {
 }  # fmt: skip
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def arrange(kind: str, number: int) -> None:
     """Make this process kill itself at the given moment, counted from now."""
-    count = 0
+    place, name = {"batch": (callbacks.ValidationWatch, "on_train_batch_end"), "write": (np, "savez")}[kind]
+    function, count = getattr(place, name), itertools.count(1)
 
-    def counting(function, act):
-        def wrapped(*args, **kwargs):
-            nonlocal count
-            count += 1
-            if count == number:
-                act(*args)
-            return function(*args, **kwargs)
+    def counting(*args, **kwargs):
+        if next(count) == number:
+            if kind == "write":
+                args[0].write(b"half a checkpoint")
+                args[0].flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
 
-        return wrapped
-
-    if kind == "batch":
-        watch = callbacks.ValidationWatch
-        watch.on_train_batch_end = counting(watch.on_train_batch_end, lambda *_: die())
-    if kind == "write":
-
-        def half(file, **_):
-            file.write(b"half a checkpoint")
-            file.flush()
-            die()
-
-        callbacks.np.savez = counting(np.savez, half)
-
-
-def backbone(folder: Path) -> dict:
-    """Parameters of a transfer network on a small backbone, whose file is written by the first process."""
-    file = folder / "backbone.keras"
-    if not file.exists():
-        pixels = keras.Input((None, None, 3))
-        keras.Model(pixels, keras.layers.Conv2D(8, 3, strides=2, activation="relu")(pixels)).save(file)
-    return {"name": "transfer", "backbone": str(file), "preprocess": "unit", "head_units": 8, "head_dropout": 0.3}
+    setattr(place, name, counting)
 
 
 def trained(folder: Path, trainer: str) -> dict[str, str]:
     """What a training with its state in `folder` ends with."""
-    model = {"model": backbone(folder.parent)} if trainer == "head" else {}
-    params = check({**model, "training": TRAINING, "augment": {"flip": True, "gamma_factor": 1.2},
-                    "features": {"views": 2}, "image": {"size_px": 32, "channels": 1}})  # fmt: skip
+    base = run_params() if trainer == "cnn" else transfer_params(folder.parent, head_units=8, head_dropout=0.3)
+    params = check(base.model_dump() | {"training": TRAINING})
     learning.start(params)
     network = small_network() if trainer == "cnn" else learning.build_model(params.model, params.image)
     val = image_set(25, 1, "val")

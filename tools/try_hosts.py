@@ -41,20 +41,16 @@ WARNINGS = "filterwarnings=error:::pneumolib"
 # Another Keras says or draws another thing; none of these is about numbers or pages of a study. Parts of names, and the slowest
 # trainings, which the suite runs with the locked versions.
 NOT_THERE = {
-    "squeezenet_of_the_shared_data": "its file was saved by Keras 3.15 with settings that older versions do not know",
     "full_memory": "its own network needs a shape that Keras 3.11 does not infer",
     "holds_no_backbone_says_what_is_wrong and small": "Keras 3.11 infers a feature map of 0 x 0, and our other message comes",
     "sequential_file_and_one_with_operations": "bare operations in a backbone's file: Keras 3.10 clones them without telling us",
     "efficientnet_of_a_file_is_the_downloaded_one": "Keras 3.11 cannot build EfficientNet with ImageNet weights at all",
     "families_become_flat": "slow",
     "inception_resnet_of_the_coursework": "slow",
-    "tensorboard_logs": "slow",
     "divergence_says_where": "slow",
     "floors_that_no_epoch": "slow",
-    "features_are_made_anew": "slow",
-    "a_trial_starts": "slow",
+    "kept_features_and_states": "slow",
     "plateau_lowers": "slow",
-    "moving_average_is": "slow",
     "other_seeds_repeat": "slow",
     "the_backbones_rate": "slow",
 }

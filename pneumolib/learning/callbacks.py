@@ -186,17 +186,13 @@ class Checkpoint(keras.callbacks.Callback):
             return
         variables = [] if self.watch.is_over else _variables(self.model)
         best = self.watch.best_weights or []
-        state = {"key": self.key, "rows": self.watch.rows, "memory": self._remembered(), "best": len(best)}
+        # Of ReduceLROnPlateau; of SwapEMAWeights, after which the model has the average and the optimizer the raw weights.
+        names = ("best", "wait", "cooldown_counter", "_ema_weights_in_model")
+        memory = {n: {k: float(vars(c)[k]) for k in names if k in vars(c)} for n, c in self.others.items()}
+        state = {"key": self.key, "rows": self.watch.rows, "memory": memory, "best": len(best)}
         arrays = {f"variable{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
         arrays |= {f"best{i}": array for i, array in enumerate(best)}
         write_atomically(self.file, state=json.dumps(state), **arrays)
-
-    def _remembered(self) -> dict[str, dict]:
-        names = ("best", "wait", "cooldown_counter")  # of ReduceLROnPlateau
-        found = {n: {k: float(vars(c)[k]) for k in names if k in vars(c)} for n, c in self.others.items()}
-        if "SwapEMAWeights" in found:  # after an epoch the model has the moving average, the optimizer the raw weights
-            found["SwapEMAWeights"] = {"_ema_weights_in_model": True}
-        return found
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
@@ -251,7 +247,7 @@ def training_key(
 
 def images_key(images: ImageSet) -> list[str]:
     """Of pixels and labels. A mapped file has a key of all that decides its pixels; pixels in memory are read."""
-    pixels = getattr(images, "key", "") or hashlib.sha256(np.ascontiguousarray(images.pixels)).hexdigest()
+    pixels = images.key or hashlib.sha256(np.ascontiguousarray(images.pixels)).hexdigest()
     return [pixels, text_digest(images.table[["image_id", "label"]].to_csv())]
 
 
@@ -262,10 +258,7 @@ def network_key(model: keras.Model) -> list[str]:
 
 def weights_hash(model: keras.Model) -> str:
     """SHA-256 over all weight arrays; `.keras` files differ from save to save, their arrays do not."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).data)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
 
 
 def network_cells(model: keras.Model) -> list[str]:

@@ -8,7 +8,6 @@ import functools
 import gc
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 from pneumolib.errors import InputError
 from pneumolib.hosts import processes, tpu_hint
 from pneumolib.params import DeviceParams, RunParams
+from pneumolib.provenance import device_words
 
 # `training.precision: auto`: what each kind of device is built for. float16 comes with loss scaling, which Keras adds.
 PRECISION_OF = {"cpu": "float32", "gpu": "float16", "tpu": "bfloat16"}
@@ -238,31 +238,6 @@ def describe() -> dict:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "precision": keras.config.dtype_policy().name,
     }
-
-
-def device_words(facts: dict) -> str:
-    """Where a run took place, in one line, from what `start` returns; results of runs without a network have less to say."""
-    if not facts:
-        return "not recorded"
-    several = several_words(facts)
-    hosts = f" in {facts['processes']} processes" if facts.get("processes", 1) > 1 else ""
-    parts = [f"{several}{facts['device']}{hosts} ({facts['cores']} cores)"]
-    parts += [facts[name] for name in ("backend", "precision") if name in facts]
-    if "batch" in facts:
-        shared = f" ({facts['batch_per_device']} on each device)" if several else ""
-        parts.append(f"batches of {facts['batch']} images{shared}")
-    return ", ".join(parts)
-
-
-def several_words(facts: dict) -> str:
-    """`8 x ` of eight devices, nothing of one."""
-    return f"{facts['devices']} x " if facts.get("devices", 1) > 1 else ""
-
-
-def is_out_of_memory(fault: BaseException) -> bool:
-    """Whether a failure of any backend means that the device or the machine has no memory left."""
-    words = "MemoryError|ResourceExhausted|RESOURCE_EXHAUSTED|OOM when"
-    return re.search(words, f"{type(fault).__name__} {fault}") is not None
 
 
 def _replicated(facts: dict) -> bool:

@@ -17,10 +17,11 @@ from scipy.stats import rankdata
 from pneumolib.data.pixels import ChangedPixels, ImageSet
 from pneumolib.learning.networks import narrows
 from pneumolib.learning.predicting import predict_logits
-from pneumolib.learning.transfer import layer_parts, leaves
+from pneumolib.learning.transfer import layer_parts, leaves, output_shape
 
 MAP_BATCH = 32  # images at once
 SMALLEST_MAP = 9  # places: 3 x 3 has a middle and a rim, 2 x 2 cannot tell a lung from a border
+BORDER = 0.125  # width of the border that is covered, of each side: 44% of the image
 SETTLING = 64  # images that give the averages of BatchNormalization in a network of random weights
 SCALE = 256.0  # of gradients: those of 16-bit layers would drop below their smallest number; maps do not depend on it
 # Layers that make a feature map coarser, or nothing at all in prediction: the map before them says as much and more.
@@ -80,10 +81,8 @@ def map_layer(model: keras.Model) -> keras.Layer:
 
 def _places(layer: keras.Layer) -> int:
     """Of a feature map; 0 for anything else. Pixels and scaled pixels are none."""
-    shape = keras.tree.flatten(layer.output)[0].shape
-    if isinstance(layer, layers.InputLayer | layers.Rescaling) or len(shape) != 4:
-        return 0
-    return shape[1] * shape[2]
+    shape = output_shape(layer)
+    return 0 if isinstance(layer, layers.InputLayer | layers.Rescaling) or len(shape) != 3 else shape[0] * shape[1]
 
 
 def _check_pixels(model: keras.Model, pixels: np.ndarray) -> None:
@@ -155,42 +154,38 @@ def _enlarged(evidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
 
 
-def occlusion_check(model: keras.Model, images: ImageSet, border_fraction: float = 0.125) -> pd.DataFrame:
+def occlusion_check(model: keras.Model, images: ImageSet) -> pd.DataFrame:
     """What a prediction loses when the middle of the image is covered, and when a border of the same area is.
 
     Lungs lie in the middle, and a border tells how a child was framed: a network whose logits move more when the
     border is covered has learned the framing. Covered pixels get the image's mean, so that its brightness stays; the
     edge of the cover is itself a change, and grey in place of a lung can look like an opacity: the middle has the advantage.
 
-    Args:
-        border_fraction: width of the border, of each side; an eighth covers 44% of the image.
     Returns:
         one row an image: `image_id, label, group_id, logit, logit_centre_covered, logit_border_covered`, and the
         probabilities under the same names: `probability, probability_centre_covered, probability_border_covered`.
     Raises:
-        ValueError: a fraction outside (0, 0.5), or pixels that are not the network's.
+        ValueError: pixels that are not the network's.
     """
     _check_pixels(model, images.pixels)
-    table, logits = images.table[["image_id", "label", "group_id"]].reset_index(drop=True), {}
-    for name, cover in _covers(images.pixels.shape[1:3], border_fraction).items():
+    covers = _covers(images.pixels.shape[1:3])
+    table = images.table[["image_id", "label", "group_id"]].reset_index(drop=True)
+    for name, cover in covers.items():
         hidden = ChangedPixels(images.pixels, lambda pixels, _, cover=cover: _cover(pixels, cover))
-        logits[name] = predict_logits(model, ImageSet(images.table, hidden))
-    table = table.assign(**{f"logit{name}": values for name, values in logits.items()})
-    return table.assign(**{f"probability{name}": expit(values) for name, values in logits.items()})
+        table[f"logit{name}"] = predict_logits(model, ImageSet(images.table, hidden))
+    return table.assign(**{f"probability{name}": expit(table[f"logit{name}"]) for name in covers})
 
 
-def _covers(size: tuple[int, int], border_fraction: float) -> dict[str, np.ndarray]:
+def _covers(size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Which pixels nothing, a centre and a border of the same area (to a row of pixels) cover; bool (height, width) each."""
-    if not 0 < border_fraction < 0.5:
-        raise ValueError(f"border_fraction: received {border_fraction}, allowed: above 0, below 0.5")
 
     def framed(margins: list[int]) -> np.ndarray:
         inner = np.zeros([n - 2 * margin for n, margin in zip(size, margins, strict=True)], bool)
         return np.pad(inner, [(margin, margin) for margin in margins], constant_values=True)
 
-    share = np.sqrt(1 - (1 - 2 * border_fraction) ** 2)  # of height and width, for the centre
+    share = np.sqrt(1 - (1 - 2 * BORDER) ** 2)  # of height and width, for the centre
     centre = ~framed([round(n * (1 - share) / 2) for n in size])
-    border = framed([max(1, round(n * border_fraction)) for n in size])
+    border = framed([max(1, round(n * BORDER)) for n in size])
     return {"": np.zeros(size, bool), "_centre_covered": centre, "_border_covered": border}
 
 
@@ -217,11 +212,9 @@ def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws
         of their absolute values (all null when no correlation can be computed), and `constant`, the number of pairs left
         out because a map has one value only.
     Raises:
-        ValueError: as `grad_cam`, or no images.
+        ValueError: as `grad_cam`.
     """
     _check_pixels(model, pixels)
-    if len(pixels) == 0 or draws < 1:
-        raise ValueError(f"randomisation_check needs images and draws; received {len(pixels)} images, {draws} draws")
     lower, upper = _split_at_map(model)
     some = np.ascontiguousarray(pixels[:SETTLING])
     features, names = output_and_gradient(lower)[0](some), [f"{seed} {draw}" for draw in range(draws)]

@@ -7,6 +7,7 @@ take its place, and an epoch of the head then takes a fraction of a second.
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -37,27 +38,15 @@ def fit_head(
     Raises:
         ValueError: also for a network that is no head on a frozen backbone.
     """
-    if params.model.name != "transfer":
-        raise ValueError(
-            f"model.name {params.model.name!r} has no head on a backbone: 03_baseline_cnn trains it; here write transfer"
-        )
     if params.features.views == 0:
         return fit(model, train, val, params, folder)
     with memory_explained(params):
         backbone, head = split_at_head(model)
         seen, seconds = frozen_features(backbone, train, params, params.features.views, folder)
         val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
-        val_batches = eval_dataset(val_seen[:, 0], predict_batch(len(val)))
-
-        def batches(weights: dict[int, float], start: int):
-            order = (params.training.batch_size, params.seed, params.training.epochs, weights, start, processes())
-            return feature_dataset(seen, train.table.label.to_numpy(), *order)
-
-        def score() -> np.ndarray:
-            return predict_batches(head, val_batches)[: len(val), 0].astype(float)
-
         key = training_key(model, params, DECIDING, [train, val], fit_head)
-        history = run_training(head, train, val, params, folder, key, batches, score)
+        batches = partial(feature_dataset, seen, train.table.label.to_numpy())
+        history = run_training(head, train, ImageSet(val.table, val_seen[:, 0]), params, folder, key, batches)
     history.loc[0, "seconds"] += seconds + val_seconds
     return history
 

@@ -1,7 +1,9 @@
 """Fitting. Stopping and the kept weights follow validation, whose figures are computed exactly."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -13,14 +15,8 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.errors import InputError
 from pneumolib.hosts import processes
-from pneumolib.learning.callbacks import (
-    HISTORY_COLUMNS,
-    Checkpoint,
-    ValidationWatch,
-    training_key,
-    weights_hash,
-)
-from pneumolib.learning.devices import check_agreement, describe, is_out_of_memory, synchronised, unsharded
+from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
+from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
 from pneumolib.learning.files import load_network
 from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
@@ -74,15 +70,9 @@ def fit(
         FloatingPointError: the training diverged.
         MemoryError: with the parameter to lower.
     """
-    training = params.training
-
-    def batches(weights: dict[int, float], start: int):
-        order = (training.batch_size, params.seed, training.epochs, weights, start, processes())
-        return train_dataset(train, params.augment, *order)
-
     with memory_explained(params):
         key = training_key(model, params, DECIDING, [train, val], fit)
-        return run_training(model, train, val, params, folder, key, batches, lambda: predict_logits(model, val))
+        return run_training(model, train, val, params, folder, key, partial(train_dataset, train, params.augment))
 
 
 def run_training(
@@ -92,21 +82,20 @@ def run_training(
     params: RunParams,
     folder: Path | None,
     key: dict,
-    batches: Callable[[dict[int, float], int], Iterable],
-    score: Callable[[], np.ndarray],
+    batches: Callable,
 ) -> pd.DataFrame:
     """Compile, take up what was kept, fit, and put the kept epoch's weights in place; see `fit`.
 
     Args:
         model: what is trained, which may be a part of a network.
+        val: what the model takes of validation: pixels, or features in their place.
         key: of `training_key`; a kept state of another key is not taken up.
-        batches: from class weights and the first epoch to run, counted from 0, to `(inputs, label, weight)` batches.
-        score: logits of validation from the model as it is.
+        batches: `train_dataset` or `feature_dataset` of the images; takes what these take from `batch_size` on.
     """
     training, steps = params.training, steps_per_epoch(train, params.training.batch_size)
     weights = class_weights(train.table.label.to_numpy(), training.class_weights)
     compile_model(model, params, steps)
-    watch = ValidationWatch(score, val.table.label.to_numpy(), training)
+    watch = ValidationWatch(lambda: predict_logits(model, val), val.table.label.to_numpy(), training)
     rates = rate_callbacks(training)
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
@@ -120,10 +109,11 @@ def run_training(
         board = [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
         # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
         callbacks = [*average, watch, *rates, *board, checkpoint]
+        order = (training.batch_size, params.seed, training.epochs, weights, done, processes())
         # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
         with synchronised(model):
             model.fit(
-                unsharded(batches(weights, done)), epochs=training.epochs, initial_epoch=done, steps_per_epoch=steps,
+                unsharded(batches(*order)), epochs=training.epochs, initial_epoch=done, steps_per_epoch=steps,
                 callbacks=callbacks, shuffle=False, verbose=0,
             )  # fmt: skip
     model.set_weights(watch.best_weights)
@@ -133,8 +123,22 @@ def run_training(
 
 
 def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
-    """Optimizer, loss and the streaming training metrics, which see augmented images and weights that still change."""
+    """Optimizer, loss and the streaming training metrics, which see augmented images and weights that still change.
+
+    Several steps are executed at once as far as they divide an epoch, which otherwise would run into the next one.
+
+    Raises:
+        ValueError: a slower backbone of a network that has none.
+        InputError: several steps at once under MirroredStrategy, where Keras's fit fails (keras#19246).
+    """
     training, factor = params.training, params.fine_tuning.backbone_rate_factor
+    asked, devices = training.steps_per_execution, describe()["devices"]
+    if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
+        raise InputError(
+            f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
+            f"devices.backend: jax"
+        )
+    at_once = max(n for n in range(1, min(asked, steps) + 1) if steps % n == 0)
     slow = [v for layer in backbone_layers(model) for v in layer.trainable_variables] if factor < 1 else []
     if factor < 1 and len(slow) == len(model.trainable_variables):
         raise ValueError(
@@ -149,23 +153,8 @@ def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
         keras.metrics.Recall(thresholds=0.0, name="sensitivity"),
         keras.metrics.Precision(thresholds=0.0, name="ppv"),
     ]
-    model.compile(optimizer, loss, metrics=metrics, steps_per_execution=_steps_at_once(training, steps))
+    model.compile(optimizer, loss, metrics=metrics, steps_per_execution=at_once)
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
-
-
-def _steps_at_once(training: TrainingParams, steps: int) -> int:
-    """The largest number up to `steps_per_execution` that divides an epoch, which otherwise would run into the next one.
-
-    Raises:
-        InputError: several under MirroredStrategy, where Keras's fit fails (keras#19246).
-    """
-    asked, devices = training.steps_per_execution, describe()["devices"]
-    if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
-        raise InputError(
-            f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
-            f"devices.backend: jax"
-        )
-    return max(n for n in range(1, min(asked, steps) + 1) if steps % n == 0)
 
 
 @contextmanager
@@ -175,7 +164,8 @@ def memory_explained(params: RunParams) -> Iterator[None]:
         yield
     # Broad, because each backend has its own exception for it; all others go on as they are.
     except Exception as fault:
-        if not is_out_of_memory(fault):
+        words = "MemoryError|ResourceExhausted|RESOURCE_EXHAUSTED|OOM when"
+        if not re.search(words, f"{type(fault).__name__} {fault}"):
             raise
         first = f"features.views {params.features.views}, " if params.features.views and params.model.backbone else ""
         raise MemoryError(
@@ -211,9 +201,8 @@ def _rate(training: TrainingParams, steps_per_epoch: int) -> float | keras.optim
     if training.schedule == "cosine":
         warmup = round(training.warmup_epochs * steps_per_epoch)
         falling = max(1, training.epochs * steps_per_epoch - warmup)
-        share, first = training.lowest_rate / start, 0.0 if warmup else start
-        warm = {"warmup_target": start, "warmup_steps": warmup} if warmup else {}
-        return keras.optimizers.schedules.CosineDecay(first, falling, alpha=share, **warm)
+        share, (first, target) = training.lowest_rate / start, (0.0, start) if warmup else (start, None)
+        return keras.optimizers.schedules.CosineDecay(first, falling, share, warmup_target=target, warmup_steps=warmup)
     if training.schedule == "exponential_steps":
         falling = _FlooredDecay(start, training.decay_every, training.decay_rate, staircase=True)
         falling.lowest = training.lowest_rate
@@ -236,13 +225,9 @@ def _with_slow_part(kind: type, slow: set[int], factor: float) -> type:
     """
 
     class Discriminative(kind):
-        def build(self, variables):
-            super().build(variables)
-            self.factors = [factor if id(v) in slow else 1.0 for v in variables]
-
         def update_step(self, gradient, variable, learning_rate):
-            scaled = learning_rate * self.factors[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, scaled)
+            its_own = self._trainable_variables[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * (factor if id(its_own) in slow else 1.0))
 
     return Discriminative
 
@@ -251,24 +236,16 @@ def rate_callbacks(training: TrainingParams) -> list[keras.callbacks.Callback]:
     """Callbacks for rates that change from epoch to epoch; epochs are counted from 0, as published ones are."""
 
     def rate(epoch: int) -> float:
-        turns = epoch / training.decay_every
-        turns = np.floor(turns) if training.schedule == "step_epochs" else turns
+        turns = epoch // training.decay_every if training.schedule == "step_epochs" else epoch / training.decay_every
         return max(training.lowest_rate, float(training.learning_rate * training.decay_rate**turns))
 
     if training.schedule in ("exponential_epochs", "step_epochs"):
         return [keras.callbacks.LearningRateScheduler(rate)]
     if training.schedule != "plateau":
         return []
-    return [
-        keras.callbacks.ReduceLROnPlateau(
-            f"val_{training.plateau_metric}",
-            factor=training.decay_rate,
-            patience=training.decay_every,
-            min_lr=training.lowest_rate,
-            min_delta=0.0001,  # Keras's own
-            mode="min" if training.plateau_metric == "loss" else "max",
-        )
-    ]
+    options = {"mode": "min" if training.plateau_metric == "loss" else "max", "min_lr": training.lowest_rate}
+    metric, patience = f"val_{training.plateau_metric}", training.decay_every
+    return [keras.callbacks.ReduceLROnPlateau(metric, training.decay_rate, patience, **options)]
 
 
 def train_and_predict(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -161,13 +161,11 @@ def network_blocks(network: keras.Model) -> pd.DataFrame:
     strided convolution.
 
     Returns:
-        one row a block, columns `part, layers` (how many), `kinds` ("5 Conv2D, 2 MaxPooling2D", at most three, the most
-        frequent first), `output` ("height x width x channels"), `height, width, channels` (a vector has height and
-        width 1), `parameters, trainable`.
+        one row a block, columns `part, kinds` ("5 Conv2D, 2 MaxPooling2D", at most three, the most frequent first),
+        `output` ("height x width x channels"), `width` (1 of a vector), `parameters, trainable`.
     """
     table = summary_table(network)
-    shapes = [output_shape(layer) for layer in network.layers]
-    table["size"] = [shape if len(shape) == 3 else (1, 1, shape[-1]) for shape in shapes]
+    table["size"] = [shape if len(shape) == 3 else (1, 1, shape[-1]) for shape in map(output_shape, network.layers)]
     table["narrow"] = narrows(network)
     table["block"] = [size for _, part in table.groupby("part", sort=False) for size in _block_sizes(part)]
     starts = (table[["part", "block"]] != table[["part", "block"]].shift()).any(axis=1)
@@ -195,12 +193,9 @@ def _block(rows: pd.DataFrame) -> dict:
     channels = [size[2] for size in sized["size"][sized.narrow]][-1:] or [max(size[2] for size in sized["size"])]
     return {
         "part": rows.part.iloc[0],
-        "layers": len(rows),
         "kinds": ", ".join(f"{n} {kind}" for kind, n in Counter(rows.type).most_common(3)),
         "output": f"{height} x {width} x {channels[0]}",
-        "height": height,
         "width": width,
-        "channels": channels[0],
         "parameters": rows.parameters.sum(),
         "trainable": rows.trainable.sum(),
     }

@@ -46,6 +46,10 @@ def layer_parts(network: keras.Model) -> list[str]:
     return ["input" if n == "pixels" or n.startswith("to_") else "head" if _is_head(n) else "backbone" for n in names]
 
 
+def _layers_of(network: keras.Model, *parts: str) -> list[keras.Layer]:
+    return [layer for layer, part in zip(network.layers, layer_parts(network), strict=True) if part in parts]
+
+
 def _is_head(name: str) -> bool:
     return name == "logit" or name.startswith("head_")
 
@@ -64,11 +68,8 @@ def backbone_layers(network: keras.Model) -> list[keras.Layer]:
 
     A CNN from scratch has no backbone: all its layers but the input.
     """
-    return [
-        layer
-        for layer, part in zip(network.layers, layer_parts(network), strict=True)
-        if part in ("backbone", "network") and not isinstance(layer, layers.InputLayer)
-    ]
+    found = _layers_of(network, "backbone", "network")
+    return [layer for layer in found if not isinstance(layer, layers.InputLayer)]
 
 
 def trainable_parameters(layer: keras.Layer) -> int:
@@ -86,18 +87,16 @@ def summary_table(model: keras.Model) -> pd.DataFrame:
 
     `part` is `input`, `backbone` or `head` of a transfer network, and `network` for the CNNs from scratch.
     """
-    rows = [
+    return pd.DataFrame(
         {
-            "layer": layer.name,
-            "type": type(layer).__name__,
-            "part": part,
-            "output": " x ".join(str(n) for n in output_shape(layer)),
-            "parameters": layer.count_params(),
-            "trainable": trainable_parameters(layer),
+            "layer": [layer.name for layer in model.layers],
+            "type": [type(layer).__name__ for layer in model.layers],
+            "part": layer_parts(model),
+            "output": [" x ".join(map(str, output_shape(layer))) for layer in model.layers],
+            "parameters": [layer.count_params() for layer in model.layers],
+            "trainable": [trainable_parameters(layer) for layer in model.layers],
         }
-        for layer, part in zip(model.layers, layer_parts(model), strict=True)
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def put_backbone(model: ModelParams, pixels: keras.KerasTensor) -> keras.KerasTensor:
@@ -192,14 +191,12 @@ def _mend_normalization(base: keras.Model) -> None:
 def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTensor:
     path, tensors = in_root(model.backbone), {}
     where = f"model.backbone {path}"
-    if not path.is_file():
-        raise ModelError(f"{where}: no such file. Give the path of a .keras file, or a family's name")
     try:
         base = _checked(load_network(path), where, prepared.shape[1])
     except ModelError as cause:
         raise ModelError(
             f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
-            f"Keras itself has"
+            f"Keras itself has; or give a family's name"
         ) from cause
 
     def call(layer, *args, **kwargs):
@@ -291,15 +288,14 @@ def unfreeze(network: keras.Model, params: FineTuningParams) -> pd.DataFrame:
     Raises:
         ValueError: more layers than there are, or an unknown layer; with the number or the nearest names.
     """
-    backbone, parts = backbone_layers(network), layer_parts(network)
+    backbone = backbone_layers(network)
     first = _first_trained([layer.name for layer in backbone], params.unfreeze)
     for number, layer in enumerate(backbone):
         layer.trainable = number >= first
         for norm in _norms(layer) if params.freeze_batchnorm else ():
             norm.trainable = False
-    for layer, part in zip(network.layers, parts, strict=True):
-        if part == "head":
-            layer.trainable = True
+    for layer in _layers_of(network, "head"):
+        layer.trainable = True
     table = summary_table(network)
     table["trained"] = table.trainable > 0
     table["first_trained"] = table.layer.where(table.trained)
@@ -340,7 +336,7 @@ def split_at_head(network: keras.Model) -> tuple[keras.Model, keras.Model]:
     Raises:
         ValueError: no backbone, or something before the cut that trains or is random in training.
     """
-    head_layers = [layer for layer, part in zip(network.layers, layer_parts(network), strict=True) if part == "head"]
+    head_layers = _layers_of(network, "head")
     if not head_layers:
         raise ValueError(f"{network.name} has no backbone to keep features of; write model.name: transfer")
     pool = next((layer for layer in head_layers if layer.name == "head_pool"), None)

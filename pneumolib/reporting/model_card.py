@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.learning.devices import device_words
 from pneumolib.params import FAMILIES
+from pneumolib.provenance import device_words
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import flat, number, readable
 from pneumolib.reporting.results import Result, in_words

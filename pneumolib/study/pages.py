@@ -20,7 +20,6 @@ import jinja2
 
 from pneumolib.data.layout import is_drawn
 from pneumolib.errors import ParamsError, ResultError
-from pneumolib.learning.devices import device_words, several_words
 from pneumolib.params import RunParams
 from pneumolib.project import (
     SMOKE,
@@ -32,6 +31,7 @@ from pneumolib.project import (
     run_files,
     run_folder,
 )
+from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.ranking import shared_evaluation
