@@ -15,15 +15,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the package play
 expect = playwright.expect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PAGES = (
-    "whole/03_baseline_cnn-a",
-    "whole/03_baseline_cnn-d",
-    "whole/index",
-    "whole/checklist",
-    "unlike/index",
-    "index",
-)
-RUN_PAGE = PAGES[0]
+RUN_PAGE = "whole/03_baseline_cnn-a"
+PAGES = (RUN_PAGE, "whole/03_baseline_cnn-d", "whole/index", "whole/checklist", "unlike/index", "index")
 
 # Every text that is shown, with the WCAG 2 contrast between its colour and what lies behind it; the lowest five.
 # https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
@@ -203,14 +196,7 @@ def test_figures_open_large_and_close_again(visit):
         expect(button).to_be_focused()
 
 
-def test_an_enlarged_figure_is_larger_on_a_phone_too(visit):
-    page = visit(width=360)
-    page.get_by_role("button", name="A ramp from black to white").click()
-    assert page.locator("dialog img").bounding_box()["width"] == 880
-    assert page.locator("dialog").bounding_box()["width"] <= 360
-
-
-def test_two_cards_stand_in_a_row_on_a_phone_and_more_on_a_desk(visit):
+def test_two_cards_share_a_row_on_a_phone_and_more_on_a_desk(visit):
     for width, number in ((360, 2), (1280, 5)):
         boxes = [card.bounding_box() for card in visit(width=width).locator(".gallery .card").all()]
         assert sum(box["y"] == boxes[0]["y"] for box in boxes) == number
@@ -263,9 +249,8 @@ def shown(page) -> list[str]:
     return [re.sub(r".*-", "", row.inner_text()) for row in page.locator("tbody tr:visible th").all()]
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-def test_an_index_is_filtered_and_sorted(visit, width):
-    page = visit("whole/index", width=width)
+def test_an_index_is_filtered_and_sorted(visit):
+    page = visit("whole/index", width=360)
     before = shown(page)
     assert before == ["d", "06_comparison", "c", "01_quick", "a", "b"]
     box = page.get_by_role("searchbox")
@@ -284,24 +269,4 @@ def test_an_index_is_filtered_and_sorted(visit, width):
     expect(head).to_have_attribute("aria-sort", "descending")
     page.get_by_role("button", name="Result").click()
     assert shown(page)[:3] == ["b", "c", "a"]  # by AUROC: 0.7, 0.8, 0.9
-    page.get_by_role("button", name="Run").click()
-    assert shown(page) == ["01_quick", "a", "b", "c", "d", "06_comparison"]
     assert page.locator("th[aria-sort]").count() == 1
-
-
-@pytest.mark.parametrize(("name", "column"), [("unlike/index", "Result"), ("index", "Results")])
-def test_unlike_runs_and_studies_are_not_put_in_order_of_merit(visit, name, column):
-    page = visit(name)
-    expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_visible()
-    expect(page.get_by_role("button", name=column)).to_have_count(0)
-    expect(page.get_by_role("button", name="Duration")).to_be_visible()
-    expect(page.get_by_text("not ranked")).to_be_visible()
-
-
-def test_links_lead_from_index_to_run_and_back(visit):
-    page = visit("index")
-    page.get_by_role("link", name="whole").click()
-    page.get_by_role("link", name="03_baseline_cnn-a").click()
-    expect(page.locator("h1")).to_have_text("A page")
-    page.get_by_role("link", name="All studies").click()
-    expect(page.locator("h1")).to_have_text("Studies")
