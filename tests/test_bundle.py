@@ -21,7 +21,16 @@ from pneumolib.data.manifest import read_manifest
 from pneumolib.params import check
 
 pytestmark = pytest.mark.hosts
-CHILD = Path(__file__).with_name("bundle_child.py")
+# Executes a notebook as Kaggle does, from top to bottom in the working folder, in a process of its own. The kernel is talked to
+# through files, so that it also works where the network is switched off, loopback included.
+CHILD = """\
+import sys, tempfile
+import papermill
+from traitlets.config import Config
+with tempfile.TemporaryDirectory(prefix="bundle-") as sockets:
+    ipc = Config(KernelManager={"transport": "ipc", "ip": sockets + "/kernel"})
+    papermill.execute_notebook(sys.argv[1], "__notebook__.ipynb", kernel_name="python3", progress_bar=False, config=ipc,
+                               stdout_file=sys.stdout, stderr_file=sys.stdout)"""
 EPOCHS = 30  # long enough to be killed in
 STUDY = """\
 data: {source: kaggle_folder, root: data/chest_xray}
@@ -52,7 +61,7 @@ class Machine:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PNEUMOLIB_ROOT")}
         environment |= {"PNEUMOLIB_HOST_ROOT": str(self.root), "KAGGLE_KERNEL_RUN_TYPE": "Batch", "PIP_NO_INDEX": "1"}
         environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-        words = [sys.executable, str(CHILD), str(notebook), "__notebook__.ipynb"]
+        words = [sys.executable, "-u", "-c", CHILD, str(notebook)]
         apart = ["unshare", "--map-root-user", "--net"]
         allowed = shutil.which("unshare") and subprocess.run([*apart, "true"], capture_output=True).returncode == 0
         return subprocess.Popen(

@@ -7,15 +7,8 @@ import pytest
 
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
-from pneumolib.study.inputs import (
-    SOURCES,
-    declared_parameters,
-    differences,
-    gather,
-    library_digests,
-    python_code,
-    read_cells,
-)
+from pneumolib.study import inputs
+from pneumolib.study.inputs import differences, gather, library_digests, python_code, read_cells
 
 HANDS_OUT = "import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={})\n"
 MANIFEST = '"""Which images?"""\nfrom pneumolib.data.sources import listed\nfrom pneumolib.data.layout import SPLITS\n'
@@ -92,7 +85,7 @@ def test_the_reach_of_the_repository_s_notebooks(project):
         assert any(".learning." in module for module in modules) == (name == "03_baseline_cnn")
         assert {"pneumolib.params", "pneumolib.data.manifest"} <= modules
         # How images are drawn, runs are executed and pages are written changes no result.
-        assert not [m for m in modules if m.startswith(("pneumolib.study.", "pneumolib.data.synth", SOURCES))]
+        assert not [m for m in modules if m.startswith(("pneumolib.study.", "pneumolib.data.synth", inputs.SOURCES))]
 
 
 def test_what_counts_of_a_notebook(project, monkeypatch):
@@ -148,4 +141,4 @@ def test_a_notebook_that_cannot_be_run_is_named(tmp_path, text, said):
     path = tmp_path / "03_broken.ipynb"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ParamsError, match=rf"03_broken\.ipynb: {said}"):
-        declared_parameters(path)
+        inputs.declared_parameters(path)

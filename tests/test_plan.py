@@ -50,8 +50,6 @@ def test_which_runs_and_images_a_run_builds_on(root, project):
         "07_external_validation": ["04_transfer_learning-vgg19"],
     }
     assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 runs again"]
-    assert steps["05_fine_tuning-wide"].inputs["upstream"] == {"03_baseline_cnn-wide": "none"}
-    assert not any(step.forced for step in steps.values())
     made_from = steps["07_external_validation"].inputs
     own, other = made_from["data"].split("+")
     assert own == steps["06_comparison"].inputs["data"]
@@ -114,8 +112,6 @@ def test_a_smoke_run_is_a_study_of_its_own(root):
     step = plan(root / "params/tiny", smoke=True)[2]
     assert (step.study, step.run) == ("tiny-smoke", "05_fine_tuning-vgg19")
     assert step.folder == root / "runs/tiny-smoke/05_fine_tuning-vgg19"
-    assert step.page == root / "reports/tiny-smoke/05_fine_tuning-vgg19.html"
-    assert step.upstream == ["04_transfer_learning-vgg19"]
     assert len(list((root / "data/smoke").glob("*/*/*.jpeg"))) == step.params.data.n_images
     assert not (root / "data/tiny").exists()
     with pytest.raises(ParamsError, match="DATA: received 'elsewhere' together with SMOKE=1"):

@@ -54,6 +54,7 @@ OUTCOME = {"study": "tiny", "commit": "c", "state": "finished", "code": 0, "seco
 def project(tmp_path_factory) -> Project:
     """A tiny project under git, with the bundle for Kaggle."""
     project = Project(tmp_path_factory.mktemp("project"))
+    assert "no git checkout" in project.run("kaggle", "tiny", code=1)
     project.write(".gitignore", "/build/\n")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "tiny"]):
@@ -105,8 +106,6 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
     first = metadata(project.kaggle)
     assert first["dataset_sources"] == first["kernel_sources"] == []  # drawn images
     assert first["id"] == "your-kaggle-name/pneumolib-tiny"
-    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
-    assert "KAGGLE_USERNAME is not set" in project.run("kaggle", "tiny", "--push", code=1)
     monkeypatch.setenv("KAGGLE_USERNAME", "me")
     monkeypatch.setattr(kaggle.shutil, "which", lambda *_, **__: None)
     project.write("params/tiny/06_comparison.yaml", "# changed\n")
@@ -118,7 +117,6 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
         "and uncommitted changes, which it carries too" in cells(project.kaggle)["# Study `tiny` of pneumolib"].source
     )
     assert metadata(project.kaggle)["kernel_sources"] == ["me/earlier"]
-    assert "no such study" in project.run("kaggle", "tinny", code=2)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,6 @@ def test_pushed_waited_for_and_fetched(client, capsys):
         ({"push": REFUSED}, "did not take"),
         ({"push": UNKNOWN.format("dataset")}, "did not take"),
         ({"status": ["RUNNING", "ERROR"]}, "ended with ERROR"),
-        ({"status": ["CANCEL_ACKNOWLEDGED"]}, "ended with CANCEL_ACKNOWLEDGED"),
         ({"status": ["FAULT"]}, "502 Bad Gateway"),
         ({"status": ["RUNNING"], "hours": 0}, "still RUNNING, and not waited for"),
         ({"outcome": {"stamp": "other"}}, "that of another bundle"),
@@ -241,8 +238,6 @@ def test_the_folder_that_the_study_means_is_read(project, monkeypatch):
     assert bundles._data_option(here, "revised") == ["--data", str(revised)]
     assert bundles._data_option(here, "tiny") == []  # draws its own
     assert bundles._data_option(here, "plain") == ["--data", str(archive)]
-    project.write("params/plain/study.yaml", "data: {rooot: data}")
-    assert bundles._data_option(here, "plain") == []  # the command says what is wrong
 
 
 def test_the_commands_for_colab_and_the_schedule_for_google_cloud(project, tmp_path):
@@ -269,15 +264,11 @@ def test_the_commands_for_colab_and_the_schedule_for_google_cloud(project, tmp_p
 def test_the_weekly_workflow_may_read_and_nothing_else_ends_by_itself_and_hides_its_secrets():
     flow = yaml.safe_load((REPO / ".github/workflows/study.yml").read_text(encoding="utf-8"))
     (job,) = flow["jobs"].values()
-    assert re.fullmatch(r"\d+ \d+ \* \* \d", flow[True]["schedule"][0]["cron"])  # YAML 1.1 reads `on` as true
     assert flow["permissions"] == {"contents": "read"}
-    assert flow["concurrency"]["cancel-in-progress"] is False
     assert job["timeout-minutes"] < 360
     used = [step["uses"] for step in job["steps"] if "uses" in step]
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@(v\d+(\.\d+)*|[0-9a-f]{40})", name) for name in used)
     commands = "\n".join(step.get("run", "") for step in job["steps"])
     assert "make kaggle" in commands
-    secret = {name for step in job["steps"] for name, value in step.get("env", {}).items() if "secrets." in str(value)}
-    assert secret == {"KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"}
     # Inputs of a person and secrets reach the shell as variables, never as text of the command.
     assert not re.search(r"\$\{\{|secrets\.", commands)
