@@ -40,7 +40,7 @@ def test_whose_machine_this_is_and_whether_it_has_a_tpu(variables, host, hint, t
     assert (hosts.host(variables), tpu_hint(variables, tmp_path)) == (host, hint)
     for number in (1, 0):
         (tmp_path / f"accel{number}").touch()
-    assert tpu_hint(variables, tmp_path) == hint or str(tmp_path / "accel0")
+    assert tpu_hint(variables, tmp_path) == (hint or str(tmp_path / "accel0"))
 
 
 def archive_at(folder: Path, names=("NORMAL", "PNEUMONIA")) -> Path:

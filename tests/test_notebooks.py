@@ -66,8 +66,6 @@ training: {epochs: 8, batch_size: 4, schedule: constant, patience_epochs: null, 
 evaluation: {resamples: 50}
 robustness: {images: 0}
 """
-
-
 TINY_EXTERNAL = """\
 external:
   run: 04_transfer_learning
@@ -166,6 +164,3 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
         assert "Figure without a description" not in text
         assert not [word for word in ('src="http', 'href="http', "src='http", "@import", "url(http") if word in text]
         assert len(text) < 3_000_000
-    # Other images than before would mean training on what is validated here.
-    study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING + "split: {seed: 9}\n")
-    assert "set in study.yaml already" in study.run("run", "params/tiny/05_fine_tuning.yaml", code=2)

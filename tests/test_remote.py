@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tarfile
 import textwrap
@@ -56,10 +55,7 @@ def project(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     assert "no git checkout" in project.run("kaggle", "tiny", code=1)
     project.write(".gitignore", "/build/\n")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "tiny"]):
-        subprocess.run([*git, *words], cwd=project.root, check=True)
-    project.commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=project.root, text=True).strip()
+    project.head = project.commit()
     project.said = project.run("kaggle", "tiny", "--accelerator", "gpu", "--hours", "2.5")
     project.kaggle = project.root / "build/kaggle/tiny"
     project.found = cells(project.kaggle)
@@ -90,7 +86,7 @@ def test_the_notebook_carries_everything(project):
         f"params/tiny/{name}.yaml" for name in ("study", "01_quick", "03_baseline_cnn", "06_comparison")
     }
     first = json.loads(files["notebooks/03_baseline_cnn.ipynb"])["cells"][1]
-    assert f'LIBRARY, REF = "https://github.com/pneumolib/pneumolib", "{project.commit}"\n' in first["source"]
+    assert f'LIBRARY, REF = "https://github.com/pneumolib/pneumolib", "{project.head}"\n' in first["source"]
     values = {}
     exec(project.found["parameters"].source, values)
     assert (values["study"], values["smoke"], values["hours"]) == ("tiny", False, 2.5)
@@ -101,7 +97,7 @@ def test_the_notebook_carries_everything(project):
 
 
 def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(project, monkeypatch):
-    assert f"commit {project.commit}\n" in project.said
+    assert f"commit {project.head}\n" in project.said
     assert int(re.search(r"\((\d+) kB\)", project.said)[1]) < 600
     first = metadata(project.kaggle)
     assert first["dataset_sources"] == first["kernel_sources"] == []  # drawn images
@@ -111,11 +107,10 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
     project.write("params/tiny/06_comparison.yaml", "# changed\n")
     said = project.run("kaggle", "tiny", "--push", "--resume", "me/earlier", code=1)
     project.write("params/tiny/06_comparison.yaml", "")
-    assert f"commit {project.commit}+changes" in said
+    assert f"commit {project.head}+changes" in said
     assert "client is not installed" in said
-    assert (
-        "and uncommitted changes, which it carries too" in cells(project.kaggle)["# Study `tiny` of pneumolib"].source
-    )
+    title = cells(project.kaggle)["# Study `tiny` of pneumolib"].source
+    assert "and uncommitted changes, which it carries too" in title
     assert metadata(project.kaggle)["kernel_sources"] == ["me/earlier"]
 
 

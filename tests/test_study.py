@@ -263,5 +263,6 @@ def test_a_forced_smoke_run_has_pages_and_results_of_its_own(study, stamps):
         assert re.search("Smoke run. Synthetic.</strong> .* Its figures mean nothing.", text)
     assert "Smoke run" not in page(study, "index")
     assert "Nothing to run" in study.run("report", "brief", "--smoke")
+    assert "received 'x' together with SMOKE=1" in study.run("report", "brief", "--smoke", "--data", "x", code=2)
     assert not (study.root / "runs/brief").exists()
     assert stamps() == []  # another study's runs are left alone
