@@ -139,7 +139,7 @@ def test_every_heading_is_in_the_contents_under_an_id_of_its_own(site):
     page = text(site, "whole/03_baseline_cnn-a")
     links = re.findall(r'<li class="level-(\d)"><a href="#([^"]+)">([^<]+)</a>', page)
     assert [(level, words) for level, _, words in links] == [
-        ("2", "The images"), ("3", "As they are"), ("2", "Training"), ("3", "As they are"), ("2", "Größe &amp; &quot;errors&quot; &lt; 5"),
+        ("2", "The images"), ("3", "As they are"), ("2", "Training"), ("3", "As they are"), ("2", 'Größe &amp; "errors" &lt; 5'),
         ("2", "What it says"), ("2", "How this page was made"),
     ]  # fmt: skip
     assert [link for _, link, _ in links[1:4]] == ["As-they-are", "Training", "As-they-are-2"]
