@@ -173,8 +173,8 @@ def find_radiographs(places: list[Path]) -> Iterator[Path]:
     """Folders with `train/` and `test/` of classes, each once, the archive's nested second copy last."""
     seen = set()
     for folder in (inner for place in places for inner in folders_under(place)):
-        whole = all(_holds_classes(folder / part) for part in ("train", "test"))
-        if whole and folder.resolve() not in seen and not _is_drawn(folder):
+        classes = [CLASSES & {path.name.lower() for path in folder.glob(f"{part}/*")} for part in ("train", "test")]
+        if min(map(len, classes)) == 2 and folder.resolve() not in seen and not _is_drawn(folder):
             seen.add(folder.resolve())
             yield folder
 
@@ -186,10 +186,6 @@ def folders_under(place: Path) -> Iterator[Path]:
         yield from level
         inner = [path for folder in level for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
         level = [path for path in inner if path.name.lower() not in NOT_ENTERED and path.is_dir()]
-
-
-def _holds_classes(folder: Path) -> bool:
-    return folder.is_dir() and len({inner.name.lower() for inner in folder.iterdir()} & CLASSES) == 2
 
 
 def _is_drawn(folder: Path) -> bool:
@@ -227,7 +223,7 @@ def add_missing() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder) / "installed.txt"
         lines = [f"{name}=={version}\n" for name, version in installed().items() if _VERSION.fullmatch(version)]
-        there.write_text("".join(lines), encoding="utf-8")
+        there.write_text("".join(sorted(lines)), encoding="utf-8")
         # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
         wanted = [*requirements(), *({TENSORFLOW} & set(lacking))]
         command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", str(there), *wanted]
@@ -243,15 +239,11 @@ def add_missing() -> list[str]:
 
 def missing() -> list[str]:
     """Names of required packages that are not installed, or are older than we can use."""
-    names = []
+    there, bounds = installed(), {}
     for line in requirements():
         name, bound = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups(default="0")
-        try:
-            there = _numbers(metadata.version(name)) >= _numbers(bound)
-        except metadata.PackageNotFoundError:
-            there = False
-        if not there:
-            names.append(_plain(name))
+        bounds[_plain(name)] = _numbers(bound)
+    names = [name for name, bound in bounds.items() if name not in there or _numbers(there[name]) < bound]
     return names + ([TENSORFLOW] if find_spec("tensorflow") is None else [])
 
 
@@ -270,11 +262,8 @@ def requirements() -> list[str]:
 
 def installed() -> dict[str, str]:
     """Name to version of every installed package but this one; the first on the path counts, as it does for an import."""
-    found: dict[str, str] = {}
-    for package in metadata.distributions():
-        if package.metadata["Name"]:
-            found.setdefault(_plain(package.metadata["Name"]), package.version)
-    return {name: version for name, version in sorted(found.items()) if name != "pneumolib"}
+    packages = reversed([package for package in metadata.distributions() if package.name not in (None, "pneumolib")])
+    return {_plain(package.name): package.version for package in packages}
 
 
 def _plain(name: str) -> str:

@@ -15,15 +15,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the package play
 expect = playwright.expect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PAGES = (
-    "whole/03_baseline_cnn-a",
-    "whole/03_baseline_cnn-d",
-    "whole/index",
-    "whole/checklist",
-    "unlike/index",
-    "index",
-)
-RUN_PAGE = PAGES[0]
+RUN_PAGE = "whole/03_baseline_cnn-a"
+PAGES = (RUN_PAGE, "whole/03_baseline_cnn-d", "whole/index", "whole/checklist", "unlike/index", "index")
 
 # Every text that is shown, with the WCAG 2 contrast between its colour and what lies behind it; the lowest five.
 # https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
@@ -97,24 +90,17 @@ class Visitor:
         if not request.url.startswith(("file:", "data:")):
             self.faults.append(f"request: {request.url}")
 
-    def __call__(self, name=RUN_PAGE, width=1280, scheme="light", media="screen"):
+    def __call__(self, name=RUN_PAGE, width=1280):
         self.page.set_viewport_size({"width": width, "height": 800})
-        self.page.emulate_media(color_scheme=scheme, media=media)
         self.page.goto((self.site / f"{name}.html").as_uri())
         return self.page
 
 
-@pytest.fixture(scope="module")
-def visitor(browser, site):
-    return Visitor(browser, site)
-
-
 @pytest.fixture
-def visit(visitor):
-    """`visit(name, width, scheme, media)` gives the page; by the end nothing was fetched and nothing has failed."""
-    visitor.faults.clear()
+def visit(browser, site):
+    """`visit(name, width)` gives the page; by the end nothing was fetched and nothing has failed."""
+    visitor = Visitor(browser, site)
     yield visitor
-    visitor.page.evaluate("sessionStorage.clear()")
     assert visitor.faults == []
 
 
@@ -162,8 +148,7 @@ def test_a_phone_folds_the_contents_away(visit):
 
 def test_one_switch_opens_and_folds_all_code(visit):
     page = visit()
-    switch, blocks, code = page.locator(".code-switch"), page.locator("details.code"), page.locator(".highlight")
-    assert blocks.count() == 12
+    switch, code = page.locator(".code-switch"), page.locator(".highlight")
     expect(code.first).to_be_hidden()
     expect(switch).to_have_text("Show code")
     switch.press("Space")
@@ -172,9 +157,6 @@ def test_one_switch_opens_and_folds_all_code(visit):
     expect(switch).to_have_attribute("aria-pressed", "true")
     page.reload()  # remembered for this session
     assert all(block.is_visible() for block in code.all())
-    blocks.first.locator("summary").click()  # one alone: the switch offers to show the rest
-    expect(switch).to_have_attribute("aria-pressed", "false")
-    switch.click()
     switch.press("Enter")
     assert not any(block.is_visible() for block in code.all())
     expect(switch).to_have_text("Show code")
@@ -203,31 +185,14 @@ def test_figures_open_large_and_close_again(visit):
         expect(button).to_be_focused()
 
 
-def test_an_enlarged_figure_is_larger_on_a_phone_too(visit):
-    page = visit(width=360)
-    page.get_by_role("button", name="A ramp from black to white").click()
-    assert page.locator("dialog img").bounding_box()["width"] == 880
-    assert page.locator("dialog").bounding_box()["width"] <= 360
-
-
-def test_two_cards_stand_in_a_row_on_a_phone_and_more_on_a_desk(visit):
-    for width, number in ((360, 2), (1280, 5)):
-        boxes = [card.bounding_box() for card in visit(width=width).locator(".gallery .card").all()]
-        assert sum(box["y"] == boxes[0]["y"] for box in boxes) == number
-        assert min(box["width"] for box in boxes) >= 150
-
-
 def test_paper_shows_what_is_to_be_read(visit):
     page = visit(width=794)  # 210 mm
     page.locator(".code-switch").click()
-    for scheme in ("light", "dark"):
-        page.emulate_media(media="print", color_scheme=scheme)
-        for gone in (".highlight", "details.code summary", ".contents", ".code-switch"):
-            expect(page.locator(gone).first).to_be_hidden()
-        expect(page.locator("main figure").first).to_be_visible()
-        breaks = "all => all.map(one => getComputedStyle(one).breakInside)"
-        assert set(page.locator("main figure, main img").evaluate_all(breaks)) == {"avoid"}
-        assert page.evaluate(CONTRASTS)["ground"] > 0.9
+    page.emulate_media(media="print", color_scheme="dark")
+    for gone in (".highlight", "details.code summary", ".contents", ".code-switch"):
+        expect(page.locator(gone).first).to_be_hidden()
+    expect(page.locator("main figure").first).to_be_visible()
+    assert page.evaluate(CONTRASTS)["ground"] > 0.9
 
 
 def test_without_scripts_everything_can_be_read(browser, site):
@@ -263,9 +228,8 @@ def shown(page) -> list[str]:
     return [re.sub(r".*-", "", row.inner_text()) for row in page.locator("tbody tr:visible th").all()]
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-def test_an_index_is_filtered_and_sorted(visit, width):
-    page = visit("whole/index", width=width)
+def test_an_index_is_filtered_and_sorted(visit):
+    page = visit("whole/index", width=360)
     before = shown(page)
     assert before == ["d", "06_comparison", "c", "01_quick", "a", "b"]
     box = page.get_by_role("searchbox")
@@ -284,24 +248,4 @@ def test_an_index_is_filtered_and_sorted(visit, width):
     expect(head).to_have_attribute("aria-sort", "descending")
     page.get_by_role("button", name="Result").click()
     assert shown(page)[:3] == ["b", "c", "a"]  # by AUROC: 0.7, 0.8, 0.9
-    page.get_by_role("button", name="Run").click()
-    assert shown(page) == ["01_quick", "a", "b", "c", "d", "06_comparison"]
     assert page.locator("th[aria-sort]").count() == 1
-
-
-@pytest.mark.parametrize(("name", "column"), [("unlike/index", "Result"), ("index", "Results")])
-def test_unlike_runs_and_studies_are_not_put_in_order_of_merit(visit, name, column):
-    page = visit(name)
-    expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_visible()
-    expect(page.get_by_role("button", name=column)).to_have_count(0)
-    expect(page.get_by_role("button", name="Duration")).to_be_visible()
-    expect(page.get_by_text("not ranked")).to_be_visible()
-
-
-def test_links_lead_from_index_to_run_and_back(visit):
-    page = visit("index")
-    page.get_by_role("link", name="whole").click()
-    page.get_by_role("link", name="03_baseline_cnn-a").click()
-    expect(page.locator("h1")).to_have_text("A page")
-    page.get_by_role("link", name="All studies").click()
-    expect(page.locator("h1")).to_have_text("Studies")

@@ -6,12 +6,14 @@ What the real notebooks leave is in test_notebooks.
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from unittest import mock
 
+import psutil
 import pytest
 
 from conftest import QUICK, Project
@@ -88,16 +90,9 @@ def set_cell(study: Project, code: str) -> None:
     """Make `code` the fifth cell of the quick notebook; '' takes it away again."""
 
     def change(notebook):
-        cell = {
-            "cell_type": "code",
-            "id": "inserted",
-            "metadata": {},
-            "source": code,
-            "outputs": [],
-            "execution_count": None,
-        }
         cells = [c for c in notebook["cells"] if c["id"] != "inserted"]
-        notebook["cells"] = [*cells[:4], *([cell] if code else []), *cells[4:]]
+        inserted = [QUICK["cells"][2] | {"id": "inserted", "source": code}] if code else []
+        notebook["cells"] = [*cells[:4], *inserted, *cells[4:]]
 
     study.edit_notebook("01_quick", change)
 
@@ -116,17 +111,6 @@ def start_and_wait_for(study: Project, word: str) -> tuple[subprocess.Popen, str
     pytest.fail(f"{word!r} was never printed")
 
 
-def assert_gone(pid: int) -> None:
-    """The kernel ends with the process that started it."""
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"kernel {pid} is still there")
-
-
 def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study):
     """The baseline's batches had another size before the study's `report`."""
     assert "01_quick: up to date" in study.said
@@ -136,36 +120,32 @@ def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study):
     after = study.result("03_baseline_cnn")
     assert after["inputs"]["parameters"]["training.batch_size"] == after["parameters"]["training"]["batch_size"] == 4
     assert after["parameters"]["training"]["epochs"] == 1  # the notebook's own value was replaced
-    assert study.result("06_comparison")["inputs"]["upstream"].keys() == {"03_baseline_cnn"}
 
 
 def test_a_run_leaves_its_files_its_page_and_a_log_without_control_codes(study):
-    for run in RUNS:
-        folder = study.root / "runs/tiny" / run
-        assert {"executed.ipynb", "result.json", "run.log"} <= {f.name for f in folder.iterdir()}
     assert not list((study.root / "runs/tiny").glob(".work*"))
     assert study.result("03_baseline_cnn")["artefacts"] == ["executed.ipynb", "model.keras", "result.json", "run.log"]
-    inputs = study.result("03_baseline_cnn")["inputs"]
-    assert {"parameters", "notebook", "library", "data", "packages", "upstream"} == inputs.keys()
     assert "[2/3] 03_baseline_cnn  cell 4/7  A quick page\n    {" in study.said
-    assert "    epoch 1/1\n" in study.said
     log = (study.root / "runs/tiny/03_baseline_cnn/run.log").read_text(encoding="utf-8")
     assert "    epoch 1/1\n" in log
     assert "    reading: 100%" in log
     assert '"transport": "ipc"' in log  # a port is open to every user of the machine
     assert not {"\x1b", "\r"} & set(log)
     assert "Index: reports/tiny/index.html\nResult: no run has finished that has a result" in study.said
-
-
-def test_pages_say_synthetic_and_show_no_progress_bar(study):
     for name in [*RUNS, "index"]:
-        text = page(study, name)
-        assert text.count("<html") == 1
-        assert "Synthetic." in text
-        assert "not a medical device" in text
+        assert re.search("Synthetic\\..*not a medical device", page(study, name), re.DOTALL)
     assert "epoch 1/1" in page(study, "03_baseline_cnn")
-    assert 'class="stderr"' not in page(study, "03_baseline_cnn")
+    assert 'class="stderr"' not in page(study, "03_baseline_cnn")  # no progress bar
     assert 'href="tiny/index.html"' in (study.root / "reports/index.html").read_text(encoding="utf-8")
+
+
+ASK = """\
+import sys
+from pneumolib.__main__ import main
+assert main(["report", "tiny"]) == 0
+# Each takes as long to import as the whole answer.
+heavy = {"tensorflow", "keras", "papermill", "nbconvert", "matplotlib", "IPython", "scipy.stats", "sklearn"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"""
 
 
 def test_time_stamps_and_outputs_rerun_nothing_and_asking_needs_no_tensorflow(study, stamps):
@@ -180,12 +160,7 @@ def test_time_stamps_and_outputs_rerun_nothing_and_asking_needs_no_tensorflow(st
         os.utime(study.root / f"params/tiny/{run}.yaml")
     for image in (study.root / "data/tiny").glob("*/*/*.jpeg"):
         os.utime(image)
-    program = (
-        "import sys; from pneumolib.__main__ import main; code = main(['report', 'tiny']);"
-        "heavy = [m for m in ('tensorflow', 'keras', 'papermill', 'nbconvert', 'matplotlib') if m in sys.modules];"
-        "sys.exit(code or (str(heavy) if heavy else 0))"
-    )
-    asked = [sys.executable, "-c", program]
+    asked = [sys.executable, "-c", ASK]
     done = subprocess.run(asked, cwd=study.root / "notebooks", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Nothing to run" in done.stdout
@@ -229,10 +204,11 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
     assert not (study.root / "runs/tiny/01_quick").exists()
-    assert_gone(int(line.split()[-1]))
-    text = page(study, "01_quick")
-    assert "This run has not finished" in text
-    assert "Synthetic." in text
+    until = time.monotonic() + 10
+    while psutil.pid_exists(int(line.split()[-1])):  # the kernel ends with the process that started it
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert "This run has not finished" in page(study, "01_quick")
     assert "unfinished" in page(study, "index")
     set_cell(study, "")
     assert "Nothing to run" in study.run("report", "tiny")  # the earlier result is brought back
@@ -246,16 +222,14 @@ def test_a_kernel_that_dies_is_a_failure_and_the_next_run_clears_it(study, stamp
     set_cell(study, "")
     assert "01_quick  because: asked for" in study.run("run", "params/tiny/01_quick.yaml")
     assert stamps() == ["01_quick"]
-    assert "This run failed" not in page(study, "01_quick")
     assert not (study.root / "runs/tiny/.failed/01_quick").exists()
     assert "no such file. Runs of the study: 01_quick" in study.run("run", "params/tiny/99_x.yaml", code=2)
 
 
 def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(study.root))
-    broken, lost = (
-        study.root / f"runs/tiny/{name}" for name in ("01_quick/result.json", "03_baseline_cnn/model.keras")
-    )
+    runs = study.root / "runs/tiny"
+    broken, lost = runs / "01_quick/result.json", runs / "03_baseline_cnn/model.keras"
     text = broken.read_text(encoding="utf-8")
     broken.write_text("{", encoding="utf-8")
     lost.rename(lost.with_suffix(".away"))
@@ -270,10 +244,10 @@ def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
     study.write("params/tiny/06_comparison.yaml", "model: {name: separable_cnn}\n")
     study.write("params/tiny/03_baseline_cnn.yaml", "training: {epoch: 1}\n")
     said = study.run("report", "tiny", code=2)
-    assert "06_comparison.yaml: model: notebook 06_comparison does not use it" in said
-    assert "03_baseline_cnn.yaml: training.epoch: unknown key" in said
     study.write("params/tiny/06_comparison.yaml", "")
     study.write("params/tiny/03_baseline_cnn.yaml", TRAINING)
+    assert "06_comparison.yaml: model: notebook 06_comparison does not use it" in said
+    assert "03_baseline_cnn.yaml: training.epoch: unknown key" in said
     assert "no such study. Studies found: tiny" in study.run("report", "none", code=2)
     assert stamps() == []
 
@@ -281,18 +255,14 @@ def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
 def test_a_forced_smoke_run_has_pages_and_results_of_its_own(study, stamps):
     study.write("params/brief/study.yaml", (study.root / "params/tiny/study.yaml").read_text(encoding="utf-8"))
     study.write("params/brief/01_quick.yaml", "")
-    said = study.run("report", "brief", "--smoke", "--force")
-    assert "01_quick: due, FORCE=1" in said
-    assert "Index: reports/brief-smoke/index.html\nResult: no run has finished that has a result to show" in said
+    assert "01_quick: due, FORCE=1" in study.run("report", "brief", "--smoke", "--force")
     result = (study.root / "runs/brief-smoke/01_quick/result.json").read_text(encoding="utf-8")
     assert '"study": "brief-smoke"' in result
     for name in ("01_quick", "index"):
         text = (study.root / f"reports/brief-smoke/{name}.html").read_text(encoding="utf-8")
-        assert "Smoke run. Synthetic.</strong> A few drawn images, one epoch and random weights" in text
-        assert "Its figures mean nothing." in text
+        assert re.search("Smoke run. Synthetic.</strong> .* Its figures mean nothing.", text)
     assert "Smoke run" not in page(study, "index")
-    assert ">smoke run</td>" in (study.root / "reports/index.html").read_text(encoding="utf-8")
     assert "Nothing to run" in study.run("report", "brief", "--smoke")
+    assert "received 'x' together with SMOKE=1" in study.run("report", "brief", "--smoke", "--data", "x", code=2)
     assert not (study.root / "runs/brief").exists()
-    assert not (study.root / "reports/brief").exists()
     assert stamps() == []  # another study's runs are left alone

@@ -16,44 +16,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTS = ("kaggle-tpu", "colab", "colab-tpu")
-# What decides numbers and pages, without what takes minutes or a browser: patterns, each of which must find a file.
-CORE = (
+# What decides numbers and pages, without what takes minutes or a browser.
+CORE = [
     "params",
     "manifest",
     "split",
     "pixels",
     "batches",
-    "networks",
-    "fitting",
+    "files",
+    "ood",
+    "models",
+    "training",
     "evaluation",
-    "calibration",
     "reporting",
-)
-EARLIER = {"pixels": "images", "batches": "pipeline", "networks": "models", "fitting": "training"}
-# Of a tiny study, start to end: what it leaves.
-STUDY = (
-    "test_every_artefact_is_there",
-    "test_result_json_says_what_where_and_from_what",
-    "test_pages_are_offline_and_say_synthetic",
-)
+]
+# Of a tiny study, start to end.
+STUDY = "tests/test_study.py::test_a_run_leaves_its_files_its_page_and_a_log_without_control_codes"
 # Packages of a host warn about each other; what they warn of in our modules is ours to mend.
 WARNINGS = "filterwarnings=error:::pneumolib"
-# Another Keras says or draws another thing; none of these is about numbers or pages of a study. Parts of names, and the slowest
-# trainings, which the suite runs with the locked versions.
+# Another Keras says or draws another thing; none of these is about numbers or pages of a study. Parts of names.
 NOT_THERE = {
     "full_memory": "its own network needs a shape that Keras 3.11 does not infer",
     "holds_no_backbone_says_what_is_wrong and small": "Keras 3.11 infers a feature map of 0 x 0, and our other message comes",
     "sequential_file_and_one_with_operations": "bare operations in a backbone's file: Keras 3.10 clones them without telling us",
     "efficientnet_of_a_file_is_the_downloaded_one": "Keras 3.11 cannot build EfficientNet with ImageNet weights at all",
-    "families_become_flat": "slow",
-    "inception_resnet_of_the_coursework": "slow",
-    "divergence_says_where": "slow",
-    "floors_that_no_epoch": "slow",
-    "kept_features_and_states": "slow",
-    "plateau_lowers": "slow",
-    "other_seeds_repeat": "slow",
-    "the_backbones_rate": "slow",
 }
+# Trainings and networks that take longest, which the suite runs with the locked versions.
+SLOW = ["families_become_flat", "inception_resnet_of_the_coursework", "divergence_says_where", "floors_that_no_epoch",
+        "kept_features_and_states", "plateau_lowers", "other_seeds_repeat", "the_backbones_rate"]  # fmt: skip
 
 
 def main() -> int:
@@ -90,12 +80,10 @@ def resolve(uv: str, name: str) -> set[str]:
 
 def listed(host: str, chosen: set[str]) -> str:
     """The lines of the host's list that our packages reach, with TensorFlow and JAX."""
-    # TensorFlow for CPUs is the same library without gigabytes for GPUs.
-    lines = (
-        (ROOT / f"tests/hosts/{host}.txt").read_text(encoding="utf-8").replace("\ntensorflow==", "\ntensorflow-cpu==")
-    )
+    text = (ROOT / f"tests/hosts/{host}.txt").read_text(encoding="utf-8")
+    text = text.replace("\ntensorflow==", "\ntensorflow-cpu==")  # the same library without gigabytes for GPUs
     wanted = chosen | {"tensorflow-cpu", "jax", "jaxlib", "setuptools", "wheel"}
-    return "".join(f"{line}\n" for line in lines.splitlines() if line.split("==")[0] in wanted)
+    return "".join(f"{line}\n" for line in text.splitlines() if line.split("==")[0] in wanted)
 
 
 def python_312(uv: str) -> str | None:
@@ -131,10 +119,7 @@ def add_library(uv: str, folder: Path) -> None:
     code = "from pneumolib.hosts import add_missing; print('added:', ', '.join(add_missing()) or 'nothing')"
     subprocess.run([folder / "bin/python", "-c", code], cwd=ROOT, env=_clean(), check=True)
     after = freeze(uv, folder)
-    replaced = [
-        f"{name} -> {after.get(name, 'gone')}" for name, version in before.items() if version != after.get(name)
-    ]
-    if replaced:
+    if replaced := [f"{name} -> {after.get(name, 'gone')}" for name in before if before[name] != after.get(name)]:
         sys.exit(f"replaced, which must never be: {', '.join(replaced)}")
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in after.items()), encoding="utf-8")
@@ -150,12 +135,8 @@ def freeze(uv: str, folder: Path) -> dict[str, str]:
 
 def core(folder: Path) -> int:
     """The core of the tests, and a tiny study start to end; returns pytest's code."""
-    named = {name: ROOT / f"tests/test_{name}.py" for name in CORE}
-    found = [
-        file if file.is_file() else file.with_stem(f"test_{EARLIER.get(name, name)}") for name, file in named.items()
-    ]
-    files = [*(f"tests/test_study.py::{name}" for name in STUDY), *found]
-    left_out = " or ".join(f"({words})" for words in NOT_THERE)
+    files = [STUDY, *(f"tests/test_{name}.py" for name in CORE)]
+    left_out = " or ".join(f"({words})" for words in [*NOT_THERE, *SLOW])
     options = ["-p", "no:cacheprovider", "-o", WARNINGS, "-k", f"not ({left_out})"]
     command = [folder / "bin/python", "-m", "pytest", *options, *files]
     return subprocess.run(command, cwd=ROOT, env=_clean(), check=False).returncode

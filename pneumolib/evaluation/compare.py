@@ -11,8 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm, rankdata
-from statsmodels.stats.multitest import multipletests
+import scipy  # its parts are loaded when they are used: `scipy.stats` takes a second, and the check of what is due uses none
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation.intervals import interval_columns, resample, resampled
@@ -226,13 +225,15 @@ def secondary_tests(predictions: Tables, split: str, thresholds: Mapping[str, fl
         one row for each other model: `name, only_reference_right, only_this_right` (images), `mcnemar, mcnemar_holm,
         delong, delong_holm` (p-values; NaN where DeLong's variance is zero). Groups are ignored.
     """
+    from statsmodels.stats.multitest import multipletests
+
     tables = _aligned(predictions, split, reference)
     labels = tables[reference].label.to_numpy()
     right = {n: (t.probability.to_numpy() >= thresholds[n]) == (labels == 1) for n, t in tables.items()}
     rows = []
     for name in (n for n in tables if n != reference):
         lost, won = int((right[reference] & ~right[name]).sum()), int((~right[reference] & right[name]).sum())
-        mcnemar = binomtest(won, won + lost).pvalue if won + lost else 1.0
+        mcnemar = scipy.stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
         delong = delong_test(labels, tables[reference].probability, tables[name].probability)
         rows.append([name, lost, won, mcnemar, delong])
     found = pd.DataFrame(rows, columns=["name", "only_reference_right", "only_this_right", "mcnemar", "delong"])
@@ -253,17 +254,17 @@ def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float
         return np.nan
     of_sick, of_well = [], []
     for scores in (np.asarray(one, float), np.asarray(other, float)):
-        ranks = rankdata(scores)
+        ranks = scipy.stats.rankdata(scores)
         of_sick.append(
-            (ranks[sick] - rankdata(scores[sick])) / well.sum()
+            (ranks[sick] - scipy.stats.rankdata(scores[sick])) / well.sum()
         )  # the share of well ones below each sick image
-        of_well.append(1 - (ranks[well] - rankdata(scores[well])) / sick.sum())
+        of_well.append(1 - (ranks[well] - scipy.stats.rankdata(scores[well])) / sick.sum())
     covariance = np.cov(of_sick) / sick.sum() + np.cov(of_well) / well.sum()
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if not variance > 1e-12:
         return np.nan
     apart = of_sick[0].mean() - of_sick[1].mean()
-    return float(2 * norm.sf(abs(apart) / np.sqrt(variance)))
+    return float(2 * scipy.stats.norm.sf(abs(apart) / np.sqrt(variance)))
 
 
 def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:

@@ -115,15 +115,11 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    bundle = Bundle(in_root(f"build/{target}/{study}/{slug(study)}.ipynb"), marked, stamp, needs)
+    slug = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")  # letters, digits and hyphens only, as Kaggle wants it
+    bundle = Bundle(in_root(f"build/{target}/{study}/pneumolib-{slug}.ipynb"), marked, stamp, needs)
     bundle.notebook.parent.mkdir(parents=True, exist_ok=True)
     write(v4.new_notebook(cells=cells, metadata=metadata), bundle.notebook)
     return bundle
-
-
-def slug(study: str) -> str:
-    """The notebook's name: `pneumolib-tpu-cnn`; letters, digits and hyphens only, as Kaggle wants it."""
-    return "pneumolib-" + re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
 
 
 def _study_data(study: str, smoke: bool = False) -> DataParams:
@@ -216,15 +212,15 @@ def _watch(command: list[str], project: Path, limit_s: float) -> int:
 
     Returns its code, or `ENDED_IN_TIME` where it had to be interrupted.
     """
-    until, late, finished = time.monotonic() + limit_s, False, _finished(project)
+    until, late, finished = time.monotonic() + limit_s, False, None
     with subprocess.Popen(
         command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         shown = threading.Thread(target=_show, args=(process,), daemon=True)
         shown.start()
         while process.poll() is None:
-            if finished != _finished(project):
-                finished = _finished(project)
+            before, finished = finished, set(project.glob("runs/*/[!.]*/result.json"))
+            if before not in (None, finished):
                 pack(project)
             if time.monotonic() > until + GRACE_S:
                 process.kill()
@@ -234,10 +230,6 @@ def _watch(command: list[str], project: Path, limit_s: float) -> int:
             time.sleep(0.5)
         shown.join(timeout=10)
     return ENDED_IN_TIME if late and process.returncode else process.returncode
-
-
-def _finished(project: Path) -> set[Path]:
-    return set(project.glob("runs/*/[!.]*/result.json"))
 
 
 def _show(process: subprocess.Popen) -> None:

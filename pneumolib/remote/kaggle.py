@@ -9,7 +9,6 @@ its reference. No account was at hand to run either.
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -61,8 +60,7 @@ def write_metadata(
         "kernel_sources": [name if resume == "1" else resume] if resume else [],
         "model_sources": [],
     }
-    if accelerator in MACHINES:
-        metadata["machine_shape"] = MACHINES[accelerator]
+    metadata |= {"machine_shape": MACHINES[accelerator]} if accelerator in MACHINES else {}
     file = bundle.notebook.with_name("kernel-metadata.json")
     file.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     return file
@@ -103,10 +101,9 @@ def _wait(name: str, until: float, pause_s: float) -> None:
         try:
             said, faults = _client("kernels", "status", name), 0
         except PneumolibError as fault:
-            faults += 1
+            said, faults = f"no answer ({str(fault).splitlines()[-1]})", faults + 1
             if faults == FAULTS_IN_A_ROW:
                 raise
-            said = f"no answer ({str(fault).splitlines()[-1]})"
         status = match[1].upper() if (match := STATUS.search(said)) else said.strip()
         if status != last:
             print(f"{time.strftime('%H:%M')}  {name}: {status}", flush=True)
@@ -148,8 +145,8 @@ def _fetch(name: str, bundle: Bundle) -> dict:
 
 def _client(*words: str) -> str:
     """What Kaggle's client prints. Raises PneumolibError where there is none or it fails."""
-    beside = str(Path(sys.executable).parent)
-    program = shutil.which("kaggle", path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
+    beside = Path(sys.executable).with_name("kaggle")
+    program = shutil.which("kaggle") or shutil.which(beside)
     if program is None:
         raise PneumolibError(
             'Kaggle\'s client is not installed: .venv/bin/pip install "kaggle>=2", and credentials as '

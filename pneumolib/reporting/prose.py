@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pneumolib.reporting.results import figure_words, in_words, interval
 
 
-def say(passage: str, **values: Any) -> Markdown:
+def say(passage: str, **values: Any) -> Any:
     """A passage as Markdown: `topic.macro` of the templates, with `values` as its arguments."""
+    from IPython.display import Markdown  # here: the check of what is due imports this module and shows nothing
+
     return Markdown(sentence(passage, **values))
 
 

@@ -62,18 +62,20 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     if len(cells) != 1:
         raise ParamsError(f"{notebook}: needs exactly one cell tagged `parameters`, found {len(cells)}")
     try:
-        return dict(_plain_assignment(statement) for statement in ast.parse(cells[0]["source"]).body)
+        return {
+            _target(statement): ast.literal_eval(statement.value) for statement in ast.parse(cells[0]["source"]).body
+        }
     except (SyntaxError, ValueError) as fault:
         raise ParamsError(
             f"{notebook}: the parameters cell may hold lines of the form `name = value` with plain values only: {fault}"
         ) from None
 
 
-def _plain_assignment(statement: ast.stmt) -> tuple[str, Any]:
-    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-    if not isinstance(target, ast.Name) or isinstance(statement, ast.AugAssign):
-        raise ValueError(f"line {statement.lineno} is no such line")
-    return target.id, ast.literal_eval(statement.value)
+def _target(statement: ast.stmt) -> str:
+    match statement:
+        case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name), value=ast.expr()):
+            return name
+    raise ValueError(f"line {statement.lineno} is no such line")
 
 
 def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, str]) -> dict[str, Any]:
@@ -129,18 +131,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def python_code(cells: list[dict]) -> str:
     """The code cells as one text, magics and shell lines turned into the calls that IPython makes of them."""
-    return "\n".join(_without_magics(c["source"]) for c in cells if c["type"] == "code")
-
-
-def _without_magics(source: str) -> str:
+    sources = [cell["source"] for cell in cells if cell["type"] == "code"]
     try:
-        ast.parse(source)
+        ast.parse("\n".join(sources))
     except SyntaxError:
-        # Imported here: IPython takes as long to load as the whole up-to-date check, and few cells need it.
+        # Imported here: IPython takes as long to load as the whole up-to-date check, and few notebooks need it.
         from IPython.core.inputtransformer2 import TransformerManager
 
-        return TransformerManager().transform_cell(source)
-    return source
+        sources = [TransformerManager().transform_cell(source) for source in sources]
+    return "\n".join(sources)
 
 
 def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,7 +34,7 @@ from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.ranking import shared_evaluation
-from pneumolib.reporting.results import RESULT_FILE, Result, SourceResult, in_words, interval, read_result, read_results
+from pneumolib.reporting.results import RESULT_FILE, Result, in_words, interval, read_result, read_results
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
 
@@ -44,6 +43,13 @@ TEMPLATES = Path(__file__).parent / "template"
 POLICY = "default-src 'unsafe-inline' data: blob:; base-uri 'none'; form-action 'none'"
 FAILURE_FILE = "failure.txt"
 STATES = ["failed", "unfinished", "due", "done"]  # in the order of the page: what needs a person comes first
+_JINJA = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 NO_RESULT = "no run has finished that has a result to show"
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
 _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
@@ -58,8 +64,7 @@ def write_run_page(step: Step) -> None:
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     """The page of a failed run: the error and the end of the log first, then the notebook as far as it came."""
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
-    log = (failed / "run.log").read_text(encoding="utf-8").splitlines()
-    last_lines = "\n".join(log[-15:])
+    last_lines = "\n".join((failed / "run.log").read_text(encoding="utf-8").splitlines()[-15:])
     _write_notebook(step, failed, is_synthetic(step.params), failure=headline, last_lines=last_lines, key="failed")
 
 
@@ -147,26 +152,25 @@ def _provenance(result: Result) -> dict[str, str]:
     """For the foot of the page."""
     p = result.provenance
     commit = f"{p.commit[:12]}{' with uncommitted changes' if p.dirty else ''}" if p.commit else "not a git checkout"
-    other = {"Other source": _source_words(result.data.external)} if result.data.external else {}
+    sources = {"Data": result.data, "Other source": result.data.external}
     return {
         "Commit": commit,
         "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
         "Device": device_words(p.device),
-        "Data": _source_words(result.data),
-        **other,
+        **{
+            name: f"fingerprint {s.fingerprint}, {s.images} images of {s.groups} groups, {s.left_out} files left out"
+            for name, s in sources.items()
+            if s
+        },
         "Seed": str(result.parameters["seed"]),
         "Versions": f"Python {p.python}, " + ", ".join(f"{k} {v}" for k, v in p.versions.items()),
     }
 
 
-def _source_words(source: SourceResult) -> str:
-    return f"fingerprint {source.fingerprint}, {source.images} images of {source.groups} groups, {source.left_out} files left out"
-
-
 def banners(study: str | None, synthetic: bool) -> str:
     """What every page says of itself first; `study` is None for the index of all."""
     smoke = study is not None and study.endswith(SMOKE)
-    return _environment().get_template("banners.html.j2").render(smoke=smoke, synthetic=synthetic)
+    return _JINJA.get_template("banners.html.j2").render(smoke=smoke, synthetic=synthetic)
 
 
 def is_synthetic(params: RunParams) -> bool:
@@ -184,7 +188,7 @@ def duration(seconds: float) -> str:
 
 def _write(path: Path, template: str, **words: Any) -> None:
     """A page from a file in `template/`; a word that the template needs and is not given is an error."""
-    write_page(path, _environment().get_template(template).render(policy=POLICY, **words))
+    write_page(path, _JINJA.get_template(template).render(policy=POLICY, **words))
 
 
 def write_page(path: Path, text: str) -> None:
@@ -195,14 +199,6 @@ def write_page(path: Path, text: str) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
 
 
 def write_index(study: str, waiting: Sequence[str] = ()) -> None:
@@ -220,20 +216,14 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     index = {"study": study, "rows": rows, "unlike": _unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
     _write(folder / "index.html", "index.html.j2", **index, **shared)
     _write(folder / CHECKLIST_PAGE, "checklist.html.j2", **checklist_page(study, results, waiting), **shared)
-    _write_cards(results)
+    # With what the study's audit found in the very same images.
+    audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
+    for result in (r for r in results if r.metrics.get("test")):
+        write_page(run_folder(study, result.run) / CARD_FILE, model_card(result, audits.get(result.data.fingerprint)))
     studies = sorted(p.parent.name for p in in_root("reports").glob("*/index.html"))
     rows = sorted((_study_row(name, waiting if name == study else ()) for name in studies), key=_urgency)
     index = {"study": None, "rows": rows, "unlike": None, "states": STATES}
     _write(in_root("reports/index.html"), "index.html.j2", **index, banners=banners(None, False))
-
-
-def _write_cards(results: list[Result]) -> None:
-    """`MODEL_CARD.md` in the folder of each training run, with what the study's audit found in the very same images."""
-    audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
-    for result in results:
-        if result.metrics.get("test"):
-            card = model_card(result, audits.get(result.data.fingerprint))
-            write_page(run_folder(result.study, result.run) / CARD_FILE, card)
 
 
 def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
@@ -255,16 +245,13 @@ def _run_row(study: str, run: str, out_of_date: bool) -> dict[str, Any]:
         result = read_result(run_folder(study, run))
     except ResultError:
         failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
-        state = "failed" if failure.is_file() else "unfinished"
-        said = [{"text": failure.read_text("utf-8").strip(), "kind": "what"}] if failure.is_file() else [{}]
-        return row | {"chips": [(state, state)], "cells": said + [{}] * 4, "result": None}
-    auroc = result.metric("auroc")
+        state, said = "unfinished", {}
+        if failure.is_file():
+            state, said = "failed", {"text": failure.read_text("utf-8").strip(), "kind": "what"}
+        return row | {"chips": [(state, state)], "cells": [said] + [{}] * 4, "result": None}
+    auroc, chip = result.metric("auroc"), ("due", "out of date") if out_of_date else ("done", "done")
     cells = [{"text": headline(result), "value": auroc and auroc.value}, *_made_of([result])]
-    return row | {
-        "chips": [("due", "out of date") if out_of_date else ("done", "done")],
-        "cells": cells,
-        "result": result,
-    }
+    return row | {"chips": [chip], "cells": cells, "result": result}
 
 
 def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
@@ -307,7 +294,7 @@ def _unlike(results: list[Result]) -> dict[str, Any] | None:
         for r in results
         if r.metrics.get("test")
     }
-    aspects = ("data", "split", "images", "evaluation")
+    aspects = next(iter(runs.values()), ())
     differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
     return {"differ": differ, "runs": runs} if differ else None
 

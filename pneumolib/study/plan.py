@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +150,21 @@ def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step]
     """One run against its last result, given the runs before it."""
     upstream = upstream_of(path.stem, params, [step.run for step in before])
     inputs = gather(path.stem, params, fingerprint, upstream_digests(params.study, upstream))
-    reasons = [f"{step.run} runs again" for step in before if step.run in upstream and step.reasons]
-    step = Step(path, params, inputs, upstream, ["FORCE=1"] if force else reasons, force)
-    if step.reasons:
-        return step
+    step = Step(path, params, inputs, upstream, forced=force)
+    again = [f"{other.run} runs again" for other in before if other.run in upstream and other.reasons]
+    return replace(step, reasons=["FORCE=1"] if force else again or _reasons(step))
+
+
+def _reasons(step: Step) -> list[str]:
+    """Why the last result is not that of `step`, apart from the runs that it builds on."""
     restore_previous(step)
     try:
         result = read_result(step.folder)
-        gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
-        reasons = differences(result.inputs, inputs) + gone
     except ResultError as fault:
         there = (step.folder / RESULT_FILE).exists()
-        reasons = [str(fault).splitlines()[0] if there else "has not finished yet"]
-    return Step(path, params, inputs, upstream, reasons)
+        return [str(fault).splitlines()[0] if there else "has not finished yet"]
+    gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
+    return differences(result.inputs, step.inputs) + gone
 
 
 def still_due(steps: list[Step], executed: list[Step]) -> list[str]:

@@ -5,6 +5,7 @@ failure to `.failed/<run>`. An older result is set aside first and deleted when 
 run at work says so, so that a killed run never leaves the page of a finished one.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,16 +50,12 @@ class Progress:
     """
 
     def __init__(self, position: str, run: str, log: Path):
-        self.head, self.log = f"{position} {run}".strip(), log
+        self.head, self.file = f"{position} {run}".strip(), log.open("w", encoding="utf-8")
         self.pending, self.began, self.number = "", time.monotonic(), 0
         self.live = sys.stdout.isatty()
 
-    def __enter__(self):
-        self.file = self.log.open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_):
-        self._end_line()
+    def close(self) -> None:
+        self.write("\n")
         self.file.close()
 
     def begin(self, notebook: Any) -> None:
@@ -77,7 +75,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line of our own."""
-        self._end_line()
+        self.write("\n")
         self._line(text.rstrip(), f"{self.head}  ")
 
     def write(self, text: str) -> None:
@@ -90,10 +88,6 @@ class Progress:
 
     def flush(self) -> None:
         self.file.flush()
-
-    def _end_line(self) -> None:
-        self._line(self.pending)
-        self.pending = ""
 
     def _line(self, text: str, head: str = "    ") -> None:
         text = _last_state(text)
@@ -136,7 +130,7 @@ def _execute_beside(step: Step) -> None:
     """The part of a process other than the first: it trains along, and what it finds is what the first one writes."""
     work = _emptied(step.folder.parent / f".process-{processes()[0]}-{step.run}")
     work.mkdir()
-    with Progress(f"process {processes()[0]}", step.run, work / "run.log") as progress:
+    with closing(Progress(f"process {processes()[0]}", step.run, work / "run.log")) as progress:
         try:
             _run_notebook(step, work, progress)
         except _FAULTS as fault:
@@ -160,7 +154,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
     pages.write_index(step.study, waiting)
     # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
     inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
-    with Progress(position, step.run, work / "run.log") as progress:
+    with closing(Progress(position, step.run, work / "run.log")) as progress:
         progress.say(f"because: {'; '.join(step.reasons) or 'asked for'}")
         try:
             _run_notebook(step, work, progress)
@@ -236,15 +230,11 @@ def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smo
     """
     params, _ = load_run(path, data_root, smoke)
     notebook = notebook_path(path.stem)
-    copy = first = in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
-    number = 1
-    while copy.exists():
-        number += 1
-        copy = first.with_stem(f"{first.stem}-{number}")
+    first = in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
+    more = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
+    copy = next(file for file in itertools.chain([first], more) if not file.exists())
     copy.parent.mkdir(parents=True, exist_ok=True)
     values = injected_parameters(notebook, params)
     papermill.execute_notebook(notebook, copy, parameters=values, prepare_only=True, progress_bar=False)
     print(f"Working copy: {os.path.relpath(copy, project_root())}. What it writes goes to runs/interactive/.")
-    if not browse:
-        return 0
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab", str(copy)], cwd=project_root())
+    return subprocess.call([sys.executable, "-m", "jupyter", "lab", copy], cwd=project_root()) if browse else 0
