@@ -29,7 +29,7 @@ from pneumolib.reporting.results import (
     MODEL_FILE,
     CalibrationResult,
     DataResult,
-    FamiliarityResult,
+    OodResult,
     Provenance,
     Result,
     ThresholdResult,
@@ -89,8 +89,8 @@ def _model(data: DataParams, folder: Path) -> tuple:
     from pneumolib.learning.networks import build_model
 
     network = build_model(ModelParams(), IMAGE)
-    familiarity = fit_ood(manifest, parts["train"], parts["val"])
-    model = TrainedModel(folder, None, network, IMAGE, 0.5, Calibration("none"), familiarity)
+    ood = fit_ood(manifest, parts["train"], parts["val"])
+    model = TrainedModel(folder, None, network, IMAGE, 0.5, Calibration("none"), ood)
     paths = manifest.table.set_index("image_id").path[parts["train"].table.image_id]
     return model, parts["train"].pixels[:], [manifest.root / path for path in paths]
 
@@ -139,11 +139,11 @@ def _write_run(model: TrainedModel) -> None:
     now = datetime.now(UTC)
     write_result(
         Result(
-            schema_version=2, study="bench", run="03_baseline_cnn", notebook="03_baseline_cnn", synthetic=True,
+            schema_version=3, study="bench", run="03_baseline_cnn", notebook="03_baseline_cnn", synthetic=True,
             parameters={"image": IMAGE.model_dump()}, data=DataResult(fingerprint="", images=0, groups=0, left_out=0),
             threshold=ThresholdResult(value=0.5, rule="none", sensitivity=0, specificity=0, chosen_on="validation"),
             calibration=CalibrationResult(**plain(asdict(model.calibration))),
-            familiarity=FamiliarityResult(**plain(asdict(model.familiarity))),
+            ood=OodResult(**plain(asdict(model.ood))),
             model_sha256=file_sha256(model.folder / MODEL_FILE),
             provenance=Provenance(commit=None, dirty=None, started=now, finished=now, seconds=0, python="", platform="",
                                   versions={}, device={}),

@@ -24,8 +24,7 @@ GROUPS = {
     "Other machines": ("kaggle", "colab"),
 }
 INTERRUPTED = {
-    "report": "Finished runs are kept; `make report` goes on from there.",
-    "run": "Finished runs are kept; `make report` goes on from there.",
+    **dict.fromkeys(("report", "run"), "Finished runs are kept; `make report` goes on from there."),
     "data": "What was fetched is kept; the same command goes on from there.",
     "export": "Nothing was exported.",
 }

@@ -9,8 +9,8 @@ from scipy.special import expit
 
 from pneumolib import evaluation
 from pneumolib.params import EvaluationParams
-from pneumolib.reporting import comparing, comparison_plots, evaluation_plots, evaluation_words, words
-from pneumolib.reporting.ranking import leaderboard
+from pneumolib.reporting import comparing, evaluation_plots, evaluation_words, words
+from pneumolib.reporting.comparing import leaderboard
 from pneumolib.reporting.results import metrics_of, write_result
 from test_reporting import result
 
@@ -65,8 +65,8 @@ def alts(plots, as_on_the_page: bool = False) -> list[str]:
 
 
 def comparison_alts(board, compared) -> list[str]:
-    return alts([comparison_plots.forest(board), comparison_plots.roc_overlay(compared.bands),
-                 comparison_plots.cost_against_quality(board)])  # fmt: skip
+    return alts([evaluation_plots.forest(board), evaluation_plots.roc_overlay(compared.bands),
+                 evaluation_plots.cost_against_quality(board)])  # fmt: skip
 
 
 def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:

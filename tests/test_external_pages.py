@@ -16,7 +16,7 @@ from pneumolib.evaluation.threshold import choose_threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import external_plots, external_words
 from pneumolib.reporting.checklist import checklist
-from pneumolib.reporting.ranking import leaderboard
+from pneumolib.reporting.comparing import leaderboard
 from pneumolib.reporting.results import plain
 from pneumolib.study.pages import headline
 from test_reporting import result
@@ -49,8 +49,8 @@ def facts_of(n: int, grey: float) -> pd.DataFrame:
 def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tuple[dict, str]:
     """`checks.external` as the notebook writes it, and all that the page would say before its answer."""
     threshold, calibration = choose_threshold(INTERNAL, PARAMS).value, fit_calibration(INTERNAL, "platt")
-    facts, familiarity = facts_of(len(rows), grey), known()
-    drift, ood_warnings = evaluation.drift_table(familiarity, facts), evaluation.ood_warning_table(familiarity, facts)
+    facts, reference = facts_of(len(rows), grey), known()
+    drift, ood_warnings = evaluation.drift_table(reference, facts), evaluation.ood_warning_table(reference, facts)
     errors = evaluation.errors_by_warning(
         rows, pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id), threshold, **OPTIONS
     )

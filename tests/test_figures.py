@@ -8,7 +8,7 @@ from pneumolib.audit.groups import Finding, as_checks
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams
-from pneumolib.reporting import audit_words, data_plots, equalisation_plots, equalisation_words
+from pneumolib.reporting import data_plots, data_words
 from pneumolib.reporting.words import interval
 from test_reporting import result
 
@@ -89,13 +89,13 @@ def test_equalisation_figures():
     rng = np.random.default_rng(0)
     pixels = rng.integers(80, 120, (3, 32, 32, 1)).astype(np.uint8)
     params = ImageParams(size_px=32, clahe_tiles=4)
-    one = equalisation_plots.before_and_after(pixels[0], params, "Image")
+    one = data_plots.before_and_after(pixels[0], params, "Image")
     ways = (pixels[0], equalize(pixels[0], HE), equalize(pixels[0], CLAHE))
     spans = [np.subtract(*np.percentile(way, [95, 5])) for way in ways]
     assert "as it is {:.0f}, HE {:.0f}, CLAHE {:.0f} of 255".format(*spans) in one.alt
     assert spans[0] < 40 < 200 < spans[1]
-    three = equalisation_plots.side_by_side(pixels, ["a", "b", "c"], params)
-    for plot in (one, three, equalisation_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8])):
+    three = data_plots.side_by_side(pixels, ["a", "b", "c"], params)
+    for plot in (one, three, data_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8])):
         assert png(plot).startswith(b"\x89PNG")
 
 
@@ -116,10 +116,10 @@ def compared(difference, low, high):
     ],
 )
 def test_the_closing_sentence_follows_the_numbers(numbers, words):
-    facts = equalisation_words.comparison_facts({"val": compared(*numbers), "test": compared(*numbers)})
+    facts = data_words.comparison_facts({"val": compared(*numbers), "test": compared(*numbers)})
     trainings = {way: {"epochs": 9, "best_epoch": best} for way, best in (("none", 4), ("hist", 8), ("clahe", 9))}
     one = result(checks={"equalisation": facts}, facts={"trainings": trainings})
-    said = equalisation_words.equalisation_summary(one).data
+    said = data_words.equalisation_summary(one).data
     assert words in said
     assert "when training ended: HE, CLAHE;" in said
     assert "synthetic" not in said
@@ -129,11 +129,11 @@ def test_the_closing_sentence_follows_the_numbers(numbers, words):
 def test_findings_are_shown_errors_first():
     findings = [Finding("a", "ok", 0, "Nothing <here>."), Finding("b", "warning", 0.9, "A shortcut.", 0.8, 0.95),
                 Finding("c", "error", 2, "Two labels.")]  # fmt: skip
-    assert "Nothing &lt;here&gt;." in audit_words.findings_table(findings).data
-    summary = audit_words.exploration_summary(result(checks={"audit": as_checks(findings)})).data
+    assert "Nothing &lt;here&gt;." in data_words.findings_table(findings).data
+    summary = data_words.exploration_summary(result(checks={"audit": as_checks(findings)})).data
     assert summary.index("Two labels.") < summary.index("A shortcut.")
     assert "Nothing" not in summary
-    quiet = audit_words.exploration_summary(result(checks={"audit": as_checks(findings[:1])})).data
+    quiet = data_words.exploration_summary(result(checks={"audit": as_checks(findings[:1])})).data
     assert "found nothing to warn of" in quiet
 
 

@@ -16,8 +16,8 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.ood import describe_images, fit_ood, ood_warnings
 from pneumolib.data.pixels import ImageSet
 from pneumolib.params import ImageParams
-from pneumolib.reporting.results import FamiliarityResult, plain
-from pneumolib.serve.trained import _familiarity
+from pneumolib.reporting.results import OodResult, plain
+from pneumolib.serve.trained import _ood
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def test_files_of_one_size_have_no_warning_and_result_json_keeps_all(demo, monke
     assert found.training_images == 20
     assert found.validation_images == min(20, len(parts["val"]))
     assert found.validation_warnings["size"] == 0
-    kept = FamiliarityResult.model_validate_json(FamiliarityResult(**plain(asdict(found))).model_dump_json())
-    assert _familiarity(kept) == found
+    kept = OodResult.model_validate_json(OodResult(**plain(asdict(found))).model_dump_json())
+    assert _ood(kept) == found
 
 
 def test_features_mind_what_is_where_and_not_exposure(demo):

@@ -45,13 +45,13 @@ def root(tmp_path_factory):
     paths = manifest.table.set_index("image_id").path[parts["test"].table.image_id]
     np.savez(root / "test.npz", logits=logits, paths=paths)
     middle = float(1 / (1 + np.exp(-np.median(logits))))
-    familiarity = fit_ood(manifest, parts["train"], parts["val"])
+    ood = fit_ood(manifest, parts["train"], parts["val"])
     write_result(
         result(
             study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=file_sha256(folder / "model.keras"),
             threshold=results.ThresholdResult(value=middle, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"),
             calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, logits=[], probabilities=[], chosen_on="validation"),
-            familiarity=results.FamiliarityResult(**plain(asdict(familiarity))),
+            ood=results.OodResult(**plain(asdict(ood))),
         ),
         folder,
     )  # fmt: skip

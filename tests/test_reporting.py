@@ -11,9 +11,8 @@ from conftest import REPO
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
-from pneumolib.reporting import comparison_plots, words
-from pneumolib.reporting.published_words import published_summary, published_table
-from pneumolib.reporting.ranking import leaderboard
+from pneumolib.reporting import evaluation_plots, words
+from pneumolib.reporting.comparing import leaderboard, published_summary, published_table
 from pneumolib.reporting.results import (
     DataResult,
     MetricResult,
@@ -35,7 +34,7 @@ def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
     now = datetime.now(UTC)
     metrics = metrics_of(pd.DataFrame({"metric": METRICS, "value": auroc, "low": auroc - 0.1, "high": auroc + 0.05}))
     values = {
-        "schema_version": 2, "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
+        "schema_version": 3, "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
         "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9, chosen_on="validation"),
         "metrics": {"validation": metrics, "test": metrics},
@@ -155,7 +154,7 @@ def test_an_empty_study_has_an_empty_board():
     assert board.empty
     assert words.show(words.leaderboard_words(board), empty="no run").data == "<p>no run</p>"
     assert "make report STUDY=x" in words.comparison_summary(board, "x").data
-    assert "no finished training run" in comparison_plots.forest(board).alt
+    assert "no finished training run" in evaluation_plots.forest(board).alt
 
 
 PUBLISHED = PublishedParams(

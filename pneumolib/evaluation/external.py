@@ -171,7 +171,7 @@ def external_differences(
     )
 
 
-def drift_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
+def drift_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
     """Each fact in training and in another source.
 
     Args:
@@ -181,8 +181,8 @@ def drift_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataF
         and the middle; `low, median, high`, the same of these images; `outside`, the share of these images beyond training's
         ends, where one in twenty is to be expected; `flagged`, the share beyond the limits of a warning.
     """
-    unusual, rows, middle = familiarity.unusual(facts[list(familiarity.quantiles)]), [], (0.025, 0.5, 0.975)
-    for fact, quantiles in familiarity.quantiles.items():
+    unusual, rows, middle = reference.unusual(facts[list(reference.quantiles)]), [], (0.025, 0.5, 0.975)
+    for fact, quantiles in reference.quantiles.items():
         training = [quantiles[QUANTILES.index(q)] for q in middle]
         outside = 1 - facts[fact].between(training[0], training[2]).mean()
         rows.append([fact, *training, *np.quantile(facts[fact], middle), outside, unusual[fact].mean()])
@@ -190,14 +190,14 @@ def drift_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataF
     return pd.DataFrame(rows, columns=["fact", *(f"training_{end}" for end in ends), *ends, "outside", "flagged"])
 
 
-def ood_warning_table(familiarity: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
+def ood_warning_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
     """Share of images with an out-of-distribution warning of each kind, and of `any`.
 
     Returns:
         `kind, validation_warnings` (share on validation), `flagged` (share of these images).
     """
-    flagged = ood_warnings(familiarity, facts).mean()
-    before = pd.to_numeric(pd.Series([familiarity.validation_warnings[kind] for kind in flagged.index]))
+    flagged = ood_warnings(reference, facts).mean()
+    before = pd.to_numeric(pd.Series([reference.validation_warnings[kind] for kind in flagged.index]))
     return pd.DataFrame({"kind": flagged.index, "validation_warnings": before, "flagged": flagged.to_numpy()})
 
 

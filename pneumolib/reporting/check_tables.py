@@ -17,16 +17,15 @@ def number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def readable(rows: list[dict], columns: list[str] | None = None) -> tuple[list[str], list[list[str]]]:
+def readable(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
     """A check's table for reading: names of columns, and rows of text; `<x>_low` and `<x>_high` are folded into `<x>`.
 
     Args:
         rows: as `result.json` keeps them.
-        columns: those to show and their order; without the ones no row has, all when None.
     """
     keys = list(dict.fromkeys(key for row in rows for key in row))
     ends = {key + end for key in keys for end in ("_low", "_high")}
-    shown = [key for key in (columns or keys) if key in keys and key not in ends]
+    shown = [key for key in keys if key not in ends]
     return [title(key) for key in shown], [[_cell(row, key) for key in shown] for row in rows]
 
 

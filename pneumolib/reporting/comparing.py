@@ -1,17 +1,84 @@
-"""The runs of a study against each other, from their results and predictions."""
+"""The runs of a study against each other, and published figures beside them: only where they can be compared."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
 
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.compare import paired_differences, secondary_tests
 from pneumolib.evaluation.curves import curve_bands
-from pneumolib.params import EvaluationParams
-from pneumolib.reporting.prose import say
-from pneumolib.reporting.ranking import leaderboard, read_predictions
+from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
+from pneumolib.params import EvaluationParams, PublishedParams
+from pneumolib.project import in_root
+from pneumolib.reporting.prose import row_interval, say
 from pneumolib.reporting.results import Result
+
+# Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
+_OF_ONE_RUN = {"seeds", "calibration"}
+
+
+def leaderboard(results: list[Result]) -> pd.DataFrame:
+    """One row a training run, ordered by validation AUROC: the order never looks at test.
+
+    A run of several seeds stands with their mean, so that no lucky seed stands for it.
+
+    Columns: `run, seeds, validation_auroc`, then for each test metric `<metric>, <metric>_low, <metric>_high`, `auroc_sd`
+    over seeds, then `threshold` (of the run's own seed), `parameters, epochs, minutes, milliseconds_per_image, test_images,
+    synthetic`. Empty, with these columns, when there is no training run. What cannot be computed is NaN.
+    Raises:
+        ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
+    """
+    trained = [r for r in results if r.metrics.get("test")]
+    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(shared_evaluation(r))) for r in trained}
+    if len(kinds) > 1:
+        pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
+        raise ResultError(
+            f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
+        )
+    columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
+    costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images", "synthetic"]
+    table = pd.DataFrame(
+        [_leaderboard_row(r) for r in trained],
+        columns=["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs],
+    )
+    numbers = ["validation_auroc", "auroc_sd", *columns]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
+
+
+def shared_evaluation(result: Result) -> dict[str, Any]:
+    """The evaluation parameters in which runs of one table must agree."""
+    return {k: v for k, v in result.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}
+
+
+def _leaderboard_row(result: Result) -> dict[str, Any]:
+    facts = result.facts
+    row = {"run": result.run, "seeds": result.seeds(), "validation_auroc": result.metric("auroc", "validation").value}
+    for name in METRICS:
+        entry = result.metric(name)
+        row |= {name: entry.value, f"{name}_low": entry.low, f"{name}_high": entry.high}
+    return row | {
+        "auroc_sd": result.spread["test"]["auroc"].sd if result.seeds() > 1 else None,
+        "threshold": result.threshold.value,
+        "minutes": facts["training_seconds"] / 60,
+        "synthetic": result.synthetic,
+        **{name: facts.get(name) for name in ("parameters", "epochs", "milliseconds_per_image", "test_images")},
+    }
+
+
+def read_predictions(results: list[Result]) -> dict[str, pd.DataFrame]:
+    """`predictions.csv` of each training run among `results`, by run."""
+    trained = [r for r in results if r.metrics.get("test")]
+    return {r.run: read_prediction_table(in_root(f"runs/{r.study}/{r.run}/predictions.csv")) for r in trained}
+
+
+def read_prediction_table(file: Path) -> pd.DataFrame:
+    """A table of predictions as it was written: ids and groups stay text, also where they look like numbers."""
+    text = dict.fromkeys(("image_id", "split", "kind", "group_id"), str)
+    return pd.read_csv(file, dtype=text, keep_default_na=False)
 
 
 @dataclass(frozen=True)
@@ -66,3 +133,68 @@ def difference_summary(compared: Comparison) -> Markdown:
     rows = compared.differences
     aurocs = rows[(rows.metric == "auroc") & (rows.name != compared.reference)]
     return say("training.differences", rows=aurocs.to_dict("records"), reference=compared.reference)
+
+
+OFFICIAL_TEST_IMAGES = 624
+
+
+def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataFrame:
+    """Published figures and ours, one row each; a run that repeats a published system stands below it.
+
+    Args:
+        board: `results.leaderboard`.
+        published: the study's.
+    Returns:
+        columns `System or run`, `Figures` (published, or measured here), `Test set` (official test, or other data), and one
+        for each metric that someone published.
+        Empty when nothing is.
+    """
+    names = _metrics(published)
+    if not names:
+        return pd.DataFrame()
+    ours = {row["run"]: row for row in board.to_dict("records")}
+    rows = []
+    for system, figures in published.figures.items():
+        place = "other data" if system in published.other_data else "official test"
+        start = {"System or run": system, "Figures": "published", "Test set": place}
+        cells = {METRIC_NAMES[name]: f"{figures[name]:.3f}" if name in figures else "" for name in names}
+        rows.append(start | cells)
+        if system in ours:
+            rows.append(_measured(ours.pop(system), names))
+    return pd.DataFrame(rows + [_measured(row, names) for row in ours.values()])
+
+
+def _measured(row: dict, names: list[str]) -> dict[str, str]:
+    official = row["test_images"] == OFFICIAL_TEST_IMAGES and not row["synthetic"]
+    drawn = "drawn " if row["synthetic"] else ""
+    place = "official test" if official else f"other data, {row['test_images']} {drawn}images"
+    return {"System or run": row["run"], "Figures": "measured", "Test set": place} | {
+        METRIC_NAMES[name]: row_interval(row, name) for name in names
+    }
+
+
+def _metrics(published: PublishedParams) -> list[str]:
+    """The metrics of which a figure was published, in the usual order."""
+    return [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
+
+
+def published_summary(board: pd.DataFrame, published: PublishedParams) -> Markdown:
+    """How far our figures lie from the published ones, run by run; where those come from, and what they cannot say."""
+    if not published.figures:
+        return Markdown("")
+    ours = {row["run"]: row for row in board.to_dict("records")}
+    rows = [
+        {"run": run, "metrics": _beside(ours[run], figures)}
+        for run, figures in published.figures.items()
+        if run in ours
+    ]
+    return say("training.published", rows=rows, source=published.source)
+
+
+def _beside(row: dict, figures: dict[str, float]) -> list[dict]:
+    """Our figures and the published ones, a metric each."""
+    return [
+        {"title": title if title.isupper() else title.lower(), "published": figures[name], "value": row[name],
+         "difference": row[name] - figures[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+        for name, title in METRIC_NAMES.items() if name in figures
+    ]  # fmt: skip

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting.external_words import CALIBRATION_NAMES
-from pneumolib.reporting.familiarity_words import FACT_NAMES
 from pneumolib.reporting.figures import (
     COLOURS,
     NAMES,
@@ -20,10 +19,11 @@ from pneumolib.reporting.figures import (
     dots,
     new_axes,
     reliability_curve,
+    sample_grid,
     stacked_scores,
 )
-from pneumolib.reporting.plots import sample_grid
 from pneumolib.reporting.results import figure_words
+from pneumolib.reporting.words import FACT_NAMES
 
 # The two sources; colours apart from those of the classes.
 HERE, THERE = OTHERS[1], OTHERS[0]

@@ -8,9 +8,9 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
-from pneumolib.reporting.familiarity_words import FACT_NAMES
 from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, interval, intervals
+from pneumolib.reporting.words import FACT_NAMES
 
 CALIBRATION_NAMES = {
     "network": "the network's own",

@@ -56,7 +56,7 @@ def model_card(result: Result, audit: dict | None = None) -> str:
         robustness=_robustness(checks.get("robustness") or []),
         chance=checks.get("permutation"),
         explanation=explanation,
-        warned=result.familiarity.validation_warnings["any"] if result.familiarity else None,
+        warned=result.ood.validation_warnings["any"] if result.ood else None,
     )
 
 

@@ -96,8 +96,8 @@ class ThresholdResult(_Part):
     chosen_on: Literal["validation"]
 
 
-class FamiliarityResult(_Part):
-    """What the training images are like, see `data.familiarity`; for warnings of images that are not like them."""
+class OodResult(_Part):
+    """What the training images are like, see `data.ood`; for warnings of images that are not like them."""
 
     training_images: int
     validation_images: int
@@ -149,7 +149,7 @@ class Provenance(_Part):
 class Result(_Part):
     """One finished run."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     study: str
     run: str
     notebook: str
@@ -158,7 +158,7 @@ class Result(_Part):
     data: DataResult
     threshold: ThresholdResult | None = None
     calibration: CalibrationResult | None = None
-    familiarity: FamiliarityResult | None = None
+    ood: OodResult | None = None
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file model.keras
     metrics: dict[Literal["validation", "test"], SplitMetrics] = {}
     spread: dict[Literal["validation", "test"], dict[str, SpreadResult]] = {}

@@ -23,13 +23,13 @@ from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import RunParams, check
 from pneumolib.project import in_root, project_root
 from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
-from pneumolib.reporting.ranking import read_prediction_table
+from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import (
     MODEL_FILE,
     RESULT_FILE,
     CalibrationResult,
     DataResult,
-    FamiliarityResult,
+    OodResult,
     Provenance,
     Result,
     SourceResult,
@@ -162,7 +162,7 @@ class Session:
         checks: dict[str, Any] | None = None,
         calibration: Calibration | None = None,
         seeds: dict[str, pd.DataFrame] | None = None,
-        familiarity: TrainingReference | None = None,
+        ood: TrainingReference | None = None,
         external: Manifest | None = None,
     ) -> Result:
         """Write `result.json`, the last act of every notebook.
@@ -177,19 +177,25 @@ class Session:
                 are added as `split`.
             calibration: frozen on validation.
             seeds: `evaluation.seed_table` of `val` and `test`; empty ones where the training was run from one seed.
-            familiarity: what the training images are like, of a run that leaves a network.
+            ood: what the training images are like, of a run that leaves a network.
             external: another source that a frozen model was tried on.
         """
         tables, model = {"validation": validation, "test": test}, self.folder / MODEL_FILE
         result = Result(
-            schema_version=2,
+            schema_version=3,
             study=self.params.study,
             run=self.run,
             notebook=self.notebook,
             synthetic=any(source.synthetic for source in (manifest, external) if source),
             parameters=self.params.model_dump(),
-            data=_describe_data(manifest, split, external),
-            **_frozen(threshold, calibration, familiarity),
+            data=DataResult(
+                **_source(manifest),
+                split_fingerprint=None if split is None else table_fingerprint(split),
+                external=external and SourceResult(**_source(external)),
+            ),
+            threshold=threshold and ThresholdResult(**asdict(threshold)),
+            calibration=calibration and CalibrationResult(**plain(asdict(calibration))),
+            ood=ood and OodResult(**plain(asdict(ood))),
             model_sha256=file_sha256(model) if model.is_file() else None,
             metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
             spread={_PARTS[part]: spread_of(table) for part, table in (seeds or {}).items() if len(table)},
@@ -227,31 +233,12 @@ def table_fingerprint(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _describe_data(manifest: Manifest, split: pd.DataFrame | None, external: Manifest | None) -> DataResult:
-    return DataResult(
-        **_source(manifest),
-        split_fingerprint=None if split is None else table_fingerprint(split),
-        external=SourceResult(**_source(external)) if external else None,
-    )
-
-
 def _source(manifest: Manifest) -> dict[str, Any]:
     return {
         "fingerprint": manifest.fingerprint,
         "images": len(manifest.table),
         "groups": manifest.table.group_id.nunique(),
         "left_out": len(manifest.problems),
-    }
-
-
-def _frozen(
-    threshold: Threshold | None, calibration: Calibration | None, familiarity: TrainingReference | None
-) -> dict[str, Any]:
-    """What was decided before test was read, and goes with the network."""
-    return {
-        "threshold": ThresholdResult(**asdict(threshold)) if threshold else None,
-        "calibration": CalibrationResult(**plain(asdict(calibration))) if calibration else None,
-        "familiarity": FamiliarityResult(**plain(asdict(familiarity))) if familiarity else None,
     }
 
 

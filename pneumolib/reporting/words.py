@@ -1,11 +1,13 @@
-"""Sentences and tables for pages, made from results. No number on a page is typed by hand."""
+"""Sentences and tables of a training run, made from results. No number on a page is typed by hand."""
 
 from html import escape
 
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from pneumolib.data.facts import FACTS, KINDS
 from pneumolib.data.manifest import Manifest
+from pneumolib.data.ood import QUANTILES, TrainingReference
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import ModelParams
@@ -124,3 +126,25 @@ def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:
     if board.empty:
         return Markdown(f"No training run of study `{study}` has finished yet: `make report STUDY={study}` runs them.")
     return say("training.comparison", best=board.iloc[0].to_dict(), runs=len(board))
+
+
+FACT_NAMES = {name: FACTS[name].title for name in KINDS}
+
+
+def ood_words(ood: TrainingReference) -> pd.DataFrame:
+    """One row a fact: median and middle 95% of the training images, and the limits of a warning."""
+    low, median, high = (QUANTILES.index(q) for q in (0.025, 0.5, 0.975))
+    spread = ood.quantiles
+    return pd.DataFrame({
+        "Fact of an image": FACT_NAMES.values(),
+        "Training images: median": [f"{spread[fact][median]:.4g}" for fact in FACT_NAMES],
+        "Middle 95%": [f"{spread[fact][low]:.4g} to {spread[fact][high]:.4g}" for fact in FACT_NAMES],
+        "No warning within": ["{:.4g} to {:.4g}".format(*ood.limits[fact]) for fact in FACT_NAMES],
+    })  # fmt: skip
+
+
+def ood_summary(ood: TrainingReference) -> Markdown:
+    """How often validation images would be warned of."""
+    rates = ood.validation_warnings
+    kinds = [f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any"]
+    return say("training.ood", reference=ood, warned=rates["any"], kinds=kinds)

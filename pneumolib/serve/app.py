@@ -23,7 +23,7 @@ from pneumolib.data.pixels import equalize, load_image
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.reporting.figures import PNEUMONIA
-from pneumolib.reporting.overlays import STRONGEST_COVER, overlay, strongest_place
+from pneumolib.reporting.gallery import STRONGEST_COVER, overlay, strongest_place
 from pneumolib.reporting.results import MODEL_FILE, Result, in_words
 from pneumolib.serve.app_server import MOST_UPLOAD_MB
 from pneumolib.serve.predict import inert

@@ -77,7 +77,7 @@ def _about(model: TrainedModel) -> str:
         f"{model.name}: pneumonia from a probability of {model.threshold:.3f} on, the threshold frozen on validation."
     )
     said += " Trained on drawn images: its figures mean nothing for patients." * model.result.synthetic
-    known = model.familiarity
+    known = model.ood
     if known and known.validation_warnings["any"] is not None:
         said += f"\nImages unlike the training images are named; of {known.validation_images} validation images, which are like "
         said += f"them, {known.validation_warnings['any']:.1%} would be."
@@ -165,7 +165,7 @@ def inert(cell: str) -> str:
 @contextmanager
 def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
     """One object: `model`, what scored them, and `images`, `COLUMNS` of each."""
-    known = model.familiarity
+    known = model.ood
     facts = model.result.model_dump(include={"study", "run", "model_sha256", "synthetic"}) | {
         "commit": model.result.provenance.commit,
         "threshold": model.threshold,
@@ -227,7 +227,7 @@ def with_maps(
         return
     # Imported here: it takes a second, and most predictions need no maps.
     from pneumolib.learning.explain import grad_cam
-    from pneumolib.reporting.overlays import overlay
+    from pneumolib.reporting.gallery import overlay
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

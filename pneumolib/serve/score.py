@@ -33,7 +33,7 @@ class Scored:
         probability: of pneumonia, the network's own, to which the frozen threshold belongs.
         calibrated: of pneumonia, by the calibration that was frozen on validation.
         predicted_class: `pneumonia` or `normal`.
-        warnings: what sets the image apart from the training images, in words; see `data.familiarity`.
+        warnings: what sets the image apart from the training images, in words; see `data.ood`.
         pixels: what the network saw, uint8 (size_px, size_px, channels).
         error: why the file could not be read.
     """
@@ -104,7 +104,7 @@ def _score_pixels(model: TrainedModel, seen: list[_Seen]) -> Iterator[tuple]:
     probabilities, calibrated = expit(logits), model.calibration.apply(logits)
     classes = [LABEL_NAMES[int(probability >= model.threshold)] for probability in probabilities]
     warnings = [()] * len(seen)
-    if model.familiarity:
+    if model.ood:
         files = pd.DataFrame([facts for _, facts in seen], columns=["width_px", "height_px", "colour"])
-        warnings = model.familiarity.warnings(model.familiarity.facts(pixels, files))
+        warnings = model.ood.warnings(model.ood.facts(pixels, files))
     return zip(probabilities.tolist(), calibrated.tolist(), classes, warnings, pixels, strict=True)

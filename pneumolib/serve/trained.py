@@ -12,7 +12,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.provenance import file_sha256
-from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, FamiliarityResult, Result, read_result
+from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, OodResult, Result, read_result
 
 RESEARCH_ONLY = "Research only, not a medical device."
 
@@ -29,7 +29,7 @@ class TrainedModel:
         image: what `data.load_image` makes of a file for it.
         threshold: a probability at or above it is classified as pneumonia; frozen on validation.
         calibration: from logits to calibrated probabilities; frozen on validation.
-        familiarity: what its training images are like; None where the run did not keep it.
+        ood: what its training images are like; None where the run did not keep it.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class TrainedModel:
     image: ImageParams
     threshold: float
     calibration: Calibration
-    familiarity: TrainingReference | None
+    ood: TrainingReference | None
 
     @property
     def name(self) -> str:
@@ -125,9 +125,9 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
         image=ImageParams(**result.parameters["image"]),
         threshold=result.threshold.value,
         calibration=TypeAdapter(Calibration).validate_python(result.calibration.model_dump()),
-        familiarity=_familiarity(result.familiarity),
+        ood=_ood(result.ood),
     )
 
 
-def _familiarity(kept: FamiliarityResult | None) -> TrainingReference | None:
+def _ood(kept: OodResult | None) -> TrainingReference | None:
     return TypeAdapter(TrainingReference).validate_python(kept.model_dump()) if kept else None

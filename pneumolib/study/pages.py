@@ -32,8 +32,8 @@ from pneumolib.project import (
 )
 from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
+from pneumolib.reporting.comparing import shared_evaluation
 from pneumolib.reporting.model_card import CARD_FILE, model_card
-from pneumolib.reporting.ranking import shared_evaluation
 from pneumolib.reporting.results import RESULT_FILE, Result, in_words, interval, read_result, read_results
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
