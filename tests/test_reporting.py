@@ -1,6 +1,7 @@
 """Results, tables and plots on their own, without running a notebook."""
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime
 
 import jsonschema
@@ -234,7 +235,7 @@ def test_the_headline_of_a_study_and_no_results_of_runs_that_are_no_more(tmp_pat
 
 def test_progress_keeps_the_last_state_of_a_line(tmp_path, capsys):
     log = tmp_path / "run.log"
-    with Progress("[1/2]", "demo", log) as progress:
+    with closing(Progress("[1/2]", "demo", log)) as progress:
         progress.say("cell 1/2  Start")
         for piece in ("read", "ing:  50%\rreading: 100%", "\n\x1b[31mred\x1b[0m\nunfinished"):
             progress.write(piece)

@@ -5,8 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "session": ["Session", "start"],
-        "results": ["Result", "read_results"],
+        "results": ["read_results"],
         "comparing": ["compare_runs", "leaderboard", "read_prediction_table"],
     },
 )

@@ -220,9 +220,7 @@ def _missing(e: Evidence) -> Answer:
 
 
 def _parts(e: Evidence) -> Answer:
-    lines = [fact("split", e.first)]
-    sizes = fact("sizes_of_parts", e.first)
-    lines += [f"{sizes}."] if sizes != NOT else []
+    lines = [fact("split", e.first), *_sizes_of_parts(e)]
     whole = lines[0] != NOT and e.first.checks.get("split")
     return Answer("answered" if whole else "in part", lines, e.pages("audit"))
 
@@ -258,9 +256,13 @@ def _differences(e: Evidence) -> Answer:
 
 
 def _flow(e: Evidence) -> Answer:
-    sizes = fact("sizes_of_parts", e.first)
-    lines = [f"{_sizes(e).capitalize()}."] + ([f"{sizes}."] if sizes != NOT else [])
+    lines = [f"{_sizes(e).capitalize()}.", *_sizes_of_parts(e)]
     return Answer("answered" if e.explored else "in part", lines, e.pages("audit"))
+
+
+def _sizes_of_parts(e: Evidence) -> list[str]:
+    sizes = fact("sizes_of_parts", e.first)
+    return [] if sizes == NOT else [f"{sizes}."]
 
 
 def _data_sharing(e: Evidence) -> Answer:

@@ -109,7 +109,9 @@ def compare_runs(results: list[Result]) -> Comparison:
     board, predictions = leaderboard(results), read_predictions(results)
     if board.empty:
         return Comparison(None, pd.DataFrame(), pd.DataFrame(), {})
-    options = _resampling(results)
+    # Evaluation parameters and seed are the same in all training runs: `leaderboard` has seen to it.
+    shared = next(r.parameters for r in results if r.metrics.get("test"))
+    options = {"params": EvaluationParams(**shared["evaluation"]), "seed": shared["split"]["seed"]}
     bands = {run: curve_bands(predictions[run], **options) for run in board.run}
     reference = str(board.run.iloc[0])
     if len(board) == 1:
@@ -118,12 +120,6 @@ def compare_runs(results: list[Result]) -> Comparison:
     thresholds = {result.run: result.threshold.value for result in results if result.run in ordered}
     differences = paired_differences(ordered, "test", thresholds, reference, **options)
     return Comparison(reference, differences, secondary_tests(ordered, "test", thresholds, reference), bands)
-
-
-def _resampling(results: list[Result]) -> dict[str, Any]:
-    """Evaluation parameters and seed, which `leaderboard` found to be the same in all training runs."""
-    parameters = next(r.parameters for r in results if r.metrics.get("test"))
-    return {"params": EvaluationParams(**parameters["evaluation"]), "seed": parameters["split"]["seed"]}
 
 
 def difference_summary(compared: Comparison) -> Markdown:
