@@ -55,8 +55,8 @@ colab: $(VENV)  ## build the same for Colab and print the commands that run it (
 test: $(VENV)  ## run the tests; those of pages in a browser are skipped without Chromium
 	@$(BIN)/python -m pytest
 
-test-hosts: $(VENV)  ## run bundles as on Kaggle, a study on several devices, and the tests on the versions that Colab and Kaggle bring
-	@$(BIN)/python -m pytest -m hosts
+test-hosts: $(VENV)  ## run the slow tests: whole notebooks, kills, bundles as on Kaggle, several devices, versions of Colab and Kaggle
+	@$(BIN)/python -m pytest -m "hosts or slow"
 	@$(BIN)/python tools/try_hosts.py
 
 lint: $(VENV)  ## check style of code and notebooks, and that notebooks hold no outputs

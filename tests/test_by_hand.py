@@ -59,6 +59,7 @@ FEWER_TRAINED = FEWER_SPLIT | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder", "less"),
     [

@@ -32,6 +32,7 @@ def page(study: Project, name: str) -> str:
     return (study.root / f"reports/tiny/{name}.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_equalisation_is_measured_and_said_in_words(study):
     study.run("run", "params/tiny/02_histogram_equalisation.yaml")
     found = study.result("02_histogram_equalisation")["checks"]
@@ -129,6 +130,7 @@ def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
     (study.root / "params/tiny/07_external_validation.yaml").unlink()
 
 
+@pytest.mark.slow
 def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     """A real `report`, killed in the middle of a training; the next one takes it up."""
     study = transferred

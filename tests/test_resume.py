@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from training_child import trained
 
 CHILD = Path(__file__).with_name("training_child.py")
@@ -19,6 +20,7 @@ def killed(folder: Path, when: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_never_killed(tmp_path, capsys):
     """Each process goes on from where the one before was killed; the last of them is this one."""
     expected = {trainer: trained(tmp_path / f"{trainer}-whole", trainer) for trainer in ("cnn", "head")}

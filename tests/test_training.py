@@ -305,6 +305,7 @@ def test_mixed_precision_stays_near_float32_and_its_logit_is_one():
     np.testing.assert_allclose(near, logits, atol=2e-3 * np.abs(logits).max())
 
 
+@pytest.mark.slow
 def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
     """A seed gives what a run of that seed gives, keeps its own state, and another seed gives something else."""
     monkeypatch.setattr(fitting, "build_model", lambda *_: small_network())

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
 
 from pneumolib.errors import ResultError
-from pneumolib.evaluation.compare import paired_differences, secondary_tests
-from pneumolib.evaluation.curves import curve_bands
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import in_root
@@ -106,6 +103,10 @@ def compare_runs(results: list[Result]) -> Comparison:
     Raises:
         ResultError: see `leaderboard`.
     """
+    # Imported here: the index reads the leaderboard and must not wait for statistics.
+    from pneumolib.evaluation.compare import paired_differences, secondary_tests
+    from pneumolib.evaluation.curves import curve_bands
+
     board, predictions = leaderboard(results), read_predictions(results)
     if board.empty:
         return Comparison(None, pd.DataFrame(), pd.DataFrame(), {})
@@ -122,13 +123,11 @@ def compare_runs(results: list[Result]) -> Comparison:
     return Comparison(reference, differences, secondary_tests(ordered, "test", thresholds, reference), bands)
 
 
-def difference_summary(compared: Comparison) -> Markdown:
+def difference_summary(compared: Comparison) -> Any:
     """Which runs differ from the reference in AUROC by more than chance, in words."""
-    if compared.differences.empty:
-        return Markdown("There are no two finished runs to compare.")
-    rows = compared.differences
-    aurocs = rows[(rows.metric == "auroc") & (rows.name != compared.reference)]
-    return say("training.differences", rows=aurocs.to_dict("records"), reference=compared.reference)
+    rows = compared.differences.to_dict("records")
+    others = [row for row in rows if row["metric"] == "auroc" and row["name"] != compared.reference]
+    return say("training.differences", rows=others, reference=compared.reference)
 
 
 OFFICIAL_TEST_IMAGES = 624
@@ -174,17 +173,15 @@ def _metrics(published: PublishedParams) -> list[str]:
     return [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
 
 
-def published_summary(board: pd.DataFrame, published: PublishedParams) -> Markdown:
+def published_summary(board: pd.DataFrame, published: PublishedParams) -> Any:
     """How far our figures lie from the published ones, run by run; where those come from, and what they cannot say."""
-    if not published.figures:
-        return Markdown("")
     ours = {row["run"]: row for row in board.to_dict("records")}
     rows = [
         {"run": run, "metrics": _beside(ours[run], figures)}
         for run, figures in published.figures.items()
         if run in ours
     ]
-    return say("training.published", rows=rows, source=published.source)
+    return say("training.published", published=published, rows=rows)
 
 
 def _beside(row: dict, figures: dict[str, float]) -> list[dict]:
