@@ -41,7 +41,7 @@ from pneumolib.reporting.results import (
     write_result,
 )
 
-# Set by `reporting.run` for the kernel it starts.
+# Set by `study.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
 _PARTS = {"val": "validation", "test": "test"}
 
