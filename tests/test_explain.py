@@ -188,7 +188,11 @@ def test_occlusion_finds_a_network_that_looks_at_the_border_alone():
 
 
 def test_maps_of_a_network_that_learned_them_do_not_outlive_its_weights():
+    class OwnOptimizer(keras.optimizers.SGD):
+        pass
+
     network, pixels = conv_network(), noise(8, 32)
+    network.compile(OwnOptimizer(), "binary_crossentropy")
     before, chance = state(network), random.getstate()
     found = randomisation_check(network, pixels, seed=3, draws=2)
     assert (found["images"], found["draws"], found["height"], found["width"]) == (8, 2, 8, 8)

@@ -236,7 +236,8 @@ def _redrawn(network: keras.Model, seed: str, inputs: np.ndarray) -> keras.Model
     state = random.getstate()
     random.seed(seed)  # where Keras takes the seeds of initialisers from that have none
     try:
-        fresh = keras.models.clone_model(network)
+        # Around the same layers, not compiled: a copy of an optimizer is built from its name, which only Keras's own have.
+        fresh = keras.models.clone_model(keras.Model(network.inputs, network.outputs))
     finally:
         random.setstate(state)
     old, new = ([leaf for layer in of.layers for leaf in leaves(layer)] for of in (network, fresh))
