@@ -84,14 +84,8 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@functools.cache
-def code_digest(source: str) -> str:
-    """16 hex digits of what Python code does, without comments, layout and docstrings. Raises SyntaxError for what is no Python."""
-    return text_digest(ast.dump(without_docstrings(source)))
-
-
 def without_docstrings(source: str) -> ast.Module:
-    """The syntax tree of `source`, docstrings taken out."""
+    """The syntax tree of `source`, docstrings taken out. Raises SyntaxError for what is no Python."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
+import scipy  # `scipy.special` is loaded when it is used: the check of what is due uses none
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation.metrics import check_predictions, compute_metrics
@@ -92,7 +92,7 @@ def _binormal(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> fl
             "no point lies between them; use sensitivity, or look at the training"
         )
     share = deviations[0] / sum(deviations) if sum(deviations) else 0.5
-    return float(expit(means[0] + share * (means[1] - means[0])))
+    return float(scipy.special.expit(means[0] + share * (means[1] - means[0])))
 
 
 def _from_scores(

@@ -17,7 +17,7 @@ from typing import Any
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
 from pneumolib.project import in_root, notebook_of
-from pneumolib.provenance import code_digest, package_versions, text_digest
+from pneumolib.provenance import package_versions, text_digest, without_docstrings
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
@@ -162,7 +162,8 @@ def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
 @functools.cache
 def _read_module(source: str, package: Path) -> tuple[str, frozenset[str]]:
     """A digest of what a module does, and the modules of ours that it imports."""
-    return code_digest(source), frozenset(imported_modules(ast.parse(source), package))
+    tree = without_docstrings(source)
+    return text_digest(ast.dump(tree)), frozenset(imported_modules(tree, package))
 
 
 def imported_modules(tree: ast.AST, package: Path = PACKAGE) -> set[str]:
@@ -190,7 +191,7 @@ def _resolve(name: str, package: Path) -> set[str]:
         if (folder / f"{word}.py").is_file():
             return {_module_name(folder / word, package)}
         if not (folder / word).is_dir():
-            if home := _homes(folder / "__init__.py").get(word):
+            if home := _homes((folder / "__init__.py").read_text(encoding="utf-8")).get(word):
                 return {f"{_module_name(folder, package)}.{home}"}
             break
         folder = folder / word
@@ -201,8 +202,8 @@ def _module_name(path: Path, package: Path) -> str:
     return ".".join(path.relative_to(package.parent).with_suffix("").parts)
 
 
-def _homes(init: Path) -> dict[str, str]:
-    """Name to module for all that a room's `__init__.py` hands out by `submod_attrs`."""
-    found = [n.value for n in ast.walk(ast.parse(init.read_text(encoding="utf-8")))
-             if isinstance(n, ast.keyword) and n.arg == "submod_attrs"]  # fmt: skip
+@functools.cache
+def _homes(init: str) -> dict[str, str]:
+    """Name to module for all that the text of a room's `__init__.py` hands out by `submod_attrs`."""
+    found = [n.value for n in ast.walk(ast.parse(init)) if isinstance(n, ast.keyword) and n.arg == "submod_attrs"]
     return {name: module for homes in found for module, names in ast.literal_eval(homes).items() for name in names}
