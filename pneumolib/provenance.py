@@ -1,7 +1,6 @@
 """What a result is made from: commit, versions of the packages that decide numbers, devices, digests of code and files."""
 
 import ast
-import functools
 import hashlib
 import json
 import os
