@@ -123,7 +123,10 @@ def _epochs(
 
 
 def _read(values: np.ndarray, rows: tf.Tensor) -> tf.Tensor:
-    """`values[rows]`, of an array that may be mapped from disk."""
+    """`values[rows]`, of an array that may be mapped from disk.
+
+    Not `tf.gather`: tf.data's optimizer fills as much memory as a tensor takes for each iterator over it.
+    """
     values = np.asarray(values)  # indexing a `memmap` costs more
     shape = (rows.shape[0], *values.shape[1:])
     size = math.prod(shape) * values.itemsize
