@@ -11,6 +11,7 @@ from devices_child import plain_network
 from sklearn.metrics import roc_auc_score
 
 from pneumolib.data.pixels import ImageSet
+from pneumolib.errors import InputError
 from pneumolib.learning import callbacks, features, fitting, predicting
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, ValidationWatch, current_rate, source_digest, weights_hash
 from pneumolib.learning.devices import start
@@ -137,7 +138,7 @@ def test_cells_that_build_and_fit_the_network_are_in_its_key(monkeypatch):
         shell.user_ns["In"] = [cell + "; x = 1" if n == number else cell for n, cell in enumerate(cells)]
         changes.append(callbacks.network_cells(network) != before)
     assert changes == [False, True, False, True, True]
-    assert callbacks.network_cells(small_network()) == []  # has no name there
+    assert callbacks.network_cells(small_network()) == callbacks.network_cells(network)[1:]  # has no name there
     key = callbacks.network_key(network)
     assert key == callbacks.network_key(keras.models.clone_model(network))[:1] + key[1:]
     network.layers[-2].rate = 0.1
@@ -246,11 +247,11 @@ def test_a_full_memory_names_what_to_lower():
 
 def rates(**values) -> list[float]:
     """The rate at the end of each of four epochs of ten steps."""
-    asked, found = run_params(epochs=4, learning_rate=0.01, **values).training, []
+    params, found = run_params(epochs=4, learning_rate=0.01, **values), []
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    network.compile(make_optimizer(asked, 10), "mse")
+    network.compile(make_optimizer(network, params, 10), "mse")
     for epoch in range(4):
-        for callback in rate_callbacks(asked):
+        for callback in rate_callbacks(params.training):
             callback.set_model(network)
             callback.on_epoch_begin(epoch, {})
         network.optimizer.iterations.assign(10 * (epoch + 1))
@@ -308,21 +309,24 @@ def test_mixed_precision_stays_near_float32_and_its_logit_is_one():
 @pytest.mark.slow
 def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
     """A seed gives what a run of that seed gives, keeps its own state, and another seed gives something else."""
-    monkeypatch.setattr(fitting, "build_model", lambda *_: small_network())
-    sets = {"train": image_set(48, 0), "val": image_set(25, 1, "val"), "test": image_set(20, 2, "test")}
+
+    def train(network, params, folder):
+        return fitting.fit(network, image_set(48, 0), sets["val"], params, folder)
+
+    sets = {"val": image_set(25, 1, "val"), "test": image_set(20, 2, "test")}
     params = run_params()
     asked = params.model_copy(update={"evaluation": EvaluationParams(seeds=[5, 6], threshold_views=1)})
     start(params)
-    found = fitting.repeat_seeds(fitting.fit, sets, asked, tmp_path)
+    found = fitting.repeat_seeds(small_network, train, sets, asked, tmp_path)
     assert list(found) == [5, 6]
     assert found[5].split.value_counts().to_dict() == {"views": 25, "val": 25, "test": 20}
     assert (found[5].logit != found[6].logit).all()
     network, _ = fitted(params.model_copy(update={"seed": 5}))
     own = predicting.predict(network, sets["test"])
     np.testing.assert_array_equal(own.logit, found[5].logit[found[5].split == "test"])
-    monkeypatch.setattr(keras.Model, "fit", None)  # kept states: nothing is trained again
+    monkeypatch.setattr(keras.Model, "train_step", None)  # kept states: nothing is trained again
     last = asked.model_copy(update={"evaluation": EvaluationParams(seeds=[6], threshold_views=1)})
-    pd.testing.assert_frame_equal(fitting.repeat_seeds(fitting.fit, sets, last, tmp_path)[6], found[6])
+    pd.testing.assert_frame_equal(fitting.repeat_seeds(small_network, train, sets, last, tmp_path)[6], found[6])
     assert predicting.milliseconds_per_image(network, sets["test"]) > 0
 
 
@@ -351,7 +355,7 @@ def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys, mo
     names = {file.name for file in kept.glob("features-*")}
     assert len(names) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "fit", None)
+        patch.setattr(keras.Model, "train_step", None)
         again = head_fitted(transfer_params(tmp_path), kept)
     assert "nothing left to train" in capsys.readouterr().out
     for file in (*kept.glob("features-*"), kept / "checkpoint.npz"):
@@ -393,7 +397,7 @@ def test_the_backbones_rate_is_a_fraction_of_the_heads(tmp_path):
 
     assert moved(0.1) == pytest.approx(0.1 * moved(1.0), rel=0.1)
     params = check(run_params().model_dump() | {"fine_tuning": {"backbone_rate_factor": 0.1}})
-    with pytest.raises(ValueError, match=r"backbone_rate_factor 0\.1: .* has no backbone beside its head"):
+    with pytest.raises(InputError, match=r"fine_tuning.backbone_rate_factor 0\.1: .* has no backbone beside its head"):
         fitted(params)
 
 

@@ -20,6 +20,7 @@ from pneumolib.params import AugmentParams
 # Set the draws of augmentation and of views apart from those of the shuffle under the same (seed, epoch).
 _AUGMENT_STREAM = tf.constant([0, 1 << 32], tf.int64)
 _VIEW_STREAM = tf.constant([0, 2 << 32], tf.int64)
+_CHANGE_STREAM = tf.constant([0, 3 << 32], tf.int64)
 _ALIGNMENT = 64  # bytes; TensorFlow takes an array that begins at a multiple as it is, and copies any other
 _BATCHES_AHEAD = 8  # a fixed number: AUTOTUNE takes what memory there is
 
@@ -33,6 +34,7 @@ def train_dataset(
     weights: dict[int, float] | None = None,
     start_epoch: int = 0,
     process: tuple[int, int] = (0, 1),
+    change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Batches of `(pixels, label, weight)` for epochs `start_epoch` to `epochs - 1`, one after the other.
 
@@ -44,14 +46,24 @@ def train_dataset(
         batch_size: of all processes together.
         weights: label to sample weight, from `learning.class_weights`; 1 for all when None.
         process: p of P; it gets the p-th of P equal slices of each batch, so that the batches are those of one process.
+        change: a further change of images, after `augment`: takes pixels, uint8 (batch, height, width, channels), and seeds
+            for TensorFlow's stateless functions, int32 (batch, 2), which (seed, epoch, the image's place) decide.
     Raises:
         ValueError: fewer images than one batch holds, or a batch that the processes do not divide.
     """
 
     def inputs_of_epoch(key: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        draws = tf.random.stateless_uniform([len(images), N_DRAWS], seed=key + _AUGMENT_STREAM)
         # Whole batches are read and changed at once: per-image ops would cost more than the network's input.
-        return lambda rows: augment_batch(_read(images.pixels, rows), tf.gather(draws, rows), augment)
+        draws = tf.random.stateless_uniform([len(images), N_DRAWS], seed=key + _AUGMENT_STREAM)
+        seeds = tf.random.stateless_uniform([len(images), 2], key + _CHANGE_STREAM, None, None, tf.int32)
+
+        def read(rows: tf.Tensor) -> tf.Tensor:
+            changed = augment_batch(_read(images.pixels, rows), tf.gather(draws, rows), augment)
+            return (
+                changed if change is None else tf.ensure_shape(change(changed, tf.gather(seeds, rows)), changed.shape)
+            )
+
+        return read
 
     labels = images.table.label.to_numpy()
     return _epochs(inputs_of_epoch, labels, batch_size, seed, range(start_epoch, epochs), weights, process)

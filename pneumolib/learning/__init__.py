@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "devices": ["start"],
         "transfer": ["split_at_head", "summary_table", "unfreeze"],
-        "networks": ["build_model", "network_blocks"],
-        "features": ["fit_head", "frozen_features"],
+        "networks": ["build_model", "checked", "network_blocks", "network_source"],
+        "features": ["fit_head", "frozen_features", "head_training", "trained_part"],
         "predicting": ["choose_images", "milliseconds_per_image", "predict", "predict_corrupted", "predict_views"],
         "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
         "fitting": [
@@ -17,10 +17,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "fit",
             "initial_logit",
             "load_model",
+            "make_optimizer",
             "repeat_seeds",
             "save_model",
+            "steps_at_once",
             "train_and_predict",
+            "training",
             "training_facts",
+            "training_metrics",
         ],
     },
 )

@@ -66,6 +66,7 @@ class ValidationWatch(keras.callbacks.Callback):
         self.score, self.labels, self.training = score, labels, training
         self.rows: list[dict] = []
         self.best_weights: list[np.ndarray] | None = None
+        self.stopped = False  # by another callback, or by fewer epochs in `fit`
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_began = time.perf_counter()
@@ -80,8 +81,8 @@ class ValidationWatch(keras.callbacks.Callback):
             lost = np.sum(~np.isfinite(logits))
             raise self._diverged(f": {lost} of {len(logits)} validation logits are not finite")
         logs |= validation_figures(self.labels, logits)
-        row = {k: logs[k] for k in HISTORY_COLUMNS if k in logs}
-        row |= {"epoch": epoch + 1, "learning_rate": current_rate(self.model), "kept": self._is_better(row)}
+        row = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
+        row |= {"learning_rate": current_rate(self.model), "kept": self._is_better(row)}
         row["seconds"] = time.perf_counter() - self.epoch_began
         if row["kept"]:
             self.best_weights = self.model.get_weights()
@@ -112,7 +113,7 @@ class ValidationWatch(keras.callbacks.Callback):
         """Whether there is nothing left to train: all epochs done, or the patience is at its end."""
         done, patience = len(self.rows), self.training.patience_epochs
         waited = done - self.kept["epoch"] if self.kept else 0
-        return done >= self.training.epochs or (patience is not None and waited >= patience)
+        return self.stopped or done >= self.training.epochs or (patience is not None and waited >= patience)
 
     def _is_better(self, row: dict) -> bool:
         """Every floor exceeded, and every metric of `keep_best` better than in the kept epoch."""
@@ -170,13 +171,18 @@ class Checkpoint(keras.callbacks.Callback):
         for i, variable in enumerate(_variables(model) if "variable0" in kept else []):  # none of a finished training
             variable.assign(kept[f"variable{i}"])
         self.watch.best_weights = [kept[f"best{i}"] for i in range(state["best"])] or None
-        self.watch.rows, self.memory = state["rows"], state["memory"]
+        self.watch.rows, self.memory, self.watch.stopped = state["rows"], state["memory"], state["stopped"]
         return len(state["rows"])
 
     def on_train_begin(self, logs=None):
         # Their own on_train_begin, which ran before this one, has made them forget.
         for name, values in self.memory.items():
             vars(self.others[name]).update(values)
+
+    def on_train_end(self, logs=None):
+        if not self.watch.is_over:
+            self.watch.stopped = True
+            self.on_epoch_end(len(self.watch.rows))
 
     def on_epoch_end(self, epoch, logs=None):
         # A finished training needs the weights it ended with, and no state to go on from: a third of the space.
@@ -189,7 +195,13 @@ class Checkpoint(keras.callbacks.Callback):
         # Of ReduceLROnPlateau; of SwapEMAWeights, after which the model has the average and the optimizer the raw weights.
         names = ("best", "wait", "cooldown_counter", "_ema_weights_in_model")
         memory = {n: {k: float(vars(c)[k]) for k in names if k in vars(c)} for n, c in self.others.items()}
-        state = {"key": self.key, "rows": self.watch.rows, "memory": memory, "best": len(best)}
+        state = {
+            "key": self.key,
+            "rows": self.watch.rows,
+            "memory": memory,
+            "best": len(best),
+            "stopped": self.watch.stopped,
+        }
         arrays = {f"variable{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
         arrays |= {f"best{i}": array for i, array in enumerate(best)}
         write_atomically(self.file, state=json.dumps(state), **arrays)
@@ -262,17 +274,16 @@ def weights_hash(model: keras.Model) -> str:
 
 
 def network_cells(model: keras.Model) -> list[str]:
-    """Digests of the notebook's cells that build the network or change it, that fit it, or that define a function or class.
+    """Digests of the notebook's cells that build the network or change it, that define a function or class, or run now.
 
-    A cell builds or changes the network when one of its lines begins with the network's name. Outside of a notebook, and
-    for a network that has no name there, nothing.
+    A cell builds or changes the network when one of its lines begins with the network's name. Outside of a notebook, nothing.
     """
     shell = get_ipython()
-    names = [name for name, value in shell.user_ns.items() if value is model and name[0] != "_"] if shell else []
-    if not names:
+    if not shell:
         return []
+    names = [name for name, value in shell.user_ns.items() if value is model and name[0] != "_"]
     *earlier, running = shell.user_ns["In"]
-    counted = re.compile(rf"^({'|'.join(names)}|def|class)\b", re.MULTILINE)
+    counted = re.compile(rf"^({'|'.join([*names, 'def', 'class'])})\b", re.MULTILINE)
     return [*dict.fromkeys(text_digest(cell) for cell in earlier if counted.search(cell)), text_digest(running)]
 
 

@@ -34,6 +34,7 @@ REFUSED_LAYERS = {
 _ALLOWED = re.compile(
     r"keras\.(layers|initializers|regularizers|constraints|dtype_policies|optimizers(\.schedules)?|losses|metrics):[A-Z][A-Za-z0-9]*"
     r"|keras\.src\.ops\.(numpy|nn|math|image):[A-Z][A-Za-z0-9]*"
+    r"|keras\.src\.ops\.core:(Cast|ConvertToTensor|SaturateCast|Slice|StopGradient|Unstack)"  # others of core run functions
     r"|keras(\.models|\.src\.models\.functional|\.src\.models\.sequential)?:(Functional|Sequential|Model)"
     r"|keras:DTypePolicy|keras\.src\.applications\.(convnext:LayerScale|inception_resnet_v2:CustomScaleLayer)"
 )
@@ -89,7 +90,7 @@ def _reasons(file: Path) -> Iterator[str]:
         for name in ("metadata.json", "config.json"):
             config = json.loads(archive.read(name))
             config.pop("compile_config", None)  # not read: it is not compiled
-            yield from (f"{name} names {reason}" for entry in _dicts(config) if (reason := _class_reason(entry)))
+            yield from (f"{name} names {reason}" for reason in class_reasons(config))
         with archive.open("model.weights.h5") as weights, h5py.File(weights, "r") as numbers:
             yield from _weight_reasons(numbers)
 
@@ -114,6 +115,11 @@ def _dicts(value: Any) -> Iterator[dict]:
         value = list(value.values())
     for inner in value if isinstance(value, list) else ():
         yield from _dicts(inner)
+
+
+def class_reasons(config: dict) -> Iterator[str]:
+    """The classes in a network's configuration that are not allowed, each with the reason."""
+    return (reason for entry in _dicts(config) if (reason := _class_reason(entry)))
 
 
 def _class_reason(entry: dict) -> str | None:

@@ -1,10 +1,12 @@
 """Fitting. Stopping and the kept weights follow validation, whose figures are computed exactly."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,9 +20,9 @@ from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
 from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
 from pneumolib.learning.files import load_network
-from pneumolib.learning.networks import build_model
+from pneumolib.learning.networks import build_model, logit_network, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
-from pneumolib.learning.transfer import backbone_layers, trainable_parameters, unfreeze
+from pneumolib.learning.transfer import backbone_layers, trainable_parameters
 from pneumolib.params import RunParams, TrainingParams
 
 # Sections of the parameters that decide a training.
@@ -52,29 +54,67 @@ def initial_logit(labels: np.ndarray, weights: dict[int, float]) -> float:
 
 
 def fit(
-    model: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None = None
+    network: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None = None
 ) -> pd.DataFrame:
-    """Train the model in place; it ends with the weights of the kept epoch, see `params.TrainingParams`.
+    """Compile and train as the study's parameters say; `training` has arguments, result and errors."""
+    compile_model(network, params, steps_per_epoch(train, params.training.batch_size))
+    with training(network, train, val, params, folder) as going:
+        network.fit(going.batches, callbacks=going.callbacks, **going.options)
+    return going.history
+
+
+@dataclass
+class Training:
+    """What `fit` of a compiled network takes for one training, and its history afterwards.
+
+    Attributes:
+        batches: `(pixels, label, weight)`, of the epochs that are still to do.
+        callbacks: the study's, which keep the best epoch and the state.
+        options: epochs and steps, as `fit` takes them.
+        history: one row an epoch, columns `HISTORY_COLUMNS` and the network's own metrics, once the training is over; `loss`
+            is weighted by class and of augmented images, `val_loss` is neither. Without an epoch above all floors no row is
+            `kept`, and the last weights stay.
+    """
+
+    batches: Any  # a `tf.data.Dataset`
+    callbacks: list[keras.callbacks.Callback]
+    options: dict[str, Any]
+    history: pd.DataFrame | None = None
+
+
+def training(
+    network: keras.Model,
+    train: ImageSet,
+    val: ImageSet,
+    params: RunParams,
+    folder: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    change: Callable | None = None,
+) -> AbstractContextManager[Training]:
+    """A training of the whole network: `with training(...) as going: network.fit(going.batches, ...)`.
+
+    It ends with the weights of the kept epoch in the network, see `params.TrainingParams`.
 
     Args:
-        model: from `build_model`, logit out. What is not trainable stays as it is.
+        network: compiled, its output one logit or one probability. What is not trainable stays as it is.
         train, val: pixels and labels; the test split has no business here.
         params: `training`, `augment`, `fine_tuning` and `seed` are used.
         folder: where the state is kept after each epoch. A training that finds its own state there goes on from it, and
             ends as if it had not been interrupted, to the bit; a finished training is not repeated.
-    Returns:
-        history, one row an epoch, columns `HISTORY_COLUMNS`; `loss` is weighted by class and smoothed, `val_loss` is not.
-        Without an epoch above all floors no row is `kept`, and the last weights stay.
+        callbacks: further ones. What they remember is not kept.
+        change: a further change of training images, after `augment`; see `data.train_dataset`.
     Raises:
+        InputError: the network is not compiled, or its loss does not fit to its output.
         ValueError: one class only, or fewer images than a batch.
         FloatingPointError: the training diverged.
         MemoryError: with the parameter to lower.
     """
-    with memory_explained(params):
-        key = training_key(model, params, DECIDING, [train, val], fit)
-        return run_training(model, train, val, params, folder, key, partial(train_dataset, train, params.augment))
+    key = training_key(network, params, DECIDING, [train, val], training)
+    batches = partial(train_dataset, train, params.augment, change=change)
+    return run_training(network, train, val, params, folder, key, batches, callbacks)
 
 
+@contextmanager
 def run_training(
     model: keras.Model,
     train: ImageSet,
@@ -83,8 +123,9 @@ def run_training(
     folder: Path | None,
     key: dict,
     batches: Callable,
-) -> pd.DataFrame:
-    """Compile, take up what was kept, fit, and put the kept epoch's weights in place; see `fit`.
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Iterator[Training]:
+    """Take up what was kept, let the caller fit, and put the kept epoch's weights in place; see `training`.
 
     Args:
         model: what is trained, which may be a part of a network.
@@ -92,69 +133,103 @@ def run_training(
         key: of `training_key`; a kept state of another key is not taken up.
         batches: `train_dataset` or `feature_dataset` of the images; takes what these take from `batch_size` on.
     """
-    training, steps = params.training, steps_per_epoch(train, params.training.batch_size)
-    weights = class_weights(train.table.label.to_numpy(), training.class_weights)
-    compile_model(model, params, steps)
-    watch = ValidationWatch(lambda: predict_logits(model, val), val.table.label.to_numpy(), training)
-    rates = rate_callbacks(training)
-    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.ema_momentum else []
+    asked, steps = params.training, steps_per_epoch(train, params.training.batch_size)
+    weights = class_weights(train.table.label.to_numpy(), asked.class_weights)
+    with memory_explained(params):
+        check_compiled(model, val)
+    model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
+    watch = ValidationWatch(lambda: predict_logits(model, val), val.table.label.to_numpy(), asked)
+    rates = rate_callbacks(asked)
+    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if asked.ema_momentum else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
     check_agreement("batches in an epoch", steps)  # after which no process still writes what the others will read
     done = checkpoint.take_up(model)
     check_agreement("epochs done", done)
     if done:
         print(f"Taken up after epoch {done} from {folder}" + (": nothing left to train" if watch.is_over else ""))
-    if not watch.is_over:
-        logged = training.tensorboard and folder is not None and processes()[0] == 0
-        board = [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
-        # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
-        callbacks = [*average, watch, *rates, *board, checkpoint]
-        order = (training.batch_size, params.seed, training.epochs, weights, done, processes())
-        # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
-        with synchronised(model):
-            model.fit(
-                unsharded(batches(*order)), epochs=training.epochs, initial_epoch=done, steps_per_epoch=steps,
-                callbacks=callbacks, shuffle=False, verbose=0,
-            )  # fmt: skip
+    if callbacks and folder:
+        print(
+            f"What {', '.join(type(c).__name__ for c in callbacks)} remembers is not kept: after an interruption it begins anew"
+        )
+    logged = asked.tensorboard and folder is not None and processes()[0] == 0
+    board = [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
+    # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
+    every = [] if watch.is_over else [*average, watch, *rates, *board, *callbacks, checkpoint]
+    first, last = (done, done) if watch.is_over else (done, asked.epochs)
+    order = (asked.batch_size, params.seed, asked.epochs, weights, 0 if watch.is_over else done, processes())
+    # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
+    options = {"epochs": last, "initial_epoch": first, "steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+    going = Training(unsharded(batches(*order)), every, options)
+    with memory_explained(params), synchronised(model):
+        yield going
+    if not watch.rows:
+        raise InputError("no epoch was trained: give `fit` the batches, callbacks and options of `training`")
     model.set_weights(watch.best_weights)
     if watch.kept is None:
-        print(f"No epoch exceeded all floors ({training.floors}); the weights of the last one stay")
-    return pd.DataFrame(watch.rows, columns=HISTORY_COLUMNS)
+        print(f"No epoch exceeded all floors ({asked.floors}); the weights of the last one stay")
+    own = [name for name in watch.rows[0] if name not in HISTORY_COLUMNS]
+    going.history = pd.DataFrame(watch.rows, columns=[*HISTORY_COLUMNS, *own])
+
+
+def check_compiled(model: keras.Model, val: ImageSet) -> None:
+    """Refuse what would train without a word and be wrong: no loss, or one that takes the output for what it is not.
+
+    Raises:
+        InputError: with the line to write.
+    """
+    if not model.compiled:
+        raise InputError(
+            f"{model.name} is not compiled: write {model.name}.compile(optimizer, loss) before the training"
+        )
+    loss = keras.losses.get(model.loss) if isinstance(model.loss, str) else model.loss
+    name = getattr(loss, "name", getattr(loss, "__name__", ""))
+    takes_logits, gives = getattr(loss, "from_logits", False), output_activation(model)
+    if name.startswith("binary_") and takes_logits != (gives == "linear"):
+        raise InputError(
+            f"loss: received {name} with from_logits={takes_logits}, and the network's output is {gives}; write "
+            f"from_logits={gives == 'linear'}"
+        )
+    few = predict_logits(model, ImageSet(val.table.iloc[:16], val.pixels[:16]))
+    if len(few) > 1 and np.ptp(few) == 0:  # said and not refused: random features may be this small
+        print(
+            f"{model.name} gives {few[0]:.6g} for each of {len(few)} validation images, before training. If it does so afterwards, "
+            f"look for an activation that is dead or saturated"
+        )
 
 
 def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
-    """Optimizer, loss and the streaming training metrics, which see augmented images and weights that still change.
+    """Optimizer, loss and metrics of the study's parameters; training notebooks write the same out."""
+    model.compile(
+        make_optimizer(model, params, steps),
+        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=params.training.label_smoothing),
+        metrics=training_metrics(),
+        steps_per_execution=steps_at_once(params, steps),
+    )
 
-    Several steps are executed at once as far as they divide an epoch, which otherwise would run into the next one.
+
+def training_metrics() -> list[keras.metrics.Metric]:
+    """Metrics of logits, which see augmented images and weights that still change."""
+    return [
+        keras.metrics.AUC(from_logits=True, name="auroc"),
+        # A logit above 0 is a probability above 0.5, as in `validation_figures`.
+        keras.metrics.Recall(thresholds=0.0, name="sensitivity"),
+        keras.metrics.Precision(thresholds=0.0, name="ppv"),
+    ]
+
+
+def steps_at_once(params: RunParams, steps: int) -> int:
+    """`steps_per_execution`, as far as it divides the steps of an epoch, which otherwise would run into the next one.
 
     Raises:
-        ValueError: a slower backbone of a network that has none.
         InputError: several steps at once under MirroredStrategy, where Keras's fit fails (keras#19246).
     """
-    training, factor = params.training, params.fine_tuning.backbone_rate_factor
-    asked, devices = training.steps_per_execution, describe()["devices"]
+    asked, devices = params.training.steps_per_execution, describe()["devices"]
     if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
         raise InputError(
             f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
             f"devices.backend: jax"
         )
-    at_once = max(n for n in range(1, min(asked, steps) + 1) if steps % n == 0)
-    slow = [v for layer in backbone_layers(model) for v in layer.trainable_variables] if factor < 1 else []
-    if factor < 1 and len(slow) == len(model.trainable_variables):
-        raise ValueError(
-            f"fine_tuning.backbone_rate_factor {factor}: {model.name} has no backbone beside its head, so that the factor "
-            f"would lower the whole rate; lower training.learning_rate instead"
-        )
-    optimizer = make_optimizer(training, steps, slow, factor)
-    loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
-    # A logit above 0 is a probability above 0.5, as in `validation_figures`.
-    metrics = [
-        keras.metrics.AUC(from_logits=True, name="auroc"),
-        keras.metrics.Recall(thresholds=0.0, name="sensitivity"),
-        keras.metrics.Precision(thresholds=0.0, name="ppv"),
-    ]
-    model.compile(optimizer, loss, metrics=metrics, steps_per_execution=at_once)
-    model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
+    return max(n for n in range(1, min(asked, steps) + 1) if steps % n == 0)
 
 
 @contextmanager
@@ -175,24 +250,32 @@ def memory_explained(params: RunParams) -> Iterator[None]:
         ) from fault
 
 
-def make_optimizer(
-    training: TrainingParams, steps_per_epoch: int, slow: list | None = None, factor: float = 1.0
-) -> keras.optimizers.Optimizer:
+def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer with its rate; rates that change by epoch are left to `rate_callbacks`.
 
     Args:
-        training: optimizer, rate, schedule, weight decay, moving average.
-        steps_per_epoch: optimizer steps.
-        slow: variables whose rate is multiplied by `factor` (discriminative rates). AdamW's decay keeps the full rate.
+        network: what it will train; with `fine_tuning.backbone_rate_factor` its backbone moves slower (discriminative rates).
+            AdamW's decay keeps the full rate.
+        params: optimizer, rate, schedule, weight decay, moving average.
+        steps: optimizer steps in an epoch.
+    Raises:
+        InputError: a slower backbone of a network that has none.
     """
+    training, factor = params.training, params.fine_tuning.backbone_rate_factor
     kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop}
     kind = kinds[training.optimizer]
     options = {"weight_decay": training.weight_decay} if training.optimizer == "adamw" else {}
     if training.ema_momentum:
         options |= {"use_ema": True, "ema_momentum": training.ema_momentum}
-    if slow:
-        kind = _with_slow_part(kind, {id(v) for v in slow}, factor)
-    return kind(_rate(training, steps_per_epoch), **options)
+    if factor < 1:
+        slow = {id(v) for layer in backbone_layers(network) for v in layer.trainable_variables}
+        if len(slow) == len(network.trainable_variables):
+            raise InputError(
+                f"fine_tuning.backbone_rate_factor {factor}: {network.name} has no backbone beside its head, so that the factor "
+                f"would lower the whole rate; lower training.learning_rate instead"
+            )
+        kind = _with_slow_part(kind, slow, factor)
+    return kind(_rate(training, steps), **options)
 
 
 def _rate(training: TrainingParams, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -259,20 +342,24 @@ def train_and_predict(manifest: Manifest, split: pd.DataFrame, params: RunParams
         and the training's history, columns `HISTORY_COLUMNS`.
     """
     sets = {part: read_images(manifest, split, part, params.image) for part in ("train", "val", "test")}
-    model, history = _trained(fit, sets, params)
+    keras.utils.set_random_seed(params.seed)
+    labels = sets["train"].table.label
+    bias = initial_logit(labels, class_weights(labels, params.training.class_weights))
+    model = build_model(params.model, params.image, bias)
+    history = fit(model, sets["train"], sets["val"], params)
     return pd.concat([predict(model, sets[part]) for part in ("val", "test")], ignore_index=True), history
 
 
 def repeat_seeds(
-    trainer: Callable, sets: dict[str, ImageSet], params: RunParams, folder: Path, continues: Path | None = None
+    build: Callable[[], keras.Model], train: Callable, sets: dict[str, ImageSet], params: RunParams, folder: Path
 ) -> dict[int, pd.DataFrame]:
     """The run's training again from each of `evaluation.seeds`; weights, order, augmentation and dropout start anew.
 
     Args:
-        trainer: `fit` or `fit_head`.
-        sets: `train`, `val` and `test`; test is predicted, and decides nothing.
+        build: makes the network, or loads the one that a fine-tuning starts from.
+        train: takes a network, parameters and a folder, and trains the network in place.
+        sets: `val` and `test`; test is predicted, and decides nothing.
         folder: the run's own training folder; each seed keeps its state in a folder in there, and goes on from it.
-        continues: the network that a fine-tuning starts from; the same for all seeds. None builds one.
     Returns:
         seed to predictions of validation and test, and of split `views`, validation in the augmented views of
         `evaluation.threshold_views`; empty without seeds.
@@ -281,29 +368,17 @@ def repeat_seeds(
     for seed in params.evaluation.seeds:
         print(f"Seed {seed}", flush=True)
         own = params.model_copy(update={"seed": seed})
-        model, _ = _trained(trainer, sets, own, folder / f"seed-{seed}", continues)
+        keras.utils.set_random_seed(seed)
+        model = build()
+        train(model, own, folder / f"seed-{seed}")
         views = predict_views(model, sets["val"], own).assign(split="views")
         found[seed] = pd.concat([*(predict(model, sets[part]) for part in ("val", "test")), views], ignore_index=True)
     return found
 
 
-def _trained(trainer: Callable, sets: dict[str, ImageSet], params: RunParams, folder=None, continues=None) -> tuple:
-    """A network from the state that `params.seed` gives, trained, and the history."""
-    keras.utils.set_random_seed(params.seed)
-    if continues is None:
-        labels = sets["train"].table.label
-        bias = initial_logit(labels, class_weights(labels, params.training.class_weights))
-        model = build_model(params.model, params.image, bias)
-    else:
-        model = load_model(continues)
-        unfreeze(model, params.fine_tuning)
-    return model, trainer(model, sets["train"], sets["val"], params, folder)
-
-
-def save_model(model: keras.Model, file: Path) -> None:
-    """Save network and weights as `.keras`, without the optimizer: smaller, and it loads without this library."""
-    # Tensors, not lists of one: a network that is read back has them as it was built with.
-    keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(file)
+def save_model(network: keras.Model, file: Path) -> None:
+    """Save network and weights as `.keras`, its output a logit, without the optimizer; it loads without this library."""
+    logit_network(network).save(file)
 
 
 def load_model(file: Path) -> keras.Model:

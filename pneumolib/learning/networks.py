@@ -3,6 +3,8 @@
 Layers of a head on a backbone are named `head_...`, the last layer `logit`; `transfer.layer_parts` knows a head by these names.
 """
 
+import inspect
+import json
 from collections import Counter
 
 import keras
@@ -10,6 +12,8 @@ import numpy as np
 import pandas as pd
 from keras import layers
 
+from pneumolib.errors import InputError
+from pneumolib.learning.files import class_reasons
 from pneumolib.learning.transfer import freeze, output_shape, put_backbone, summary_table
 from pneumolib.params import ImageParams, ModelParams
 
@@ -33,7 +37,6 @@ def build_model(model: ModelParams, image: ImageParams, initial_logit: float = 0
         ValueError: images too small for the network's poolings, or a file that holds no backbone for them.
         ModelError: a backbone's weights that are not available; see `learning.transfer`.
     """
-    networks = {"separable_cnn": separable_cnn, "gray_cnn": gray_cnn, "coursework_cnn": coursework_cnn}
     pixels = keras.Input((image.size_px, image.size_px, image.channels), dtype="uint8", name="pixels")
     if model.name == "transfer":
         x = put_head(model, put_backbone(model, pixels))
@@ -42,13 +45,101 @@ def build_model(model: ModelParams, image: ImageParams, initial_logit: float = 0
             f"image.size_px {image.size_px} is too small for {model.name}: it needs at least {SMALLEST_PX[model.name]}"
         )
     else:
-        x = networks[model.name](model, layers.Rescaling(1 / 255)(pixels))
+        x = _NETWORKS[model.name](model, layers.Rescaling(1 / 255)(pixels))
     # float32 also under mixed precision: a 16-bit logit loses the tail of the probabilities.
     logit = layers.Dense(1, bias_initializer=keras.initializers.Constant(initial_logit), dtype="float32", name="logit")
     network = keras.Model(pixels, logit(x), name=model.name)
     if model.name == "transfer":
         freeze(network)
     return network
+
+
+def checked(network: keras.Model, image: ImageParams) -> keras.Model:
+    """A network of any making as a functional one that the study can train, save and load again.
+
+    A `Sequential` or subclassed network becomes the graph of its `call`, of the same layers: a file then holds Keras's own
+    layers only. What `call` decides in Python, such as `if training:`, is decided here, once.
+
+    Args:
+        network: takes pixels 0 to 255, (batch, size_px, size_px, channels), and gives one logit, or one probability by a
+            sigmoid.
+        image: size and channels of the pixels.
+    Raises:
+        InputError: with what was received, what is needed and the line to write.
+    """
+    shape = (image.size_px, image.size_px, image.channels)
+    name = getattr(network, "name", type(network).__name__)
+    if isinstance(network, keras.Sequential):
+        if not network.built:
+            network.build((None, *shape))
+        network = keras.Model(network.inputs, network.outputs, name=name)
+    elif type(network) is not keras.Model and type(network).__name__ != "Functional":
+        pixels = keras.Input(shape, dtype="uint8", name="pixels")
+        try:
+            network = keras.Model(pixels, network.call(pixels), name=name)
+        # Broad, because what is wrong within somebody's `call` has no common kind.
+        except Exception as fault:
+            raise InputError(
+                f"{name}: its call cannot be traced with Keras tensors, so that it could not be saved: {fault}. Use layers and "
+                f"keras.ops there, no tf, jax or numpy"
+            ) from fault
+    received, given = ([tuple(t.shape) for t in tensors] for tensors in (network.inputs, network.outputs))
+    if len(received) != 1 or not all(
+        n in (None, needed) for n, needed in zip(received[0], (None, *shape), strict=True)
+    ):
+        raise InputError(
+            f"{name}: received inputs {received}, needed one of {(None, *shape)}: write keras.Input({shape})"
+        )
+    if given != [(None, 1)]:
+        raise InputError(f"{name}: received outputs {given}, needed one of (None, 1): end in keras.layers.Dense(1)(x)")
+    if (activation := output_activation(network)) not in ("linear", "sigmoid"):
+        raise InputError(
+            f"{name}: its output is {activation}, needed linear or sigmoid: end in keras.layers.Dense(1)(x)"
+        )
+    if network.outputs[0].dtype != "float32":
+        raise InputError(
+            f"{name}: its output is {network.outputs[0].dtype}, needed float32, because fewer digits lose the tail of the "
+            f'probabilities: end in keras.layers.Dense(1, dtype="float32")(x)'
+        )
+    if refused := [*dict.fromkeys(class_reasons(json.loads(network.to_json())))]:
+        raise InputError(
+            f"{name}: once saved it could not be loaded again: {'; '.join(refused)}. Write layers of Keras or keras.ops there"
+        )
+    return network
+
+
+def network_source(model: ModelParams) -> str:
+    """Python source of the function that builds `model.name`; of a transfer network, of its head."""
+    return inspect.getsource(put_head if model.name == "transfer" else _NETWORKS[model.name])
+
+
+def output_activation(network: keras.Model) -> str:
+    """What gives the network's output: `linear` or `sigmoid`, or the name of another activation."""
+    last = _last(network)
+    if isinstance(last, keras.Model):
+        return output_activation(last)
+    if isinstance(last, layers.Softmax | layers.ReLU) or type(last).__name__ in ("Sigmoid", "Softmax", "Relu", "Tanh"):
+        return type(last).__name__.lower()
+    return getattr(getattr(last, "activation", None), "__name__", "linear")
+
+
+def _last(network: keras.Model) -> keras.Operation:
+    return (network.layers if isinstance(network, keras.Sequential) else network.operations)[-1]
+
+
+def logit_network(network: keras.Model) -> keras.Model:
+    """The network of the same layers whose output is the logit: where it ends in a sigmoid, without that."""
+    last, output = _last(network), network.outputs[0]
+    if output_activation(network) == "sigmoid":
+        output = last.input
+        if isinstance(last, keras.Model):
+            output = logit_network(last)(output)
+        elif isinstance(last, layers.Layer) and last.weights:
+            linear = type(last).from_config(last.get_config() | {"activation": "linear"})
+            output = linear(output)
+            linear.set_weights(last.get_weights())
+    # Tensors, not lists of one: a network that is read back has them as it was built with.
+    return keras.Model(network.inputs[0], output, name=network.name)
 
 
 def separable_cnn(model: ModelParams, x: keras.KerasTensor) -> keras.KerasTensor:
@@ -108,6 +199,9 @@ def coursework_cnn(model: ModelParams, x: keras.KerasTensor) -> keras.KerasTenso
     x = layers.Dense(512)(x)
     x = layers.Dropout(0.5)(x)  # before the activation, as published
     return layers.Activation("relu")(x)
+
+
+_NETWORKS = {function.__name__: function for function in (separable_cnn, gray_cnn, coursework_cnn)}
 
 
 def put_head(model: ModelParams, features: keras.KerasTensor) -> keras.KerasTensor:

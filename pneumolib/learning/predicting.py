@@ -5,16 +5,18 @@ import time
 import keras
 import numpy as np
 import pandas as pd
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from pneumolib.data.batches import eval_dataset, view_dataset
 from pneumolib.data.corruptions import SEVERITIES, corrupt
 from pneumolib.data.layout import bar
 from pneumolib.data.pixels import ChangedPixels, ImageSet, subset
 from pneumolib.learning.devices import describe, predict_batches
+from pneumolib.learning.networks import output_activation
 from pneumolib.params import RunParams
 
 PREDICT_BATCH = 64
+_SMALLEST = float(np.finfo(np.float32).epsneg)
 CORRUPTED_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "corruption", "severity", "logit", "probability"]
 
 
@@ -25,9 +27,15 @@ def predict_batch(n: int) -> int:
 
 
 def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
-    """Logits, float64 (n,), in the order of `images.table`, every image once."""
-    batches = eval_dataset(images.pixels, predict_batch(len(images)))
-    return predict_batches(model, batches)[: len(images), 0].astype(np.float64)
+    """Logits, float64 (n,), in the order of `images.table`, every image once; also of a network that ends in a sigmoid."""
+    return _logits(model, eval_dataset(images.pixels, predict_batch(len(images))), len(images))
+
+
+def _logits(model: keras.Model, batches, n: int) -> np.ndarray:
+    found = predict_batches(model, batches)[:n, 0].astype(np.float64)
+    if output_activation(model) == "linear":
+        return found
+    return logit(np.clip(found, _SMALLEST, 1 - _SMALLEST))  # float32 has no probability between 1 - 6e-8 and 1
 
 
 def predict(model: keras.Model, images: ImageSet) -> pd.DataFrame:
@@ -45,8 +53,7 @@ def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd
     for view in range(params.evaluation.threshold_views):
         # Another seed than training's, whose kept features may be of the same views.
         changed = view_dataset(images, params.augment, batch, params.seed + 1, view)
-        logits = predict_batches(model, changed)[: len(images), 0].astype(np.float64)
-        tables.append(_scored(images.table, logits))
+        tables.append(_scored(images.table, _logits(model, changed, len(images))))
     return pd.concat(tables, ignore_index=True) if tables else _scored(images.table.iloc[:0], 0.0)
 
 

@@ -353,4 +353,7 @@ def split_at_head(network: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 def _random(layer: keras.Layer) -> bool:
     """Whether two calls in training differ: Dropout above 0, noise, random augmentation."""
-    return getattr(layer, "seed_generator", None) is not None and getattr(layer, "rate", 1) != 0
+    generator = getattr(layer, "seed_generator", None) or getattr(
+        layer, "generator", None
+    )  # of the random image layers
+    return generator is not None and getattr(layer, "rate", 1) != 0

@@ -1,0 +1,259 @@
+"""What a researcher writes in place of the study's network, loss or augmentation: used as it is, or refused before training."""
+
+import ast
+import json
+import re
+import textwrap
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from test_training import IMAGE, image_set, run_params
+
+from conftest import REPO, Project
+from pneumolib.errors import InputError
+from pneumolib.learning import fitting
+from pneumolib.learning.devices import start
+from pneumolib.learning.networks import checked
+from pneumolib.learning.predicting import predict
+
+layers, ops = keras.layers, keras.ops
+
+
+def tower(pixels, *end):
+    """A network's tensors, with what a person adds: preprocessing by operations, and image layers."""
+    x = layers.RandomFlip("horizontal")(ops.sqrt(ops.cast(pixels, "float32") / 255))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, strides=4)(x))
+    for layer in end:
+        x = layer(x)
+    return x
+
+
+def functional(*end, shape=(32, 32, 1)) -> keras.Model:
+    pixels = keras.Input(shape)
+    return keras.Model(pixels, tower(pixels, *end))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, *end):
+        super().__init__()
+        self.end = end or [layers.Dense(1, activation="sigmoid")]
+        self.convolution, self.drop = layers.Conv2D(4, 3, strides=4), layers.Dropout(0.5)
+
+    def call(self, pixels, training=None):
+        x = self.drop(layers.Flatten()(self.convolution(pixels / 255)), training=training)
+        for layer in self.end:
+            x = layer(x)
+        return x
+
+
+OWN = {
+    "functional, logit": lambda: functional(layers.Dense(1)),
+    "functional, sigmoid": lambda: functional(layers.Dense(1, activation="sigmoid")),
+    "functional, sigmoid of its own": lambda: functional(layers.Dense(1), layers.Activation("sigmoid")),
+    "functional, operation": lambda: functional(layers.Dense(1), ops.sigmoid),
+    "sequential": lambda: keras.Sequential([layers.Flatten(), layers.Rescaling(1 / 255), layers.Dense(1, "sigmoid")]),
+    "subclassed": Subclassed,
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_network_of_any_making_gives_its_own_probabilities_and_is_loaded_again(name, tmp_path):
+    network, images = OWN[name](), image_set(20, 3, "test")
+    made = checked(network, IMAGE)
+    own = keras.ops.convert_to_numpy(network(images.pixels, training=False))[:, 0]
+    expected = own if name != "functional, logit" else 1 / (1 + np.exp(-own))
+    np.testing.assert_allclose(predict(made, images).probability, expected, atol=1e-6)
+    fitting.save_model(made, tmp_path / "model.keras")
+    loaded = fitting.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(loaded, images).probability, expected, atol=1e-6)
+    assert {type(layer).__module__.split(".")[0] for layer in loaded.layers} == {"keras"}
+    if name == "subclassed":
+        assert np.ptp([loaded(images.pixels[:1], training=True) for _ in range(9)]) > 0  # dropout is still there
+
+
+class OfMyOwn(layers.Layer):
+    def call(self, x):
+        return x * 2
+
+
+REFUSED = {
+    "two outputs": (
+        lambda: functional(layers.Dense(2)),
+        r"received outputs \[\(None, 2\)\], needed one of \(None, 1\)",
+    ),
+    "softmax": (
+        lambda: functional(layers.Dense(1, activation="softmax")),
+        "its output is softmax, needed linear or sigmoid",
+    ),
+    "another size": (
+        lambda: functional(layers.Dense(1), shape=(64, 64, 1)),
+        r"inputs \[\(None, 64, 64, 1\)\], needed one of",
+    ),
+    "its own layer": (
+        lambda: functional(OfMyOwn(), layers.Dense(1)),
+        r"could not be loaded again: .*OfMyOwn, which is not part",
+    ),
+    "a lambda": (
+        lambda: functional(layers.Lambda(lambda x: x), layers.Dense(1)),
+        "could not be loaded again: .*a Lambda",
+    ),
+    "TensorFlow": (lambda: Subclassed(tf.nn.relu, layers.Dense(1)), "its call cannot be traced with Keras tensors"),
+    "half precision": (
+        lambda: functional(layers.Dense(1, dtype="mixed_float16")),
+        "its output is float16, needed float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_could_not_be_used_is_refused_before_training(name):
+    build, said = REFUSED[name]
+    with pytest.raises(InputError, match=said):
+        checked(build(), IMAGE)
+
+
+def train(network, params, folder=None, **options) -> pd.DataFrame:
+    with fitting.training(network, image_set(48, 0), image_set(25, 1, "val"), params, folder, **options) as going:
+        network.fit(going.batches, callbacks=going.callbacks, **going.options)
+    return going.history
+
+
+def test_a_loss_that_takes_the_output_for_what_it_is_not_is_refused(capsys):
+    params = run_params(epochs=1)
+    for build, loss, write in (
+        (OWN["functional, sigmoid"], keras.losses.BinaryCrossentropy(from_logits=True), "from_logits=False"),
+        (OWN["functional, logit"], "binary_crossentropy", "from_logits=True"),
+        (OWN["functional, logit"], keras.losses.BinaryFocalCrossentropy(), "from_logits=True"),
+    ):
+        network = build()
+        with pytest.raises(InputError, match="is not compiled: write"):
+            train(network, params)
+        network.compile("sgd", loss)
+        with pytest.raises(InputError, match=write):
+            train(network, params)
+    dead = functional(layers.Dense(1, kernel_initializer="zeros"))
+    dead.compile("sgd", "mse")
+    train(dead, params)
+    assert "gives 0 for each of 16 validation images" in capsys.readouterr().out
+
+
+def test_own_loss_optimizer_metric_and_callback_are_used(tmp_path, capsys):
+    """And a training that ended early stays ended, when it is taken up."""
+    start(run_params())
+
+    def brier(labels, probabilities):
+        return ops.mean((labels - probabilities) ** 2)
+
+    def compiled():
+        network = OWN["functional, sigmoid"]()
+        network.compile(keras.optimizers.SGD(0.5), brier, metrics=[keras.metrics.MeanAbsoluteError(name="distance")])
+        return network
+
+    network, params = compiled(), run_params(epochs=9)
+    stop = keras.callbacks.EarlyStopping("val_loss", min_delta=10.0, patience=2)
+    history = train(network, params, tmp_path, callbacks=[stop])
+    assert "What EarlyStopping remembers is not kept" in capsys.readouterr().out
+    assert history.distance.between(0, 1).all()
+    assert (history.learning_rate == 0.5).all()
+    # The loss is the researcher's own, in a mean weighted by class: at most 1, and below cross-entropy's 0.69 at the start.
+    assert len(history) == 3
+    assert history.loss.max() < 0.4
+    keras.utils.set_random_seed(run_params().seed)
+    again = train(compiled(), params, tmp_path, callbacks=[stop])
+    assert "nothing left to train" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(again, history)
+
+
+def brighten(images, seeds):
+    """Of TensorFlow's stateless functions, image by image."""
+    return tf.map_fn(
+        lambda one: tf.image.stateless_random_brightness(one[0], 0.3, one[1]),
+        (images, seeds),
+        fn_output_signature=tf.uint8,
+    )
+
+
+def test_image_layers_and_a_function_on_batches_are_taken_up_to_the_bit(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def compiled():
+        start(params)
+        network = functional(layers.Dense(1))
+        network.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+        return network
+
+    params = run_params(epochs=2)
+    network, cut, plain = compiled(), compiled(), compiled()
+    train(network, params, change=brighten)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, params, tmp_path, change=brighten, callbacks=[Stop()])
+    train(cut := compiled(), params, tmp_path, change=brighten)
+    train(plain, params)
+    for one, other in zip(network.get_weights(), cut.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (network.get_weights()[-2] != plain.get_weights()[-2]).any()
+
+
+# --- docs/edit.md
+
+GUIDE = (REPO / "docs/edit.md").read_text(encoding="utf-8")
+EDITS = dict(re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", GUIDE, re.MULTILINE | re.DOTALL))
+
+
+def replaced(cell: str, edit: str) -> str:
+    """A cell with the functions and calls of `edit` in place of its own of the same name; the rest of `edit` goes before."""
+
+    def name(node) -> str | None:
+        if isinstance(node, ast.FunctionDef):
+            return node.name
+        if isinstance(node, ast.With):
+            return ast.unparse(node.items[0].context_expr.func)
+        return ast.unparse(node.value.func) if isinstance(node, ast.Expr) else None
+
+    lines, first = cell.splitlines(), []
+    for new in ast.parse(edit).body:
+        text = ast.get_source_segment(edit, new)
+        old = next(
+            (
+                n
+                for n in ast.walk(ast.parse("\n".join(lines)))
+                if isinstance(n, ast.stmt) and name(n) == name(new) is not None
+            ),
+            None,
+        )
+        if old is None:
+            first.append(text)
+        else:
+            lines[old.lineno - 1 : old.end_lineno] = textwrap.indent(text, " " * old.col_offset).splitlines()
+    return "\n".join([*first, *lines])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "titles",
+    [("Network", "Loss, optimizer and metrics", "Callbacks"), ("Augmentation", "Preprocessing"), ("Backbone",)],
+)
+def test_the_edits_of_the_guide_run_and_what_they_trained_scores_an_image(titles, tmp_path):
+    project = Project(tmp_path)
+
+    def change(notebook):
+        for title in titles:
+            edit = EDITS[title]
+            names = "build" if "def build" in edit else "train_network"
+            cell = next(c for c in notebook["cells"] if f"def {names}(" in "".join(c["source"]))
+            before = "".join(cell["source"])
+            cell["source"] = replaced(before, edit)
+            assert cell["source"] != before
+
+    project.edit_notebook("03_baseline_cnn", change)
+    project.run("run", "params/tiny/03_baseline_cnn.yaml")
+    image = next((project.root / "data/tiny").rglob("*.jpeg"))
+    project.run("predict", "runs/tiny/03_baseline_cnn", str(image), "--json", "scores.json")
+    (score,) = json.loads((project.root / "scores.json").read_text(encoding="utf-8"))["images"]
+    assert 0 < score["probability"] < 1
