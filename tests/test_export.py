@@ -276,9 +276,9 @@ def test_the_calibration_can_be_computed_from_what_is_written():
     np.testing.assert_allclose(np.interp(logit, facts["logits"], facts["probabilities"]), isotonic.apply(logit))
 
 
-def test_the_readmes_example_gives_the_librarys_answer(exported, tmp_path, monkeypatch, capsys):
-    readme = (REPO / "README.md").read_text(encoding="utf-8")
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in block]
+def test_the_guides_example_gives_the_librarys_answer(exported, tmp_path, monkeypatch, capsys):
+    guide = (REPO / "docs/predict.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "onnxruntime" in block]
     assert len(example.splitlines()) <= 14
     (tmp_path / "read.py").write_text(example)
     file = tmp_path / "a b.jpeg"

@@ -203,7 +203,7 @@ def test_image_layers_and_a_function_on_batches_are_taken_up_to_the_bit(tmp_path
 # --- docs/edit.md
 
 GUIDE = (REPO / "docs/edit.md").read_text(encoding="utf-8")
-EDITS = dict(re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", GUIDE, re.MULTILINE | re.DOTALL))
+EDITS = dict(re.findall(r"^### (.+?)\n.*?```python\n(.*?)```", GUIDE, re.MULTILINE | re.DOTALL))
 
 
 def replaced(cell: str, edit: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes the repository's address, and the commit to install, into notebooks and README: `python tools/address.py [REF]`.
+"""Writes the repository's address, and the commit to install, into notebooks, README and docs: `python tools/address.py [REF]`.
 
 The address is `Repository` under `[project.urls]` of pyproject.toml: a fork changes it there and runs this. REF is the branch
 or tag that a notebook installs on Colab and Kaggle, `main` by default; write a release's tag before it is tagged.
@@ -40,7 +40,7 @@ def address(pyproject: dict) -> str:
 
 
 def links(repository: str, ref: str = "main") -> str:
-    """The README's table: each notebook on GitHub's own page, Colab and Kaggle."""
+    """The table of docs/platforms.md: each notebook on Colab and Kaggle."""
     owner_and_name = repository.removeprefix("https://github.com/")
     lines = ["| notebook | open it on |", "|---|---|"]
     for notebook, words in NAMES.items():
@@ -51,10 +51,16 @@ def links(repository: str, ref: str = "main") -> str:
     return "\n".join(lines)
 
 
-def with_links(readme: str, repository: str, ref: str = "main") -> str:
-    """The README with its table written anew."""
+def guides() -> list[Path]:
+    """The files for readers: README and docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def with_links(text: str, repository: str, ref: str = "main") -> str:
+    """A guide with the repository's address in `git clone` and in its table of notebooks, where it has them."""
     table = f"{BEGIN}\n{links(repository, ref)}\n{END}"
-    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, readme, flags=re.DOTALL)
+    text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, text, flags=re.DOTALL)
+    return re.sub(r"(?<=git clone )\S+", lambda _: repository, text)
 
 
 def bootstrap_cell(repository: str, ref: str) -> dict:
@@ -78,8 +84,8 @@ def main(ref: str = "main") -> None:
         file = ROOT / f"notebooks/{name}.ipynb"
         notebook = with_bootstrap(json.loads(file.read_text(encoding="utf-8")), repository, ref)
         file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    readme = ROOT / "README.md"
-    readme.write_text(with_links(readme.read_text(encoding="utf-8"), repository, ref), encoding="utf-8")
+    for file in guides():
+        file.write_text(with_links(file.read_text(encoding="utf-8"), repository, ref), encoding="utf-8")
 
 
 if __name__ == "__main__":

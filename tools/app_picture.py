@@ -1,4 +1,4 @@
-"""Takes the picture of the app in the README: `python tools/app_picture.py ADDRESS`, with Chromium on the path.
+"""Takes the picture of the app in docs/predict.md: `python tools/app_picture.py ADDRESS`, with Chromium on the path.
 
 First `make report`, then `pneumolib app demo/03_baseline_cnn`, which prints the ADDRESS. Writes `docs/app.png`: two drawn
 pneumonias of the demo's run.

@@ -134,7 +134,7 @@ def _unused(asked: DeviceParams, found: int, facts: dict) -> list[str]:
     if asked.count is None and used < found:
         return [f"{found} devices are here, and {used} are used: more cannot share a batch of {facts['batch']} images"]
     if asked.require == "auto" and facts["kind"] == "cpu" and hint:
-        return [f"{hint} says that a TPU or GPU is here. It is not used: a TPU needs 'jax[tpu]', see the README"]
+        return [f"{hint} says that a TPU or GPU is here. It is not used: a TPU needs 'jax[tpu]', see docs/platforms.md"]
     return []
 
 
