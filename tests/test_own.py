@@ -245,8 +245,8 @@ def test_the_edits_of_the_guide_run_and_what_they_trained_scores_an_image(titles
     def change(notebook):
         for title in titles:
             edit = EDITS[title]
-            names = "build" if "def build" in edit else "train_network"
-            cell = next(c for c in notebook["cells"] if f"def {names}(" in "".join(c["source"]))
+            first = next(words for words in ("def build(", ".compile(", "fit(") if words in edit)
+            cell = next(c for c in notebook["cells"] if first in "".join(c["source"]))
             before = "".join(cell["source"])
             cell["source"] = replaced(before, edit)
             assert cell["source"] != before
