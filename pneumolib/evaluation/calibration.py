@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, log_expit, logit
+import scipy  # its parts are loaded when they are used: the check of what is due uses none
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation.intervals import interval_columns
@@ -48,7 +48,7 @@ class Calibration:
         logits = np.asarray(logits, dtype=float)
         if self.method == "isotonic":
             return np.interp(logits, self.logits, self.probabilities)
-        return expit(self.slope * logits + self.intercept)
+        return scipy.special.expit(self.slope * logits + self.intercept)
 
     def in_words(self) -> str:
         """Such as `Platt scaling: the sigmoid of 0.812 x logit -0.104`."""
@@ -88,25 +88,25 @@ def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    from scipy.optimize import minimize_scalar
-
     bounds = np.log([_NARROWEST, _WIDEST])
-    found = minimize_scalar(lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=bounds, method="bounded")
+    found = scipy.optimize.minimize_scalar(
+        lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=bounds, method="bounded"
+    )
     return Calibration("temperature", slope=float(np.exp(-found.x)))
 
 
 def _platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    from scipy.optimize import minimize
-
     positives, negatives = (labels == 1).sum(), (labels == 0).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
-    found = minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS")
+    found = scipy.optimize.minimize(
+        lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS"
+    )
     return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
 
 
 def _loss(logits: np.ndarray, targets: np.ndarray) -> float:
-    return float(-(targets * log_expit(logits) + (1 - targets) * log_expit(-logits)).mean())
+    return float(-(targets * scipy.special.log_expit(logits) + (1 - targets) * scipy.special.log_expit(-logits)).mean())
 
 
 def calibration_table(predictions: pd.DataFrame, split: str, params: EvaluationParams, seed: int) -> pd.DataFrame:
@@ -141,9 +141,7 @@ def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence:
         `slope, slope_low, slope_high, intercept, intercept_low, intercept_high`; NaN where a regression has no answer:
         classes that the probabilities separate, one class, all probabilities equal, or fewer than two groups.
     """
-    from scipy.optimize import brentq
-
-    logits = logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
+    logits = scipy.special.logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
     labels, one = rows.label.to_numpy(), np.ones(len(rows))
     slope = intercept = [np.nan] * 3
     if min(rows.label.nunique(), rows.group_id.nunique()) > 1:
@@ -151,7 +149,7 @@ def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence:
         if sick.min() < well.max() and well.min() < sick.max():  # else the scores separate the classes
             slope = _regression(rows, confidence, np.column_stack([logits, one]))
         # The search begins at its end, which steps from zero miss where offsets are extreme.
-        start = brentq(lambda a: (expit(logits + a) - labels).sum(), -100, 100)
+        start = scipy.optimize.brentq(lambda a: (scipy.special.expit(logits + a) - labels).sum(), -100, 100)
         intercept = _regression(rows, confidence, one, offset=logits, start=np.array([start]))
     return interval_columns("slope", slope) | interval_columns("intercept", intercept)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+import scipy  # its parts are loaded when they are used: the check of what is due uses none
 
 from pneumolib.data.ood import QUANTILES, TrainingReference, ood_warnings
 from pneumolib.data.split import EXTERNAL, PARTS
@@ -71,11 +71,11 @@ def threshold_differences(
 def move_prior(probability: np.ndarray, before: float, after: float) -> np.ndarray:
     """Probabilities as they would be where pneumonia has the share `after` instead of `before`, both between 0 and 1.
 
-    The log odds move by logit(after) - logit(before): Bayes's rule when sick and well look the same in both places and
+    The log odds move by scipy.special.logit(after) - scipy.special.logit(before): Bayes's rule when sick and well look the same in both places and
     only their shares differ (Saerens, Latinne and Decaestecker, Neural Comput 2002; Elkan, IJCAI 2001).
     """
-    odds = logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
-    return expit(odds + logit(after) - logit(before))
+    odds = scipy.special.logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
+    return scipy.special.expit(odds + scipy.special.logit(after) - scipy.special.logit(before))
 
 
 def expected_share(internal: pd.DataFrame, frozen: Calibration) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
 from pneumolib.project import in_root, notebook_of
-from pneumolib.provenance import package_versions, text_digest, without_docstrings
+from pneumolib.provenance import package_versions, statements, text_digest, without_docstrings
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
@@ -169,7 +169,7 @@ def _read_module(source: str, package: Path) -> tuple[str, frozenset[str]]:
 def imported_modules(tree: ast.AST, package: Path = PACKAGE) -> set[str]:
     """Modules of ours that `import` statements name, inside functions too, and that `pn.room.name` uses."""
     names, aliases, inner = set(), set(), set()
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
