@@ -108,7 +108,7 @@ def kept_features(images: int, epochs: int, views: int) -> None:
         train, val = read(params, images)
         network = build(params, train)
         began = time.perf_counter()
-        learning.fit_head(network, train, val, params)
+        learning.fit(network, train, val, params)
         seconds = time.perf_counter() - began
         first = first or seconds
         print(
@@ -132,7 +132,7 @@ def time_to(auroc: float, published_epochs: int) -> None:
     print("| training | seconds | ratio | epochs | best validation AUROC |\n|---|---|---|---|---|")
     first = None
     for file, trainer, limit in (
-        ("kermany/04_transfer_learning.yaml", learning.fit_head, {}),
+        ("kermany/04_transfer_learning.yaml", learning.fit, {}),
         ("tpu-cnn/03_baseline_cnn.yaml", learning.fit, {"epochs": published_epochs}),
     ):
         params = params_of(file, training=limit)

@@ -15,7 +15,6 @@ from pneumolib.errors import InputError
 from pneumolib.learning import callbacks, features, fitting, predicting
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, ValidationWatch, current_rate, source_digest, weights_hash
 from pneumolib.learning.devices import start
-from pneumolib.learning.features import fit_head
 from pneumolib.learning.fitting import make_optimizer, rate_callbacks
 from pneumolib.learning.networks import build_model
 from pneumolib.learning.transfer import summary_table, unfreeze
@@ -110,7 +109,6 @@ def test_pixels_and_labels_are_in_the_key():
 
 
 def test_moved_code_is_the_same_code(tmp_path, monkeypatch):
-    assert source_digest(fitting.fit) != source_digest(fit_head)
     monkeypatch.setattr(callbacks, "find_spec", lambda module: SimpleNamespace(origin=tmp_path / module))
 
     def digest(**modules: str) -> str:
@@ -344,7 +342,7 @@ def transfer_params(folder, **model_values) -> RunParams:
 def head_fitted(params: RunParams, folder) -> keras.Model:
     start(params)
     network = build_model(params.model, params.image)
-    fit_head(network, image_set(48, 0), image_set(25, 1, "val"), params, folder)
+    fitting.fit(network, image_set(48, 0), image_set(25, 1, "val"), params, folder)
     return network
 
 
@@ -385,6 +383,7 @@ def test_the_backbones_rate_is_a_fraction_of_the_heads(tmp_path):
     def moved(factor):
         values = {
             "fine_tuning": {"backbone_rate_factor": factor},
+            "features": {"views": 0},
             "training": {"epochs": 1, "batch_size": 16, "optimizer": "rmsprop", "schedule": "constant"},
         }
         params = check(transfer_params(tmp_path).model_dump() | values)

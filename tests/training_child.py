@@ -23,7 +23,6 @@ from test_training import image_set, run_params, small_network, transfer_params
 from pneumolib import learning
 from pneumolib.learning import callbacks
 from pneumolib.learning.callbacks import weights_hash
-from pneumolib.learning.features import fit_head
 from pneumolib.learning.fitting import fit
 from pneumolib.learning.predicting import predict
 from pneumolib.params import check
@@ -59,7 +58,7 @@ def trained(folder: Path, trainer: str) -> dict[str, str]:
     network = small_network() if trainer == "cnn" else learning.build_model(params.model, params.image)
     val = image_set(25, 1, "val")
     val.table["label"] = np.random.default_rng(3).permutation(val.table.label)  # so that no epoch is plainly the best
-    history = {"cnn": fit, "head": fit_head}[trainer](network, image_set(48, 0), val, params, folder)
+    history = fit(network, image_set(48, 0), val, params, folder)
     return {
         "weights": weights_hash(network),
         "history": history.drop(columns="seconds").to_csv(index=False),

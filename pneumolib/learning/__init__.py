@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "devices": ["start"],
         "transfer": ["split_at_head", "summary_table", "unfreeze"],
         "networks": ["build_model", "checked", "network_blocks", "network_source"],
-        "features": ["fit_head", "frozen_features", "head_training", "trained_part"],
+        "features": ["frozen_features"],
         "predicting": ["choose_images", "milliseconds_per_image", "predict", "predict_corrupted", "predict_views"],
         "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
         "fitting": [
@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "save_model",
             "steps_at_once",
             "train_and_predict",
+            "trained_part",
             "training",
             "training_facts",
             "training_metrics",

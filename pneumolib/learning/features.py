@@ -7,83 +7,20 @@ take its place, and an epoch of the head then takes a fraction of a second.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
-from pneumolib.data.batches import eval_dataset, feature_dataset, steps_per_epoch, view_dataset
+from pneumolib.data.batches import eval_dataset, view_dataset
 from pneumolib.data.layout import bar
 from pneumolib.data.pixels import ImageSet
 from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import read_arrays, training_key, write_atomically
 from pneumolib.learning.devices import check_agreement, predict_batches
-from pneumolib.learning.fitting import DECIDING, Training, compile_model, memory_explained, run_training, training
 from pneumolib.learning.predicting import predict_batch
-from pneumolib.learning.transfer import split_at_head
 from pneumolib.params import RunParams
 from pneumolib.provenance import text_digest
-
-
-def fit_head(
-    network: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None = None
-) -> pd.DataFrame:
-    """Compile and train the head as the study's parameters say; `head_training` has arguments, result and errors."""
-    part = trained_part(network, params)
-    compile_model(part, params, steps_per_epoch(train, params.training.batch_size))
-    with head_training(network, part, train, val, params, folder) as going:
-        part.fit(going.batches, callbacks=going.callbacks, **going.options)
-    return going.history
-
-
-def trained_part(network: keras.Model, params: RunParams) -> keras.Model:
-    """What `head_training` trains: the head, from the kept features on; the whole network where `features.views` is 0.
-
-    Raises:
-        ValueError: a network that is no head on a frozen backbone.
-    """
-    return split_at_head(network)[1] if params.features.views else network
-
-
-def head_training(
-    network: keras.Model,
-    part: keras.Model,
-    train: ImageSet,
-    val: ImageSet,
-    params: RunParams,
-    folder: Path | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> AbstractContextManager[Training]:
-    """As `fitting.training`, of the head of a transfer network on kept features, where `features.views` is above 0.
-
-    Features are kept in `folder`, too: a training that was killed goes on without computing them again. The seconds they
-    took are part of the first epoch's.
-
-    Args:
-        network: the whole.
-        part: of `trained_part`, compiled. Training it trains the network.
-    """
-    if part is network:
-        return training(network, train, val, params, folder, callbacks)
-    return _on_features(network, part, train, val, params, folder, callbacks)
-
-
-@contextmanager
-def _on_features(network, part, train, val, params, folder, callbacks) -> Iterator[Training]:
-    with memory_explained(params):
-        backbone = split_at_head(network)[0]
-        seen, seconds = frozen_features(backbone, train, params, params.features.views, folder)
-        val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
-    key = training_key(network, params, DECIDING, [train, val], head_training)
-    batches = partial(feature_dataset, seen, train.table.label.to_numpy())
-    val_features = ImageSet(val.table, val_seen[:, 0])
-    with run_training(part, train, val_features, params, folder, key, batches, callbacks) as going:
-        yield going
-    going.history.loc[0, "seconds"] += seconds + val_seconds
 
 
 def frozen_features(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,17 +12,18 @@ import keras
 import numpy as np
 import pandas as pd
 
-from pneumolib.data.batches import steps_per_epoch, train_dataset
+from pneumolib.data.batches import feature_dataset, steps_per_epoch, train_dataset
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.errors import InputError
 from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
 from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
+from pneumolib.learning.features import frozen_features
 from pneumolib.learning.files import load_network
 from pneumolib.learning.networks import build_model, logit_network, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
-from pneumolib.learning.transfer import backbone_layers, trainable_parameters
+from pneumolib.learning.transfer import backbone_layers, split_at_head, trainable_parameters
 from pneumolib.params import RunParams, TrainingParams
 
 # Sections of the parameters that decide a training.
@@ -56,11 +57,21 @@ def initial_logit(labels: np.ndarray, weights: dict[int, float]) -> float:
 def fit(
     network: keras.Model, train: ImageSet, val: ImageSet, params: RunParams, folder: Path | None = None
 ) -> pd.DataFrame:
-    """Compile and train as the study's parameters say; `training` has arguments, result and errors."""
-    compile_model(network, params, steps_per_epoch(train, params.training.batch_size))
-    with training(network, train, val, params, folder) as going:
-        network.fit(going.batches, callbacks=going.callbacks, **going.options)
+    """Compile and train as the study's parameters say; `training` has arguments and errors. Returns the history."""
+    part = trained_part(network, params)
+    compile_model(part, params, steps_per_epoch(train, params.training.batch_size))
+    with training(network, train, val, params, folder, part) as going:
+        part.fit(going.batches, callbacks=going.callbacks, **going.options)
     return going.history
+
+
+def trained_part(network: keras.Model, params: RunParams) -> keras.Model:
+    """What is fitted: of a transfer network with kept `features.views` the head alone, from the features on; else all of it.
+
+    Raises:
+        ValueError: a backbone that is not frozen.
+    """
+    return split_at_head(network)[1] if params.features.views and params.model.backbone else network
 
 
 @dataclass
@@ -82,84 +93,50 @@ class Training:
     history: pd.DataFrame | None = None
 
 
+@contextmanager
 def training(
     network: keras.Model,
     train: ImageSet,
     val: ImageSet,
     params: RunParams,
     folder: Path | None = None,
+    part: keras.Model | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     change: Callable | None = None,
-) -> AbstractContextManager[Training]:
-    """A training of the whole network: `with training(...) as going: network.fit(going.batches, ...)`.
-
-    It ends with the weights of the kept epoch in the network, see `params.TrainingParams`.
+) -> Iterator[Training]:
+    """Take up what was kept, let the caller `fit`, and put the kept epoch's weights in place; see `params.TrainingParams`.
 
     Args:
-        network: compiled, its output one logit or one probability. What is not trainable stays as it is.
+        network: its output one logit or one probability. What is not trainable stays as it is.
         train, val: pixels and labels; the test split has no business here.
-        params: `training`, `augment`, `fine_tuning` and `seed` are used.
+        params: `training`, `augment`, `features`, `fine_tuning` and `seed` are used.
         folder: where the state is kept after each epoch. A training that finds its own state there goes on from it, and
             ends as if it had not been interrupted, to the bit; a finished training is not repeated.
+        part: what is compiled and fitted, of `trained_part`; the network by default.
         callbacks: further ones. What they remember is not kept.
         change: a further change of training images, after `augment`; see `data.train_dataset`.
     Raises:
-        InputError: the network is not compiled, or its loss does not fit to its output.
+        InputError: what is fitted is not compiled, or its loss does not fit to its output.
         ValueError: one class only, or fewer images than a batch.
         FloatingPointError: the training diverged.
         MemoryError: with the parameter to lower.
     """
+    asked, model = params.training, part or network
     key = training_key(network, params, DECIDING, [train, val], training)
-    batches = partial(train_dataset, train, params.augment, change=change)
-    return run_training(network, train, val, params, folder, key, batches, callbacks)
-
-
-@contextmanager
-def run_training(
-    model: keras.Model,
-    train: ImageSet,
-    val: ImageSet,
-    params: RunParams,
-    folder: Path | None,
-    key: dict,
-    batches: Callable,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> Iterator[Training]:
-    """Take up what was kept, let the caller fit, and put the kept epoch's weights in place; see `training`.
-
-    Args:
-        model: what is trained, which may be a part of a network.
-        val: what the model takes of validation: pixels, or features in their place.
-        key: of `training_key`; a kept state of another key is not taken up.
-        batches: `train_dataset` or `feature_dataset` of the images; takes what these take from `batch_size` on.
-    """
-    asked, steps = params.training, steps_per_epoch(train, params.training.batch_size)
-    weights = class_weights(train.table.label.to_numpy(), asked.class_weights)
     with memory_explained(params):
-        check_compiled(model, val)
+        batches, val_inputs, seconds = _inputs(network, model, train, val, params, folder, change)
+        check_compiled(model, val_inputs)
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
-    watch = ValidationWatch(lambda: predict_logits(model, val), val.table.label.to_numpy(), asked)
+    watch = ValidationWatch(lambda: predict_logits(model, val_inputs), val.table.label.to_numpy(), asked)
     rates = rate_callbacks(asked)
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if asked.ema_momentum else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
-    check_agreement("batches in an epoch", steps)  # after which no process still writes what the others will read
-    done = checkpoint.take_up(model)
-    check_agreement("epochs done", done)
-    if done:
-        print(f"Taken up after epoch {done} from {folder}" + (": nothing left to train" if watch.is_over else ""))
-    if callbacks and folder:
-        print(
-            f"What {', '.join(type(c).__name__ for c in callbacks)} remembers is not kept: after an interruption it begins anew"
-        )
-    logged = asked.tensorboard and folder is not None and processes()[0] == 0
-    board = [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
     # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
-    every = [] if watch.is_over else [*average, watch, *rates, *board, *callbacks, checkpoint]
-    first, last = (done, done) if watch.is_over else (done, asked.epochs)
-    order = (asked.batch_size, params.seed, asked.epochs, weights, 0 if watch.is_over else done, processes())
-    # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
-    options = {"epochs": last, "initial_epoch": first, "steps_per_epoch": steps, "shuffle": False, "verbose": 0}
-    going = Training(unsharded(batches(*order)), every, options)
+    every = [*average, watch, *rates, *_board(asked, folder), *callbacks, checkpoint]
+    going = _taken_up(model, train, batches, params, checkpoint, every)
+    if callbacks and folder:
+        names = ", ".join(type(callback).__name__ for callback in callbacks)
+        print(f"What {names} remembers is not kept: after an interruption it begins anew")
     with memory_explained(params), synchronised(model):
         yield going
     if not watch.rows:
@@ -169,6 +146,42 @@ def run_training(
         print(f"No epoch exceeded all floors ({asked.floors}); the weights of the last one stay")
     own = [name for name in watch.rows[0] if name not in HISTORY_COLUMNS]
     going.history = pd.DataFrame(watch.rows, columns=[*HISTORY_COLUMNS, *own])
+    going.history.loc[0, "seconds"] += seconds
+
+
+def _inputs(network, model, train, val, params, folder, change) -> tuple[Callable, ImageSet, float]:
+    """What makes batches of, what validation is scored on, and the seconds that features took: kept ones, for a head."""
+    if model is network:
+        return partial(train_dataset, train, params.augment, change=change), val, 0.0
+    backbone = split_at_head(network)[0]
+    seen, seconds = frozen_features(backbone, train, params, params.features.views, folder)
+    val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
+    batches = partial(feature_dataset, seen, train.table.label.to_numpy())
+    return batches, ImageSet(val.table, val_seen[:, 0]), seconds + val_seconds
+
+
+def _board(asked: TrainingParams, folder: Path | None) -> list[keras.callbacks.Callback]:
+    logged = asked.tensorboard and folder is not None and processes()[0] == 0
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
+
+
+def _taken_up(model, train, batches, params, checkpoint, callbacks) -> Training:
+    """What is left to train after the kept epochs; nothing of a finished training."""
+    asked, steps, watch = params.training, steps_per_epoch(train, params.training.batch_size), checkpoint.watch
+    weights = class_weights(train.table.label.to_numpy(), asked.class_weights)
+    check_agreement("batches in an epoch", steps)  # after which no process still writes what the others will read
+    done = checkpoint.take_up(model)
+    check_agreement("epochs done", done)
+    if done:
+        print(
+            f"Taken up after epoch {done} from {checkpoint.file.parent}"
+            + (": nothing left to train" if watch.is_over else "")
+        )
+    last = done if watch.is_over else asked.epochs
+    order = (asked.batch_size, params.seed, asked.epochs, weights, 0 if watch.is_over else done, processes())
+    # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.
+    options = {"epochs": last, "initial_epoch": done, "steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+    return Training(unsharded(batches(*order)), [] if watch.is_over else callbacks, options)
 
 
 def check_compiled(model: keras.Model, val: ImageSet) -> None:
