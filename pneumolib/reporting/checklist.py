@@ -18,7 +18,7 @@ from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import COMPARISON, SMOKE, report_command
 from pneumolib.reporting.check_tables import number
-from pneumolib.reporting.prose import row_interval
+from pneumolib.reporting.prose import row_interval, sentence
 from pneumolib.reporting.results import Result
 from pneumolib.reporting.run_words import ARCHIVE, NO_AUDIT, NOT, asked, fact, is_archive, source_limits
 
@@ -29,6 +29,10 @@ TRIPOD_PARTS = {"3": "abc", "5": "ab", "6": "abc", "8": "abc", "9": "abc", "12":
                 "23": "ab", "27": "abc"}  # fmt: skip
 TRIPOD_ITEMS = {str(n): TRIPOD_PARTS.get(str(n), "") for n in range(1, 28)}
 Status = Literal["answered", "in part", "not available", "for the author"]
+# What the templates of computed answers may ask for.
+_GIVEN = {"fact": fact, "asked": asked, "number": number, "is_archive": is_archive, "source_limits": source_limits,
+          "ARCHIVE": ARCHIVE, "METRIC_NAMES": METRIC_NAMES, "NOT": NOT, "NO_AUDIT": NO_AUDIT, "SITE": SITE,
+          "UNRELATED": UNRELATED}  # fmt: skip
 _CLASSES = dict(zip(get_args(Status), ("answered", "part", "none", "author"), strict=True))
 
 
@@ -97,13 +101,46 @@ class Evidence:
         """The audit's findings, empty without an exploration."""
         return self.explored.checks["audit"] if self.explored else {}
 
-    def pages(self, which: str | None) -> list[str]:
-        """Names of runs: `audit`, `trained` or `comparison`."""
-        if which == "audit":
-            return [self.explored.run] if self.explored else []
-        if which == "comparison":
-            return [r.run for r in self.results if r.notebook == COMPARISON]
-        return [r.run for r in self.trained] if which == "trained" else []
+    def pages(self, kinds: Sequence[str]) -> list[str]:
+        """Names of runs: `audit`, `trained`, `comparison`, `external`."""
+        runs = {
+            "audit": [self.explored] if self.explored else [],
+            "trained": self.trained,
+            "comparison": [r for r in self.results if r.notebook == COMPARISON],
+            "external": [r for r in self.results if "external" in r.checks],
+        }
+        return [r.run for kind in kinds for r in runs[kind]]
+
+    def subgroups(self, beginning: str) -> Answer:
+        """AUROC of the subgroups of test whose names begin so."""
+
+        def say(r: Result) -> str:
+            rows = [
+                row
+                for row in r.checks.get("subgroups") or []
+                if row["part"] != "all" and row["part"].startswith(beginning)
+            ]
+            return (
+                "; ".join(f"{row['part']} ({row['images']} images): AUROC {row_interval(row, 'auroc')}" for row in rows)
+                or NOT
+            )
+
+        return self.each(say)
+
+    def having(self, check: str) -> list[Result]:
+        """Trained runs with this check."""
+        return [r for r in self.trained if r.checks.get(check)]
+
+    def any_has_metric(self, name: str) -> bool:
+        """Whether a trained run has this metric on test."""
+        return any(r.metric(name) for r in self.trained)
+
+    def best_on_validation(self) -> dict[str, Any] | None:
+        """The trained run with the highest validation AUROC: `run`, `auroc`, and `of` how many."""
+        scored = [
+            (m.value, r.run) for r in self.trained if (m := r.metric("auroc", "validation")) and m.value is not None
+        ]
+        return {"auroc": max(scored)[0], "run": max(scored)[1], "of": len(scored)} if scored else None
 
     def each(self, say: str | Callable[[Result], str]) -> Answer:
         """What every trained run says, `say` or the fact of that name: once where all say the same, else by run.
@@ -117,7 +154,7 @@ class Evidence:
         same = len(set(told.values())) == 1
         lines = [next(iter(told.values()))] if same else [f"{run}: {words}" for run, words in told.items()]
         lines = [line if line.endswith(".") else f"{line}." for line in lines]
-        return Answer("in part" if silent else "answered", lines, self.pages("trained"))
+        return Answer("in part" if silent else "answered", lines, self.pages(["trained"]))
 
 
 def checklist(study: str, results: list[Result]) -> list[Row]:
@@ -143,9 +180,10 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
         return Answer("not available", ["No run has finished."])
     if not e.trained and (item.get("needs") != "data" or "each" in item):
         return Answer("not available", ["No training run has finished."])
-    pages = e.pages(item.get("pages"))
+    pages = e.pages(item.get("pages", []))
     if "computed" in item:
-        return _COMPUTED[item["computed"]](e)
+        status, *lines = sentence(f"checklist.{item['computed']}", _GIVEN, e=e, first=e.first).split("\n\n")
+        return Answer(status, lines, pages if status != "not available" else [])
     if "each" in item:
         told = e.each(item["each"])
         after = [] if told.status == "not available" else item.get("after", [])
@@ -183,227 +221,7 @@ def checklist_page(study: str, results: list[Result], waiting: Sequence[str] = (
         "total": len(rows),
         "claim_items": len(CLAIM_ITEMS),
         "tripod_items": len(TRIPOD_ITEMS),
-        "trained": Evidence(study, results).pages("trained"),
+        "trained": Evidence(study, results).pages(["trained"]),
         "command": report_command(study),
         "late": [r.run for r in results if r.run in waiting],
     }
-
-
-def _aims(e: Evidence) -> Answer:
-    several = "" if len(e.trained) == 1 else "s, ranked by validation"
-    lines = [f"Models are made and tested: {len(e.trained)} training run{several}. Hypotheses are for the author."]
-    return Answer("in part", lines, e.pages("trained"))
-
-
-def _source(e: Evidence) -> Answer:
-    status = "answered" if e.first.synthetic or is_archive(e.first) else "in part"
-    return Answer(status, [fact("source", e.first), f"{_sizes(e).capitalize()}."], e.pages("audit"))
-
-
-def _sizes(e: Evidence) -> str:
-    words = fact("size", e.first)
-    return words[:1].lower() + words[1:]
-
-
-def _subsets(e: Evidence) -> Answer:
-    ways = {"join": "joins the training pool", "leave_out": "is left out"}
-    way = ways.get(asked(e.first, "data.val_folder"), NOT)
-    lines = [f"All images that could be read. The source's own validation folder, where it has one, {way}."]
-    return Answer("answered" if way != NOT else "in part", lines)
-
-
-def _missing(e: Evidence) -> Answer:
-    lines = [f"{e.first.data.left_out:,} files were left out as unusable."]
-    lines += ["Nothing is filled in: every image that is used has its pixels, label and group."]
-    lines += ["The exploration page lists files that were left out, with the reason."] if e.explored else []
-    return Answer("answered" if e.explored else "in part", lines, e.pages("audit"))
-
-
-def _parts(e: Evidence) -> Answer:
-    lines = [fact("split", e.first), *_sizes_of_parts(e)]
-    whole = lines[0] != NOT and e.first.checks.get("split")
-    return Answer("answered" if whole else "in part", lines, e.pages("audit"))
-
-
-def _disjoint(e: Evidence) -> Answer:
-    lines = ["Groups: none stands in two parts; every run stops where one would."]
-    lines += [ARCHIVE["groups"]] if is_archive(e.first) else []
-    groups, copies = (e.audit.get(f"{name}_across_splits") for name in ("groups", "duplicates"))
-    if not groups:
-        return Answer("in part", [*lines, "No audit of these images has finished."])
-    lines += [f"Audit: {groups['sentence']}"] + ([copies["sentence"]] if copies else [])
-    clean = all(finding["verdict"] in ("ok", "note") for finding in (groups, copies) if finding)
-    return Answer("answered" if clean else "in part", lines, e.pages("audit"))
-
-
-def _size(e: Evidence) -> Answer:
-    lines = [
-        f"All that the source has: {_sizes(e)}. No number was computed beforehand; the intervals say what this one allows."
-    ]
-    lines += [f"{r.run}: the test AUROC's interval is {m.high - m.low:.3f} wide." for r in e.trained
-              if (m := r.metric("auroc")) and None not in (m.low, m.high)]  # fmt: skip
-    return Answer("in part", lines, e.pages("trained"))
-
-
-def _differences(e: Evidence) -> Answer:
-    names = ("metadata_only_test", "storage_only_test", "border_only_test")
-    told = [e.audit[name]["sentence"] for name in names if name in e.audit]
-    if not told:
-        return Answer("not available", ["No audit of these images has finished."])
-    shown = "Sizes, grey values and facts of the files are shown by part on the exploration page."
-    unknown = "Patients cannot be compared: nothing is known of the single one."
-    return Answer("in part", [shown, *told, unknown], e.pages("audit"))
-
-
-def _flow(e: Evidence) -> Answer:
-    lines = [f"{_sizes(e).capitalize()}.", *_sizes_of_parts(e)]
-    return Answer("answered" if e.explored else "in part", lines, e.pages("audit"))
-
-
-def _sizes_of_parts(e: Evidence) -> list[str]:
-    sizes = fact("sizes_of_parts", e.first)
-    return [] if sizes == NOT else [f"{sizes}."]
-
-
-def _data_sharing(e: Evidence) -> Answer:
-    fingerprint = e.first.data.fingerprint
-    if e.first.synthetic:
-        drawn = "The program draws the same images again from the parameters."
-        return Answer("answered", [drawn, f"Fingerprint {fingerprint}."])
-    if is_archive(e.first):
-        return Answer("answered", [f"{ARCHIVE['name']}.", f"Fingerprint of the images used: {fingerprint}."])
-    return Answer("for the author", [f"The images are the user's own. Their fingerprint: {fingerprint}."])
-
-
-def _selection(e: Evidence) -> Answer:
-    told = e.each("epochs")
-    scored = [(m.value, r.run) for r in e.trained if (m := r.metric("auroc", "validation")) and m.value is not None]
-    lines = [*told.lines, "Runs are ranked by validation AUROC; test plays no part."]
-    lines += [f"Best of {len(scored)}: {max(scored)[1]}, validation AUROC {max(scored)[0]:.3f}."] if scored else []
-    return Answer(told.status, lines, told.runs + e.pages("comparison"))
-
-
-def _limitations(e: Evidence) -> Answer:
-    verdicts = Counter(finding["verdict"] for finding in e.audit.values())
-    audit = f"The audit of the images, by verdict: error {verdicts['error']}, warning {verdicts['warning']}."
-    lines = [*source_limits(e.first), audit if e.explored else NO_AUDIT]
-    return Answer("in part", [*lines, "What they mean for the conclusions is for the author."], e.pages("audit"))
-
-
-def _model_file(e: Evidence) -> Answer:
-    told = e.each("model_file")
-    if told.status == "not available":
-        return told
-    return Answer("in part", [*told.lines, "Where it is published, and its licence: for the author."], told.runs)
-
-
-def _code_sharing(e: Evidence) -> Answer:
-    lines = [f"Commit: {line}" for line in e.each("commit").lines]
-    published = "Where the code is published, and its licence: for the author."
-    return Answer("in part", [*lines, published], e.pages("trained"))
-
-
-def _metrics(e: Evidence) -> Answer:
-    shown = [name for key, name in METRIC_NAMES.items() if any(r.metric(key) for r in e.trained)]
-    lines = [f"On validation and test: {', '.join(shown)}. Ranking and calls at one threshold are different questions, and so "
-             f"is whether probabilities are right: all three are asked."]  # fmt: skip
-    plots = {"calibration": "calibration", "predictive_values": "predictive values at other prevalences",
-             "confusion": "the table of calls"}  # fmt: skip
-    beside = [words for key, words in plots.items() if any(r.checks.get(key) for r in e.trained)]
-    lines += [f"Beside them: {', '.join(beside)}."] if beside else []
-    return Answer("answered", lines, e.pages("trained"))
-
-
-def _uncertainty(e: Evidence) -> Answer:
-    told = e.each("interval_method")
-    lines = [
-        *told.lines,
-        "Images of one child resemble each other; counting them singly would make intervals too narrow.",
-    ]
-    lines += ["Runs are compared by paired differences on the same resamples."] if e.pages("comparison") else []
-    lines += [f"{r.run}: with labels dealt out anew the AUROC is {number(p['mean'])} ({number(p.get('low'))}-"
-              f"{number(p.get('high'))}); p = {number(p.get('p'))}." for r in e.trained
-              if (p := r.checks.get("permutation")) and p.get("mean") is not None]  # fmt: skip
-    return Answer(told.status, lines, told.runs + e.pages("comparison"))
-
-
-def _parts_of_test(e: Evidence, wanted: Callable[[str], bool]) -> Answer:
-    def say(r: Result) -> str:
-        rows = [row for row in r.checks.get("subgroups") or [] if wanted(row["part"])]
-        return (
-            "; ".join(f"{row['part']} ({row['images']} images): AUROC {row_interval(row, 'auroc')}" for row in rows)
-            or NOT
-        )
-
-    return e.each(say)
-
-
-def _clusters(e: Evidence) -> Answer:
-    told = _parts_of_test(e, lambda part: part.startswith(SITE))
-    if told.status != "not available":
-        return told
-    one = "All images come from one hospital: there are no clusters to compare."
-    other = "The results name no hospitals or other sources to compare."
-    return Answer("not available", [one if is_archive(e.first) else other])
-
-
-def _robustness(e: Evidence) -> Answer:
-    told, sample = e.each("robustness"), _parts_of_test(e, lambda part: part.startswith(UNRELATED))
-    lines = [line for answer in (told, sample) if answer.status != "not available" for line in answer.lines]
-    if not lines:
-        return told
-    both = {told.status, sample.status} == {"answered"}
-    return Answer("answered" if both else "in part", lines, e.pages("trained"))
-
-
-def _external(e: Evidence) -> Answer:
-    tried = {r.run: r.checks["external"] for r in e.results if "external" in r.checks}
-    if not tried:
-        none = "Test is of the same source as training. Nothing was tested on images from elsewhere."
-        return Answer("not available", [none])
-    lines = []
-    for found in tried.values():
-        told = [f"{METRIC_NAMES[row['metric']]} {row_interval(row, 'external')}, from its own test "
-                f"{row_interval(row, 'difference', signed=True)}" for row in found["differences"]]  # fmt: skip
-        lines.append(f"{found['run']} on {found['images']} images of {found['groups']} groups from another source, nothing "
-                     f"chosen anew: {'; '.join(told)}.")  # fmt: skip
-    return Answer("answered", lines, list(tried))
-
-
-def _numbers(e: Evidence) -> Answer:
-    told = e.each("sizes_of_parts")
-    whole = all(r.checks.get("split") for r in e.trained)
-    return Answer(told.status if whole or told.status == "not available" else "in part", told.lines, told.runs)
-
-
-def _accuracy(e: Evidence) -> Answer:
-    told = e.each("calls")
-    others = [f"{r.run}: at a prevalence of {number(row['prevalence'])}, PPV {row_interval(row, 'ppv')}, NPV "
-              f"{row_interval(row, 'npv')}." for r in e.trained for row in (r.checks.get("predictive_values") or [])[:1]]  # fmt: skip
-    return Answer(told.status, [*told.lines, *others], told.runs)
-
-
-def _subgroups(e: Evidence) -> Answer:
-    told = _parts_of_test(e, lambda part: part != "all")
-    if told.status == "not available":
-        return told
-    return Answer("in part", [*told.lines, "Not by age, sex or origin, which are not available."], told.runs)
-
-
-def _updating(e: Evidence) -> Answer:
-    told = e.each("calibration")
-    lines = [
-        "None: threshold and calibration are frozen on validation before test is read, and nothing moves afterwards."
-    ]
-    if told.status != "not available":
-        lines += ["Calibration before the test:", *told.lines]
-    return Answer("answered", lines, e.pages("trained"))
-
-
-_COMPUTED: dict[str, Callable[[Evidence], Answer]] = {
-    "aims": _aims, "source": _source, "subsets": _subsets, "missing": _missing, "parts": _parts, "disjoint": _disjoint,
-    "size": _size, "differences": _differences, "flow": _flow, "data_sharing": _data_sharing, "selection": _selection,
-    "limitations": _limitations, "model_file": _model_file, "code_sharing": _code_sharing, "metrics": _metrics,
-    "uncertainty": _uncertainty, "clusters": _clusters, "robustness": _robustness, "external": _external,
-    "numbers": _numbers, "accuracy": _accuracy, "subgroups": _subgroups, "updating": _updating,
-}  # fmt: skip
