@@ -98,7 +98,7 @@ def tried(found: dict, **changes):
     [
         ("shifted", "**In part**: it still ranks the images, and its threshold does not carry over (specificity moved)."),
         ("alike", "**No loss is shown**, which is no proof that there is none"),
-        ("chance", "**No, it does not hold.** On 240 images of 120 groups from another source, the AUROC of `03_baseline_cnn` is"),
+        ("chance", "**No, it does not hold.** On 240 images of 120 groups from another source, the AUROC of <code>03_baseline_cnn</code> is"),
         ("no error", "**Whether it holds cannot be said**: an interval cannot be computed."),
         ("one child a class", "**Whether it holds cannot be said**"),
     ],

@@ -318,7 +318,7 @@ def _uncertainty(e: Evidence) -> Answer:
     told = e.each("interval_method")
     lines = [
         *told.lines,
-        "Images of one child resemble each other; counting them singly would make intervals too narrow.",
+        "Images of one patient resemble each other; counting them singly would make intervals too narrow.",
     ]
     lines += ["Runs are compared by paired differences on the same resamples."] if e.pages("comparison") else []
     lines += [f"{r.run}: with labels dealt out anew the AUROC is {number(p['mean'])} ({number(p.get('low'))}-"
