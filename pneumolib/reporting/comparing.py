@@ -11,7 +11,8 @@ from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import in_root
 from pneumolib.reporting.prose import row_interval, say
-from pneumolib.reporting.results import Result
+from pneumolib.reporting.results import Result, plain
+from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
 _OF_ONE_RUN = {"seeds", "calibration"}
@@ -128,6 +129,30 @@ def difference_summary(compared: Comparison) -> Any:
     rows = compared.differences.to_dict("records")
     others = [row for row in rows if row["metric"] == "auroc" and row["name"] != compared.reference]
     return say("training.differences", rows=others, reference=compared.reference)
+
+
+def leading(results: list[Result], compared: Comparison) -> dict[str, Any]:
+    """Which run leads and by how much, as plain values for `checks.comparison` of `result.json`; empty without a run.
+
+    Args:
+        results: all of the study.
+        compared: of them, by `compare_runs`.
+    Returns:
+        `reference`, the run that is best on validation; `validation_auroc`; `auroc` on test with its limits; `differences` in
+        AUROC of the other runs, in the order of validation; `random_backbones`, runs that transfer nothing.
+    """
+    board = leaderboard(results)
+    if board.empty:
+        return {}
+    rows = [row for row in compared.differences.to_dict("records") if row["metric"] == "auroc"]
+    columns = ("name", "difference", "difference_low", "difference_high")
+    best = board.iloc[0].to_dict()
+    return plain({
+        "reference": best["run"],
+        **{name: best[name] for name in ("validation_auroc", "auroc", "auroc_low", "auroc_high")},
+        "differences": [{key: row[key] for key in columns} for row in rows if row["name"] != best["run"]],
+        "random_backbones": [r.run for r in results if r.run in set(board.run) and has_random_backbone(r)],
+    })  # fmt: skip
 
 
 OFFICIAL_TEST_IMAGES = 624

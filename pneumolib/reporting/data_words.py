@@ -11,7 +11,7 @@ from pneumolib.data.facts import CONSTANT
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
 from pneumolib.reporting.data_plots import WAYS
-from pneumolib.reporting.prose import say
+from pneumolib.reporting.prose import judged, say
 from pneumolib.reporting.results import Result, intervals
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
@@ -185,36 +185,29 @@ def equalisation_summary(result: Result) -> Markdown:
     """What equalisation did to the scores, read from `result.json`."""
     titles = {"test": "test", "val": "validation"}
     parts = {title: result.checks["equalisation"][part] for part, title in titles.items()}
-    said = {title: {way: _direction(rows[way]) for way in ("hist", "clahe")} for title, rows in parts.items()}
+    found = {title: {way: judged(rows[way]) for way in ("hist", "clahe")} for title, rows in parts.items()}
     trainings = result.facts["trainings"].items()
     return say(
         "equalisation.summary",
         parts=parts,
         ways=WAYS,
-        directions=said,
-        verdicts=_verdicts(said["test"]),
+        directions={title: {way: _DIRECTIONS[key][0] for way, key in ways.items()} for title, ways in found.items()},
+        verdicts=_verdicts(found["test"]),
         open_ended=[WAYS[way] for way, facts in trainings if facts["best_epoch"] >= facts["epochs"] - 1],
         synthetic=result.synthetic,
     )
 
 
-def _direction(row: dict[str, float | None]) -> str:
-    if row["difference_low"] is None:
-        return "which cannot be judged"
-    if row["difference_low"] > 0:
-        return "an improvement"
-    return "a loss" if row["difference_high"] < 0 else "which does not show a difference"
-
-
-_ON_TEST = {
-    "an improvement": "scored higher on test",
-    "a loss": "scored lower on test",
-    "which does not show a difference": "made no difference that could be shown on test",
-    "which cannot be judged": "could not be judged on test",
+# What `judged` says of a way, of one part's AUROC and of test.
+_DIRECTIONS = {
+    "higher": ("an improvement", "scored higher on test"),
+    "lower": ("a loss", "scored lower on test"),
+    "same": ("which does not show a difference", "made no difference that could be shown on test"),
+    "unknown": ("which cannot be judged", "could not be judged on test"),
 }
 
 
-def _verdicts(said: dict[str, str]) -> list[str]:
-    """HE and CLAHE by what `_direction` says of them, ways of the same direction together."""
-    ways = {key: [WAYS[way] for way, direction in said.items() if direction == key] for key in _ON_TEST}
-    return [f"{' and '.join(names)} {_ON_TEST[key]}" for key, names in ways.items() if names]
+def _verdicts(judgements: dict[str, str]) -> list[str]:
+    """HE and CLAHE by what test says of them, ways of the same direction together."""
+    ways = {key: [WAYS[way] for way, judgement in judgements.items() if judgement == key] for key in _DIRECTIONS}
+    return [f"{' and '.join(names)} {_DIRECTIONS[key][1]}" for key, names in ways.items() if names]

@@ -8,7 +8,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
-from pneumolib.reporting.prose import say
+from pneumolib.reporting.prose import judged, say
 from pneumolib.reporting.results import Result, interval, intervals
 from pneumolib.reporting.words import FACT_NAMES
 
@@ -172,7 +172,7 @@ def answer(result: Result) -> Markdown:
         "external.answer",
         found=found,
         moved=moved,
-        verdicts={name: _verdict(row) for name, row in moved.items()},
+        verdicts={name: judged(row) for name, row in moved.items()},
         sites=_between_sites(found),
         anew={row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"},
         warned={"flagged": warned["flagged"], "expected": warned["validation_warnings"]},
@@ -189,10 +189,3 @@ def _between_sites(found: dict) -> list[str]:
             least, most = (pick(rows, key=lambda row: row[name]) for pick in (min, max))
             told.append(f"{name} from {least[name]:.3f} ({least['part']}) to {most[name]:.3f} ({most['part']})")
     return told
-
-
-def _verdict(row: dict) -> str:
-    """`lower`, `higher`, `same` (no difference is shown) or `unknown`."""
-    if row["difference_low"] is None:
-        return "unknown"
-    return "lower" if row["difference_high"] < 0 else "higher" if row["difference_low"] > 0 else "same"

@@ -5,7 +5,6 @@ The sections of `template/model_card.md.j2` are those of Mitchell et al., "Model
 
 import functools
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from pneumolib.reporting.results import figure_words, in_words, interval
 
-
+PROSE = Path(__file__).with_name("template") / "prose"
 # Characters that Markdown or HTML could take for markup; underscores within a word are none, and names are full of them.
 _MARKUP = re.compile(
     r"[&<>`*|\[\]\\$~]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^\s*(?:[-+=#]+(?=\s|$)|\d+(?=[.)](?:\s|$)))"
@@ -61,9 +61,8 @@ def _joined(passage: str, templates: Environment, known: dict[str, Any], values:
 
 @functools.cache
 def _templates(escape: Callable[[Any], Markup] | None = None) -> Environment:
-    folder = Path(__file__).with_name("template") / "prose"
     jinja = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(PROSE),
         undefined=StrictUndefined,
         autoescape=bool(escape),  # so that what a macro returns is known for markup of ours
         finalize=escape,
