@@ -201,18 +201,4 @@ def _metrics(published: PublishedParams) -> list[str]:
 def published_summary(board: pd.DataFrame, published: PublishedParams) -> Any:
     """How far our figures lie from the published ones, run by run; where those come from, and what they cannot say."""
     ours = {row["run"]: row for row in board.to_dict("records")}
-    rows = [
-        {"run": run, "metrics": _beside(ours[run], figures)}
-        for run, figures in published.figures.items()
-        if run in ours
-    ]
-    return say("training.published", published=published, rows=rows)
-
-
-def _beside(row: dict, figures: dict[str, float]) -> list[dict]:
-    """Our figures and the published ones, a metric each."""
-    return [
-        {"title": title if title.isupper() else title.lower(), "published": figures[name], "value": row[name],
-         "difference": row[name] - figures[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
-        for name, title in METRIC_NAMES.items() if name in figures
-    ]  # fmt: skip
+    return say("training.published", published=published, ours=ours, names=METRIC_NAMES)

@@ -11,7 +11,7 @@ from pneumolib.data.facts import CONSTANT
 from pneumolib.data.manifest import Manifest
 from pneumolib.params import RunParams
 from pneumolib.reporting.data_plots import WAYS
-from pneumolib.reporting.prose import judged, say
+from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, intervals
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
@@ -58,9 +58,7 @@ def findings_table(findings: Iterable[Finding]) -> HTML:
 
 def exploration_summary(result: Result) -> Markdown:
     """What the exploration found, read from its `result.json`: errors and warnings first."""
-    findings = result.checks["audit"].values()
-    errors, warnings = ([f["sentence"] for f in findings if f["verdict"] == v] for v in ("error", "warning"))
-    return say("audit.exploration", data=result.data, errors=errors, warnings=warnings, synthetic=result.synthetic)
+    return say("audit.exploration", r=result)
 
 
 def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
@@ -183,31 +181,4 @@ def training_facts(histories: dict[str, pd.DataFrame]) -> dict[str, dict[str, in
 
 def equalisation_summary(result: Result) -> Markdown:
     """What equalisation did to the scores, read from `result.json`."""
-    titles = {"test": "test", "val": "validation"}
-    parts = {title: result.checks["equalisation"][part] for part, title in titles.items()}
-    found = {title: {way: judged(rows[way]) for way in ("hist", "clahe")} for title, rows in parts.items()}
-    trainings = result.facts["trainings"].items()
-    return say(
-        "equalisation.summary",
-        parts=parts,
-        ways=WAYS,
-        directions={title: {way: _DIRECTIONS[key][0] for way, key in ways.items()} for title, ways in found.items()},
-        verdicts=_verdicts(found["test"]),
-        open_ended=[WAYS[way] for way, facts in trainings if facts["best_epoch"] >= facts["epochs"] - 1],
-        synthetic=result.synthetic,
-    )
-
-
-# What `judged` says of a way, of one part's AUROC and of test.
-_DIRECTIONS = {
-    "higher": ("an improvement", "scored higher on test"),
-    "lower": ("a loss", "scored lower on test"),
-    "same": ("which does not show a difference", "made no difference that could be shown on test"),
-    "unknown": ("which cannot be judged", "could not be judged on test"),
-}
-
-
-def _verdicts(judgements: dict[str, str]) -> list[str]:
-    """HE and CLAHE by what test says of them, ways of the same direction together."""
-    ways = {key: [WAYS[way] for way, judgement in judgements.items() if judgement == key] for key in _DIRECTIONS}
-    return [f"{' and '.join(names)} {_DIRECTIONS[key][1]}" for key, names in ways.items() if names]
+    return say("equalisation.summary", r=result, ways=WAYS)

@@ -8,7 +8,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
-from pneumolib.reporting.prose import judged, say
+from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, interval, intervals
 from pneumolib.reporting.words import FACT_NAMES
 
@@ -165,19 +165,7 @@ def _gain(row: pd.Series) -> str:
 
 def answer(result: Result) -> Markdown:
     """Does the model hold on images from another source? From `checks.external` of the run's `result.json`."""
-    found = result.checks["external"]
-    moved = {row["metric"]: row for row in found["differences"]}
-    warned = next(row for row in found["ood_warnings"] if row["kind"] == "any")
-    return say(
-        "external.answer",
-        found=found,
-        moved=moved,
-        verdicts={name: judged(row) for name, row in moved.items()},
-        sites=_between_sites(found),
-        anew={row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"},
-        warned={"flagged": warned["flagged"], "expected": warned["validation_warnings"]},
-        synthetic=result.synthetic,
-    )
+    return say("external.answer", r=result, sites=_between_sites(result.checks["external"]))
 
 
 def _between_sites(found: dict) -> list[str]:

@@ -70,7 +70,7 @@ def _templates(escape: Callable[[Any], Markup] | None = None) -> Environment:
         lstrip_blocks=True,
     )
     jinja.filters |= {"f": _formatted, "figure": figure_words, "interval": row_interval, "entry": in_words}
-    jinja.filters["judged"] = judged
+    jinja.filters |= {"judged": judged, "by": lambda rows, key: {row[key]: row for row in rows}}
     jinja.tests["missing"] = pd.isna
     return jinja
 
