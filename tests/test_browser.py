@@ -189,6 +189,15 @@ def test_figures_open_large_and_close_again(visit):
         expect(button).to_be_focused()
 
 
+def test_a_wide_table_scrolls_under_its_first_column(visit):
+    page = visit(width=360)
+    table = page.locator(".jp-RenderedHTML:has(> table)").first
+    first, second = (table.locator("td").nth(n) for n in (0, 1))
+    before = [cell.bounding_box()["x"] for cell in (first, second)]
+    table.evaluate("table => { table.scrollLeft = 50 }")
+    assert [cell.bounding_box()["x"] for cell in (first, second)] == [before[0], before[1] - 50]
+
+
 def test_paper_shows_what_is_to_be_read(visit):
     page = visit(width=794)  # 210 mm
     page.locator(".code-switch").click()

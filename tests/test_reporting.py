@@ -1,5 +1,6 @@
 """Results, tables and plots on their own, without running a notebook."""
 
+import html
 import json
 from contextlib import closing
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 import jsonschema
 import pandas as pd
 import pytest
+from nbconvert.filters import markdown2html
 
 from conftest import REPO
 from pneumolib.errors import ResultError
@@ -14,6 +16,7 @@ from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
 from pneumolib.reporting import evaluation_plots, words
 from pneumolib.reporting.comparing import leaderboard, published_summary, published_table
+from pneumolib.reporting.prose import safe
 from pneumolib.reporting.results import (
     DataResult,
     MetricResult,
@@ -264,6 +267,17 @@ def test_the_headline_of_a_study_and_no_results_of_runs_that_are_no_more(tmp_pat
         write_result(result(run, study="x-smoke", **changes), tmp_path / "runs/x-smoke" / run)
     assert [one.run for one in read_results("x-smoke")] == ["01_a", "03_b"]
     assert pages.study_headline("x-smoke").startswith("03_b: AUROC: 0.900 (0.800-0.950) on")
+
+
+MARKED = ["1. x", "- x", "# x", "a <b>", "http://a.b/c", "$a$", "\\begin{x}a\\end{x}", "~~x~~", "_x_ a_b", "![a](b)", "&lt;b&gt;",
+          "a | b", "```x```", "[x]: http://a.b", "===", "`a` **b**"]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", MARKED)
+def test_text_from_data_is_shown_as_text(value):
+    """Whatever Markdown or HTML would make of it, alone and in an item of a list."""
+    assert markdown2html(safe(value)) == f"<p>{html.escape(value, quote=False)}</p>\n"
+    assert f"<li>{html.escape(value, quote=False)}</li>" in markdown2html(f"- {safe(value)}")
 
 
 def test_progress_keeps_the_last_state_of_a_line(tmp_path, capsys):
