@@ -115,7 +115,7 @@ def compared(difference, low, high):
         ),
         ((-0.05, -0.09, -0.01), "HE changes it by -0.050 (-0.090 to -0.010), a loss."),
         ((0.05, -0.01, 0.09), "HE changes it by +0.050 (-0.010 to +0.090), which does not show a difference."),
-        ((0.05, np.nan, np.nan), "HE changes it by +0.050 (interval not computable), which cannot be judged."),
+        ((0.05, np.nan, np.nan), "which cannot be judged. CLAHE changes"),
     ],
 )
 def test_the_closing_sentence_follows_the_numbers(numbers, words):

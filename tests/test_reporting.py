@@ -24,6 +24,7 @@ from pneumolib.reporting.results import (
     Result,
     SpreadResult,
     ThresholdResult,
+    interval,
     metrics_of,
     read_result,
     read_results,
@@ -206,6 +207,7 @@ def test_published_figures_without_ours_and_ours_without_published():
     assert "accuracy not computable, published 0.650" in published_summary(leaderboard([other]), PUBLISHED).data
 
 
+SHOWN = interval(0.9, 0.8, 0.95)
 LEADING = {"reference": "a", "validation_auroc": 0.9, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, "random_backbones": ["b"],
            "differences": [{"name": "b", "difference": -0.1, "difference_low": -0.2, "difference_high": 0.1}]}  # fmt: skip
 VERDICTS = {"a_cv": "warning", "a_test": "warning", "b": "error", "c": "ok", "d": "warning", "e": "warning"}
@@ -214,16 +216,15 @@ VERDICTS = {"a_cv": "warning", "a_test": "warning", "b": "error", "c": "ok", "d"
 @pytest.mark.parametrize(
     ("checks", "said"),
     [
-        (None, "AUROC: 0.900 (0.800-0.950) on 624 test images. At threshold 0.400, sensitivity is 0.900 (0.800-0.950) and specificity "
-               "0.900 (0.800-0.950)."),
+        (None, f"AUROC: {SHOWN} on 624 test images. At threshold 0.400, sensitivity is {SHOWN} and specificity {SHOWN}."),
         ({"equalisation": {"test": {"hist": {"difference": -0.149, "difference_low": -0.2, "difference_high": -0.1}, "clahe": {}}}},
          "HE changes the AUROC on test images by -0.149 (-0.200 to -0.100), a loss. CLAHE changes the AUROC on test images by "
          "not computable, without a verdict."),
         ({"audit": {n: {"verdict": v, "sentence": f"Of {n}."} for n, v in VERDICTS.items()}},
          "The audit found 1 error and 4 warnings in 9 images."),
         ({"audit": {}}, "The audit found no errors and no warnings in 9 images."),
-        ({"comparison": LEADING}, "a leads 2 runs on validation, with an AUROC of 0.900. Its AUROC on test images is 0.800 (0.700-0.900). "
-         "b, second on validation, differs on test by -0.100 (-0.200 to +0.100): no significant difference. Random backbone weights: "
+        ({"comparison": LEADING}, "a leads 2 runs on validation, with an AUROC of 0.900. Its AUROC on test images is "
+         f"{interval(0.8, 0.7, 0.9)}. b, second on validation, differs on test by -0.100 (-0.200 to +0.100): no significant difference. Random backbone weights: "
          "b. This order says nothing about transfer learning."),
     ],
 )  # fmt: skip
@@ -243,7 +244,7 @@ def test_the_headline_names_synthetic_images_seeds_and_random_backbones(tmp_path
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
     spread = {"test": {"auroc": seeds_of(0.85, 0.8, 0.9, 0.01)}}
     assert headline(result(synthetic=True, spread=spread))[0].startswith(
-        "Mean AUROC over 3 seeds: 0.850 (0.800-0.900) on the synthetic test images. This run's own seed: AUROC 0.900 (0.800-0.950). At"
+        f"Mean AUROC over 3 seeds: {interval(0.85, 0.8, 0.9)} on the synthetic test images. This run's own seed: AUROC {SHOWN}. At"
     )
     (tmp_path / "runs/x/04_a").mkdir(parents=True)
     further = result("05_a", checks={"continues": "04_a"})
@@ -266,7 +267,7 @@ def test_the_headline_of_a_study_and_no_results_of_runs_that_are_no_more(tmp_pat
         (tmp_path / "runs/x-smoke" / run).mkdir(parents=True)
         write_result(result(run, study="x-smoke", **changes), tmp_path / "runs/x-smoke" / run)
     assert [one.run for one in read_results("x-smoke")] == ["01_a", "03_b"]
-    assert pages.study_headline("x-smoke").startswith("03_b: AUROC: 0.900 (0.800-0.950) on")
+    assert pages.study_headline("x-smoke").startswith(f"03_b: AUROC: {SHOWN} on")
 
 
 MARKED = ["1. x", "- x", "# x", "a <b>", "http://a.b/c", "$a$", "\\begin{x}a\\end{x}", "~~x~~", "_x_ a_b", "![a](b)", "&lt;b&gt;",

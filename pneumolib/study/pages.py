@@ -64,9 +64,6 @@ _JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT)}
 NO_RESULT = "no run has finished that has a result to show"
 _CODE = re.compile(r'<details class="code">.*?</details>', re.DOTALL)
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
-_INTERVAL = re.compile(
-    r"\([-+.\d]+(?:-| to )[-+.\d]+\)(?=</td>)"
-)  # kept on one line, below its value where there is no room
 _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
 
 
@@ -161,7 +158,7 @@ def with_contents(page: str, summary: str = "") -> tuple[str, list[dict[str, str
             contents.append({"level": level, "link": "#" + quote(link), "words": plain})
         return f'<h{level} id="{html.escape(link)}">{words}</h{level}>'
 
-    cells = _INTERVAL.sub(r'<span class="interval">\g<0></span>', _HEADING.sub(name, page))
+    cells = _HEADING.sub(name, page)
     place = cells.find("</h1>") + len("</h1>") if "</h1>" in cells else 0
     return cells[:place] + summary + cells[place:], contents
 
