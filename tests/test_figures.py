@@ -111,11 +111,11 @@ def compared(difference, low, high):
     [
         (
             (0.05, 0.01, 0.09),
-            "HE changes it by +0.050 (+0.010 to +0.090), an improvement. CLAHE changes it by +0.000 (-0.100 to +0.100), which does not show",
+            "HE changes it by +0.050 (+0.010 to +0.090), a gain. CLAHE changes it by +0.000 (-0.100 to +0.100), no significant difference.",
         ),
         ((-0.05, -0.09, -0.01), "HE changes it by -0.050 (-0.090 to -0.010), a loss."),
-        ((0.05, -0.01, 0.09), "HE changes it by +0.050 (-0.010 to +0.090), which does not show a difference."),
-        ((0.05, np.nan, np.nan), "which cannot be judged. CLAHE changes"),
+        ((0.05, -0.01, 0.09), "HE changes it by +0.050 (-0.010 to +0.090), no significant difference."),
+        ((0.05, np.nan, np.nan), "without a verdict. CLAHE changes"),
     ],
 )
 def test_the_closing_sentence_follows_the_numbers(numbers, words):
@@ -124,7 +124,7 @@ def test_the_closing_sentence_follows_the_numbers(numbers, words):
     one = result(checks={"equalisation": facts}, facts={"trainings": trainings})
     said = data_words.equalisation_summary(one).data
     assert words in said
-    assert "when training ended: HE, CLAHE;" in said
+    assert "when training ended: HE, CLAHE." in said
     assert "synthetic" not in said
     assert "nan" not in said
 
