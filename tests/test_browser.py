@@ -6,9 +6,13 @@ Installs nothing: without a browser the tests are skipped with the reason. `CHRO
 import os
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from conftest import TINY_AUDIT, TINY_BASELINE, Project, save_image
 from test_pages import ROOT, build_site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -185,6 +189,15 @@ def test_figures_open_large_and_close_again(visit):
         expect(button).to_be_focused()
 
 
+def test_a_wide_table_scrolls_under_its_first_column(visit):
+    page = visit(width=360)
+    table = page.locator(".jp-RenderedHTML:has(> table)").first
+    first, second = (table.locator("td").nth(n) for n in (0, 1))
+    before = [cell.bounding_box()["x"] for cell in (first, second)]
+    table.evaluate("table => { table.scrollLeft = 50 }")
+    assert [cell.bounding_box()["x"] for cell in (first, second)] == [before[0], before[1] - 50]
+
+
 def test_paper_shows_what_is_to_be_read(visit):
     page = visit(width=794)  # 210 mm
     page.locator(".code-switch").click()
@@ -221,6 +234,64 @@ def test_what_an_output_asks_of_a_network_is_refused(browser, site):
     visit = Visitor(browser, site)
     visit("whole/calls")
     assert visit.failures == ["csp"] * 3
+
+
+RUN = "window.marked=1"
+IMAGE, SVG = f"<img src=x onerror='{RUN}'>", f"<svg onload='{RUN}'>"
+MARKUP = (f"<script>{RUN}</script>", IMAGE, f'">{SVG}', f"[a](javascript:{RUN})", "*virus* `b` ~~c~~")
+NAMES_OF_FILES = (f'">{IMAGE}.png', f"![a](javascript:{RUN}).png", f"{SVG}.png")
+MARKED_STUDY = """\
+data: {source: csv, root: data/own/table.csv}
+split: {validation_fraction: 0.3, ratio_tolerance_points: 25.0}
+image: {size_px: 32, channels: 1}
+"""
+
+
+def draw_marked(folder: Path, seed: int) -> None:
+    """A table data set with markup in every text: kinds, sites, groups and names of files, one of them twice."""
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(40):
+        ill, mark = number % 2, MARKUP[number // 2 % len(MARKUP)]
+        name = f"{number}{NAMES_OF_FILES[number % 3]}"
+        if number < 39:
+            pixels = rng.integers(60 * ill, 160 + 60 * ill, (32, 32))
+        save_image(folder / name, pixels)
+        rows.append([name, ill, f"{number} {mark}", mark if ill else "", "test" if number % 3 == 0 else "train", mark])
+    table = pd.DataFrame(rows, columns=["path", "label", "group_id", "kind", "split", "site"])
+    table.to_csv(folder / "table.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory) -> Path:
+    """`reports/` of a small study of such data, with a finished run of every kind."""
+    chromium()
+    project = Project(tmp_path_factory.mktemp("marked"))
+    external = next((project.root / "notebooks").glob("*_external_validation.ipynb")).stem
+    comparison = next((project.root / "notebooks").glob("*_comparison.ipynb")).stem
+    runs = {"study": MARKED_STUDY, "01_exploration": TINY_AUDIT, "03_baseline_cnn": TINY_BASELINE, comparison: "",
+            external: "external: {data: {source: csv, root: data/other/table.csv}, recalibration_fraction: 0.5}\n"}  # fmt: skip
+    for name, words in runs.items():
+        project.write(f"params/marked/{name}.yaml", words)
+    for seed, name in enumerate(("own", "other")):
+        draw_marked(project.root / "data" / name, seed)
+    project.run("report", "marked")
+    return project.root / "reports"
+
+
+@pytest.mark.slow
+def test_what_comes_from_data_is_text_on_every_page(browser, marked):
+    """No script runs or is refused, no element comes from data, and what was written there is read as text."""
+    visit, read = Visitor(browser, marked), ""
+    for file in sorted(marked.rglob("*.html")):
+        page = visit(file.relative_to(marked).with_suffix(""))
+        assert page.evaluate("window.marked") is None, file
+        assert page.locator("script").count() == file.read_text("utf-8").count("</script>\n</body>"), file
+        strange = "main :is(svg, del), main em, main img:not([src^='data:']), [onerror], [onload], [href^='javascript']"
+        assert page.locator(strange).evaluate_all("all => all.map(one => one.outerHTML)") == [], file
+        read += page.evaluate("document.body.textContent")
+        read += " ".join(page.locator("img").evaluate_all("all => all.map(one => one.alt)"))
+    assert [mark for mark in (*MARKUP, *NAMES_OF_FILES) if mark not in read] == []
+    assert visit.faults == []
 
 
 def shown(page) -> list[str]:

@@ -150,7 +150,7 @@ def test_sessions_that_are_killed_and_ended_in_time_leave_the_pages_and_numbers_
     assert_same_results(last, home)
     outcome = json.loads((last.project / "outcome.json").read_text(encoding="utf-8"))
     assert (outcome["state"], outcome["code"]) == ("finished", 0)
-    assert "test AUROC" in outcome["headline"]
+    assert "AUROC: " in outcome["headline"]
     # Neither images, nor links to them, nor code are among what Kaggle keeps.
     left = {path.name for path in last.project.iterdir()}
     assert left == {"notebooks", "params", "runs", "reports", "trainings.tar", "outcome.json"}

@@ -18,7 +18,7 @@ from pneumolib.reporting import external_plots, external_words
 from pneumolib.reporting.checklist import checklist
 from pneumolib.reporting.comparing import leaderboard
 from pneumolib.reporting.results import plain
-from pneumolib.study.pages import headline
+from pneumolib.reporting.run_words import headline
 from test_reporting import result
 
 PARAMS = EvaluationParams(resamples=60)
@@ -98,7 +98,7 @@ def tried(found: dict, **changes):
     [
         ("shifted", "**In part**: it still ranks the images, and its threshold does not carry over (specificity moved)."),
         ("alike", "**No loss is shown**, which is no proof that there is none"),
-        ("chance", "**No, it does not hold.** On 240 images of 120 groups from another source, the AUROC of `03_baseline_cnn` is"),
+        ("chance", "**No, it does not hold.** On 240 images of 120 groups from another source, the AUROC of <code>03_baseline_cnn</code> is"),
         ("no error", "**Whether it holds cannot be said**: an interval cannot be computed."),
         ("one child a class", "**Whether it holds cannot be said**"),
     ],
@@ -120,8 +120,11 @@ def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
     found, said = found_of(elsewhere("shifted"), grey=120)
     assert "No image is warned of, so that errors cannot be compared." in said
     trained, outside = result(), tried(found)
-    expected = r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)"
-    assert re.fullmatch(expected, headline(outside))
+    expected = (
+        r"03_baseline_cnn still ranks the images of the other source, but its threshold does not hold\. AUROC: 0\.\d{3} \(.*\) on "
+        r"240 images, a change of [+-]0\.\d{3} \(.*\) from its own test\."
+    )
+    assert re.fullmatch(expected, headline(outside)[0])
     assert list(leaderboard([trained, outside]).run) == ["03_baseline_cnn"]
     rows = {row.key: row.answer for row in checklist("x", [trained, outside])}
     assert (rows["external"].status, rows["external"].runs) == ("answered", ["07_external_validation"])

@@ -109,10 +109,13 @@ def compared(difference, low, high):
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((0.05, 0.01, 0.09), "HE scored higher on test; CLAHE made no difference that could be shown on test."),
-        ((-0.05, -0.09, -0.01), "HE scored lower on test; CLAHE made"),
-        ((0.05, -0.01, 0.09), "HE and CLAHE made no difference that could be shown on test."),
-        ((0.05, np.nan, np.nan), "CLAHE made no difference that could be shown on test; HE could not be judged"),
+        (
+            (0.05, 0.01, 0.09),
+            "HE changes it by +0.050 (+0.010 to +0.090), a gain. CLAHE changes it by +0.000 (-0.100 to +0.100), no significant difference.",
+        ),
+        ((-0.05, -0.09, -0.01), "HE changes it by -0.050 (-0.090 to -0.010), a loss."),
+        ((0.05, -0.01, 0.09), "HE changes it by +0.050 (-0.010 to +0.090), no significant difference."),
+        ((0.05, np.nan, np.nan), "without a verdict. CLAHE changes"),
     ],
 )
 def test_the_closing_sentence_follows_the_numbers(numbers, words):
@@ -121,7 +124,7 @@ def test_the_closing_sentence_follows_the_numbers(numbers, words):
     one = result(checks={"equalisation": facts}, facts={"trainings": trainings})
     said = data_words.equalisation_summary(one).data
     assert words in said
-    assert "when training ended: HE, CLAHE;" in said
+    assert "when training ended: HE, CLAHE." in said
     assert "synthetic" not in said
     assert "nan" not in said
 

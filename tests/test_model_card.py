@@ -139,14 +139,11 @@ HOSTILE = "a|b <script>alert(1)</script> `x` *y* [z](http://bad)\n# no heading"
 
 
 def test_hostile_words_are_no_markup_in_a_card():
-    checks = EVERYTHING | {"explanation": {HOSTILE: HOSTILE}, "subgroups": [{"part": HOSTILE, "images": 1}]}
-    card = model_card(trained(HOSTILE, checks=checks, study=HOSTILE))
-    assert "<script" not in card
-    assert "\n# no heading" not in card
-    assert "](http" not in card.replace("\\](http", "")
-    for name in ("Where it looks", "Parts of the test images"):
-        lines = section(card, name).splitlines()
-        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}, lines
+    card = model_card(
+        trained(HOSTILE, checks=EVERYTHING | {"subgroups": [{"part": HOSTILE, "images": 1}]}, study=HOSTILE)
+    )
+    assert not re.search(r"<script|\n# no heading|\]\(http", card)
+    assert {line.count("|") for line in section(card, "Parts of the test images").splitlines()} == {3}
 
 
 def rows(results, study="x"):
@@ -234,17 +231,6 @@ def test_the_page_is_written_with_the_index(root):
     before = page.stat().st_mtime_ns
     pages.write_index("x")
     assert page.stat().st_mtime_ns == before
-
-
-def test_hostile_words_are_no_markup_on_the_page(root):
-    checks = EVERYTHING | {"explanation": {HOSTILE: 1}, "subgroups": [{"part": HOSTILE, "images": 1, "auroc": 0.5}]}
-    audit = {"groups_across_splits": {"verdict": "ok", "sentence": HOSTILE}}
-    finish(root, explored(audit=audit))
-    finish(root, trained(checks=checks))
-    pages.write_index("x")
-    text = (root / "reports/x/checklist.html").read_text()
-    assert "<script" not in text
-    assert "&lt;script&gt;" in text
 
 
 def test_a_training_has_its_card_and_other_runs_none(root):

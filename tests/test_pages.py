@@ -53,7 +53,7 @@ def notebook() -> nbformat.NotebookNode:
         "## Training", _code("fit()", _stream("stdout", "".join(f"epoch {i}\n" for i in range(40)))),
         _code("warn()", _stream("stderr", "a warning\n")), "### As *they* are", _code("table", _html(wide)),
         _code("verdicts", _html(f"<table>{verdicts}</table>")), "## Größe & \"errors\" < 5", _code("gallery", _html(cards("gallery", 5))),
-        _code("maps", _html(cards("maps", 2))), _code("fail()", error), "## What it says", "Word. " * 800,
+        _code("maps", _html(cards("maps", 2))), _code("fail()", error), "## Nothing", _code("x = 2"), "### Nor here", _code("x = 3"), "## What it says", "Word. " * 800,
     ]  # fmt: skip
     cells = [nbformat.v4.new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
     return nbformat.v4.new_notebook(cells=cells)
@@ -136,6 +136,7 @@ def rows(page: str) -> list[str]:
 
 
 def test_every_heading_is_in_the_contents_under_an_id_of_its_own(site):
+    """A section without content has no heading."""
     page = text(site, "whole/03_baseline_cnn-a")
     links = re.findall(r'<li class="level-(\d)"><a href="#([^"]+)">([^<]+)</a>', page)
     assert [(level, words) for level, _, words in links] == [
@@ -146,13 +147,23 @@ def test_every_heading_is_in_the_contents_under_an_id_of_its_own(site):
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert {"The-images", "As-they-are", "As-they-are-2", "made-of"} <= set(ids)
+    assert not {"Nothing", "Nor-here"} & set(ids)
+
+
+def test_the_result_comes_first(site):
+    """Under the title, before the words of the notebook; a page without a title has it too."""
+    page = text(site, "whole/03_baseline_cnn-a")
+    shown = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", page[page.index("<h1") :]))
+    assert shown.startswith(" A page AUROC: 0.900 (")
+    assert pages.with_contents("<p>words</p>", "<b>result</b>")[0] == "<b>result</b><p>words</p>"
 
 
 def test_a_page_is_light_and_lets_the_browser_load_nothing(site):
     """Nothing of lab's own style sheets (300 kB) comes along."""
     for page in site.rglob("*.html"):
-        policy = re.search('content="(default-src[^"]+)"', page.read_text("utf-8"))
-        assert html.unescape(policy[1]).split("; ")[0] == "default-src 'unsafe-inline' data: blob:"
+        policy = html.unescape(re.search('content="(default-src[^"]+)"', page.read_text("utf-8"))[1])
+        assert policy.startswith("default-src 'none'; ")
+        assert re.search(r"script-src 'sha256-[^']+'; ", policy)  # that it is the script's is seen in a browser
         assert len(re.sub(r"base64,[^\"]+", "", page.read_text("utf-8"))) < 60_000
 
 
@@ -161,7 +172,7 @@ def test_failures_come_first_with_what_they_said_and_like_runs_can_be_sorted_by_
     assert rows(page) == ["03_baseline_cnn-d", "06_comparison", "03_baseline_cnn-c", "01_quick", "03_baseline_cnn-a", "03_baseline_cnn-b"]  # fmt: skip
     assert re.findall(r'class="chip \w+">([^<]+)', page) == ["failed", "unfinished", "out of date", *["done"] * 3]
     assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand, a_path/' in page
-    assert '<td data-label="Result" data-value="0.7">test AUROC 0.700 (0.600-0.750)</td>' in page
+    assert '<td data-label="Result" data-value="0.7">AUROC: 0.700 (' in page
     assert re.findall(r'data-label="Duration" data-value="[\d.]+">([^<]+)', page) == [
         "8 s",
         "9 s",
@@ -210,4 +221,4 @@ def test_the_index_of_all_ranks_no_studies(site):
     assert chips[:4] == ["1 failed", "1 unfinished", "1 out of date", "3 done"]
     assert '<th scope="col">Results</th>' in page
     assert ">synthetic</td>" in page
-    assert "<li>03_baseline_cnn-a: test AUROC 0.900 (0.800-0.950)</li>" in page
+    assert "<li>03_baseline_cnn-a: AUROC: 0.900 (" in page

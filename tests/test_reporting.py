@@ -1,5 +1,6 @@
 """Results, tables and plots on their own, without running a notebook."""
 
+import html
 import json
 from contextlib import closing
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 import jsonschema
 import pandas as pd
 import pytest
+from nbconvert.filters import markdown2html
 
 from conftest import REPO
 from pneumolib.errors import ResultError
@@ -14,6 +16,7 @@ from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
 from pneumolib.reporting import evaluation_plots, words
 from pneumolib.reporting.comparing import leaderboard, published_summary, published_table
+from pneumolib.reporting.prose import safe
 from pneumolib.reporting.results import (
     DataResult,
     MetricResult,
@@ -21,12 +24,14 @@ from pneumolib.reporting.results import (
     Result,
     SpreadResult,
     ThresholdResult,
+    interval,
     metrics_of,
     read_result,
     read_results,
     result_schema,
     write_result,
 )
+from pneumolib.reporting.run_words import headline
 from pneumolib.study import pages
 from pneumolib.study.run import Progress
 
@@ -202,35 +207,78 @@ def test_published_figures_without_ours_and_ours_without_published():
     assert "accuracy not computable, published 0.650" in published_summary(leaderboard([other]), PUBLISHED).data
 
 
+SHOWN = interval(0.9, 0.8, 0.95)
+LEADING = {"reference": "a", "validation_auroc": 0.9, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, "random_backbones": ["b"],
+           "differences": [{"name": "b", "difference": -0.1, "difference_low": -0.2, "difference_high": 0.1}]}  # fmt: skip
+VERDICTS = {"a_cv": "warning", "a_test": "warning", "b": "error", "c": "ok", "d": "warning", "e": "warning"}
+
+
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("checks", "said"),
     [
-        ({}, "test AUROC 0.900 (0.800-0.950)"),
-        ({"checks": {"equalisation": {"test": {"hist": {"difference": -0.149}, "clahe": {"difference": None}}}}},
-         "test AUROC HE -0.149, CLAHE not computable"),
-        ({"checks": {"audit": {n: {"verdict": v} for n, v in zip("abcd", ("error", "warning", "warning", "ok"), strict=True)}}},
-         "audit: 1 error, 2 warnings"),
-        ({"checks": {"audit": {}}}, "audit: nothing to warn of"),
-        ({"checks": {}}, ""),
+        (None, f"AUROC: {SHOWN} on 624 test images. At threshold 0.400, sensitivity is {SHOWN} and specificity {SHOWN}."),
+        ({"equalisation": {"test": {"hist": {"difference": -0.149, "difference_low": -0.2, "difference_high": -0.1}, "clahe": {}}}},
+         "HE changes the AUROC on test images by -0.149 (-0.200 to -0.100), a loss. CLAHE changes the AUROC on test images by "
+         "not computable, without a verdict."),
+        ({"audit": {n: {"verdict": v, "sentence": f"Of {n}."} for n, v in VERDICTS.items()}},
+         "The audit found 1 error and 4 warnings in 9 images."),
+        ({"audit": {}}, "The audit found no errors and no warnings in 9 images."),
+        ({"comparison": LEADING}, "a leads 2 runs on validation, with an AUROC of 0.900. Its AUROC on test images is "
+         f"{interval(0.8, 0.7, 0.9)}. b, second on validation, differs on test by -0.100 (-0.200 to +0.100): no significant difference. Random backbone weights: "
+         "b. This order says nothing about transfer learning."),
     ],
 )  # fmt: skip
-def test_the_headline_of_each_kind_of_run(changes, said):
-    assert pages.headline(result(**changes, **({"metrics": {}, "threshold": None} if changes else {}))) == said
-    several = result(spread={"test": {"auroc": seeds_of(0.85, 0.8, 0.9, 0.01)}})
-    assert pages.headline(several) == "test AUROC 0.850 (0.800-0.900), mean of 3 seeds"
+def test_the_headline_of_each_kind_of_run(checks, said):
+    trained = {"checks": {"split": [{"split": "test", "images": 624, "groups": 9}]}}
+    one = result(**(trained if checks is None else {"checks": checks, "metrics": {}, "threshold": None}))
+    lines = headline(one)
+    assert lines[0] == said
+    assert "Data set: not available; 9 images of 5 patient groups." in " ".join(lines)
+    if said.startswith("The audit found 1"):  # the gravest, each once; cross-validation before test
+        assert lines[1:5] == ["Error: Of b.", "Warning: Of a_cv.", "Warning: Of d.", "The sections below have 2 more."]
+    assert headline(result(checks={}, metrics={}, threshold=None)) == []
+
+
+def test_the_headline_names_synthetic_images_seeds_and_random_backbones(tmp_path, monkeypatch):
+    """A run that continues one on a random backbone has one itself."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    spread = {"test": {"auroc": seeds_of(0.85, 0.8, 0.9, 0.01)}}
+    assert headline(result(synthetic=True, spread=spread))[0].startswith(
+        f"Mean AUROC over 3 seeds: {interval(0.85, 0.8, 0.9)} on the synthetic test images. This run's own seed: AUROC {SHOWN}. At"
+    )
+    (tmp_path / "runs/x/04_a").mkdir(parents=True)
+    further = result("05_a", checks={"continues": "04_a"})
+    for weights, random in (("none", True), ("imagenet", False)):
+        one = result("04_a", parameters={"model": {"backbone": "VGG16", "weights": weights}})
+        write_result(one, tmp_path / "runs/x/04_a")
+        for run in (one, further):
+            assert ("say nothing about transfer learning" in headline(run)[0]) == random
+    (tmp_path / "runs/x/04_a/result.json").unlink()
+    assert headline(further)
 
 
 def test_the_headline_of_a_study_and_no_results_of_runs_that_are_no_more(tmp_path, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
     assert pages.study_headline("x-smoke") == "no run has finished that has a result to show"
     (tmp_path / "params/x").mkdir(parents=True)
-    for run, changes in {"01_a": {"metrics": {}}, "03_b": {"synthetic": True}, "03_b-old": {}}.items():
+    for run, changes in {"01_a": {"metrics": {}}, "03_b": {}, "03_b-old": {}}.items():
         if run != "03_b-old":
             (tmp_path / f"params/x/{run}.yaml").write_text("")
         (tmp_path / "runs/x-smoke" / run).mkdir(parents=True)
         write_result(result(run, study="x-smoke", **changes), tmp_path / "runs/x-smoke" / run)
     assert [one.run for one in read_results("x-smoke")] == ["01_a", "03_b"]
-    assert pages.study_headline("x-smoke") == "03_b: test AUROC 0.900 (0.800-0.950), synthetic"
+    assert pages.study_headline("x-smoke").startswith(f"03_b: AUROC: {SHOWN} on")
+
+
+MARKED = ["1. x", "- x", "# x", "a <b>", "http://a.b/c", "$a$", "\\begin{x}a\\end{x}", "~~x~~", "_x_ a_b", "![a](b)", "&lt;b&gt;",
+          "a | b", "```x```", "[x]: http://a.b", "===", "`a` **b**"]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", MARKED)
+def test_text_from_data_is_shown_as_text(value):
+    """Whatever Markdown or HTML would make of it, alone and in an item of a list."""
+    assert markdown2html(safe(value)) == f"<p>{html.escape(value, quote=False)}</p>\n"
+    assert f"<li>{html.escape(value, quote=False)}</li>" in markdown2html(f"- {safe(value)}")
 
 
 def test_progress_keeps_the_last_state_of_a_line(tmp_path, capsys):

@@ -163,10 +163,10 @@ def _size_finding(table: pd.DataFrame) -> Finding:
     usual = ", ".join(f"{name} {median:g}" for name, median in medians.items())
     verdict, meaning = "ok", "No group is so large that its key must be wrong."
     if largest > _GIANT_SHARE * len(table) and largest > _GIANT_TIMES * medians[kind]:
-        verdict, meaning = "warning", "That is more than one child's images: the group key is probably wrong."
+        verdict, meaning = "warning", "That is more than one patient's images: the group key is probably wrong."
     elif largest == 1:
         verdict = "note"
-        meaning = "Either there is one image of each child, or the patients are unknown and intervals too narrow."
+        meaning = "Either there is one image of each patient, or the patients are unknown and intervals too narrow."
     words = f"Median images in a group: {usual}; the largest, {group}, holds {largest}. {meaning}"
     return Finding("group_sizes", verdict, largest, words)
 
@@ -208,8 +208,8 @@ def duplicate_findings(duplicates: pd.DataFrame) -> list[Finding]:
                            "The network is judged on images it was trained on; their groups belong into one split",
                            "stand in two splits: none is seen in training and again in a test"),
         _duplicate_finding("duplicates_across_groups", "warning", several["group_id"], "stand in more than one group",
-                           "A group is then not a child: validation is easier and intervals are narrower than they should be",
-                           "stand in two groups: no copy speaks against a group being one child"),
+                           "A group is then not a patient: validation is easier and intervals are narrower than they should be",
+                           "stand in two groups: no copy speaks against a group being one patient"),
         _duplicate_finding("duplicates_with_two_labels", "error", several["label"], "carry both labels",
                            "One of the two labels must be wrong", "carry both labels: no label is refuted by a copy"),
     ]  # fmt: skip

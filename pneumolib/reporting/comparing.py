@@ -11,7 +11,8 @@ from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import in_root
 from pneumolib.reporting.prose import row_interval, say
-from pneumolib.reporting.results import Result
+from pneumolib.reporting.results import Result, plain
+from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
 _OF_ONE_RUN = {"seeds", "calibration"}
@@ -130,6 +131,30 @@ def difference_summary(compared: Comparison) -> Any:
     return say("training.differences", rows=others, reference=compared.reference)
 
 
+def leading(results: list[Result], compared: Comparison) -> dict[str, Any]:
+    """Which run leads and by how much, as plain values for `checks.comparison` of `result.json`; empty without a run.
+
+    Args:
+        results: all of the study.
+        compared: of them, by `compare_runs`.
+    Returns:
+        `reference`, the run that is best on validation; `validation_auroc`; `auroc` on test with its limits; `differences` in
+        AUROC of the other runs, in the order of validation; `random_backbones`, runs that transfer nothing.
+    """
+    board = leaderboard(results)
+    if board.empty:
+        return {}
+    rows = [row for row in compared.differences.to_dict("records") if row["metric"] == "auroc"]
+    columns = ("name", "difference", "difference_low", "difference_high")
+    best = board.iloc[0].to_dict()
+    return plain({
+        "reference": best["run"],
+        **{name: best[name] for name in ("validation_auroc", "auroc", "auroc_low", "auroc_high")},
+        "differences": [{key: row[key] for key in columns} for row in rows if row["name"] != best["run"]],
+        "random_backbones": [r.run for r in results if r.run in set(board.run) and has_random_backbone(r)],
+    })  # fmt: skip
+
+
 OFFICIAL_TEST_IMAGES = 624
 
 
@@ -176,18 +201,4 @@ def _metrics(published: PublishedParams) -> list[str]:
 def published_summary(board: pd.DataFrame, published: PublishedParams) -> Any:
     """How far our figures lie from the published ones, run by run; where those come from, and what they cannot say."""
     ours = {row["run"]: row for row in board.to_dict("records")}
-    rows = [
-        {"run": run, "metrics": _beside(ours[run], figures)}
-        for run, figures in published.figures.items()
-        if run in ours
-    ]
-    return say("training.published", published=published, rows=rows)
-
-
-def _beside(row: dict, figures: dict[str, float]) -> list[dict]:
-    """Our figures and the published ones, a metric each."""
-    return [
-        {"title": title if title.isupper() else title.lower(), "published": figures[name], "value": row[name],
-         "difference": row[name] - figures[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
-        for name, title in METRIC_NAMES.items() if name in figures
-    ]  # fmt: skip
+    return say("training.published", published=published, ours=ours, names=METRIC_NAMES)

@@ -58,9 +58,7 @@ def findings_table(findings: Iterable[Finding]) -> HTML:
 
 def exploration_summary(result: Result) -> Markdown:
     """What the exploration found, read from its `result.json`: errors and warnings first."""
-    findings = result.checks["audit"].values()
-    errors, warnings = ([f["sentence"] for f in findings if f["verdict"] == v] for v in ("error", "warning"))
-    return say("audit.exploration", data=result.data, errors=errors, warnings=warnings, synthetic=result.synthetic)
+    return say("audit.exploration", r=result)
 
 
 def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
@@ -183,38 +181,4 @@ def training_facts(histories: dict[str, pd.DataFrame]) -> dict[str, dict[str, in
 
 def equalisation_summary(result: Result) -> Markdown:
     """What equalisation did to the scores, read from `result.json`."""
-    titles = {"test": "test", "val": "validation"}
-    parts = {title: result.checks["equalisation"][part] for part, title in titles.items()}
-    said = {title: {way: _direction(rows[way]) for way in ("hist", "clahe")} for title, rows in parts.items()}
-    trainings = result.facts["trainings"].items()
-    return say(
-        "equalisation.summary",
-        parts=parts,
-        ways=WAYS,
-        directions=said,
-        verdicts=_verdicts(said["test"]),
-        open_ended=[WAYS[way] for way, facts in trainings if facts["best_epoch"] >= facts["epochs"] - 1],
-        synthetic=result.synthetic,
-    )
-
-
-def _direction(row: dict[str, float | None]) -> str:
-    if row["difference_low"] is None:
-        return "which cannot be judged"
-    if row["difference_low"] > 0:
-        return "an improvement"
-    return "a loss" if row["difference_high"] < 0 else "which does not show a difference"
-
-
-_ON_TEST = {
-    "an improvement": "scored higher on test",
-    "a loss": "scored lower on test",
-    "which does not show a difference": "made no difference that could be shown on test",
-    "which cannot be judged": "could not be judged on test",
-}
-
-
-def _verdicts(said: dict[str, str]) -> list[str]:
-    """HE and CLAHE by what `_direction` says of them, ways of the same direction together."""
-    ways = {key: [WAYS[way] for way, direction in said.items() if direction == key] for key in _ON_TEST}
-    return [f"{' and '.join(names)} {_ON_TEST[key]}" for key, names in ways.items() if names]
+    return say("equalisation.summary", r=result, ways=WAYS)

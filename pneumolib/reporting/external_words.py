@@ -165,19 +165,7 @@ def _gain(row: pd.Series) -> str:
 
 def answer(result: Result) -> Markdown:
     """Does the model hold on images from another source? From `checks.external` of the run's `result.json`."""
-    found = result.checks["external"]
-    moved = {row["metric"]: row for row in found["differences"]}
-    warned = next(row for row in found["ood_warnings"] if row["kind"] == "any")
-    return say(
-        "external.answer",
-        found=found,
-        moved=moved,
-        verdicts={name: _verdict(row) for name, row in moved.items()},
-        sites=_between_sites(found),
-        anew={row["metric"]: row for row in found["thresholds"] if row["name"] == "recalibrated"},
-        warned={"flagged": warned["flagged"], "expected": warned["validation_warnings"]},
-        synthetic=result.synthetic,
-    )
+    return say("external.answer", r=result, sites=_between_sites(result.checks["external"]))
 
 
 def _between_sites(found: dict) -> list[str]:
@@ -189,10 +177,3 @@ def _between_sites(found: dict) -> list[str]:
             least, most = (pick(rows, key=lambda row: row[name]) for pick in (min, max))
             told.append(f"{name} from {least[name]:.3f} ({least['part']}) to {most[name]:.3f} ({most['part']})")
     return told
-
-
-def _verdict(row: dict) -> str:
-    """`lower`, `higher`, `same` (no difference is shown) or `unknown`."""
-    if row["difference_low"] is None:
-        return "unknown"
-    return "lower" if row["difference_high"] < 0 else "higher" if row["difference_low"] > 0 else "same"

@@ -4,26 +4,22 @@ The sections of `template/model_card.md.j2` are those of Mitchell et al., "Model
 """
 
 import functools
-import re
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.params import FAMILIES
 from pneumolib.provenance import device_words
 from pneumolib.reporting import run_words
 from pneumolib.reporting.check_tables import flat, number, readable
+from pneumolib.reporting.prose import safe
 from pneumolib.reporting.results import Result, in_words
 from pneumolib.reporting.run_words import NOT, asked
 
 CARD_FILE = "MODEL_CARD.md"
 _ROBUSTNESS = ["corruption", "severity", "auroc", "auroc_change", "sensitivity_change", "specificity_change"]
-
-
-class _Markdown(str):
-    """Markup of ours, in which what comes from data is escaped already."""
 
 
 def model_card(result: Result, audit: dict | None = None) -> str:
@@ -43,7 +39,7 @@ def model_card(result: Result, audit: dict | None = None) -> str:
         audit=audit,
         image=image,
         size=image.get("size_px"),
-        settings=_Markdown(", ".join(settings)),
+        settings=Markup(", ".join(settings)),
         way=asked(result, "model.preprocess") or FAMILIES.get(asked(result, "model.backbone"), (None,))[0],
         archive=run_words.is_archive(result),
         machine=device_words(result.provenance.device),
@@ -62,33 +58,26 @@ def model_card(result: Result, audit: dict | None = None) -> str:
 
 @functools.cache
 def _template() -> Template:
-    """Everything that is not ours is escaped here, in one place; a missing name is an error."""
+    """Everything that is not ours is escaped by `prose.safe`; a missing name is an error."""
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("template")),
         undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, _Markdown) else safe(NOT if value is None else value),
+        finalize=lambda value: safe(NOT if value is None else value),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    )  # Markdown, not HTML: `safe` escapes for both
+    )
     jinja.filters["table"] = _table
     return jinja.get_template("model_card.md.j2")
 
 
-def safe(text: Any) -> str:
-    """Text as it stands, in Markdown and in its tables: no markup, no HTML, one line."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # Underscores within a word are no markup, and names of runs are full of them.
-    return re.sub(r"[\\`*|\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", line)
-
-
-def _table(rows: list[dict] | None, empty: str = f"{NOT.capitalize()}.\n") -> _Markdown:
+def _table(rows: list[dict] | None, empty: str = f"{NOT.capitalize()}.\n") -> Markup:
     """Rows of a check as a Markdown table."""
     if not rows:
-        return _Markdown(empty)
+        return Markup(empty)
     columns, cells = readable(rows)
     lines = [map(safe, columns), ["---"] * len(columns), *(map(safe, row) for row in cells)]
-    return _Markdown("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
 def _metrics(result: Result) -> list[dict]:

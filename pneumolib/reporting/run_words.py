@@ -1,16 +1,18 @@
-"""What a run was made from and how, in plain sentences of `template/prose/facts.md.j2`; model card and checklist share them.
+"""What a run found, and what it was made from and how, in plain sentences of `template/prose`; pages, card and checklist share them.
 
 What a result does not hold is `NOT`, never a guess; results of runs that left a check out are read like any other.
 """
 
+import contextlib
 from typing import Any
 
+from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.project import SMOKE
+from pneumolib.project import SMOKE, run_folder
 from pneumolib.reporting.check_tables import flat
 from pneumolib.reporting.prose import sentence
-from pneumolib.reporting.results import Result
+from pneumolib.reporting.results import Result, read_result
 
 NOT = "not available"
 
@@ -31,6 +33,33 @@ NO_AUDIT = "No audit of these images is at hand: shortcuts may be present."
 def fact(name: str, result: Result) -> str:
     """One sentence on a run, such as `fact("optimizer", result)`; `NOT` where the result does not hold it."""
     return sentence(f"facts.{name}", KNOWN, r=result, a=lambda path: asked(result, path))
+
+
+def headline(result: Result) -> list[str]:
+    """What a run found, in paragraphs of plain text, from `template/prose/headline.md.j2`.
+
+    The first is for the index and the terminal too. Empty for a run that judges nothing.
+    """
+    kinds = [kind for kind in ("equalisation", "external", "audit", "comparison") if kind in result.checks]
+    kind = "training" if result.metrics.get("test") else next(iter(kinds), None)
+    if kind is None:
+        return []
+    values = {"r": result, "a": lambda path: asked(result, path), "random": has_random_backbone(result)}
+    return sentence(f"headline.{kind}", KNOWN, **values).split("\n\n")
+
+
+def gravest(result: Result) -> list[dict]:
+    """Errors of the audit, then its warnings; what was measured on test only repeats what cross-validation said, and comes last."""
+    found = [(f["verdict"], name.endswith("_test"), f) for name, f in result.checks["audit"].items()]
+    return [f for verdict, _, f in sorted(found, key=lambda entry: entry[:2]) if verdict in ("error", "warning")]
+
+
+def has_random_backbone(result: Result) -> bool:
+    """Whether the run's backbone, or that of the run it continues, began with random weights: no transfer learning."""
+    if before := result.checks.get("continues"):
+        with contextlib.suppress(ResultError):  # it may be at work again, or have failed
+            return has_random_backbone(read_result(run_folder(result.study, before)))
+    return asked(result, "model.backbone") is not None and asked(result, "model.weights") == "none"
 
 
 def asked(result: Result, path: str) -> Any:
@@ -105,5 +134,5 @@ def change_to_test(result: Result) -> float | None:
 
 
 # What the templates of facts may ask for.
-KNOWN = {"ARCHIVE": ARCHIVE, "PARTS": PARTS, "METRIC_NAMES": METRIC_NAMES, "is_archive": is_archive, "flat": flat,
+KNOWN = {"ARCHIVE": ARCHIVE, "PARTS": PARTS, "METRIC_NAMES": METRIC_NAMES, "is_archive": is_archive, "flat": flat, "gravest": gravest,
          "part_sizes": part_sizes, "change_to_test": change_to_test, "calibration_of": calibration_of}  # fmt: skip

@@ -4,6 +4,8 @@ Whole and offline: nothing is fetched. Pages are plain HTML, whole without a scr
 Unlike runs are never put in an order of merit. In an index, a cell that sorts as a number carries it in `value`.
 """
 
+import base64
+import functools
 import hashlib
 import html
 import os
@@ -16,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from pneumolib.data.layout import is_drawn
 from pneumolib.errors import ParamsError, ResultError
@@ -31,16 +34,23 @@ from pneumolib.project import (
     run_folder,
 )
 from pneumolib.provenance import device_words, several_words
+from pneumolib.reporting import run_words
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.comparing import shared_evaluation
 from pneumolib.reporting.model_card import CARD_FILE, model_card
-from pneumolib.reporting.results import RESULT_FILE, Result, in_words, interval, read_result, read_results
+from pneumolib.reporting.prose import PROSE
+from pneumolib.reporting.results import RESULT_FILE, Result, read_result, read_results
+from pneumolib.reporting.run_words import headline
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
 
 TEMPLATES = Path(__file__).parent / "template"
-# What a page may load: itself. A browser then refuses every address, whatever an output of a notebook asks for.
-POLICY = "default-src 'unsafe-inline' data: blob:; base-uri 'none'; form-action 'none'"
+SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+# What a page may load: itself. A browser then refuses every address, and every script but ours, whatever an output asks for.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; media-src data: blob:; font-src data:; style-src 'unsafe-inline'; script-src "
+    f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
+)
 FAILURE_FILE = "failure.txt"
 STATES = ["failed", "unfinished", "due", "done"]  # in the order of the page: what needs a person comes first
 _JINJA = jinja2.Environment(
@@ -50,7 +60,9 @@ _JINJA = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT)}
 NO_RESULT = "no run has finished that has a result to show"
+_CODE = re.compile(r'<details class="code">.*?</details>', re.DOTALL)
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
 _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
 
@@ -58,7 +70,8 @@ _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
 def write_run_page(step: Step) -> None:
     """The page of a finished run, from its executed notebook and `result.json`."""
     result = read_result(step.folder)
-    _write_notebook(step, step.folder, result.synthetic, facts=_provenance(result), key=page_key(step))
+    summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result))
+    _write_notebook(step, step.folder, result.synthetic, summary, facts=_provenance(result), key=page_key(step))
 
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
@@ -86,14 +99,17 @@ def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
 
 
 def page_key(step: Step) -> str:
-    """Changes when the page would: with the result, the executed notebook, the templates, or this module."""
-    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", Path(__file__)]
-    parts += sorted(p for p in TEMPLATES.rglob("*") if p.is_file())
+    """Changes when the page would: with the result, the executed notebook, the templates, or the modules that write it."""
+    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", Path(__file__), Path(run_words.__file__)]
+    parts += sorted(p for p in (*TEMPLATES.rglob("*"), *PROSE.glob("*")) if p.is_file())
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in parts)).hexdigest()[:16]
 
 
-def _write_notebook(step: Step, folder: Path, synthetic: bool, **words: Any) -> None:
-    """The run's page by nbconvert with our template; without cells where the run failed before the notebook was written."""
+def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = "", **words: Any) -> None:
+    """The run's page by nbconvert with our template, `summary` under its title.
+
+    Without cells where the run failed before the notebook was written.
+    """
     # Imported here: nbconvert takes as long to load as the whole up-to-date check.
     import nbformat
     from nbconvert import HTMLExporter
@@ -107,7 +123,7 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, **words: Any) -> 
     exporter = HTMLExporter(
         template_name="page",
         exclude_anchor_links=True,  # the table of contents has them
-        filters={"with_contents": with_contents},
+        filters={"with_contents": functools.partial(with_contents, summary=summary)},
         extra_template_basedirs=[str(TEMPLATES)],
         extra_template_paths=[str(TEMPLATES)],
         preprocessors=[
@@ -117,20 +133,23 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, **words: Any) -> 
         ],
     )
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
-    page = {"study": step.study, "run": step.run, "policy": POLICY, "banners": banners(step.study, synthetic),
-            "light": light, "dark": dark, **words}  # fmt: skip
+    page = {"study": step.study, "run": step.run, "policy": POLICY, "script": SCRIPT,
+            "banners": banners(step.study, synthetic), "light": light, "dark": dark, **words}  # fmt: skip
     write_page(step.page, exporter.from_notebook_node(notebook, resources={"page": page})[0])
 
 
-def with_contents(page: str) -> tuple[str, list[dict[str, str]]]:
-    """Headings with ids made of their words, and the table of contents: `level` 2 or 3, `link`, plain `words`.
+def with_contents(page: str, summary: str = "") -> tuple[str, list[dict[str, str]]]:
+    """The cells, and the table of contents: `level` 2 or 3, `link`, plain `words`.
 
-    nbconvert makes ids cell by cell, and the same one twice.
+    Headings get ids made of their words, because nbconvert makes them cell by cell, and the same one twice. Those of a section
+    without text, figure or table go. `summary` comes under the first title.
     """
     seen, contents = Counter(), []
 
     def name(match: re.Match) -> str:
         level, words = match.groups()
+        if level != "1" and _is_empty(match):
+            return ""
         plain = html.unescape(re.sub("<[^>]+>", "", words)).strip()
         link = plain.replace(" ", "-")
         seen[link] += 1
@@ -139,7 +158,17 @@ def with_contents(page: str) -> tuple[str, list[dict[str, str]]]:
             contents.append({"level": level, "link": "#" + quote(link), "words": plain})
         return f'<h{level} id="{html.escape(link)}">{words}</h{level}>'
 
-    return _HEADING.sub(name, page), contents
+    cells = _HEADING.sub(name, page)
+    place = cells.find("</h1>") + len("</h1>") if "</h1>" in cells else 0
+    return cells[:place] + summary + cells[place:], contents
+
+
+def _is_empty(heading: re.Match) -> bool:
+    """Whether nothing but code and other such headings follows, up to the next heading of its level or above."""
+    page, start = heading.string, heading.end()
+    end = next((h.start() for h in _HEADING.finditer(page, start) if h[1] <= heading[1]), len(page))
+    shown = _HEADING.sub("", _CODE.sub("", page[start:end]))
+    return not re.search("<(?:img|svg|video|audio)", shown) and not re.sub("<[^>]+>", "", shown).strip()
 
 
 def _is_progress_bar(output: Any) -> bool:
@@ -188,7 +217,7 @@ def duration(seconds: float) -> str:
 
 def _write(path: Path, template: str, **words: Any) -> None:
     """A page from a file in `template/`; a word that the template needs and is not given is an error."""
-    write_page(path, _JINJA.get_template(template).render(policy=POLICY, **words))
+    write_page(path, _JINJA.get_template(template).render(**words))
 
 
 def write_page(path: Path, text: str) -> None:
@@ -250,7 +279,7 @@ def _run_row(study: str, run: str, out_of_date: bool) -> dict[str, Any]:
             state, said = "failed", {"text": failure.read_text("utf-8").strip(), "kind": "what"}
         return row | {"chips": [(state, state)], "cells": [said] + [{}] * 4, "result": None}
     auroc, chip = result.metric("auroc"), ("due", "out of date") if out_of_date else ("done", "done")
-    cells = [{"text": headline(result), "value": auroc and auroc.value}, *_made_of([result])]
+    cells = [{"text": "".join(headline(result)[:1]), "value": auroc and auroc.value}, *_made_of([result])]
     return row | {"chips": [chip], "cells": cells, "result": result}
 
 
@@ -264,7 +293,7 @@ def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     results = sorted((run["result"] for run in runs if run["result"]), key=lambda r: r.run)
     count = Counter(chip for run in runs for chip in run["chips"])
     kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
-    lines = [f"{r.run}: {said}" for r in results if (said := headline(r))]
+    lines = [f"{r.run}: {found[0]}" for r in results if (found := headline(r))]
     cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"text": NO_RESULT, "lines": lines}]
     chips = [(state, f"{n} {words}") for (state, words), n in count.items()]
     return row | {"chips": chips, "cells": [*cells, *_made_of(results)]}
@@ -300,41 +329,12 @@ def _unlike(results: list[Result]) -> dict[str, Any] | None:
 
 
 def study_headline(study: str) -> str:
-    """One line: what each run has to show, with the run's name."""
+    """What each run has to show, a line each, with the run's name."""
     try:
         results = read_results(study)
     except ResultError:  # the index says which run it is, and `make report` redoes it
         results = []
-    lines = [f"{r.run}: {words}" + (", synthetic" if r.synthetic and "audit" not in r.checks else "")
-             for r in results if (words := headline(r))]  # fmt: skip
-    return "; ".join(lines) or NO_RESULT
-
-
-def headline(result: Result) -> str:
-    """What one run found: `test AUROC 0.871 (0.823-0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
-
-    Of the run on equalisation it is the change against images as they are, of an external validation the AUROC there and
-    how far it is from the model's own. Empty for a run with nothing of the kind.
-    """
-    if result.metrics.get("test"):
-        several = f", mean of {result.seeds()} seeds" if result.seeds() > 1 else ""
-        return f"test AUROC {in_words(result.metric('auroc'))}{several}"
-    if "equalisation" in result.checks:
-        test = result.checks["equalisation"]["test"]
-        changes = {name: test[way]["difference"] for way, name in (("hist", "HE"), ("clahe", "CLAHE"))}
-        said = [f"{name} {'not computable' if d is None else f'{d:+.3f}'}" for name, d in changes.items()]
-        return f"test AUROC {', '.join(said)}"
-    if "external" in result.checks:
-        found = result.checks["external"]
-        row = next(row for row in found["differences"] if row["metric"] == "auroc")
-        here = interval(row["external"], row["external_low"], row["external_high"])
-        moved = interval(row["difference"], row["difference_low"], row["difference_high"], signed=True)
-        return f"{found['run']} on another source: AUROC {here}, from its own test {moved}"
-    if "audit" in result.checks:
-        verdicts = Counter(finding["verdict"] for finding in result.checks["audit"].values())
-        counts = [f"{verdicts[v]} {v}{'s' if verdicts[v] > 1 else ''}" for v in ("error", "warning") if verdicts[v]]
-        return f"audit: {', '.join(counts) or 'nothing to warn of'}"
-    return ""
+    return "\n".join(f"{r.run}: {found[0]}" for r in results if (found := headline(r))) or NO_RESULT
 
 
 def index_path(study: str) -> str:
