@@ -75,10 +75,10 @@ def test_a_card_says_who_it_is_what_was_called_and_how_sure():
     rows = selection(predictions(), 0.5, right=0)
     page = shown(rows)
     assert page.count('<figure class="card"') == page.count("<figcaption") == 4
-    assert "<strong>person21_x</strong><br>Truly pneumonia (virus), called normal.<br>" in page
-    assert "<strong>person30_x</strong><br>Truly normal, called pneumonia.<br>" in page
-    sick = round(100 * float(rows.probability[rows.image_id == "person21_x"].iloc[0]), 1)
-    assert f"This image is {100 - sick:.1f}% NORMAL, {sick:.1f}% PNEUMONIA." in page
+    assert "<strong>person21_x</strong><br>True class pneumonia (virus), predicted class normal.<br>" in page
+    assert "<strong>person30_x</strong><br>True class normal, predicted class pneumonia.<br>" in page
+    sick = float(rows.probability[rows.image_id == "person21_x"].iloc[0])
+    assert f"Probability of pneumonia {sick:.1%}." in page
     assert "The map is strongest at the upper right of the picture." in page
     assert "The 2 most confident of 4 errors; 2 are left out." in shown(rows, limit=2)
     assert shown(rows, limit=2).count("<figure") == 2
@@ -110,7 +110,9 @@ def test_images_are_found_by_id_whatever_the_order():
     images = ImageSet(images.table, np.repeat(pixels, 64, axis=2))
     page = gallery(images, rows, np.zeros((40, 64, 64), np.float32)).data
     assert [round(p[:160].mean() / 6) for p in pictures(page)] == [30, 21, 8, 3]
-    assert page.count("The map is empty: no evidence for the call") == page.count("<br>The map is empty.") == 4
+    assert (
+        page.count("The map is empty: no evidence for the predicted class") == page.count("<br>The map is empty.") == 4
+    )
     some = subset(images, rows.image_id)
     assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
     with pytest.raises(KeyError, match=r"1 image id\(s\) are not among the 40 images, such as nobody"):

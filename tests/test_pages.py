@@ -161,7 +161,7 @@ def test_failures_come_first_with_what_they_said_and_like_runs_can_be_sorted_by_
     assert rows(page) == ["03_baseline_cnn-d", "06_comparison", "03_baseline_cnn-c", "01_quick", "03_baseline_cnn-a", "03_baseline_cnn-b"]  # fmt: skip
     assert re.findall(r'class="chip \w+">([^<]+)', page) == ["failed", "unfinished", "out of date", *["done"] * 3]
     assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand, a_path/' in page
-    assert '<td data-label="Result" data-value="0.7">test AUROC 0.700 (0.600-0.750)</td>' in page
+    assert '<td data-label="Result" data-value="0.7">test AUROC 0.700 (0.600 to 0.750)</td>' in page
     assert re.findall(r'data-label="Duration" data-value="[\d.]+">([^<]+)', page) == [
         "8 s",
         "9 s",
@@ -210,4 +210,4 @@ def test_the_index_of_all_ranks_no_studies(site):
     assert chips[:4] == ["1 failed", "1 unfinished", "1 out of date", "3 done"]
     assert '<th scope="col">Results</th>' in page
     assert ">synthetic</td>" in page
-    assert "<li>03_baseline_cnn-a: test AUROC 0.900 (0.800-0.950)</li>" in page
+    assert "<li>03_baseline_cnn-a: test AUROC 0.900 (0.800 to 0.950)</li>" in page

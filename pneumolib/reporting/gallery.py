@@ -1,8 +1,9 @@
-"""Errors to look at: radiographs with their Grad-CAM maps as cards, and what such maps do not prove."""
+"""Errors: radiographs with their Grad-CAM maps as cards, and what such maps do not prove."""
 
 import base64
 import io
 from html import escape
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +15,7 @@ from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.metrics import compute_metrics
 from pneumolib.reporting.prose import say
+from pneumolib.reporting.session import numbered
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
@@ -61,7 +63,10 @@ def selection(
 
 
 def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int = 60) -> HTML:
-    """A card for each row: the radiograph, under it the same with its map, and who it is and what was called, in words.
+    """A card for each row: the radiograph, under it the same with its map, and image, true and predicted class in words.
+
+    All pictures of the cards, row by row, are also the file `figures/errors.png` or `figures/correct.png`; a table beside
+    it, of the same name, says which they are.
 
     Args:
         images: holds at least the images of `rows`.
@@ -78,35 +83,52 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
         )
     if rows.empty:
         return HTML("<p>There is no such image on this split.</p>")
+    label, file = numbered("Figure", "correct" if rows.right.all() else "errors" if not rows.right.any() else "cases")
     places = pd.Series(range(len(images)), index=images.table.image_id)
-    cards = []
-    for row in rows.head(limit).itertuples():
-        place = places[row.image_id]
-        cards.append(_card(row, np.asarray(images.pixels[place]), maps[place]))
-    return HTML(
-        f'<p>{_how_many(rows, min(limit, len(rows)))}</p><div class="gallery" style="{_GRID}">{"".join(cards)}</div>'
-    )
+    shown = rows.head(limit)
+    pictures = [_picture(np.asarray(images.pixels[place]), maps[place]) for place in places[shown.image_id]]
+    cards = [
+        _card(row, picture, maps[places[row.image_id]])
+        for row, picture in zip(shown.itertuples(), pictures, strict=True)
+    ]
+    if file:
+        _save(pictures, shown, file)
+    words = f"<p><strong>{label}.</strong> {_how_many(rows, len(shown))}</p>"
+    return HTML(f'{words}<div class="gallery" style="{_GRID}">{"".join(cards)}</div>')
+
+
+def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
+    """One sheet of eight pictures a row, and which images they are."""
+    empty = np.full_like(pictures[0], 255)
+    pictures = [*pictures, *[empty] * (-len(pictures) % min(8, len(pictures)))]
+    wide = min(8, len(pictures))
+    lines = [np.concatenate(pictures[start : start + wide], axis=1) for start in range(0, len(pictures), wide)]
+    Image.fromarray(np.concatenate(lines)).save(file.with_suffix(".png"))
+    rows[["image_id", "label", "call", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)
 
 
 def _how_many(rows: pd.DataFrame, shown: int) -> str:
     total, left = int(rows.of.iloc[0]), int(rows.of.iloc[0]) - shown
     if rows.right.all():
-        words = f"{shown} of {total} right calls, drawn at random from both classes."
+        words = f"{shown} of {total} correctly classified images, drawn at random from both classes."
     elif left:
         words = f"The {shown} most confident of {total} errors; {left} {'is' if left == 1 else 'are'} left out."
     else:
         words = "The only error." if total == 1 else f"All {total} errors, the most confident first."
-    return f"{words} An image is called pneumonia from {rows.threshold.iloc[0]:.1%} PNEUMONIA on, by the network's own probability."
+    threshold = rows.threshold.iloc[0]
+    return f"{words} The predicted class is pneumonia where the network's own probability is at least {threshold:.1%}."
 
 
-def _card(row, pixels: np.ndarray, saliency: np.ndarray) -> str:
+def _card(row, picture: np.ndarray, saliency: np.ndarray) -> str:
     name, call, share = (escape(words) for words in (str(row.image_id), *_words(row)))
     alt = " ".join(
         [f"Radiograph {row.image_id}, and below it the same with its map.", *_words(row), _brightest(saliency)]
     )
     if not saliency.any():
         share += "<br>The map is empty."
-    data = base64.b64encode(_picture(pixels, saliency)).decode()
+    jpeg = io.BytesIO()
+    Image.fromarray(picture).save(jpeg, "JPEG", quality=QUALITY)
+    data = base64.b64encode(jpeg.getvalue()).decode()
     return (
         f'<figure class="card" style="{_CARD}">'
         f'<img style="{_PICTURE}" alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
@@ -115,30 +137,25 @@ def _card(row, pixels: np.ndarray, saliency: np.ndarray) -> str:
 
 
 def _words(row) -> tuple[str, str]:
-    """`Truly pneumonia (virus), called normal.` and `This image is 97.1% NORMAL, 2.9% PNEUMONIA.`"""
+    """`True class pneumonia (virus), predicted class normal.` and `Probability of pneumonia 2.9%.`"""
     kind = f" ({row.kind})" if row.kind != LABEL_NAMES[row.label] else ""
-    sick = round(100 * row.probability, 1)
-    return (
-        f"Truly {LABEL_NAMES[row.label]}{kind}, called {LABEL_NAMES[row.call]}.",
-        f"This image is {100 - sick:.1f}% NORMAL, {sick:.1f}% PNEUMONIA.",
-    )
+    classes = f"True class {LABEL_NAMES[row.label]}{kind}, predicted class {LABEL_NAMES[row.call]}."
+    return classes, f"Probability of pneumonia {row.probability:.1%}."
 
 
 def _brightest(saliency: np.ndarray) -> str:
     """Where a map has its maximum, for those who cannot see it; left and right are those of the picture."""
     if not saliency.any():
-        return "The map is empty: no evidence for the call at the layer that it is read from."
+        return "The map is empty: no evidence for the predicted class at the layer that it is read from."
     place = strongest_place(saliency)
     return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
 
 
-def _picture(pixels: np.ndarray, saliency: np.ndarray) -> bytes:
-    """Radiograph over map, as JPEG."""
+def _picture(pixels: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """Radiograph over map, RGB, uint8."""
     plain, covered = (overlay(pixels, saliency, SIDE_PX, cover) for cover in (0, STRONGEST_COVER))
     gap = np.full((GAP_PX, *plain.shape[1:]), 128, np.uint8)  # neither glaring on a dark page nor lost on a light one
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate([plain, gap, covered])).save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
+    return np.concatenate([plain, gap, covered])
 
 
 def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
