@@ -97,7 +97,7 @@ def test_equalisation_figures():
     one = data_plots.before_and_after(pixels[0], params, "Image")
     ways = (pixels[0], equalize(pixels[0], HE), equalize(pixels[0], CLAHE))
     spans = [np.subtract(*np.percentile(way, [95, 5])) for way in ways]
-    assert "as it is {:.0f}, HE {:.0f}, CLAHE {:.0f} of 255".format(*spans) in one.alt
+    assert "of 255: as it is {:.0f}; HE {:.0f}; CLAHE {:.0f}".format(*spans) in one.alt
     assert spans[0] < 40 < 200 < spans[1]
     three = data_plots.side_by_side(pixels, ["a", "b", "c"], params)
     for plot in (one, three, data_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8])):
@@ -160,7 +160,7 @@ def test_a_figure_and_a_table_have_numbers_and_files(manifest, tmp_path, monkeyp
     assert [shown_in(folder, plot, table) for _ in range(2)] == [(["Figure 1", "Table 1"], files)] * 2
     assert (folder / "tables/parts.csv").read_text() == "Part,AUROC,AUROC low,AUROC high,n\na,0.800,0.700,0.900,3\n"
     assert "Parts &lt;b&gt;." in words.show(table).data
-    assert "0.800<br><small>(0.700 to 0.900)</small>" in words.show(table).data
+    assert "0.800<br><small>(0.700&nbsp;to 0.900)</small>" in words.show(table).data
     (tmp_path / "work").mkdir()
     monkeypatch.setenv(RUN_VARIABLE, "03_baseline_cnn")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "work"))

@@ -5,29 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
-from pneumolib.reporting.figures import (
-    COLOURS,
-    NAMES,
-    NEUTRAL,
-    NORMAL,
-    OTHERS,
-    SMALL,
-    Plot,
-    by_class,
-    dots,
-    kind_palette,
-    legend_below,
-    named,
-    new_axes,
-    wrapped,
-)
+from pneumolib.reporting import figures
 from pneumolib.reporting.results import figure_words
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -42,46 +26,45 @@ FEATURES = {
     "sd_intensity": ("SD of grey values", False),
     "colour": ("files stored in colour (%)", False),
 }
-_CLASSES = [(label, NAMES[label], colour) for label, colour in COLOURS.items()]
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}
 
 
-def class_counts(counts: pd.DataFrame) -> Plot:
+def class_counts(counts: pd.DataFrame) -> figures.Plot:
     """Images of each kind in each source split, from `Manifest.counts`."""
-    figure, (ax,) = new_axes(height=2.8)
-    palette = kind_palette(counts.kind)
+    figure, (ax,) = figures.new_axes(height=2.8)
+    palette = figures.kind_palette(counts.kind)
     sns.barplot(counts, x="images", y="source_split", hue="kind", palette=palette, ax=ax, hue_order=list(palette))
     for bars in ax.containers:
-        ax.bar_label(bars, fontsize=SMALL, padding=3)
+        ax.bar_label(bars, fontsize=figures.SMALL, padding=3)
     ax.set(xlabel="images", ylabel="folder")
     ax.margins(x=0.1)
     ax.get_legend().remove()
-    legend_below(figure, ax)
+    figures.legend_below(figure, ax)
     words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
-    return Plot(
+    return figures.Plot(
         figure, "class-counts", "Images of each kind by folder.", f"Bar chart of images by folder and kind: {words}."
     )
 
 
-def image_sizes(table: pd.DataFrame) -> Plot:
+def image_sizes(table: pd.DataFrame) -> figures.Plot:
     """Width against height, and the aspect ratio of each class: a shortcut a network can take."""
-    figure, (left, right) = new_axes(2)
+    figure, (left, right) = figures.new_axes(2)
     ratio = table.width_px / table.height_px
-    for label, name, colour in _CLASSES:
+    for label, colour in figures.COLOURS.items():
         rows = table[table.label == label]
-        left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, label=name, lw=0)
+        left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, label=figures.NAMES[label], lw=0)
         right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=colour)
     left.set(xlabel="width (px)", ylabel="height (px)")
     right.set(xlabel="aspect ratio (width / height)", ylabel="density")
-    legend_below(figure, left, markerscale=3)
-    medians = by_class(ratio.groupby(table.label).median(), ".2f")
+    figures.legend_below(figure, left, markerscale=3)
+    medians = figures.by_class(ratio.groupby(table.label).median(), ".2f")
     caption = "Sizes and aspect ratios of images by class."
-    return Plot(figure, "image-sizes", caption, f"{caption} The median aspect ratio is {medians}.")
+    return figures.Plot(figure, "image-sizes", caption, f"{caption} The median aspect ratio is {medians}.")
 
 
-def flow(manifest: Manifest, split: pd.DataFrame) -> Plot:
+def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
     """From the archive to the splits: images and groups in every box."""
-    figure, (ax,) = new_axes(height=4.6, style="white")
+    figure, (ax,) = figures.new_axes(height=4.6, style="white")
     ax.set(xlim=(0, 9), ylim=(-0.2, 7.3))
     ax.set_axis_off()
     table, n_bad = manifest.table, len(manifest.problems)
@@ -96,14 +79,16 @@ def flow(manifest: Manifest, split: pd.DataFrame) -> Plot:
     }
     for (x, y), words in boxes.items():
         height = 0.36 * (words.count("\n") + 1)
-        ax.add_patch(FancyBboxPatch((x + 0.1, y), 2.7, height, boxstyle="round,pad=0.05", fc="#eef3f7", ec=NORMAL))
+        ax.add_patch(
+            FancyBboxPatch((x + 0.1, y), 2.7, height, boxstyle="round,pad=0.05", fc="#eef3f7", ec=figures.NORMAL)
+        )
         ax.text(x + 1.45, y + height / 2, words, ha="center", va="center", fontsize=9)
     for start, end in (((4.4, 6.2), (4.4, 5.75)), ((4, 4.1), (3.2, 3.3)), ((5, 4.1), (7, 3.3)), ((2.4, 2), (1.7, 1.2)),
                        ((3.4, 2), (4.2, 1.2))):  # fmt: skip
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": NEUTRAL})
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": figures.NEUTRAL})
     words = "; ".join(text.replace("\n", ", ") for text in boxes.values())
     caption = "Flow of images from the source to training, validation and test."
-    return Plot(figure, "flow", caption, f"{caption} {words}.")
+    return figures.Plot(figure, "flow", caption, f"{caption} {words}.")
 
 
 def _amount(rows: pd.DataFrame) -> str:
@@ -117,13 +102,13 @@ def _mean_image(pixels: np.ndarray, rows: np.ndarray, portion: int = 256) -> np.
     return total / (len(rows) * pixels.shape[3])
 
 
-def mean_images(pixels: np.ndarray, labels: np.ndarray) -> Plot:
+def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
-    figure, axes = new_axes(3, height=2.7, style="white")
+    figure, axes = figures.new_axes(3, height=2.7, style="white")
     means = [_mean_image(pixels, np.flatnonzero(labels == label)) for label in (0, 1)]
     for ax, mean, label in zip(axes, means, (0, 1), strict=False):
         ax.imshow(mean, **_GREY)
-        ax.set_title(f"{NAMES[label]}\n{np.sum(labels == label)} images", fontsize=9)
+        ax.set_title(f"{figures.NAMES[label]}\n{np.sum(labels == label)} images", fontsize=9)
     difference = means[1] - means[0]
     most = max(float(np.abs(difference).max()), 1.0)
     shown = axes[2].imshow(difference, cmap="RdBu_r", vmin=-most, vmax=most)
@@ -137,88 +122,70 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> Plot:
         f"Mean image of each class and their difference, which runs from {difference.min():.0f} to "
         f"{difference.max():.0f} grey values; over the middle of the picture it averages {difference[centre].mean():+.0f}."
     )
-    return Plot(figure, "mean-images", caption, alt)
+    return figures.Plot(figure, "mean-images", caption, alt)
 
 
-def intensities(histograms: pd.DataFrame) -> Plot:
+def intensities(histograms: pd.DataFrame) -> figures.Plot:
     """Grey values of all pixels, a panel a split, a line a class; from `data.histograms_of`."""
     parts = {part: PARTS[part] for part in dict.fromkeys(histograms.split)}
     return _grey_values(histograms.rename(columns={"split": "panel"}), parts, "grey-values-by-split")
 
 
-def grey_values(histograms: pd.DataFrame) -> Plot:
+def grey_values(histograms: pd.DataFrame) -> figures.Plot:
     """Pooled grey values by class, training against test, a panel a way; from `histograms_of` in `data.contrast`."""
     return _grey_values(histograms.rename(columns={"equalize": "panel"}), WAYS, "grey-values-by-contrast")
 
 
-def _grey_values(histograms: pd.DataFrame, panels: dict[str, str], name: str) -> Plot:
+def _grey_values(histograms: pd.DataFrame, panels: dict[str, str], name: str) -> figures.Plot:
     """A panel each; where a panel holds several splits, test is dashed."""
-    figure, axes = new_axes(height=1.6 * len(panels) + 0.7, rows=len(panels), sharex=True)
+    figure, axes = figures.new_axes(height=1.6 * len(panels) + 0.7, rows=len(panels), sharex=True)
     words = []
     for ax, (panel, title) in zip(axes, panels.items(), strict=True):
         for row in histograms[histograms.panel == panel].itertuples():
             part = getattr(row, "split", "")
             # Smoothed over eight grey values: HE leaves gaps, which say nothing and hide the rest.
             smooth = np.convolve(row.histogram, np.ones(8) / 8, mode="same")
-            label = f"{NAMES[row.label]}{', ' if part else ''}{PARTS.get(part, '')}"
-            ax.plot(smooth, color=COLOURS[row.label], ls="--" if part == "test" else "-", lw=1.2, label=label)
+            label = f"{figures.NAMES[row.label]}{', ' if part else ''}{PARTS.get(part, '')}"
+            ax.plot(smooth, color=figures.COLOURS[row.label], ls="--" if part == "test" else "-", lw=1.2, label=label)
             words.append(f"{title}, {label} {row.histogram @ np.arange(256):.0f}")
         ax.set(title=title, ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
-    legend_below(figure, axes[0], 2)
+    figures.legend_below(figure, axes[0], 2)
     caption = "Grey values of all pixels by class."
-    return Plot(figure, name, caption, f"{caption} Means of 255: {'; '.join(words)}.")
+    return figures.Plot(figure, name, caption, f"{caption} Means of 255: {'; '.join(words)}.")
 
 
-def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
+def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     """Every suspicious fact of a file by class and split: dot median, bar quartiles, line 5th to 95th percentile."""
     rows = table.merge(split[["image_id", "split"]], on="image_id", validate="1:1")
     rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
                        colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
     names = [name for name in FEATURES if rows[name].min() < rows[name].max()] or list(FEATURES)
-    figure, axes = new_axes(2, height=1.5 * -(-len(names) // 2) + 0.5, rows=-(-len(names) // 2))
+    figure, axes = figures.new_axes(2, height=1.5 * -(-len(names) // 2) + 0.5, rows=-(-len(names) // 2))
     for ax in axes[len(names) :]:
         ax.set_axis_off()
     for ax, name in zip(axes, names, strict=False):
+        for (label, part), values in rows.groupby(["label", "split"])[name]:
+            colour, y = figures.COLOURS[label], list(PARTS).index(part) - 0.17 + 0.34 * label
+            if name == "colour":
+                ax.barh(y, values.mean(), 0.3, color=colour)
+                continue
+            low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95])
+            ax.hlines(y, low, high, color=colour, lw=1.2)
+            ax.hlines(y, first, third, color=colour, lw=6, alpha=0.6)
+            ax.plot(middle, y, "o", color=colour, mec="white", label=figures.NAMES[label] if part == "train" else None)
         title, logarithmic = FEATURES[name]
-        (_share if name == "colour" else _spread)(ax, rows, name)
-        if logarithmic and rows[name].min() > 0:
-            _log_axis(ax)
-        ax.set(xlabel=title, yticks=range(len(PARTS)), yticklabels=list(PARTS), ylim=(len(PARTS) - 0.5, -0.5))
-    legend_below(figure, axes[0])
+        ax.set(xlabel=title, xscale="log" if logarithmic and rows[name].min() > 0 else "linear",
+               yticks=range(len(PARTS)), yticklabels=list(PARTS), ylim=(len(PARTS) - 0.5, -0.5))  # fmt: skip
+        if ax.get_xscale() == "log":
+            figures.rounded_ticks(ax)
+    figures.legend_below(figure, axes[0])
     medians = rows.groupby("label")[list(FEATURES)].median()
-    words = "; ".join(f"{title}: {by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
+    words = "; ".join(f"{title}: {figures.by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
     same = ", ".join(FEATURES[name][0] for name in FEATURES if name not in names)
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
     caption += f" The same in all files, and not shown: {same}." if same else ""
-    return Plot(figure, "file-facts", caption, f"Facts of the files by split and class. Medians: {words}.")
-
-
-def _log_axis(ax: Axes) -> None:
-    """A logarithmic axis of few labels, also where it spans less than a power of ten."""
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 30 else (1,), numticks=6))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _spread(ax: Axes, rows: pd.DataFrame, name: str) -> None:
-    """Two lines a split, normal above pneumonia."""
-    for label, title, colour in _CLASSES:
-        values = rows[rows.label == label].groupby("split")[name]
-        low, first, middle, third, high = (values.quantile(share) for share in (0.05, 0.25, 0.5, 0.75, 0.95))
-        y = [list(PARTS).index(part) - 0.17 + 0.34 * label for part in middle.index]
-        ax.hlines(y, low, high, color=colour, lw=1.2)
-        ax.hlines(y, first, third, color=colour, lw=6, alpha=0.6)
-        ax.plot(middle, y, "o", color=colour, ms=5, mec="white", mew=0.8, label=title)
-
-
-def _share(ax: Axes, rows: pd.DataFrame, name: str) -> None:
-    """The mean of each class and split as a bar."""
-    for label, _, colour in _CLASSES:
-        means = rows[rows.label == label].groupby("split")[name].mean()
-        ax.barh([list(PARTS).index(part) - 0.17 + 0.34 * label for part in means.index], means, 0.3, color=colour)
+    return figures.Plot(figure, "file-facts", caption, f"Facts of the files by split and class. Medians: {words}.")
 
 
 def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
@@ -226,114 +193,101 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
 
     Where all images are of one size, none is large or small.
     """
+    size = table.width_px.astype(str) + " x " + table.height_px.astype(str)
+    grey = "mean " + table.mean_intensity.round().astype(int).astype(str)
     measured = table.assign(area=table.width_px * table.height_px)
-    picks = {}
-    if measured.area.min() < measured.area.max():
-        picks = {"largest": measured.nlargest(n, "area"), "smallest": measured.nsmallest(n, "area")}
-    picks |= {
-        "brightest": measured.nlargest(n, "mean_intensity"),
-        "darkest": measured.nsmallest(n, "mean_intensity"),
-    }
-    rows = pd.concat([rows.assign(what=what) for what, rows in picks.items()], ignore_index=True)
-    size = rows.width_px.astype(str) + " x " + rows.height_px.astype(str)
-    grey = "mean " + rows.mean_intensity.round().astype(int).astype(str)
-    stem = rows.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
-    return rows.assign(title=rows.what + ": " + size.where(rows.what.isin(["largest", "smallest"]), grey) + "\n" + stem)
+    picks = (
+        {"largest": ("area", -1, size), "smallest": ("area", 1, size)}
+        if measured.area.min() < measured.area.max()
+        else {}
+    )
+    picks |= {"brightest": ("mean_intensity", -1, grey), "darkest": ("mean_intensity", 1, grey)}
+    stem = table.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
+    rows = []
+    for what, (column, sign, seen) in picks.items():
+        ends = measured.assign(what=what, title=what + ": " + seen + "\n" + stem)
+        rows.append(ends.sort_values(column, ascending=sign > 0, kind="stable").head(n))
+    return pd.concat(rows, ignore_index=True)
 
 
-_PARTS_SCORED = {"cv": ("cross-validated on the training pool", OTHERS[0]), "validation": ("validation", OTHERS[0]),
-                 "test": ("test", OTHERS[1])}  # fmt: skip
+_PARTS_SCORED = {"cv": ("cross-validated on the training pool", figures.OTHERS[0]), "validation": ("validation", figures.OTHERS[0]),
+                 "test": ("test", figures.OTHERS[1])}  # fmt: skip
 
 
-def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> Plot:
+def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> figures.Plot:
     """AUROC with intervals, a row of `table` each: `<column>, <column>_low, <column>_high` for each of `columns`."""
-    figure, (ax,) = new_axes(height=1.2 + 0.5 * len(table))
-    dots(ax, table, table[label], {column: _PARTS_SCORED[column] for column in columns})
-    ax.axvline(0.5, color=NEUTRAL, lw=0.8, ls=":")
+    figure, (ax,) = figures.new_axes(height=1.2 + 0.5 * len(table))
+    figures.dots(ax, table, table[label], {column: _PARTS_SCORED[column] for column in columns})
+    ax.axvline(0.5, color=figures.NEUTRAL, lw=0.8, ls=":")
     least = table[[f"{column}{end}" for column in columns for end in ("", "_low")]].min(axis=None)
     ax.set(xlabel="AUROC (0.5 is chance)", xlim=(0.45 if pd.isna(least) else max(0.0, min(0.45, least - 0.05)), 1.02))
-    legend_below(figure, ax, 2)
+    figures.legend_below(figure, ax, 2)
     scored = [[f"{column} {figure_words(row[column], '.2f')}" for column in columns] for _, row in table.iterrows()]
     words = "; ".join(f"{name} {', '.join(row)}" for name, row in zip(table[label], scored, strict=True))
-    return Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"AUROC with intervals: {words}.")
+    return figures.Plot(
+        figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"AUROC with intervals: {words}."
+    )
 
 
 WAYS = {"none": "as it is", "hist": "HE", "clahe": "CLAHE"}
-WAY_COLOURS = {"none": NEUTRAL, "hist": OTHERS[1], "clahe": OTHERS[0]}  # neither class's colour
+WAY_COLOURS = {"none": figures.NEUTRAL, "hist": figures.OTHERS[1], "clahe": figures.OTHERS[0]}  # neither class's colour
 
 
-def before_and_after(image: np.ndarray, params: ImageParams, title: str) -> Plot:
-    """One image (uint8, height x width x channels) as it is, after HE and after CLAHE, each beside its histogram and
-    cumulative curve."""
-    figure, axes = new_axes(2, height=6, rows=3, style="white")
-    spreads = []
-    for row, (way, name) in enumerate(WAYS.items()):
-        pixels = equalize(image, params.model_copy(update={"equalize": way}))
-        axes[2 * row].imshow(pixels.squeeze(), **_GREY)
-        axes[2 * row].set_title(name)
-        axes[2 * row].set_axis_off()
-        _histogram(axes[2 * row + 1], pixels, NEUTRAL)
-        spreads.append(f"{name} {np.subtract(*np.percentile(pixels, [95, 5])):.0f}")
-    axes[5].set_xlabel("grey value")
-    caption = (
-        f"{title} as it is, after HE and after CLAHE, with the histogram (steps) and cumulative curve of its pixels."
-    )
-    spans = f"From the 5th to the 95th percentile the grey values span: {', '.join(spreads)} of 255."
-    return Plot(figure, named(title), caption, f"{caption} {spans}")
+def before_and_after(image: np.ndarray, params: ImageParams, title: str) -> figures.Plot:
+    """One image (uint8, height x width x channels) as it is, after HE and after CLAHE; see `side_by_side`."""
+    return side_by_side(image[None], [""], params, title)
 
 
-def _histogram(ax: Axes, pixels: np.ndarray, colour: str, name: str = "") -> None:
-    """A histogram of 32 steps, scaled to half the height, and the cumulative curve."""
-    counts = np.bincount(pixels.reshape(-1), minlength=256) / pixels.size
-    steps = counts.reshape(32, 8).sum(axis=1)
-    ax.stairs(steps / (2 * steps.max()), np.arange(0, 257, 8), color=colour, lw=0.8, alpha=0.8)
-    ax.plot(np.cumsum(counts), color=colour, lw=1.2, label=name)
-    ax.set(xticks=[0, 255], yticks=[], ylim=(0, 1.02), xlim=(0, 255))
-    ax.tick_params(labelsize=SMALL)
-
-
-def side_by_side(pixels: np.ndarray, titles: Sequence[str], params: ImageParams) -> Plot:
-    """Several images (uint8, n x height x width x channels): a row as they are, one after HE, one after CLAHE, and one of
-    all three histograms (steps) with their cumulative curves.
+def side_by_side(
+    pixels: np.ndarray, titles: Sequence[str], params: ImageParams, what: str = "Training images"
+) -> figures.Plot:
+    """Images (uint8, n x height x width x channels), a row each: as they are, after HE, after CLAHE, and all three
+    histograms (steps) with their cumulative curves.
     """
-    columns = len(pixels)
-    figure, axes = new_axes(columns, height=4.7, rows=len(WAYS) + 1, style="white")
-    for row, (way, name) in enumerate(WAYS.items()):
-        changed = params.model_copy(update={"equalize": way})
-        for column, image in enumerate(pixels):
-            ax, equalised = axes[row * columns + column], equalize(image, changed)
+    figure, axes = figures.new_axes(len(WAYS) + 1, height=1.35 * len(pixels) + 0.6, rows=len(pixels), style="white")
+    spans = []
+    for place, image in enumerate(pixels):
+        *row, last = axes[place * (len(WAYS) + 1) :][: len(WAYS) + 1]
+        for ax, (way, name) in zip(row, WAYS.items(), strict=True):
+            equalised = equalize(image, params.model_copy(update={"equalize": way}))
             ax.imshow(equalised.squeeze(), **_GREY)
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(wrapped(titles[column], 13) if row == 0 else "", fontsize=SMALL)
-            ax.set_ylabel(name if column == 0 else "")
-            _histogram(axes[len(WAYS) * columns + column], equalised, WAY_COLOURS[way], name)
-    axes[len(WAYS) * columns].set_ylabel("cumulative")
-    legend_below(figure, axes[-1])
-    caption = "Images as they are, after HE and after CLAHE, above their histograms (steps) and cumulative curves."
-    return Plot(figure, "contrast-side-by-side", caption, f"{caption} {columns} images: {'; '.join(titles)}.")
+            ax.set(xticks=[], yticks=[], title=name if place == 0 else "")
+            shares = np.bincount(equalised.reshape(-1), minlength=256) / equalised.size
+            steps = shares.reshape(32, 8).sum(axis=1)
+            last.stairs(steps / (2 * steps.max()), np.arange(0, 257, 8), color=WAY_COLOURS[way], lw=0.7, alpha=0.8)
+            last.plot(np.cumsum(shares), color=WAY_COLOURS[way], lw=1.2, label=name)
+            spans.append(f"{titles[place]} {name} {np.subtract(*np.percentile(equalised, [95, 5])):.0f}".strip())
+        row[0].set_ylabel(figures.wrapped(titles[place], 16), fontsize=figures.SMALL)
+        last.set(xticks=[0, 255], yticks=[], ylim=(0, 1.02), xlim=(0, 255), box_aspect=1)
+    figures.legend_below(figure, axes[-1])
+    caption = f"{what}: original, after HE and after CLAHE; on the right histograms (steps) and cumulative curves of all three."
+    alt = f"{caption} From the 5th to the 95th percentile the grey values span, of 255: {'; '.join(spans)}."
+    return figures.Plot(figure, figures.named(what), caption, alt)
 
 
-def clahe_settings(image: np.ndarray, params: ImageParams, clip_limits: Sequence[float], tiles: Sequence[int]) -> Plot:
+def clahe_settings(
+    image: np.ndarray, params: ImageParams, clip_limits: Sequence[float], tiles: Sequence[int]
+) -> figures.Plot:
     """One image under each pair of clip limit (rows) and number of tiles along a side (columns).
 
     Each title says how many pixels of a tile may have one grey value: a share that is less than one counts as one.
     """
-    figure, axes = new_axes(len(tiles), height=2 * len(clip_limits) + 0.3, rows=len(clip_limits), style="white")
+    figure, axes = figures.new_axes(len(tiles), height=2 * len(clip_limits) + 0.3, rows=len(clip_limits), style="white")
     for ax, (clip, n) in zip(axes, [(clip, n) for clip in clip_limits for n in tiles], strict=True):
         changed = params.model_copy(update={"equalize": "clahe", "clahe_clip_limit": clip, "clahe_tiles": n})
         ax.imshow(equalize(image, changed).squeeze(), **_GREY)
         ax.set(xticks=[], yticks=[])
         tile_px = (params.size_px // n) ** 2
-        ax.set_title(f"{n} x {n} tiles:\n{max(1, int(clip * tile_px))} of {tile_px} px", fontsize=SMALL)
+        ax.set_title(f"{n} x {n} tiles:\n{max(1, int(clip * tile_px))} of {tile_px} px", fontsize=figures.SMALL)
         ax.set_ylabel(f"clip limit {clip:g}" if n == tiles[0] else "")
     limits, sides = (", ".join(f"{value:g}" for value in values) for values in (clip_limits, tiles))
     caption = f"One image after CLAHE with clip limits {limits} (rows) and {sides} tiles along a side (columns)."
-    return Plot(figure, "clahe-settings", caption, caption)
+    return figures.Plot(figure, "clahe-settings", caption, caption)
 
 
-def validation_curves(histories: dict[str, pd.DataFrame]) -> Plot:
+def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:
     """Validation AUROC by epoch of each training, its best epoch marked."""
-    figure, (ax,) = new_axes()
+    figure, (ax,) = figures.new_axes()
     words = []
     for way, history in histories.items():
         best = history.loc[history.val_auroc.idxmax()]
@@ -342,6 +296,6 @@ def validation_curves(histories: dict[str, pd.DataFrame]) -> Plot:
         words.append(f"{WAYS[way]} {best.val_auroc:.3f} in epoch {best.epoch:.0f} of {len(history)}")
     ax.set(xlabel="epoch", ylabel="validation AUROC")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, ax)
+    figures.legend_below(figure, ax)
     caption = "Validation AUROC by epoch. Dots mark the kept epochs."
-    return Plot(figure, "validation-curves", caption, f"{caption} Best: {'; '.join(words)}.")
+    return figures.Plot(figure, "validation-curves", caption, f"{caption} Best: {'; '.join(words)}.")

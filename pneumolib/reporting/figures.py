@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.reporting.session import numbered
@@ -31,7 +31,7 @@ NAMES = LABEL_NAMES
 KIND_COLOURS = {"normal": NORMAL, "bacteria": PNEUMONIA, "virus": "#E69F00", "pneumonia": PNEUMONIA}
 OTHERS = ["#009E73", "#CC79A7", "#56B4E9", "#F0E442"]  # the palette's remaining colours, for kinds and runs without one
 DPI = 110
-WIDTH = 5.6  # inches; at 390 pixels a text of 9 points is then 8 pixels high
+WIDTH = 5.2  # inches; at 390 pixels a text of 9 points is then 8 pixels high
 SMALL = 8  # points, the smallest text
 FROZEN, EMPTY = "#9fb8c9", "#e3e3e3"  # blocks of a network
 
@@ -102,6 +102,17 @@ def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
     """The legend of one panel under the whole figure."""
     names = ax.get_legend_handles_labels()
     figure.legend(*names, frameon=False, loc="outside lower center", ncols=columns, **options)
+
+
+def rounded_ticks(ax: Axes) -> None:
+    """A logarithmic axis with few labels, also where it spans less than a power of ten."""
+    low, high = ax.get_xlim()
+    few = (
+        MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 10 else LogLocator(subs=(1, 3) if high / low < 99 else (1,))
+    )
+    ax.xaxis.set_major_locator(few)
+    ax.xaxis.set_major_formatter(EngFormatter() if high > 1e5 else StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def reach(table: pd.DataFrame, name: str) -> list[pd.Series]:
@@ -214,7 +225,7 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 0, wha
     By default six stand beside each other, or four where titles are long.
     """
     columns = columns or (6 if max(len(line) for title in titles for line in title.splitlines()) < 16 else 4)
-    labels = [wrapped(title, 82 // columns) for title in titles]
+    labels = [wrapped(title, 76 // columns) for title in titles]
     rows = -(-len(pixels) // columns)
     height = rows * (WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels))
     figure, axes = new_axes(columns, height=height, rows=rows, style="white")
@@ -234,7 +245,7 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
     for place, (width, b) in enumerate(zip(widths, blocks.itertuples(), strict=True)):
         colour = EMPTY if not b.parameters else NORMAL if b.trainable else FROZEN
         ax.barh(place, width, left=-width / 2, height=0.7, color=colour, edgecolor="white")
-        words = f"{wrapped(f'{b.part}: {b.kinds}', 66)}\n{b.output}{_block_weights(b)}"
+        words = f"{wrapped(f'{b.part}: {b.kinds}', 58)}\n{b.output}{_block_weights(b)}"
         ax.text(0.62, place, words, va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)

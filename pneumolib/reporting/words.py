@@ -98,7 +98,10 @@ def _shown(table: pd.DataFrame, caption: str) -> tuple[str, str]:
         spread_out(table).to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
     with pd.option_context("display.max_colwidth", None):
         data = table.to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
-    data = _ESTIMATE.sub(lambda cell: cell[0].replace(" (", "<br><small>(", 1) + "</small>", data)
+    if len(table.columns) > 2:  # limits stand below the value, so that more columns fit
+        data = _ESTIMATE.sub(
+            lambda cell: cell[0].replace(" (", "<br><small>(", 1).replace(" to", "&nbsp;to") + "</small>", data
+        )
     wide = " wide" if len(table.columns) > 6 else ""
     return f"<strong>{label}.</strong> {escape(caption)}", f'<div class="scroll{wide}" tabindex="0">{data}</div>'
 
