@@ -31,8 +31,8 @@ def drawn(n: int, split: str, seed: int) -> pd.DataFrame:
 
 
 ODD = {
-    "ten images": "ECE of about",
-    "one class": "Labels cannot be dealt out anew: test holds one class only.",
+    "ten images": "the ECE of so many images",
+    "one class": "The permutation test needs both classes: test holds one class only.",
     "all scores equal": "0.500 (no interval)",
     "no error": "1.000 (0.",
     "one child a class": "No interval can be computed under gamma.",
@@ -118,7 +118,7 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
 def test_a_usual_evaluation_is_said_whole():
     text = spoken(table_of(), as_on_the_page=True)
     assert "not computable" not in text
-    for said in ("Over 2 seeds the test AUROC is", "changed in 1 ways at 1 severities", "platt (used)"):
+    for said in ("Over 2 seeds the mean test AUROC is", "changed in 1 ways at 1 severities", "platt (used)"):
         assert said in text
 
 

@@ -113,12 +113,13 @@ def test_the_answer_follows_the_intervals(case, opening):
     assert "**The images are synthetic**" in external_words.answer(tried(found, synthetic=True)).data
     for text in (said, answer):
         assert not re.search(r"\bnan\b", text.lower())
-    assert "**50% of the images are warned of**, where 1.0% of the study's own validation images are" in said
+    assert "**50% of the images get an out-of-distribution warning**" in said
+    assert "Of the study's own validation images 1.0% do." in said
 
 
 def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
     found, said = found_of(elsewhere("shifted"), grey=120)
-    assert "No image is warned of, so that errors cannot be compared." in said
+    assert "No image gets a warning, so errors cannot be compared." in said
     trained, outside = result(), tried(found)
     expected = r"03_baseline_cnn on another source: AUROC 0\.\d{3} \(.*\), from its own test [+-]0\.\d{3} \(.*\)"
     assert re.fullmatch(expected, headline(outside))

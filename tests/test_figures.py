@@ -13,8 +13,8 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams
 from pneumolib.reporting import data_plots, data_words, words
+from pneumolib.reporting.results import interval
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, _opened, start
-from pneumolib.reporting.words import interval
 from test_reporting import result
 
 HE, CLAHE = ImageParams(size_px=32, equalize="hist"), ImageParams(size_px=32, equalize="clahe", clahe_tiles=4)
@@ -153,14 +153,21 @@ def test_a_figure_and_a_table_have_numbers_and_files(manifest, tmp_path, monkeyp
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
     monkeypatch.delenv(RUN_VARIABLE, raising=False)
     plot = data_plots.class_counts(manifest.counts())
-    table = words.titled("parts", "Parts <b>.", {"Part": ["a"], "AUROC": [interval(0.8, 0.7, 0.9)], "n": [3]})
+    table = words.titled(
+        "parts",
+        "Parts <b>.",
+        {"Part": ["a", "b"], "AUROC": [interval(0.8, 0.7, 0.9), interval(0.5, None, None)], "n": [3, 4]},
+    )
     files = {f"figures/class-counts{end}" for end in (".png", ".svg")} | {"tables/parts.csv"}
     start("03_baseline_cnn")  # by hand, a cell that runs again keeps number and file
     folder = tmp_path / "runs/interactive/03_baseline_cnn"
     assert [shown_in(folder, plot, table) for _ in range(2)] == [(["Figure 1", "Table 1"], files)] * 2
-    assert (folder / "tables/parts.csv").read_text() == "Part,AUROC,AUROC low,AUROC high,n\na,0.800,0.700,0.900,3\n"
+    assert (
+        folder / "tables/parts.csv"
+    ).read_text() == "Part,AUROC,AUROC low,AUROC high,n\na,0.800,0.700,0.900,3\nb,0.500,,,4\n"
     assert "Parts &lt;b&gt;." in words.show(table).data
-    assert "0.800<br><small>(0.700&nbsp;to 0.900)</small>" in words.show(table).data
+    for cell in ("0.800<br><small>(0.700&nbsp;to 0.900)</small>", "0.500<br><small>(no interval)</small>"):
+        assert cell in words.show(table).data
     (tmp_path / "work").mkdir()
     monkeypatch.setenv(RUN_VARIABLE, "03_baseline_cnn")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "work"))

@@ -36,8 +36,8 @@ def source_summary(source: Manifest, table: pd.DataFrame, share_before: float) -
         share_before: of pneumonia in the study's own test.
     """
     parts = {
-        "To choose threshold and calibration anew": table[table.part == "recalibration"],
-        "To judge that on": table[table.part == "evaluation"],
+        "Recalibration part, for threshold and calibration": table[table.part == "recalibration"],
+        "Evaluation part, for their metrics": table[table.part == "evaluation"],
     }
     return say(
         "external.source",
@@ -149,7 +149,7 @@ def calibration_summary(table: pd.DataFrame, share_before: float, share_after: f
 
 
 def _gain(row: pd.Series) -> str:
-    verdict = "a gain" if row.difference_high < 0 else "a loss" if row.difference_low > 0 else "no change is shown"
+    verdict = "a gain" if row.difference_high < 0 else "a loss" if row.difference_low > 0 else "no significant change"
     return f"{row_interval(row, 'difference', signed=True)}, {verdict}"
 
 

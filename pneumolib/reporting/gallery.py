@@ -2,13 +2,13 @@
 
 import base64
 import io
-from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
+from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from pneumolib.data.layout import LABEL_NAMES
@@ -21,34 +21,27 @@ SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
 QUALITY = 72  # JPEG; 60 cards stay well below a megabyte
 _LITTLE_LIKE, _MUCH_LIKE = 0.3, 0.7  # rank correlations below and above which maps count as unlike and alike
-# Enough for a page without a style sheet; two cards a row on a telephone.
-_GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(min(145px, 45%), 1fr)); gap: 1rem 0.75rem"
-_CARD = "margin: 0; min-width: 0"
-_PICTURE = "width: 100%; max-width: 320px; height: auto; display: block"
-_CAPTION = "font-size: 0.85em; line-height: 1.4; overflow-wrap: anywhere; margin-top: 0.3em"
 
 
 def selection(
     predictions: pd.DataFrame, threshold: float, limit: int = 60, right: int = 12, seed: int = 1
 ) -> pd.DataFrame:
-    """Which images of one split to show: its errors, the most confident first, and a few right calls of both classes.
+    """Which images of one split to show: its errors, the most confident first, and some correct ones of both classes.
 
     Args:
         predictions: rows of one split, as `predictions.csv` has them.
-        threshold: frozen on validation; at or above it an image is called pneumonia.
+        threshold: frozen on validation; at or above it the predicted class is pneumonia.
         limit: of errors. Confident is a logit far from that of the threshold.
-        right: of right calls, half of them normal, drawn at random; fewer where there are fewer.
+        right: number of correct ones, half of them normal, drawn at random; fewer where there are fewer.
         seed: of that draw.
     Returns:
         the columns of `predictions`, then `threshold`, `call` (0 or 1), `right` (bool) and `of`, the number of all errors,
-        or of all right calls, that this row was chosen from.
+        or of all correct ones, that this row was chosen from.
     Raises:
         ValueError: more than one split.
     """
     if len(set(predictions.split)) > 1:
-        raise ValueError(
-            f"selection takes the rows of one split, received {', '.join(sorted(predictions.split.unique()))}"
-        )
+        raise ValueError(f"selection takes the rows of one split, received {', '.join(sorted(set(predictions.split)))}")
     rows = predictions.assign(threshold=threshold, call=(predictions.probability >= threshold).astype(int))
     rows["right"] = rows.call == rows.label
     rows["of"] = rows.groupby("right").image_id.transform("size")
@@ -70,31 +63,31 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
 
     Args:
         images: holds at least the images of `rows`.
-        rows: from `selection`, errors or right calls; all of its columns are needed.
+        rows: from `selection`, errors or correct ones; all of its columns are needed.
         maps: from `learning.grad_cam`, float (n, height, width), 0 to 1, in the order of `images.table`.
         limit: cards; a sentence says how many more there are.
     Raises:
         ValueError: as many maps as images are needed.
         KeyError: a row whose image is not there.
     """
-    if len(maps) != len(images):
-        raise ValueError(
-            f"gallery: received {len(maps)} maps for {len(images)} images; needed is one for each, in order"
-        )
+    places = pd.Series(range(len(maps)), index=images.table.image_id)
     if rows.empty:
         return HTML("<p>There is no such image on this split.</p>")
-    label, file = numbered("Figure", "correct" if rows.right.all() else "errors" if not rows.right.any() else "cases")
-    places = pd.Series(range(len(images)), index=images.table.image_id)
-    shown = rows.head(limit)
-    pictures = [_picture(np.asarray(images.pixels[place]), maps[place]) for place in places[shown.image_id]]
-    cards = [
-        _card(row, picture, maps[places[row.image_id]])
-        for row, picture in zip(shown.itertuples(), pictures, strict=True)
-    ]
+    label, file = numbered("Figure", "correct" if rows.right.all() else "errors")
+    shown, pictures, cards = rows.head(limit), [], []
+    for row in shown.itertuples():
+        saliency = maps[places[row.image_id]]
+        pictures.append(_picture(np.asarray(images.pixels[places[row.image_id]]), saliency))
+        jpeg = io.BytesIO()
+        Image.fromarray(pictures[-1]).save(jpeg, "JPEG", quality=QUALITY)
+        place = strongest_place(saliency) if saliency.any() else ""
+        cards.append({"row": row, "place": place, "data": base64.b64encode(jpeg.getvalue()).decode()})
     if file:
         _save(pictures, shown, file)
-    words = f"<p><strong>{label}.</strong> {_how_many(rows, len(shown))}</p>"
-    return HTML(f'{words}<div class="gallery" style="{_GRID}">{"".join(cards)}</div>')
+    jinja = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = jinja.from_string(Path(__file__).with_name("template").joinpath("gallery.html.j2").read_text("utf-8"))
+    first = {"total": int(rows.of.iloc[0]), "right": rows.right.all(), "threshold": rows.threshold.iloc[0]}
+    return HTML(template.render(label=label, shown=len(shown), cards=cards, names=LABEL_NAMES, **first))
 
 
 def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
@@ -105,50 +98,6 @@ def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
     lines = [np.concatenate(pictures[start : start + wide], axis=1) for start in range(0, len(pictures), wide)]
     Image.fromarray(np.concatenate(lines)).save(file.with_suffix(".png"))
     rows[["image_id", "label", "call", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)
-
-
-def _how_many(rows: pd.DataFrame, shown: int) -> str:
-    total, left = int(rows.of.iloc[0]), int(rows.of.iloc[0]) - shown
-    if rows.right.all():
-        words = f"{shown} of {total} correctly classified images, drawn at random from both classes."
-    elif left:
-        words = f"The {shown} most confident of {total} errors; {left} {'is' if left == 1 else 'are'} left out."
-    else:
-        words = "The only error." if total == 1 else f"All {total} errors, the most confident first."
-    threshold = rows.threshold.iloc[0]
-    return f"{words} The predicted class is pneumonia where the network's own probability is at least {threshold:.1%}."
-
-
-def _card(row, picture: np.ndarray, saliency: np.ndarray) -> str:
-    name, call, share = (escape(words) for words in (str(row.image_id), *_words(row)))
-    alt = " ".join(
-        [f"Radiograph {row.image_id}, and below it the same with its map.", *_words(row), _brightest(saliency)]
-    )
-    if not saliency.any():
-        share += "<br>The map is empty."
-    jpeg = io.BytesIO()
-    Image.fromarray(picture).save(jpeg, "JPEG", quality=QUALITY)
-    data = base64.b64encode(jpeg.getvalue()).decode()
-    return (
-        f'<figure class="card" style="{_CARD}">'
-        f'<img style="{_PICTURE}" alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
-        f'<figcaption style="{_CAPTION}"><strong>{name}</strong><br>{call}<br>{share}</figcaption></figure>'
-    )
-
-
-def _words(row) -> tuple[str, str]:
-    """`True class pneumonia (virus), predicted class normal.` and `Probability of pneumonia 2.9%.`"""
-    kind = f" ({row.kind})" if row.kind != LABEL_NAMES[row.label] else ""
-    classes = f"True class {LABEL_NAMES[row.label]}{kind}, predicted class {LABEL_NAMES[row.call]}."
-    return classes, f"Probability of pneumonia {row.probability:.1%}."
-
-
-def _brightest(saliency: np.ndarray) -> str:
-    """Where a map has its maximum, for those who cannot see it; left and right are those of the picture."""
-    if not saliency.any():
-        return "The map is empty: no evidence for the predicted class at the layer that it is read from."
-    place = strongest_place(saliency)
-    return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
 
 
 def _picture(pixels: np.ndarray, saliency: np.ndarray) -> np.ndarray:

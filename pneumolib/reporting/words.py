@@ -17,18 +17,9 @@ from pneumolib.data.ood import QUANTILES, TrainingReference
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import ModelParams
+from pneumolib.reporting import results
 from pneumolib.reporting.figures import named
 from pneumolib.reporting.prose import say
-from pneumolib.reporting.results import (
-    NOT_COMPUTABLE,
-    Result,
-    figure_words,
-    in_words,
-    interval,
-    intervals,
-    metrics_of,
-    plain,
-)
 from pneumolib.reporting.run_words import change_to_test, fact
 from pneumolib.reporting.session import numbered
 
@@ -54,8 +45,8 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
 
 def metric_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.metric_table` for reading: `Metric`, `Value (interval)`."""
-    entries = metrics_of(table)
-    columns = {"Metric": map(METRIC_NAMES.get, entries), "Value (interval)": map(in_words, entries.values())}
+    entries = results.metrics_of(table)
+    columns = {"Metric": map(METRIC_NAMES.get, entries), "Value (interval)": map(results.in_words, entries.values())}
     return titled("metrics", "Metrics with intervals, at the frozen threshold.", columns)
 
 
@@ -97,7 +88,7 @@ def _shown(table: pd.DataFrame, caption: str) -> tuple[str, str]:
     if file:
         spread_out(table).to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
     with pd.option_context("display.max_colwidth", None):
-        data = table.to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
+        data = table.to_html(index=False, border=0, na_rep=results.NOT_COMPUTABLE)
     if len(table.columns) > 2:  # limits stand below the value, so that more columns fit
         data = _ESTIMATE.sub(
             lambda cell: cell[0].replace(" (", "<br><small>(", 1).replace(" to", "&nbsp;to") + "</small>", data
@@ -135,16 +126,16 @@ def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
     before, after = compared.itertuples()
     values = {"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
               "low": after.difference_low, "high": after.difference_high}  # fmt: skip
-    return plain(values)
+    return results.plain(values)
 
 
 def change_summary(change: dict[str, float | None], before: str) -> Markdown:
     """What `change_of` says of two networks, in words."""
-    words = interval(change["difference"], change["low"], change["high"], signed=True)
+    words = results.interval(change["difference"], change["low"], change["high"], signed=True)
     return say("training.change", change=change | {"words": words}, before=before)
 
 
-def result_summary(result: Result) -> Markdown:
+def result_summary(result: results.Result) -> Markdown:
     """What a training run found, read from its `result.json`."""
     return say(
         "training.result",
@@ -162,9 +153,9 @@ _LEADING = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accur
 
 def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
     """`results.leaderboard` for reading, intervals folded into one column a metric."""
-    columns = {"Run": board.run, "AUROC (validation)": board.validation_auroc.map(figure_words)}
-    columns |= {METRIC_NAMES[name]: intervals(board, name) for name in _LEADING}
-    columns["Threshold"] = board.threshold.map(figure_words)
+    columns = {"Run": board.run, "AUROC (validation)": board.validation_auroc.map(results.figure_words)}
+    columns |= {METRIC_NAMES[name]: results.intervals(board, name) for name in _LEADING}
+    columns["Threshold"] = board.threshold.map(results.figure_words)
     if (board.seeds > 1).any():
         seeds = zip(board.seeds, board.auroc_sd, strict=True)
         columns["Seeds"] = [f"mean of {n}, SD {sd:.3f}" if n > 1 else "1" for n, sd in seeds]
