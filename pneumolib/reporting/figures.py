@@ -271,12 +271,12 @@ def learning_curves(history: pd.DataFrame) -> Plot:
     best = history[history.kept].iloc[-1] if history.kept.any() else history.iloc[-1]
     panels = {"loss": "loss", "auroc": "AUROC", "ppv": "PPV at 0.5", "sensitivity": "sensitivity at 0.5"}
     for ax, (name, title) in zip(axes, panels.items(), strict=True):
-        ax.plot(history.epoch, history[name], color=NEUTRAL, ls="--", label="training")
-        ax.plot(history.epoch, history[f"val_{name}"], color=NORMAL, label="validation")
+        ax.plot(history.epoch, history[name], color=NEUTRAL, ls="--", marker=".", ms=4, label="training")
+        ax.plot(history.epoch, history[f"val_{name}"], color=NORMAL, marker=".", ms=4, label="validation")
         label = f"{'kept' if best.kept else 'last'}: epoch {best.epoch:.0f}"
         ax.axvline(best.epoch, color=PNEUMONIA, lw=1, label=label)
         ax.set_title(title)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     for ax in axes[2:]:
         ax.set_xlabel("epoch")
     legend_below(figure, axes[0])
