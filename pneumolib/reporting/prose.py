@@ -41,9 +41,13 @@ def _templates() -> Environment:
     jinja = Environment(
         loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    jinja.filters |= {"f": figure_words, "figure": figure_words, "interval": row_interval, "entry": in_words}
+    jinja.filters |= {"f": _formatted, "figure": figure_words, "interval": row_interval, "entry": in_words}
     jinja.tests["missing"] = pd.isna
     return jinja
+
+
+def _formatted(value: float | None, form: str) -> str:
+    return "not computable" if value is None or pd.isna(value) else format(value, form)
 
 
 def row_interval(row: Any, key: str, signed: bool = False) -> str:

@@ -311,7 +311,7 @@ def study_headline(study: str) -> str:
 
 
 def headline(result: Result) -> str:
-    """What one run found: `test AUROC 0.871 (0.823 to 0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
+    """What one run found: `test AUROC 0.871 (0.823-0.912)`, `test AUROC HE -0.149, CLAHE -0.168`, or what its audit counts.
 
     Of the run on equalisation it is the change against images as they are, of an external validation the AUROC there and
     how far it is from the model's own. Empty for a run with nothing of the kind.
