@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from pneumolib.data.manifest import Manifest
@@ -41,9 +40,7 @@ def class_counts(counts: pd.DataFrame) -> figures.Plot:
     ax.get_legend().remove()
     figures.legend_below(figure, ax)
     words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
-    return figures.Plot(
-        figure, "class-counts", "Images of each kind by folder.", f"Bar chart of images by folder and kind: {words}."
-    )
+    return figures.Plot(figure, "class-counts", "Images of each kind by folder.", f"{words}.")
 
 
 def image_sizes(table: pd.DataFrame) -> figures.Plot:
@@ -57,9 +54,8 @@ def image_sizes(table: pd.DataFrame) -> figures.Plot:
     left.set(xlabel="width (px)", ylabel="height (px)")
     right.set(xlabel="aspect ratio (width / height)", ylabel="density")
     figures.legend_below(figure, left, markerscale=3)
-    medians = figures.by_class(ratio.groupby(table.label).median(), ".2f")
-    caption = "Sizes and aspect ratios of images by class."
-    return figures.Plot(figure, "image-sizes", caption, f"{caption} The median aspect ratio is {medians}.")
+    details = f"The median aspect ratio is {figures.by_class(ratio.groupby(table.label).median(), '.2f')}."
+    return figures.Plot(figure, "image-sizes", "Sizes and aspect ratios of images by class.", details)
 
 
 def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
@@ -78,17 +74,13 @@ def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
         (3, 0): f"Validation\n{_amount(split[split.split == 'val'])}",
     }
     for (x, y), words in boxes.items():
-        height = 0.36 * (words.count("\n") + 1)
-        ax.add_patch(
-            FancyBboxPatch((x + 0.1, y), 2.7, height, boxstyle="round,pad=0.05", fc="#eef3f7", ec=figures.NORMAL)
-        )
-        ax.text(x + 1.45, y + height / 2, words, ha="center", va="center", fontsize=9)
+        box = {"boxstyle": "round,pad=0.5", "fc": "#eef3f7", "ec": figures.NORMAL}
+        ax.text(x + 1.45, y + 0.18 * (words.count("\n") + 1), words, ha="center", va="center", fontsize=9, bbox=box)
     for start, end in (((4.4, 6.2), (4.4, 5.75)), ((4, 4.1), (3.2, 3.3)), ((5, 4.1), (7, 3.3)), ((2.4, 2), (1.7, 1.2)),
                        ((3.4, 2), (4.2, 1.2))):  # fmt: skip
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": figures.NEUTRAL})
-    words = "; ".join(text.replace("\n", ", ") for text in boxes.values())
-    caption = "Flow of images from the source to training, validation and test."
-    return figures.Plot(figure, "flow", caption, f"{caption} {words}.")
+    details = "; ".join(text.replace("\n", ", ") for text in boxes.values())
+    return figures.Plot(figure, "flow", "Flow of images from the source to training, validation and test.", details)
 
 
 def _amount(rows: pd.DataFrame) -> str:
@@ -118,11 +110,9 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
         ax.set_axis_off()
     centre = tuple(slice(side // 4, side - side // 4) for side in difference.shape)
     caption = "Mean image of each class, and the difference of the two. Red is brighter in pneumonia."
-    alt = (
-        f"Mean image of each class and their difference, which runs from {difference.min():.0f} to "
-        f"{difference.max():.0f} grey values; over the middle of the picture it averages {difference[centre].mean():+.0f}."
-    )
-    return figures.Plot(figure, "mean-images", caption, alt)
+    ends = f"The difference is from {difference.min():.0f} to {difference.max():.0f} grey values"
+    middle = f"over the middle of the picture it averages {difference[centre].mean():+.0f}."
+    return figures.Plot(figure, "mean-images", caption, f"{ends}; {middle}")
 
 
 def intensities(histograms: pd.DataFrame) -> figures.Plot:
@@ -151,8 +141,8 @@ def _grey_values(histograms: pd.DataFrame, panels: dict[str, str], name: str) ->
         ax.set(title=title, ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
     figures.legend_below(figure, axes[0], 2)
-    caption = "Grey values of all pixels by class."
-    return figures.Plot(figure, name, caption, f"{caption} Means of 255: {'; '.join(words)}.")
+    details = f"Means of 255: {'; '.join(words)}."
+    return figures.Plot(figure, name, "Grey values of all pixels by class.", details)
 
 
 def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
@@ -185,7 +175,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     same = ", ".join(FEATURES[name][0] for name in FEATURES if name not in names)
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
     caption += f" The same in all files, and not shown: {same}." if same else ""
-    return figures.Plot(figure, "file-facts", caption, f"Facts of the files by split and class. Medians: {words}.")
+    return figures.Plot(figure, "file-facts", caption, f"Medians: {words}.")
 
 
 def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
@@ -196,37 +186,33 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
     size = table.width_px.astype(str) + " x " + table.height_px.astype(str)
     grey = "mean " + table.mean_intensity.round().astype(int).astype(str)
     measured = table.assign(area=table.width_px * table.height_px)
-    picks = (
-        {"largest": ("area", -1, size), "smallest": ("area", 1, size)}
-        if measured.area.min() < measured.area.max()
-        else {}
-    )
-    picks |= {"brightest": ("mean_intensity", -1, grey), "darkest": ("mean_intensity", 1, grey)}
+    picks = {"largest": ("area", -1, size), "smallest": ("area", 1, size), "brightest": ("mean_intensity", -1, grey),
+             "darkest": ("mean_intensity", 1, grey)}  # fmt: skip
     stem = table.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
     rows = []
     for what, (column, sign, seen) in picks.items():
+        if column == "area" and measured.area.min() == measured.area.max():
+            continue
         ends = measured.assign(what=what, title=what + ": " + seen + "\n" + stem)
         rows.append(ends.sort_values(column, ascending=sign > 0, kind="stable").head(n))
     return pd.concat(rows, ignore_index=True)
 
 
-_PARTS_SCORED = {"cv": ("cross-validated on the training pool", figures.OTHERS[0]), "validation": ("validation", figures.OTHERS[0]),
-                 "test": ("test", figures.OTHERS[1])}  # fmt: skip
+_SCORED = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}
 
 
 def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> figures.Plot:
     """AUROC with intervals, a row of `table` each: `<column>, <column>_low, <column>_high` for each of `columns`."""
     figure, (ax,) = figures.new_axes(height=1.2 + 0.5 * len(table))
-    figures.dots(ax, table, table[label], {column: _PARTS_SCORED[column] for column in columns})
+    series = {column: (_SCORED[column], colour) for column, colour in zip(columns, figures.OTHERS, strict=False)}
+    figures.dots(ax, table, table[label], series)
     ax.axvline(0.5, color=figures.NEUTRAL, lw=0.8, ls=":")
     least = table[[f"{column}{end}" for column in columns for end in ("", "_low")]].min(axis=None)
     ax.set(xlabel="AUROC (0.5 is chance)", xlim=(0.45 if pd.isna(least) else max(0.0, min(0.45, least - 0.05)), 1.02))
     figures.legend_below(figure, ax, 2)
     scored = [[f"{column} {figure_words(row[column], '.2f')}" for column in columns] for _, row in table.iterrows()]
     words = "; ".join(f"{name} {', '.join(row)}" for name, row in zip(table[label], scored, strict=True))
-    return figures.Plot(
-        figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"AUROC with intervals: {words}."
-    )
+    return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"{words}.")
 
 
 WAYS = {"none": "as it is", "hist": "HE", "clahe": "CLAHE"}
@@ -261,8 +247,8 @@ def side_by_side(
         last.set(xticks=[0, 255], yticks=[], ylim=(0, 1.02), xlim=(0, 255), box_aspect=1)
     figures.legend_below(figure, axes[-1])
     caption = f"{what}: original, after HE and after CLAHE; on the right histograms (steps) and cumulative curves of all three."
-    alt = f"{caption} From the 5th to the 95th percentile the grey values span, of 255: {'; '.join(spans)}."
-    return figures.Plot(figure, figures.named(what), caption, alt)
+    details = f"From the 5th to the 95th percentile the grey values span, of 255: {'; '.join(spans)}."
+    return figures.Plot(figure, figures.named(what), caption, details)
 
 
 def clahe_settings(
@@ -282,7 +268,7 @@ def clahe_settings(
         ax.set_ylabel(f"clip limit {clip:g}" if n == tiles[0] else "")
     limits, sides = (", ".join(f"{value:g}" for value in values) for values in (clip_limits, tiles))
     caption = f"One image after CLAHE with clip limits {limits} (rows) and {sides} tiles along a side (columns)."
-    return figures.Plot(figure, "clahe-settings", caption, caption)
+    return figures.Plot(figure, "clahe-settings", caption)
 
 
 def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:
@@ -297,5 +283,5 @@ def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:
     ax.set(xlabel="epoch", ylabel="validation AUROC")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figures.legend_below(figure, ax)
-    caption = "Validation AUROC by epoch. Dots mark the kept epochs."
-    return figures.Plot(figure, "validation-curves", caption, f"{caption} Best: {'; '.join(words)}.")
+    details = f"Best: {'; '.join(words)}."
+    return figures.Plot(figure, "validation-curves", "Validation AUROC by epoch. Dots mark the kept epochs.", details)

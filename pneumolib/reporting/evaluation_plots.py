@@ -13,12 +13,9 @@ from pneumolib.reporting.results import figure_words
 
 SPLITS = {"val": ("validation", figures.NORMAL), "test": ("test", figures.PNEUMONIA)}
 # The curves of a sweep; colours apart from those of the classes.
-_SWEPT = {
-    "sensitivity": figures.OTHERS[0],
-    "specificity": figures.OTHERS[1],
-    "ppv": figures.OTHERS[2],
-    "accuracy": figures.NEUTRAL,
-}
+_SWEPT = dict(
+    zip(("sensitivity", "specificity", "ppv", "accuracy"), (*figures.OTHERS[:3], figures.NEUTRAL), strict=True)
+)
 
 
 def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) -> figures.Plot:
@@ -31,15 +28,13 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
     figure, axes = figures.new_axes(2, height=2.9)
     values = [table.set_index("metric").value for table in (validation, test)]
     parts = [bands[bands.split == split] for split in SPLITS]
-    words = []
+    words, styles = [], [(colour, "-") for _, colour in SPLITS.values()]
     for ax, curve, area, start in ((axes[0], "roc", "auroc", 0.0), (axes[1], "precision_recall", "auprc", 0.75)):
         labels = [f"{name} {figure_words(at[area])}" for (name, _), at in zip(SPLITS.values(), values, strict=True)]
         # Good curves crowd in a corner: it is drawn large in the panel's empty middle.
         corner = [ax.inset_axes([0.28, 0.34, 0.56, 0.56])] if values[1][area] > 0.9 else []
         for panel in (ax, *corner):
-            figures.curve_panel(
-                panel, curve, dict(zip(labels, parts, strict=True)), [(c, "-") for _, c in SPLITS.values()]
-            )
+            figures.curve_panel(panel, curve, dict(zip(labels, parts, strict=True)), styles)
             for (_, colour), at in zip(SPLITS.values(), values, strict=True):
                 x, y = (1 - at["specificity"], "sensitivity") if curve == "roc" else (at["sensitivity"], "ppv")
                 panel.plot(x, at[y], "o", color=colour, mec="white")
@@ -48,16 +43,11 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
                       xticks=[start, start + 0.25], yticks=[0.75, 1])  # fmt: skip
             panel.tick_params(labelsize=figures.SMALL)
             ax.indicate_inset_zoom(panel, edgecolor=figures.NEUTRAL, alpha=0.5)
-        ax.legend(
-            title=METRIC_NAMES[area],
-            frameon=False,
-            loc="lower center",
-            fontsize=figures.SMALL,
-            title_fontsize=figures.SMALL,
-        )
+        small = {"fontsize": figures.SMALL, "title_fontsize": figures.SMALL}
+        ax.legend(title=METRIC_NAMES[area], frameon=False, loc="lower center", **small)
         words.append(f"{METRIC_NAMES[area]} {', '.join(labels)}")
     caption = "ROC and precision-recall curves with intervals. Dots mark the frozen threshold."
-    return figures.Plot(figure, "roc", caption, f"{caption} {'; '.join(words)}.")
+    return figures.Plot(figure, "roc", caption, f"{'; '.join(words)}.")
 
 
 def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
@@ -70,9 +60,9 @@ def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
     figures.legend_below(figure, ax)
     row = sweep.iloc[(sweep.threshold - threshold).abs().argmin()]
     at = ", ".join(f"{METRIC_NAMES[name].lower()} {figure_words(row[name])}" for name in ("sensitivity", "specificity"))
-    caption = "Sensitivity, specificity, PPV and accuracy on test by threshold."
+    details = f"Near the frozen threshold, {threshold:.3f}: {at}."
     return figures.Plot(
-        figure, "threshold-sweep", caption, f"{caption} Near the frozen threshold, {threshold:.3f}: {at}."
+        figure, "threshold-sweep", "Sensitivity, specificity, PPV and accuracy on test by threshold.", details
     )
 
 
@@ -93,9 +83,9 @@ def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
                 xticklabels=list(figures.NAMES.values()), yticklabels=list(figures.NAMES.values()), annot_kws={"fontsize": 10})  # fmt: skip
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.tick_params(labelsize=9)
-    alt = "Confusion matrix on test. Pneumonia: {tp} true and {fp} false positives. Normal: {tn} true and {fn} false negatives."
+    details = "Pneumonia: {tp} true and {fp} false positives. Normal: {tn} true and {fn} false negatives."
     caption = "Confusion matrix on test at the frozen threshold: images, and shares of the true class."
-    return figures.Plot(figure, "confusion-matrix", caption, alt.format(**counts))
+    return figures.Plot(figure, "confusion-matrix", caption, details.format(**counts))
 
 
 def calibration(raw: pd.DataFrame, calibrated: pd.DataFrame, method: str) -> figures.Plot:
@@ -107,9 +97,7 @@ def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
     """Net benefit on test by threshold probability against treating all and none, from `evaluation.decision_curve`."""
     figure, (ax,) = figures.new_axes(height=3.6)
     ax.plot(curve.threshold, curve.model, color=figures.PNEUMONIA, label=f"network ({calibrated})")
-    ax.fill_between(
-        curve.threshold, curve.low.astype(float), curve.high.astype(float), color=figures.PNEUMONIA, alpha=0.15, lw=0
-    )
+    figures.band_below(ax, curve.threshold, curve, figures.PNEUMONIA)
     ax.plot(curve.threshold, curve.treat_all, color=figures.NORMAL, ls="--", label="treat all")
     ax.axhline(0, color=figures.NEUTRAL, lw=1, label="treat none")
     ax.set(
@@ -119,9 +107,7 @@ def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
     better = curve[curve.model > np.maximum(curve.treat_all, 0) + 1e-9].threshold
     said = "nowhere" if better.empty else f"from {better.min():.2f} to {better.max():.2f}"
     caption = "Decision curve on test: net benefit by threshold probability, with its interval."
-    return figures.Plot(
-        figure, "decision-curve", caption, f"{caption} The network is above treating all and none {said}."
-    )
+    return figures.Plot(figure, "decision-curve", caption, f"The network is above treating all and none {said}.")
 
 
 def robustness(table: pd.DataFrame) -> figures.Plot:
@@ -129,7 +115,7 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     changed = table[table.corruption != "none"]
     if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
         caption = "No image was changed, or nothing can be computed of changed ones."
-        return figures.Plot(figures.new_axes(height=0.6, style="white")[0], "robustness", caption, caption)
+        return figures.Plot(figures.new_axes(height=0.6, style="white")[0], "robustness", caption)
     names = list(dict.fromkeys(changed.corruption))
     figure, axes = figures.new_axes(height=3 * (0.8 + 0.23 * max(len(names), 2)), rows=3, style="white", sharex=True)
     for ax, metric in zip(axes, CHANGED, strict=True):
@@ -142,9 +128,9 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     worst, said = changed.dropna(subset="auroc_change").sort_values("auroc_change").head(1), ""
     for row in worst.itertuples():
         said = f" most under {row.corruption}, severity {row.severity}: {row.auroc_change:+.3f}."
-        said = f" The AUROC falls{said if row.auroc_change < 0 else ' under none.'}"
-    caption = "Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed."
-    return figures.Plot(figure, "robustness", f"{caption} Red is a loss, blue a gain.", f"{caption}{said}")
+        said = f"The AUROC falls{said if row.auroc_change < 0 else ' under none.'}"
+    caption = "Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed. Red is a loss, blue a gain."
+    return figures.Plot(figure, "robustness", caption, said)
 
 
 # Runs apart by colour and, beyond so many, by line.
@@ -165,8 +151,9 @@ def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity"
         least = board[[metric, f"{metric}_low"]].astype(float).min(axis=None)
         ax.set(xlim=(0.0 if pd.isna(least) else max(0.0, least - 0.05), 1.01), xlabel=METRIC_NAMES[metric])
     words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
-    caption = "Test metrics with intervals by run."
-    return figures.Plot(figure, "forest", caption, f"{caption} {words or 'There is no finished training run'}.")
+    return figures.Plot(
+        figure, "forest", "Test metrics with intervals by run.", words or "There is no finished training run."
+    )
 
 
 def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
@@ -176,10 +163,8 @@ def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
     figures.curve_panel(ax, "roc", tests, _LINES * (1 + len(bands) // len(_LINES)), alpha=0)
     if bands:
         figures.legend_below(figure, ax, 2)
-    caption = "ROC curves on test by run."
-    return figures.Plot(
-        figure, "roc-by-run", caption, f"{caption} {len(bands)} runs: {', '.join(bands) or 'none has finished'}."
-    )
+    details = f"{len(bands)} runs: {', '.join(bands) or 'none has finished'}."
+    return figures.Plot(figure, "roc-by-run", "ROC curves on test by run.", details)
 
 
 def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
@@ -200,4 +185,4 @@ def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
         figures.legend_below(figure, axes[0], 2)
     words = "; ".join(f"{r.run} {figure_words(r.auroc)} with {r.parameters:,} weights" for r in board.itertuples())
     caption = "Test AUROC with its interval against weights, training time and prediction time."
-    return figures.Plot(figure, "cost", caption, f"{caption} {words or 'There is no finished run'}.")
+    return figures.Plot(figure, "cost", caption, f"{words or 'There is no finished run'}.")

@@ -54,7 +54,7 @@ def drift(table: pd.DataFrame) -> figures.Plot:
     same = ", ".join(FACT_NAMES[fact] for fact in table.fact if fact not in set(moved.fact))
     caption = "Median (dot) and middle 95% (bar) of facts of images, in training and in the other source."
     caption += f" The same in all images, and not shown: {same}." if same else ""
-    return figures.Plot(figure, "drift", caption, f"Median and middle 95% of facts of images: {words}.")
+    return figures.Plot(figure, "drift", caption, f"{words}.")
 
 
 def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
@@ -80,7 +80,7 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
         for name, row in rows.iterrows()
     )
     caption = "ROC curves and metrics of both sources with intervals. Dots mark the frozen threshold."
-    return figures.Plot(figure, "roc", caption, f"{caption} {words}.")
+    return figures.Plot(figure, "roc", caption, f"{words}.")
 
 
 def scores(predictions: pd.DataFrame, frozen: float, local: float) -> figures.Plot:

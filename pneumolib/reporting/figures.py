@@ -43,13 +43,17 @@ class Plot:
     Attributes:
         name: of the files `figures/<name>.png` and `.svg` in the run's folder.
         caption: what the figure shows, in one or a few sentences.
-        alt: the same with its figures, for those who cannot see it.
+        details: its figures, which follow the caption for those who cannot see it.
     """
 
     figure: Figure
     name: str
     caption: str
-    alt: str
+    details: str = ""
+
+    @property
+    def alt(self) -> str:
+        return f"{self.caption} {self.details}".strip()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         label, file = numbered("Figure", self.name)
@@ -138,6 +142,11 @@ def dots(ax: Axes, table: pd.DataFrame, labels: Iterable[str], series: dict[str,
     ax.set(yticks=places, yticklabels=[wrapped(label, 24) for label in labels], ylim=(len(table) - 0.5, -0.5))
 
 
+def band_below(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str, alpha: float = 0.15) -> None:
+    """The band from `low` to `high` of a curve."""
+    ax.fill_between(x, rows.low.astype(float), rows.high.astype(float), color=colour, alpha=alpha, lw=0)
+
+
 _AXES = {"roc": ("1 - specificity", "sensitivity"), "precision_recall": ("recall (sensitivity)", "precision (PPV)")}
 
 
@@ -157,7 +166,7 @@ def curve_panel(
     for (label, band), (colour, line) in zip(bands.items(), styles, strict=False):
         rows = band[band.curve == curve]
         ax.plot(rows.x, rows.y, color=colour, ls=line, label=label)
-        ax.fill_between(rows.x, rows.low.astype(float), rows.high.astype(float), color=colour, alpha=alpha, lw=0)
+        band_below(ax, rows.x, rows, colour, alpha)
     ax.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
@@ -176,8 +185,7 @@ def reliability_plot(tables: dict[str, pd.DataFrame], where: str) -> Plot:
     for ax in axes[::2]:
         ax.set_ylabel("share with pneumonia")
     caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
-    alt = f"Reliability on {where}, share with pneumonia by mean probability. {'. '.join(alts)}."
-    return Plot(figure, "reliability", caption, alt)
+    return Plot(figure, "reliability", caption, f"Share with pneumonia by mean probability. {'. '.join(alts)}.")
 
 
 def score_plot(panels: dict[str, tuple[pd.DataFrame, dict[str, float]]], column: str, colours: dict) -> Plot:
@@ -204,7 +212,7 @@ def score_plot(panels: dict[str, tuple[pd.DataFrame, dict[str, float]]], column:
     legend_below(figure, axes[-1])
     caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
     thresholds = ", ".join(f"{name} {value:.3f}" for name, value in lines.items())
-    return Plot(figure, "scores", caption, f"{caption} Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
+    return Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
 
 
 def kind_palette(kinds: pd.Series) -> dict[str, str]:
@@ -235,7 +243,7 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 0, wha
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         ax.set_title(label, fontsize=SMALL, pad=2)
     words = "; ".join(title.replace("\n", ", ") for title in titles)
-    return Plot(figure, named(what), f"{what}.", f"{what}: {len(pixels)} radiographs in a grid: {words}.")
+    return Plot(figure, named(what), f"{what}.", f"{len(pixels)} radiographs in a grid: {words}.")
 
 
 def network_diagram(blocks: pd.DataFrame) -> Plot:
@@ -254,7 +262,7 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
     ax.set_axis_off()
     words = "; ".join(f"{b.part}, {b.kinds}, {b.output}{_block_weights(b)}" for b in blocks.itertuples())
     caption = "The network from input to output. Each bar is as wide as the feature map of its block."
-    return Plot(figure, "network", caption, f"The network from input to output in {len(blocks)} blocks: {words}.")
+    return Plot(figure, "network", caption, f"{len(blocks)} blocks: {words}.")
 
 
 def _block_weights(block) -> str:
@@ -286,5 +294,5 @@ def learning_curves(history: pd.DataFrame) -> Plot:
             f" Validation loss is below training loss in {lower} of {len(history)} epochs. This is no error: augmentation, "
             "dropout and class weights apply to training loss only."
         )
-    alt = f"{caption} The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
-    return Plot(figure, "learning-curves", caption, alt)
+    kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
+    return Plot(figure, "learning-curves", caption, kept)
