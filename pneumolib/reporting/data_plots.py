@@ -230,7 +230,7 @@ def side_by_side(
     """Images (uint8, n x height x width x channels), a row each: as they are, after HE, after CLAHE, and all three
     histograms (steps) with their cumulative curves.
     """
-    figure, axes = figures.new_axes(len(WAYS) + 1, height=1.35 * len(pixels) + 0.6, rows=len(pixels), style="white")
+    figure, axes = figures.new_axes(len(WAYS) + 1, height=1.35 * len(pixels) + 0.9, rows=len(pixels), style="white")
     spans = []
     for place, image in enumerate(pixels):
         *row, last = axes[place * (len(WAYS) + 1) :][: len(WAYS) + 1]
