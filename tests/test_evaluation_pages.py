@@ -1,6 +1,7 @@
 """What a page says of an evaluation: every table, sentence and figure, for a usual test set and for odd ones."""
 
 import re
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -30,9 +31,9 @@ def drawn(n: int, split: str, seed: int) -> pd.DataFrame:
 
 
 ODD = {
-    "ten images": "ECE of about",
-    "one class": "Labels cannot be dealt out anew: test holds one class only.",
-    "all scores equal": "0.500 (interval not computable)",
+    "ten images": "the ECE of so many images",
+    "one class": "The permutation test needs both classes: test holds one class only.",
+    "all scores equal": "0.500 (no interval)",
     "no error": "1.000 (0.",
     "one child a class": "No interval can be computed under gamma.",
 }
@@ -60,7 +61,7 @@ def alts(plots, as_on_the_page: bool = False) -> list[str]:
         if not as_on_the_page:
             plot.figure.set_layout_engine("none")
             plot.figure.set_dpi(30)
-        assert plot._repr_mimebundle_()[0]["image/png"]
+        assert f"</strong> {escape(plot.caption)}</figcaption>" in plot._repr_mimebundle_()["text/html"]
     return [plot.alt for plot in plots]
 
 
@@ -117,7 +118,7 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
 def test_a_usual_evaluation_is_said_whole():
     text = spoken(table_of(), as_on_the_page=True)
     assert "not computable" not in text
-    for said in ("Over 2 seeds the test AUROC is", "changed in 1 ways at 1 severities", "platt (used)"):
+    for said in ("Over 2 seeds the mean test AUROC is", "changed in 1 ways at 1 severities", "platt (used)"):
         assert said in text
 
 
@@ -126,6 +127,14 @@ def test_odd_test_sets_are_told_and_no_crash(case, said):
     text = spoken(table_of(case))
     assert said in text
     assert ("its slope is" in text) == (case == "one child a class")
+
+
+def test_a_small_subgroup_shows_counts_only():
+    row = {"part": "all", "images": 40, "pneumonia": 30, "groups": 9}
+    row |= {f"{name}{end}": 0.5 for name in evaluation.compare.CHANGED for end in ("", "_low", "_high")}
+    shown = evaluation_words.subgroup_words(pd.DataFrame([row, row | {"part": "site a", "pneumonia": 31}]))
+    assert shown.AUROC.tolist() == ["0.500 (0.500 to 0.500)", ""]
+    assert shown.Pneumonia.tolist() == [30, 31]
 
 
 @pytest.mark.parametrize(("on_test", "said"), [(-1.0, "no gain"), (1 / 3, "a gain")])

@@ -1,5 +1,9 @@
 """Figures and sentences of the data pages: drawn from small tables, with words that follow the numbers."""
 
+import base64
+import re
+from html import escape
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +12,9 @@ from pneumolib.audit.groups import Finding, as_checks
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams
-from pneumolib.reporting import data_plots, data_words
-from pneumolib.reporting.words import interval
+from pneumolib.reporting import data_plots, data_words, words
+from pneumolib.reporting.results import interval
+from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, _opened, start
 from test_reporting import result
 
 HE, CLAHE = ImageParams(size_px=32, equalize="hist"), ImageParams(size_px=32, equalize="clahe", clahe_tiles=4)
@@ -45,9 +50,9 @@ def images(split, part="train", low=60, high=120):
 
 
 def png(plot) -> bytes:
-    data, metadata = plot._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == plot.alt
-    return data["image/png"]
+    page = plot._repr_mimebundle_()["text/html"]
+    assert f'alt="{escape(plot.alt)}"' in page
+    return base64.b64decode(re.search('base64,([^"]+)"', page)[1])
 
 
 def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
@@ -59,7 +64,7 @@ def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
     mean = data_plots.mean_images(train.pixels, train.table.label.to_numpy())
     assert "averages +60" in mean.alt
     spread = data_plots.intensities(histograms_of({"train": train, "test": images(split, "test", 70, 130)}))
-    assert "test 70 for normal and 130 for pneumonia" in spread.alt
+    assert "test, normal 70; test, pneumonia 130" in spread.alt
     features = data_plots.file_features(manifest.table, split)
     assert "JPEG quantisation table: 1.86e+03 for normal" in features.alt
     for plot in (flow, mean, spread, features, data_plots.class_counts(manifest.counts())):
@@ -92,7 +97,7 @@ def test_equalisation_figures():
     one = data_plots.before_and_after(pixels[0], params, "Image")
     ways = (pixels[0], equalize(pixels[0], HE), equalize(pixels[0], CLAHE))
     spans = [np.subtract(*np.percentile(way, [95, 5])) for way in ways]
-    assert "as it is {:.0f}, HE {:.0f}, CLAHE {:.0f} of 255".format(*spans) in one.alt
+    assert "of 255: as it is {:.0f}; HE {:.0f}; CLAHE {:.0f}".format(*spans) in one.alt
     assert spans[0] < 40 < 200 < spans[1]
     three = data_plots.side_by_side(pixels, ["a", "b", "c"], params)
     for plot in (one, three, data_plots.clahe_settings(pixels[0], params, [0.01, 0.05], [2, 4, 8])):
@@ -107,7 +112,7 @@ def compared(difference, low, high):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "words"),
+    ("numbers", "verdicts"),
     [
         (
             (0.05, 0.01, 0.09),
@@ -118,12 +123,12 @@ def compared(difference, low, high):
         ((0.05, np.nan, np.nan), "without a verdict. CLAHE changes"),
     ],
 )
-def test_the_closing_sentence_follows_the_numbers(numbers, words):
+def test_the_closing_sentence_follows_the_numbers(numbers, verdicts):
     facts = data_words.comparison_facts({"val": compared(*numbers), "test": compared(*numbers)})
     trainings = {way: {"epochs": 9, "best_epoch": best} for way, best in (("none", 4), ("hist", 8), ("clahe", 9))}
     one = result(checks={"equalisation": facts}, facts={"trainings": trainings})
     said = data_words.equalisation_summary(one).data
-    assert words in said
+    assert verdicts in said
     assert "when training ended: HE, CLAHE." in said
     assert "synthetic" not in said
     assert "nan" not in said
@@ -140,8 +145,48 @@ def test_findings_are_shown_errors_first():
     assert "found nothing to warn of" in quiet
 
 
+def shown_in(session_folder, plot, table):
+    """The labels that a figure and a table get, and the files there are."""
+    labels = [plot._repr_mimebundle_()["text/html"], words.show(table).data]
+    files = {file.relative_to(session_folder).as_posix() for file in session_folder.rglob("*.*")}
+    return [re.search("<strong>(.*?)\\.</strong>", label)[1] for label in labels], files
+
+
+def test_a_figure_and_a_table_have_numbers_and_files(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    monkeypatch.delenv(RUN_VARIABLE, raising=False)
+    plot = data_plots.class_counts(manifest.counts())
+    table = words.titled(
+        "parts",
+        "Parts <b>.",
+        {"Part": ["a", "b"], "AUROC": [interval(0.8, 0.7, 0.9), interval(0.5, None, None)], "n": [3, 4]},
+    )
+    files = {f"figures/class-counts{end}" for end in (".png", ".svg")} | {"tables/parts.csv"}
+    start("03_baseline_cnn")  # by hand, a cell that runs again keeps number and file
+    folder = tmp_path / "runs/interactive/03_baseline_cnn"
+    assert [shown_in(folder, plot, table) for _ in range(2)] == [(["Figure 1", "Table 1"], files)] * 2
+    assert (
+        folder / "tables/parts.csv"
+    ).read_text() == "Part,AUROC,AUROC low,AUROC high,n\na,0.800,0.700,0.900,3\nb,0.500,,,4\n"
+    assert "Parts &lt;b&gt;." in words.show(table).data
+    for cell in ("0.800<br><small>(0.700&nbsp;to 0.900)</small>", "0.500<br><small>(no interval)</small>"):
+        assert cell in words.show(table).data
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv(RUN_VARIABLE, "03_baseline_cnn")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "work"))
+    start("03_baseline_cnn")
+    assert shown_in(tmp_path / "work", plot, table) == (["Figure 1", "Table 1"], files)
+    drawn = (tmp_path / "work/figures/class-counts.svg").read_bytes()
+    labels, files = shown_in(tmp_path / "work", plot, table)
+    assert labels == ["Figure 2", "Table 2"]
+    assert {"figures/class-counts-2.svg", "tables/parts-2.csv"} < files
+    assert (tmp_path / "work/figures/class-counts-2.svg").read_bytes() == drawn
+    assert shown_in(tmp_path / "work", plot, pd.DataFrame({"x": [1]}))[1] >= {"tables/table-3.csv"}
+    _opened.clear()
+
+
 def test_intervals_in_words():
-    assert interval(0.8712, 0.823, 0.9119) == "0.871 (0.823-0.912)"
+    assert interval(0.8712, 0.823, 0.9119) == "0.871 (0.823 to 0.912)"
     assert interval(0.012, -0.004, 0.027, signed=True) == "+0.012 (-0.004 to +0.027)"
-    assert interval(0.5, None, None) == "0.500 (interval not computable)"
+    assert interval(0.5, None, None) == "0.500 (no interval)"
     assert interval(float("nan"), None, None) == interval(None, None, None) == "not computable"

@@ -77,14 +77,14 @@ def section(card: str, name: str) -> str:
         ("Training", "seed 1, repeated from 5, 6"),
         ("Decision", "0.400 on the sigmoid of the logit (r), chosen on validation and frozen"),
         ("Decision", "Platt scaling: the sigmoid of 0.812 x logit -0.104; fitted on validation"),
-        ("Results", "| AUROC | 0.900 (0.800-0.950) | 0.900 (0.800-0.950) |"),
+        ("Results", "| AUROC | 0.900 (0.800 to 0.950) | 0.900 (0.800 to 0.950) |"),
         ("Results", "1,234 bootstrap resamples of whole groups"),
         ("Results", "| called pneumonia | 41 | 7 |\n| called normal | 2 | 23 |"),
-        ("Results", "| AUROC | 0.881 (0.800-0.900) | 3 | 0.012 | 0.870 | 0.893 |"),
-        ("Parts of the test images", "| 0.770 (interval not computable) |"),
+        ("Results", "| AUROC | 0.881 (0.800 to 0.900) | 3 | 0.012 | 0.870 | 0.893 |"),
+        ("Parts of the test images", "| 0.770 (no interval) |"),
         ("Robustness", "| none | 0 | 0.900 |  |\n| blur | 3 | 0.600 | -0.300 (-0.400 to -0.200) |"),
-        ("Calibration on test", "| platt | yes | 0.123 | 0.800 (0.510-1.110) | -0.100 (-0.410 to +0.210) |"),
-        ("Predictive values at other prevalences", "| 0.100 | 0.310 (0.200-0.400) | 0.990 |"),
+        ("Calibration on test", "| platt | yes | 0.123 | 0.800 (0.510 to 1.110) | -0.100 (-0.410 to +0.210) |"),
+        ("Predictive values at other prevalences", "| 0.100 | 0.310 (0.200 to 0.400) | 0.990 |"),
         ("Chance", "0.402 to 0.603 in 95% of the deals; p = 0.001"),
         ("Where it looks", "| occlusion, by_part 1, drop | 0.330 |"),
         ("Limitations", "- Facts of the file reach an AUROC of 0.957."),
@@ -95,7 +95,7 @@ def test_the_numbers_of_a_card_are_those_of_its_result(part, said):
     spread = {"auroc": SpreadResult(seeds=3, mean=0.881, low=0.8, high=0.9, sd=0.012, lowest=0.87, highest=0.893)}
     one = trained(spread={"test": spread})
     assert said in section(model_card(one, AUDIT), part)
-    assert rows([one])["seeds"].lines[0].startswith("3 seeds: test AUROC 0.881 (0.800-0.900) on average, SD 0.012")
+    assert rows([one])["seeds"].lines[0].startswith("3 seeds: test AUROC 0.881 (0.800 to 0.900) on average, SD 0.012")
 
 
 def test_the_code_of_a_card_reads_an_image_as_training_did(archive):
@@ -169,7 +169,7 @@ def test_a_checklist_follows_its_results():
     assert both["robustness"].status == "answered"
     assert "worst: blur, severity 3, AUROC -0.300 (-0.400 to -0.200)." in both["robustness"].lines[0]
     assert both["calibration"].lines == [
-        "platt, on test: slope 0.800 (0.510-1.110), intercept -0.100 (-0.410 to +0.210), ECE not computable (floor not computable)."
+        "platt, on test: slope 0.800 (0.510 to 1.110), intercept -0.100 (-0.410 to +0.210), ECE not computable (floor not computable)."
     ]
     assert both["performance"].runs == ["03_baseline_cnn"]
     assert "error 0, warning 1." in " ".join(both["limitations"].lines)

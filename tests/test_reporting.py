@@ -123,7 +123,7 @@ def test_leaderboard_is_ordered_by_validation():
     best_on_test = low.model_copy(update={"metrics": {"validation": low.metrics["test"], "test": high.metrics["test"]}})
     board = leaderboard([best_on_test, high])
     assert board.run.tolist() == ["b", "a"]
-    assert words.leaderboard_words(board).set_index("Run").loc["b", "AUROC"] == "0.900 (0.800-0.950)"
+    assert words.leaderboard_words(board).set_index("Run").loc["b", "AUROC"] == "0.900 (0.800 to 0.950)"
     assert "b** is the best of 2 runs on validation" in words.comparison_summary(board, "x").data
 
 
@@ -142,9 +142,9 @@ def test_a_run_of_several_seeds_stands_with_their_mean():
     assert board.seeds.tolist() == [1, 3]
     said = words.result_summary(seeds).data
     assert "The test AUROC is **0.950" in said  # of the network at hand, whose threshold it is
-    assert "one seed of 3, whose mean is **0.800 (0.700-0.900)**" in said
+    assert "one seed of 3, whose mean is **0.800 (0.700 to 0.900)**" in said
     shown = words.leaderboard_words(board).set_index("Run").loc["lucky"]
-    assert (shown.AUROC, shown.Seeds) == ("0.800 (0.700-0.900)", "mean of 3, SD 0.010")
+    assert (shown.AUROC, shown.Seeds) == ("0.800 (0.700 to 0.900)", "mean of 3, SD 0.010")
     with pytest.raises(ResultError, match="evaluation parameters cannot be ranked"):
         leaderboard([seeds, result("other", parameters={"evaluation": rules | {"resamples": 60}})])
 
@@ -175,10 +175,10 @@ def test_published_figures_stand_beside_ours():
     assert table.to_numpy().tolist() == [
         ["theirs", "published", "other data", "0.968", ""],
         ["b", "published", "official test", "0.700", "0.970"],
-        ["b", "measured", "official test", "0.900 (0.800-0.950)", "0.900 (0.800-0.950)"],
+        ["b", "measured", "official test", "0.900 (0.800 to 0.950)", "0.900 (0.800 to 0.950)"],
         ["a", "published", "official test", "", "0.650"],
-        ["a", "measured", "official test", "0.700 (0.600-0.750)", "0.700 (0.600-0.750)"],
-        ["c", "measured", "official test", "0.800 (0.700-0.850)", "0.800 (0.700-0.850)"],
+        ["a", "measured", "official test", "0.700 (0.600 to 0.750)", "0.700 (0.600 to 0.750)"],
+        ["c", "measured", "official test", "0.800 (0.700 to 0.850)", "0.800 (0.700 to 0.850)"],
     ]
     assert table.columns.tolist() == ["System or run", "Figures", "Test set", "AUROC", "Accuracy"]
     block = result("d").model_copy(update={"facts": result().facts | {"test_images": 312}})

@@ -27,6 +27,8 @@ TRAIN = """\
 import sys
 from ipykernel.connect import get_connection_info
 (run.folder / "model.keras").write_bytes(b"a network")
+(run.folder / "figures").mkdir()
+(run.folder / "figures/roc.svg").write_bytes(b"a figure")
 print(get_connection_info())
 print("\\x1b[1mepoch 1/1\\x1b[0m")
 print("reading:  50%|#    | 1/2 [00:00]\\rreading: 100%|##| 2/2 [00:00]", file=sys.stderr)"""
@@ -124,7 +126,8 @@ def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study):
 
 def test_a_run_leaves_its_files_its_page_and_a_log_without_control_codes(study):
     assert not list((study.root / "runs/tiny").glob(".work*"))
-    assert study.result("03_baseline_cnn")["artefacts"] == ["executed.ipynb", "model.keras", "result.json", "run.log"]
+    files = ["executed.ipynb", "figures/roc.svg", "model.keras", "result.json", "run.log"]
+    assert study.result("03_baseline_cnn")["artefacts"] == files
     assert "[2/3] 03_baseline_cnn  cell 4/7  A quick page\n    {" in study.said
     log = (study.root / "runs/tiny/03_baseline_cnn/run.log").read_text(encoding="utf-8")
     assert "    epoch 1/1\n" in log

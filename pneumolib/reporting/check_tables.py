@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.reporting.results import interval
+from pneumolib.reporting.results import NOT_COMPUTABLE, interval
 
 
 def number(value: Any) -> str:
@@ -13,7 +13,7 @@ def number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or (isinstance(value, float) and pd.isna(value)):
-        return "not computable"
+        return NOT_COMPUTABLE
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

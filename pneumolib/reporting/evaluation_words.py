@@ -1,15 +1,21 @@
 """Tables and sentences on one run's evaluation, made from tables of `evaluation`."""
 
+from typing import Any
+
 import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.figures import NAMES
 from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import figure_words, interval, intervals
+from pneumolib.reporting.words import titled
+
+FEWEST = 10  # images of either class in a subgroup whose metrics are shown
 
 
 def target_summary(threshold: Threshold, params: EvaluationParams, test: pd.DataFrame) -> Markdown:
@@ -32,19 +38,19 @@ def target_summary(threshold: Threshold, params: EvaluationParams, test: pd.Data
 
 def report_words(report: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.classification_report` for reading."""
-    named = report.label.map(lambda label: NAMES.get(label, label))
-    figures = report[["precision", "recall", "f1"]].map(figure_words)
-    figures.columns = ["Precision", "Recall", "F1"]
-    return pd.concat([named.rename("Class"), figures, report.images.rename("Images").astype(int)], axis=1)
+    columns = {"Class": [NAMES.get(label, label) for label in report.label]}
+    columns |= {name.capitalize(): report[name].map(figure_words) for name in ("precision", "recall", "f1")}
+    caption = "Precision, recall and F1 by class, on test at the frozen threshold."
+    return titled("classification-report", caption, columns | {"Images": report.images.astype(int)})
 
 
 def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.calibration_table` for reading; the method that the run uses is marked."""
     names = [f"{row.method}{' (used)' if row.chosen else ''}" for row in table.itertuples()]
-    return pd.DataFrame({
+    return titled("calibration", "Calibration on test, by method.", {
         "Fitted on validation": names,
-        "Brier score": table.brier.map("{:.4f}".format),
-        "Log loss": table.log_loss.map("{:.4f}".format),
+        "Brier score": [figure_words(value, ".4f") for value in table.brier],
+        "Log loss": [figure_words(value, ".4f") for value in table.log_loss],
         "Slope": intervals(table, "slope"),
         "Intercept": intervals(table, "intercept", signed=True),
         "ECE (floor)": [f"{r.ece:.3f} ({r.ece_floor:.3f})" for r in table.itertuples()],
@@ -59,25 +65,24 @@ def calibration_summary(calibration: Calibration, table: pd.DataFrame) -> Markdo
 
 def predictive_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.predictive_values` for reading."""
-    return pd.DataFrame(
-        {
-            "Prevalence": table.prevalence.map("{:.0%}".format),
-            "PPV": intervals(table, "ppv"),
-            "NPV": intervals(table, "npv"),
-        }
-    )
+    columns = {"Prevalence": table.prevalence.map("{:.0%}".format)}
+    columns |= {name.upper(): intervals(table, name) for name in ("ppv", "npv")}
+    return titled("predictive-values", "Predictive values at other prevalences, at the frozen threshold.", columns)
 
 
 def subgroup_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.subgroup_table` for reading."""
-    shown = pd.DataFrame(
-        {"Part": table.part, "Images": table.images, "Pneumonia": table.pneumonia, "Groups": table.groups}
-    )
-    for name in ("auroc", "sensitivity", "specificity"):
-        # Short words: seven columns must stand beside each other.
-        cells = intervals(table, name)
-        shown[METRIC_NAMES[name]] = [cell.replace("interval not computable", "no interval") for cell in cells]
-    return shown
+    columns = {"Subgroup": table.part, "Images": table.images, "Pneumonia": table.pneumonia, "Groups": table.groups}
+    for name in CHANGED:
+        cells = zip(intervals(table, name), map(large_enough, table.itertuples()), strict=True)
+        columns[METRIC_NAMES[name]] = [cell if enough else "" for cell, enough in cells]
+    caption = f"Subgroups at the frozen threshold. Below {FEWEST} images of a class only counts are shown."
+    return titled("subgroups", caption, columns)
+
+
+def large_enough(row: Any) -> bool:
+    """Whether a row of `evaluation.subgroup_table` holds enough images of both classes to show a metric."""
+    return min(row.pneumonia, row.images - row.pneumonia) >= FEWEST
 
 
 def robustness_summary(table: pd.DataFrame, images: int) -> Markdown:
@@ -106,7 +111,7 @@ def permutation_summary(found: dict[str, float]) -> Markdown:
 
 def seed_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.seed_table` for reading: the interval of the mean and the spread over seeds, apart."""
-    return pd.DataFrame({
+    return titled("seeds", "Seed variability on test: the mean over seeds with its interval, and the spread.", {
         "Metric": table.metric.map(METRIC_NAMES),
         "Mean (its interval)": [interval(*cells) for cells in zip(table["mean"], table.low, table.high, strict=True)],
         "SD over seeds": table.sd.map(figure_words),
@@ -129,29 +134,28 @@ def difference_words(differences: pd.DataFrame, reference: str | None) -> pd.Dat
     if differences.empty:
         return differences
     others = differences[differences.name != reference]
-    names = list(dict.fromkeys(others.name))
-    table = pd.DataFrame({"Run": names})
+    columns = {"Run": list(dict.fromkeys(others.name))}
     for metric in dict.fromkeys(others.metric):
-        rows = others[others.metric == metric].set_index("name").loc[names]
-        table[METRIC_NAMES[metric]] = intervals(rows, "difference", signed=True)
-    return table
+        rows = others[others.metric == metric].set_index("name").loc[columns["Run"]]
+        columns[METRIC_NAMES[metric]] = intervals(rows, "difference", signed=True)
+    return titled("differences", f"Paired differences on test from {reference}.", columns)
 
 
 def tests_words(tests: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.secondary_tests` for reading; empty likewise."""
     if tests.empty:
         return tests
-    return pd.DataFrame({
+    return titled("tests", "Secondary tests against the reference: images that one run alone classifies correctly, and p-values.", {
         "Run": tests.name,
-        "Only the reference right": tests.only_reference_right,
-        "Only this one right": tests.only_this_right,
+        "Only the reference correct": tests.only_reference_right,
+        "Only this run correct": tests.only_this_right,
         "McNemar, exact": [_p_value(p, h) for p, h in zip(tests.mcnemar, tests.mcnemar_holm, strict=True)],
         "DeLong": [_p_value(p, h) for p, h in zip(tests.delong, tests.delong_holm, strict=True)],
     })  # fmt: skip
 
 
 def _p_value(p: float, holm: float) -> str:
-    return "not computable" if pd.isna(p) else f"{_small(p)} (Holm {_small(holm)})"
+    return figure_words(p) if pd.isna(p) else f"{_small(p)} (Holm {_small(holm)})"
 
 
 def _small(p: float) -> str:

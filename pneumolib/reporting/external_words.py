@@ -8,9 +8,10 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
-from pneumolib.reporting.prose import say
-from pneumolib.reporting.results import Result, interval, intervals
-from pneumolib.reporting.words import FACT_NAMES
+from pneumolib.reporting.evaluation_words import FEWEST
+from pneumolib.reporting.prose import row_interval, say
+from pneumolib.reporting.results import Result, figure_words, interval, intervals
+from pneumolib.reporting.words import FACT_NAMES, titled
 
 CALIBRATION_NAMES = {
     "network": "the network's own",
@@ -35,8 +36,8 @@ def source_summary(source: Manifest, table: pd.DataFrame, share_before: float) -
         share_before: of pneumonia in the study's own test.
     """
     parts = {
-        "To choose threshold and calibration anew": table[table.part == "recalibration"],
-        "To judge that on": table[table.part == "evaluation"],
+        "Recalibration part, for threshold and calibration": table[table.part == "recalibration"],
+        "Evaluation part, for their metrics": table[table.part == "evaluation"],
     }
     return say(
         "external.source",
@@ -55,18 +56,16 @@ def _sizes(rows: pd.DataFrame) -> dict[str, float]:
 
 def drift_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.drift_table` for reading."""
-    return pd.DataFrame({
+    sides = [("training_median", "training_low", "training_high"), ("median", "low", "high")]
+    here, there = ([interval(*cells, form=".3g" if abs(cells[-1]) < 1000 else ".0f")
+                    for cells in table[list(names)].itertuples(index=False)] for names in sides)  # fmt: skip
+    return titled("drift", "Facts of images in training and in the other source: median and middle 95%.", {
         "Fact of an image": table.fact.map(FACT_NAMES),
-        "Training: median (95%)": [_spread(*cells) for cells in
-                                   zip(table.training_median, table.training_low, table.training_high, strict=True)],
-        "Here: median (95%)": [_spread(*cells) for cells in zip(table["median"], table.low, table.high, strict=True)],
+        "Training": here,
+        "Other source": there,
         "Outside training's 95%": table.outside.map("{:.0%}".format),
-        "Warned of": table.flagged.map("{:.0%}".format),
+        "With a warning": table.flagged.map("{:.0%}".format),
     })  # fmt: skip
-
-
-def _spread(median: float, low: float, high: float) -> str:
-    return f"{median:.3g} ({low:.3g} to {high:.3g})" if abs(high) < 1000 else f"{median:.0f} ({low:.0f} to {high:.0f})"
 
 
 def drift_summary(ood_warnings: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
@@ -88,25 +87,24 @@ def drift_summary(ood_warnings: pd.DataFrame, errors: pd.DataFrame) -> Markdown:
 
 def difference_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.external_differences` for reading."""
-    return pd.DataFrame(
-        {
-            "Metric": table.metric.map(METRIC_NAMES),
-            "The study's own test": intervals(table, "internal"),
-            "Here": intervals(table, "external"),
-            "Here less there": intervals(table, "difference", signed=True),
-        }
-    )
+    return titled("differences", "Metrics on the study's own test and on the other source, and the difference.", {
+        "Metric": table.metric.map(METRIC_NAMES),
+        "Own test": intervals(table, "internal"),
+        "Other source": intervals(table, "external"),
+        "Other source minus own test": intervals(table, "difference", signed=True),
+    })  # fmt: skip
 
 
 def threshold_words(table: pd.DataFrame, frozen: float, local: Threshold) -> pd.DataFrame:
     """`evaluation.threshold_differences` for reading: the frozen threshold, the one chosen anew, and the difference."""
     values = {"frozen": frozen, "recalibrated": local.value}
-    shown = pd.DataFrame({"Metric": [METRIC_NAMES[name] for name in dict.fromkeys(table.metric)]})
+    columns = {"Metric": [METRIC_NAMES[name] for name in dict.fromkeys(table.metric)]}
     for name, rows in table.groupby("name", sort=False):
         cells = zip(rows.value, rows.low, rows.high, strict=True)
-        shown[f"{name.capitalize()}: {values[name]:.3f}"] = [interval(*cell) for cell in cells]
+        columns[f"{name.capitalize()}: {values[name]:.3f}"] = [interval(*cell) for cell in cells]
     changes = intervals(table[table.name == "recalibrated"], "difference", signed=True)
-    return shown.assign(**{"Recalibrated less frozen": changes})
+    caption = "Metrics on the other source at the frozen and at the recalibrated threshold."
+    return titled("thresholds", caption, columns | {"Recalibrated minus frozen": changes})
 
 
 def threshold_summary(table: pd.DataFrame, local: Threshold, images: int) -> Markdown:
@@ -119,23 +117,16 @@ def threshold_summary(table: pd.DataFrame, local: Threshold, images: int) -> Mar
 
 
 def calibration_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`evaluation.external_calibration_table` for reading; two decimals, so that six columns stand beside each other."""
-    rows = list(table.itertuples())
-    return pd.DataFrame({
+    """`evaluation.external_calibration_table` for reading."""
+    changes = zip(table.method, intervals(table, "difference", signed=True), strict=True)
+    return titled("calibration", "Calibration on the evaluation part of the other source.", {
         "Probabilities": table.method.map(CALIBRATION_NAMES),
-        "Brier score": table.brier.map("{:.3f}".format),
-        "Less the frozen": ["" if r.method == "frozen" else _short(r.difference, r.difference_low, r.difference_high, "+.3f")
-                            for r in rows],
-        "Observed / expected": [_short(r.observed_expected, r.observed_expected_low, r.observed_expected_high) for r in rows],
-        "Slope": [_short(r.slope, r.slope_low, r.slope_high) for r in rows],
-        "Intercept": [_short(r.intercept, r.intercept_low, r.intercept_high, "+.2f") for r in rows],
+        "Brier score": table.brier.map(figure_words),
+        "Minus the frozen": ["" if method == "frozen" else change for method, change in changes],
+        "Observed / expected": intervals(table, "observed_expected", form=".2f"),
+        "Slope": intervals(table, "slope", form=".2f"),
+        "Intercept": intervals(table, "intercept", signed=True, form=".2f"),
     })  # fmt: skip
-
-
-def _short(value: float, low: float, high: float, form: str = ".2f") -> str:
-    if pd.isna(value):
-        return "not computable"
-    return f"{value:{form}} " + ("(no interval)" if pd.isna(low) else f"({low:{form}} to {high:{form}})")
 
 
 def calibration_summary(table: pd.DataFrame, share_before: float, share_after: float) -> Markdown:
@@ -146,10 +137,9 @@ def calibration_summary(table: pd.DataFrame, share_before: float, share_after: f
         share_after: in the recalibration part.
     """
     rows = table.set_index("method")
-    observed = [rows.loc["frozen", f"observed_expected{end}"] for end in ("", "_low", "_high")]
     return say(
         "external.calibration",
-        observed=_short(*observed),
+        observed=intervals(rows.loc[["frozen"]], "observed_expected", form=".2f")[0],
         share_before=share_before,
         share_after=share_after,
         moved=rows.loc["prior moved"].to_dict(),
@@ -159,8 +149,8 @@ def calibration_summary(table: pd.DataFrame, share_before: float, share_after: f
 
 
 def _gain(row: pd.Series) -> str:
-    verdict = "a gain" if row.difference_high < 0 else "a loss" if row.difference_low > 0 else "no change is shown"
-    return f"{_short(row.difference, row.difference_low, row.difference_high, '+.3f')}, {verdict}"
+    verdict = "a gain" if row.difference_high < 0 else "a loss" if row.difference_low > 0 else "no significant change"
+    return f"{row_interval(row, 'difference', signed=True)}, {verdict}"
 
 
 def answer(result: Result) -> Markdown:
@@ -172,7 +162,8 @@ def _between_sites(found: dict) -> list[str]:
     """How far apart the sites are, where there are several."""
     told = []
     for name in ("sensitivity", "specificity"):
-        rows = [row for row in found["subgroups"] if row["part"].startswith(SITE) and row[name] is not None]
+        sites = [row for row in found["subgroups"] if row["part"].startswith(SITE) and row[name] is not None]
+        rows = [row for row in sites if min(row["pneumonia"], row["images"] - row["pneumonia"]) >= FEWEST]
         if len(rows) > 1:
             least, most = (pick(rows, key=lambda row: row[name]) for pick in (min, max))
             told.append(f"{name} from {least[name]:.3f} ({least['part']}) to {most[name]:.3f} ({most['part']})")

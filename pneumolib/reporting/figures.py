@@ -1,53 +1,122 @@
 """What all figures share, and the figures of networks and trainings.
 
 Figures keep a white ground on light and dark pages alike, and in print. Colours are from the Okabe-Ito palette, which
-most colour-blind readers can tell apart: blue is normal, vermilion is pneumonia, everywhere.
+most colour-blind readers can tell apart: blue is normal, vermilion is pneumonia, everywhere. All figures are `WIDTH` wide,
+with at most two panels beside each other, so that their text can be read on a telephone.
 """
 
+import base64
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.reporting.session import numbered
 
 NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
 COLOURS = {0: NORMAL, 1: PNEUMONIA}
 NAMES = LABEL_NAMES
 KIND_COLOURS = {"normal": NORMAL, "bacteria": PNEUMONIA, "virus": "#E69F00", "pneumonia": PNEUMONIA}
 OTHERS = ["#009E73", "#CC79A7", "#56B4E9", "#F0E442"]  # the palette's remaining colours, for kinds and runs without one
-DIVERGING = "RdBu_r"  # blue below, red above, white at nothing
 DPI = 110
+WIDTH = 5.2  # inches; at 390 pixels a text of 9 points is then 8 pixels high
+SMALL = 8  # points, the smallest text
+FROZEN, EMPTY = "#9fb8c9", "#e3e3e3"  # blocks of a network
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and its description; as the last line of a cell it shows itself as PNG with alt text."""
+    """A figure with its caption; as the last line of a cell it shows itself, with a number, and writes its files.
+
+    Attributes:
+        name: of the files `figures/<name>.png` and `.svg` in the run's folder.
+        caption: what the figure shows, in one or a few sentences.
+        details: its figures, which follow the caption for those who cannot see it.
+    """
 
     figure: Figure
-    alt: str
+    name: str
+    caption: str
+    details: str = ""
+
+    @property
+    def alt(self) -> str:
+        return f"{self.caption} {self.details}".strip()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
+        label, file = numbered("Figure", self.name)
         buffer = io.BytesIO()
         FigureCanvasAgg(self.figure).print_png(buffer)  # `savefig` would draw everything twice, once for the layout
-        return {"image/png": buffer.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+        if file:
+            file.with_suffix(".png").write_bytes(buffer.getvalue())
+            self.figure.set_layout_engine("none")  # it is laid out already
+            with mpl.rc_context({"svg.hashsalt": self.name}):  # the same figure is the same file
+                FigureCanvasSVG(self.figure).print_svg(file.with_suffix(".svg"), metadata={"Date": None})
+        data = base64.b64encode(buffer.getvalue()).decode()
+        image = (
+            f'<img style="max-width: 100%; height: auto" alt="{escape(self.alt)}" src="data:image/png;base64,{data}">'
+        )
+        caption = f"<figcaption><strong>{label}.</strong> {escape(self.caption)}</figcaption>"
+        return {"text/html": f"<figure>{image}{caption}</figure>", "text/plain": f"{label}. {self.alt}"}
 
 
 def new_axes(
-    columns: int = 1, width: float = 8, height: float = 3.4, rows: int = 1, style: str = "whitegrid", height_ratios=None
+    columns: int = 1, height: float = 3.2, rows: int = 1, style: str = "whitegrid", width: float = WIDTH, **options
 ):
-    """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes."""
-    with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.85):
+    """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes.
+
+    `options` are those of `Figure.subplots`.
+    """
+    with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.8):
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.flat)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most `width` characters, broken at blanks and behind `_`, `-` and `/`; a dollar sign starts no formula."""
+    lines = []
+    for line in text.replace("$", r"\$").splitlines():
+        lines.append("")
+        for word in re.split(r"(?<=[ _/-])", line):
+            if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+                lines.append("")
+            lines[-1] += word
+    return "\n".join(line.strip() for line in lines)
+
+
+def named(words: str) -> str:
+    """A caption as a file's name: `Images with the centre masked` as `images-with-the-centre-masked`."""
+    return re.sub("[^a-z]+", "-", words.lower()).strip("-")
+
+
+def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
+    """The legend of one panel under the whole figure."""
+    names = ax.get_legend_handles_labels()
+    figure.legend(*names, frameon=False, loc="outside lower center", ncols=columns, **options)
+
+
+def rounded_ticks(ax: Axes) -> None:
+    """A logarithmic axis with few labels, also where it spans less than a power of ten."""
+    low, high = ax.get_xlim()
+    few = (
+        MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 10 else LogLocator(subs=(1, 3) if high / low < 99 else (1,))
+    )
+    ax.xaxis.set_major_locator(few)
+    ax.xaxis.set_major_formatter(EngFormatter() if high > 1e5 else StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def reach(table: pd.DataFrame, name: str) -> list[pd.Series]:
@@ -59,43 +128,91 @@ def reach(table: pd.DataFrame, name: str) -> list[pd.Series]:
     return [(value - low).clip(lower=0), (high - value).clip(lower=0)]
 
 
-def dots(ax: Axes, table: pd.DataFrame, name: str, labels: Iterable[str], shift: float = 0.0, **style) -> None:
-    """A row for each row of `table`: column `name` as a dot with its interval; `shift` moves them within their rows."""
+def dots(ax: Axes, table: pd.DataFrame, labels: Iterable[str], series: dict[str, tuple[str, str]]) -> None:
+    """A forest plot: a row for each row of `table`, in it a dot with its interval for each column of `series`.
+
+    Args:
+        series: column to its name in the legend and its colour.
+    """
     places = np.arange(len(table))
-    style = {"fmt": "o", "color": NORMAL, "capsize": 3} | style
-    ax.errorbar(table[name].astype(float), places + shift, xerr=reach(table, name), **style)
-    ax.set(yticks=places, yticklabels=labels, ylim=(len(table) - 0.5, -0.5))
+    for place, (column, (name, colour)) in enumerate(series.items()):
+        shift = 0.28 * (place - (len(series) - 1) / 2)
+        ax.errorbar(table[column].astype(float), places + shift, xerr=reach(table, column), fmt="o", color=colour,
+                    capsize=3, label=name)  # fmt: skip
+    ax.set(yticks=places, yticklabels=[wrapped(label, 24) for label in labels], ylim=(len(table) - 0.5, -0.5))
 
 
-def curve_with_band(ax: Axes, band: pd.DataFrame, colour: str, label: str) -> None:
-    """A curve with its band, from rows of `evaluation.curve_bands`: `x, y, low, high`."""
-    ax.plot(band.x, band.y, color=colour, label=label)
-    ax.fill_between(band.x, band.low.astype(float), band.high.astype(float), color=colour, alpha=0.15, lw=0)
+def band_below(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str, alpha: float = 0.15) -> None:
+    """The band from `low` to `high` of a curve."""
+    ax.fill_between(x, rows.low.astype(float), rows.high.astype(float), color=colour, alpha=alpha, lw=0)
 
 
-def reliability_curve(ax: Axes, bins: pd.DataFrame, title: str, colour: str) -> str:
-    """Share with pneumonia by mean probability, from `evaluation.reliability`, beside the diagonal; returns it in words."""
-    ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
-    arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
-    ax.errorbar(bins.probability, bins.observed, yerr=arms, fmt="o-", color=colour, lw=1, capsize=3, ms=5)
-    ax.set_title(title)
-    return "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
+_AXES = {"roc": ("1 - specificity", "sensitivity"), "precision_recall": ("recall (sensitivity)", "precision (PPV)")}
 
 
-def stacked_scores(ax: Axes, parts: dict[str, pd.Series], colours: Iterable[str], lines: dict[str, float]) -> None:
-    """A histogram of probabilities, one colour a part, its number of images beside its name, and thresholds as lines."""
-    labels = [f"{name} ({len(part)})" for name, part in parts.items()]
-    bins = np.linspace(0, 1, 41)
-    ax.hist([*parts.values()], bins=bins, stacked=True, color=[*colours], label=labels, edgecolor="white", lw=0.3)
-    for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
-        ax.axvline(value, color=NEUTRAL, lw=1.6, ls=style, label=name)
-    ax.set(xlim=(0, 1))
-    legend_beside(ax)
+def curve_panel(
+    ax: Axes, curve: str, bands: dict[str, pd.DataFrame], styles: Iterable[tuple[str, str]], alpha: float = 0.15
+) -> None:
+    """ROC or precision-recall curves with their bands, from rows of `evaluation.curve_bands` by label.
+
+    Args:
+        curve: `roc` or `precision_recall`.
+        styles: colour and line of each.
+        alpha: of the bands.
+    """
+    x, y = _AXES[curve]
+    if curve == "roc":
+        ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
+    for (label, band), (colour, line) in zip(bands.items(), styles, strict=False):
+        rows = band[band.curve == curve]
+        ax.plot(rows.x, rows.y, color=colour, ls=line, label=label)
+        band_below(ax, rows.x, rows, colour, alpha)
+    ax.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
-def legend_beside(ax: Axes) -> None:
-    """The legend to the right of the panel."""
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+def reliability_plot(tables: dict[str, pd.DataFrame], where: str) -> Plot:
+    """Share with pneumonia by mean probability, a panel for each of `tables`, each by `evaluation.reliability`."""
+    figure, axes = new_axes(2, height=2.9 * -(-len(tables) // 2), rows=-(-len(tables) // 2))
+    alts = []
+    for ax, (title, bins) in zip(axes, tables.items(), strict=True):
+        ax.bar(bins.probability, 0.25 * bins.images / bins.images.max(), width=0.06, color="#c8d6df", zorder=1)
+        ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
+        arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
+        ax.errorbar(bins.probability, bins.observed, yerr=arms, fmt="o-", color=PNEUMONIA, lw=1, capsize=3, ms=5)
+        ax.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of pneumonia")
+        bins_in_words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
+        alts.append(f"{title}: {bins_in_words}")
+    for ax in axes[::2]:
+        ax.set_ylabel("share with pneumonia")
+    caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
+    return Plot(figure, "reliability", caption, f"Share with pneumonia by mean probability. {'. '.join(alts)}.")
+
+
+def score_plot(panels: dict[str, tuple[pd.DataFrame, dict[str, float]]], column: str, colours: dict) -> Plot:
+    """Histograms of probabilities, a panel each; of each class the share of its own images, so that classes compare.
+
+    Args:
+        panels: title to predictions and, by name, thresholds; the last panel has all of the thresholds.
+        column: of the predictions, `label` or `kind`.
+        colours: of the values of `column`.
+    """
+    figure, axes = new_axes(height=2.2 * len(panels) + 0.5, rows=len(panels), sharex=True)
+    edges, medians = np.linspace(0, 1, 21), []
+    for ax, (title, (rows, lines)) in zip(axes, panels.items(), strict=True):
+        for value, colour in colours.items():
+            scores, name = rows.probability[rows[column] == value], NAMES.get(value, value)
+            shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
+            ax.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
+            ax.stairs(shares, edges, color=colour, lw=1.6, label=name)
+            medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
+        for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
+            ax.axvline(value, color=NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
+        ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
+    axes[-1].set_xlabel("probability of pneumonia")
+    legend_below(figure, axes[-1])
+    caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
+    thresholds = ", ".join(f"{name} {value:.3f}" for name, value in lines.items())
+    return Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
 
 
 def kind_palette(kinds: pd.Series) -> dict[str, str]:
@@ -110,43 +227,42 @@ def by_class(values: pd.Series, form: str) -> str:
     return " and ".join(f"{value:{form}} for {NAMES[label]}" for label, value in values.items())
 
 
-FROZEN, EMPTY = "#9fb8c9", "#e3e3e3"  # blocks of a network
+def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 0, what: str = "Sample images") -> Plot:
+    """Images as the network sees them; pixels uint8 (n, height, width, channels), a title each.
 
-
-def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 6, what: str = "Sample images") -> Plot:
-    """Images as the network sees them; pixels uint8 (n, height, width, channels), a title each."""
+    By default six stand beside each other, or four where titles are long.
+    """
+    columns = columns or (6 if max(len(line) for title in titles for line in title.splitlines()) < 16 else 4)
+    labels = [wrapped(title, 76 // columns) for title in titles]
     rows = -(-len(pixels) // columns)
-    figure, axes = new_axes(columns, width=9, height=1.75 * rows, rows=rows, style="white")
+    height = rows * (WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels))
+    figure, axes = new_axes(columns, height=height, rows=rows, style="white")
     for ax in axes:
         ax.set_axis_off()
-    for ax, image, title in zip(axes, pixels, titles, strict=False):
+    for ax, image, label in zip(axes, pixels, labels, strict=False):
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        ax.set_title(title, fontsize=7)
+        ax.set_title(label, fontsize=SMALL, pad=2)
     words = "; ".join(title.replace("\n", ", ") for title in titles)
-    return Plot(figure, f"{what}: {len(pixels)} radiographs in a grid: {words}.")
+    return Plot(figure, named(what), f"{what}.", f"{len(pixels)} radiographs in a grid: {words}.")
 
 
 def network_diagram(blocks: pd.DataFrame) -> Plot:
     """A network from its input, on top, to its output: a bar a block, as wide as its feature map, by `network_blocks`."""
-    figure, (ax,) = new_axes(width=9.5, height=0.5 * len(blocks) + 0.8, style="white")
-    colours = [_block_colour(block) for block in blocks.itertuples()]
+    figure, (ax,) = new_axes(height=0.52 * len(blocks) + 0.6, style="white")
     widths = np.maximum(np.sqrt(blocks.width / blocks.width.max()), 0.02)
-    places = np.arange(len(blocks))
-    ax.barh(places, widths, left=-widths / 2, height=0.7, color=colours, edgecolor="white")
-    for place, block in zip(places, blocks.itertuples(), strict=True):
-        ax.text(-0.56, place, f"{block.part}: {block.kinds}", ha="right", va="center", fontsize=8)
-        ax.text(0.56, place, f"{block.output}{_block_weights(block)}", ha="left", va="center", fontsize=8)
+    for place, (width, b) in enumerate(zip(widths, blocks.itertuples(), strict=True)):
+        colour = EMPTY if not b.parameters else NORMAL if b.trainable else FROZEN
+        ax.barh(place, width, left=-width / 2, height=0.7, color=colour, edgecolor="white")
+        words = f"{wrapped(f'{b.part}: {b.kinds}', 58)}\n{b.output}{_block_weights(b)}"
+        ax.text(0.62, place, words, va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)
-    ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.01))
-    ax.set(xlim=(-2.2, 1.9), ylim=(len(blocks) - 0.4, -0.6))
+    legend_below(figure, ax)
+    ax.set(xlim=(-0.55, 3.6), ylim=(len(blocks) - 0.4, -0.6))
     ax.set_axis_off()
     words = "; ".join(f"{b.part}, {b.kinds}, {b.output}{_block_weights(b)}" for b in blocks.itertuples())
-    return Plot(figure, f"The network from input to output in {len(blocks)} blocks: {words}.")
-
-
-def _block_colour(block) -> str:
-    return EMPTY if not block.parameters else NORMAL if block.trainable else FROZEN
+    caption = "The network from input to output. Each bar is as wide as the feature map of its block."
+    return Plot(figure, "network", caption, f"{len(blocks)} blocks: {words}.")
 
 
 def _block_weights(block) -> str:
@@ -159,25 +275,24 @@ def _block_weights(block) -> str:
 
 def learning_curves(history: pd.DataFrame) -> Plot:
     """Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, training and validation; the kept epoch is marked."""
-    figure, axes = new_axes(2, height=6.2, rows=2)
+    figure, axes = new_axes(2, height=5, rows=2, sharex=True)
     best = history[history.kept].iloc[-1] if history.kept.any() else history.iloc[-1]
-    panels = {
-        "loss": "loss",
-        "auroc": "AUROC",
-        "ppv": "precision (PPV) at 0.5",
-        "sensitivity": "recall (sensitivity) at 0.5",
-    }
+    panels = {"loss": "loss", "auroc": "AUROC", "ppv": "PPV at 0.5", "sensitivity": "sensitivity at 0.5"}
     for ax, (name, title) in zip(axes, panels.items(), strict=True):
-        ax.plot(history.epoch, history[name], color=NEUTRAL, ls="--", label="training")
-        ax.plot(history.epoch, history[f"val_{name}"], color=NORMAL, label="validation")
-        ax.axvline(
-            best.epoch, color=PNEUMONIA, lw=1, label=f"{'kept: ' if best.kept else 'last: '}epoch {best.epoch:.0f}"
+        ax.plot(history.epoch, history[name], color=NEUTRAL, ls="--", marker=".", ms=4, label="training")
+        ax.plot(history.epoch, history[f"val_{name}"], color=NORMAL, marker=".", ms=4, label="validation")
+        label = f"{'kept' if best.kept else 'last'}: epoch {best.epoch:.0f}"
+        ax.axvline(best.epoch, color=PNEUMONIA, lw=1, label=label)
+        ax.set_title(title)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    for ax in axes[2:]:
+        ax.set_xlabel("epoch")
+    legend_below(figure, axes[0])
+    caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
+    if lower := int((history.val_loss < history.loss).sum()):
+        caption += (
+            f" Validation loss is below training loss in {lower} of {len(history)} epochs. This is no error: augmentation, "
+            "dropout and class weights apply to training loss only."
         )
-        ax.set(xlabel="epoch", ylabel=title)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].legend(frameon=False)
-    alt = (
-        f"Loss, AUROC, precision and recall over {len(history)} epochs; the weights of epoch {best.epoch:.0f} stay, with a "
-        f"validation AUROC of {best.val_auroc:.3f}."
-    )
-    return Plot(figure, alt)
+    kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
+    return Plot(figure, "learning-curves", caption, kept)

@@ -1,52 +1,47 @@
-"""Errors to look at: radiographs with their Grad-CAM maps as cards, and what such maps do not prove."""
+"""Errors: radiographs with their Grad-CAM maps as cards, and what such maps do not prove."""
 
 import base64
 import io
-from html import escape
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
+from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.metrics import compute_metrics
 from pneumolib.reporting.prose import say
+from pneumolib.reporting.session import numbered
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
 QUALITY = 72  # JPEG; 60 cards stay well below a megabyte
 _LITTLE_LIKE, _MUCH_LIKE = 0.3, 0.7  # rank correlations below and above which maps count as unlike and alike
-# Enough for a page without a style sheet; two cards a row on a telephone.
-_GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(min(145px, 45%), 1fr)); gap: 1rem 0.75rem"
-_CARD = "margin: 0; min-width: 0"
-_PICTURE = "width: 100%; max-width: 320px; height: auto; display: block"
-_CAPTION = "font-size: 0.85em; line-height: 1.4; overflow-wrap: anywhere; margin-top: 0.3em"
 
 
 def selection(
     predictions: pd.DataFrame, threshold: float, limit: int = 60, right: int = 12, seed: int = 1
 ) -> pd.DataFrame:
-    """Which images of one split to show: its errors, the most confident first, and a few right calls of both classes.
+    """Which images of one split to show: its errors, the most confident first, and some correct ones of both classes.
 
     Args:
         predictions: rows of one split, as `predictions.csv` has them.
-        threshold: frozen on validation; at or above it an image is called pneumonia.
+        threshold: frozen on validation; at or above it the predicted class is pneumonia.
         limit: of errors. Confident is a logit far from that of the threshold.
-        right: of right calls, half of them normal, drawn at random; fewer where there are fewer.
+        right: number of correct ones, half of them normal, drawn at random; fewer where there are fewer.
         seed: of that draw.
     Returns:
         the columns of `predictions`, then `threshold`, `call` (0 or 1), `right` (bool) and `of`, the number of all errors,
-        or of all right calls, that this row was chosen from.
+        or of all correct ones, that this row was chosen from.
     Raises:
         ValueError: more than one split.
     """
     if len(set(predictions.split)) > 1:
-        raise ValueError(
-            f"selection takes the rows of one split, received {', '.join(sorted(predictions.split.unique()))}"
-        )
+        raise ValueError(f"selection takes the rows of one split, received {', '.join(sorted(set(predictions.split)))}")
     rows = predictions.assign(threshold=threshold, call=(predictions.probability >= threshold).astype(int))
     rows["right"] = rows.call == rows.label
     rows["of"] = rows.groupby("right").image_id.transform("size")
@@ -61,84 +56,55 @@ def selection(
 
 
 def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int = 60) -> HTML:
-    """A card for each row: the radiograph, under it the same with its map, and who it is and what was called, in words.
+    """A card for each row: the radiograph, under it the same with its map, and image, true and predicted class in words.
+
+    All pictures of the cards, row by row, are also the file `figures/errors.png` or `figures/correct.png`; a table beside
+    it, of the same name, says which they are.
 
     Args:
         images: holds at least the images of `rows`.
-        rows: from `selection`, errors or right calls; all of its columns are needed.
+        rows: from `selection`, errors or correct ones; all of its columns are needed.
         maps: from `learning.grad_cam`, float (n, height, width), 0 to 1, in the order of `images.table`.
         limit: cards; a sentence says how many more there are.
     Raises:
         ValueError: as many maps as images are needed.
         KeyError: a row whose image is not there.
     """
-    if len(maps) != len(images):
-        raise ValueError(
-            f"gallery: received {len(maps)} maps for {len(images)} images; needed is one for each, in order"
-        )
+    places = pd.Series(range(len(maps)), index=images.table.image_id)
     if rows.empty:
         return HTML("<p>There is no such image on this split.</p>")
-    places = pd.Series(range(len(images)), index=images.table.image_id)
-    cards = []
-    for row in rows.head(limit).itertuples():
-        place = places[row.image_id]
-        cards.append(_card(row, np.asarray(images.pixels[place]), maps[place]))
-    return HTML(
-        f'<p>{_how_many(rows, min(limit, len(rows)))}</p><div class="gallery" style="{_GRID}">{"".join(cards)}</div>'
-    )
+    label, file = numbered("Figure", "correct" if rows.right.all() else "errors")
+    shown, pictures, cards = rows.head(limit), [], []
+    for row in shown.itertuples():
+        saliency = maps[places[row.image_id]]
+        pictures.append(_picture(np.asarray(images.pixels[places[row.image_id]]), saliency))
+        jpeg = io.BytesIO()
+        Image.fromarray(pictures[-1]).save(jpeg, "JPEG", quality=QUALITY)
+        place = strongest_place(saliency) if saliency.any() else ""
+        cards.append({"row": row, "place": place, "data": base64.b64encode(jpeg.getvalue()).decode()})
+    if file:
+        _save(pictures, shown, file)
+    jinja = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = jinja.from_string(Path(__file__).with_name("template").joinpath("gallery.html.j2").read_text("utf-8"))
+    first = {"total": int(rows.of.iloc[0]), "right": rows.right.all(), "threshold": rows.threshold.iloc[0]}
+    return HTML(template.render(label=label, shown=len(shown), cards=cards, names=LABEL_NAMES, **first))
 
 
-def _how_many(rows: pd.DataFrame, shown: int) -> str:
-    total, left = int(rows.of.iloc[0]), int(rows.of.iloc[0]) - shown
-    if rows.right.all():
-        words = f"{shown} of {total} right calls, drawn at random from both classes."
-    elif left:
-        words = f"The {shown} most confident of {total} errors; {left} {'is' if left == 1 else 'are'} left out."
-    else:
-        words = "The only error." if total == 1 else f"All {total} errors, the most confident first."
-    return f"{words} An image is called pneumonia from {rows.threshold.iloc[0]:.1%} PNEUMONIA on, by the network's own probability."
+def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
+    """One sheet of eight pictures a row, and which images they are."""
+    empty = np.full_like(pictures[0], 255)
+    pictures = [*pictures, *[empty] * (-len(pictures) % min(8, len(pictures)))]
+    wide = min(8, len(pictures))
+    lines = [np.concatenate(pictures[start : start + wide], axis=1) for start in range(0, len(pictures), wide)]
+    Image.fromarray(np.concatenate(lines)).save(file.with_suffix(".png"))
+    rows[["image_id", "label", "call", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)
 
 
-def _card(row, pixels: np.ndarray, saliency: np.ndarray) -> str:
-    name, call, share = (escape(words) for words in (str(row.image_id), *_words(row)))
-    alt = " ".join(
-        [f"Radiograph {row.image_id}, and below it the same with its map.", *_words(row), _brightest(saliency)]
-    )
-    if not saliency.any():
-        share += "<br>The map is empty."
-    data = base64.b64encode(_picture(pixels, saliency)).decode()
-    return (
-        f'<figure class="card" style="{_CARD}">'
-        f'<img style="{_PICTURE}" alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
-        f'<figcaption style="{_CAPTION}"><strong>{name}</strong><br>{call}<br>{share}</figcaption></figure>'
-    )
-
-
-def _words(row) -> tuple[str, str]:
-    """`Truly pneumonia (virus), called normal.` and `This image is 97.1% NORMAL, 2.9% PNEUMONIA.`"""
-    kind = f" ({row.kind})" if row.kind != LABEL_NAMES[row.label] else ""
-    sick = round(100 * row.probability, 1)
-    return (
-        f"Truly {LABEL_NAMES[row.label]}{kind}, called {LABEL_NAMES[row.call]}.",
-        f"This image is {100 - sick:.1f}% NORMAL, {sick:.1f}% PNEUMONIA.",
-    )
-
-
-def _brightest(saliency: np.ndarray) -> str:
-    """Where a map has its maximum, for those who cannot see it; left and right are those of the picture."""
-    if not saliency.any():
-        return "The map is empty: no evidence for the call at the layer that it is read from."
-    place = strongest_place(saliency)
-    return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
-
-
-def _picture(pixels: np.ndarray, saliency: np.ndarray) -> bytes:
-    """Radiograph over map, as JPEG."""
+def _picture(pixels: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """Radiograph over map, RGB, uint8."""
     plain, covered = (overlay(pixels, saliency, SIDE_PX, cover) for cover in (0, STRONGEST_COVER))
     gap = np.full((GAP_PX, *plain.shape[1:]), 128, np.uint8)  # neither glaring on a dark page nor lost on a light one
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate([plain, gap, covered])).save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
+    return np.concatenate([plain, gap, covered])
 
 
 def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:

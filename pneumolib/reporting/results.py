@@ -18,6 +18,7 @@ from pneumolib.evaluation.metrics import METRICS
 from pneumolib.project import in_root, params_folder
 
 RESULT_FILE, MODEL_FILE = "result.json", "model.keras"
+NOT_COMPUTABLE = "not computable"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -232,30 +233,29 @@ def plain(value: Any) -> Any:
 
 
 def in_words(metric: MetricResult | CorrelationResult | LossResult | None) -> str:
-    """`0.871 (0.823-0.912)`, with words where there is nothing to compute."""
+    """`0.871 (0.823 to 0.912)`, with words where there is nothing to compute."""
     return interval(metric.value, metric.low, metric.high) if metric else interval(None, None, None)
 
 
-def interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
-    """`0.871 (0.823-0.912)` or `+0.012 (-0.004 to +0.027)`; words where there is nothing to compute."""
-    if value is None or pd.isna(value):
-        return "not computable"
-    if low is None or high is None or pd.isna(low):
-        return f"{value:+.3f} (interval not computable)" if signed else f"{value:.3f} (interval not computable)"
-    if signed:
-        return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-    return f"{value:.3f} ({low:.3f} to {high:.3f})" if low < 0 else f"{value:.3f} ({low:.3f}-{high:.3f})"
+def interval(
+    value: float | None, low: float | None, high: float | None, signed: bool = False, form: str = ".3f"
+) -> str:
+    """`0.871 (0.823 to 0.912)`, `+0.012 (-0.004 to +0.027)`, `0.871 (no interval)` or `not computable`."""
+    value, *limits = (figure_words(number, f"+{form}" if signed else form) for number in (value, low, high))
+    if NOT_COMPUTABLE in (value, *limits):
+        return value if value == NOT_COMPUTABLE else f"{value} (no interval)"
+    return f"{value} ({limits[0]} to {limits[1]})"
 
 
-def intervals(table: pd.DataFrame, name: str, signed: bool = False) -> list[str]:
+def intervals(table: pd.DataFrame, name: str, signed: bool = False, form: str = ".3f") -> list[str]:
     """Column `name` of a table with its limits, `<name>_low` and `<name>_high`, as `interval` shows them."""
     cells = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return [interval(*cell, signed=signed) for cell in cells]
+    return [interval(*cell, signed=signed, form=form) for cell in cells]
 
 
-def figure_words(value: float | None) -> str:
+def figure_words(value: float | None, form: str = ".3f") -> str:
     """`0.871`, or words for what cannot be computed."""
-    return "not computable" if value is None or pd.isna(value) else f"{value:.3f}"
+    return NOT_COMPUTABLE if value is None or pd.isna(value) else format(value, form)
 
 
 def write_result(result: Result, folder: Path) -> Path:

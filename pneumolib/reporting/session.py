@@ -44,6 +44,9 @@ from pneumolib.reporting.results import (
 # Set by `study.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
 _PARTS = {"val": "validation", "test": "test"}
+FOLDERS = {"Figure": "figures", "Table": "tables"}  # in the folder of a run
+_opened: list["Session"] = []  # the last one is this kernel's
+_shown: dict[str, list[str]] = {kind: [] for kind in FOLDERS}
 
 
 @dataclass(frozen=True)
@@ -224,8 +227,32 @@ def start(notebook: str, **values: Any) -> Session:
     folder.mkdir(parents=True, exist_ok=True)
     commit, dirty = provenance_of_checkout()
     session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), commit, dirty)
+    _opened[:] = [session]
+    for names in _shown.values():
+        names.clear()
     print(f"Study {params.study}, run {session.run}" + (" (opened by hand)" if session.interactive else ""))
     return session
+
+
+def numbered(kind: str, name: str) -> tuple[str, Path | None]:
+    """`Figure 3`, and the file of that name in the run's folder, without ending; outside a session no file.
+
+    A name that comes again is another figure, and its file ends in `-2`. By hand it is a cell that runs again: number and
+    file stay. An empty name is a number.
+
+    Args:
+        kind: `Figure` or `Table`. Both are counted from `start` on.
+    """
+    session, names = next(iter(_opened), None), _shown[kind]
+    if not name or not session or not session.interactive or name not in names:
+        names.append(name)
+    number = len(names) if names.count(name) > 1 else names.index(name) + 1
+    if session is None:
+        return f"{kind} {number}", None
+    again = f"-{names.count(name)}" if name and names.count(name) > 1 else ""
+    folder = session.folder / FOLDERS[kind]
+    folder.mkdir(exist_ok=True)
+    return f"{kind} {number}", folder / (f"{name}{again}" or f"{kind.lower()}-{number}")
 
 
 def table_fingerprint(table: pd.DataFrame) -> str:

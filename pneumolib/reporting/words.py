@@ -1,6 +1,12 @@
-"""Sentences and tables of a training run, made from results. No number on a page is typed by hand."""
+"""Sentences and tables of a training run, made from results, and how every table of a page is shown.
 
+No number on a page is typed by hand.
+"""
+
+import re
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown
@@ -11,9 +17,14 @@ from pneumolib.data.ood import QUANTILES, TrainingReference
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import ModelParams
+from pneumolib.reporting import results
+from pneumolib.reporting.figures import named
 from pneumolib.reporting.prose import say
-from pneumolib.reporting.results import Result, figure_words, in_words, interval, intervals, metrics_of, plain
 from pneumolib.reporting.run_words import change_to_test, fact
+from pneumolib.reporting.session import numbered
+
+# What `interval` writes: a value, and its limits or the word that there are none.
+_ESTIMATE = re.compile(r"([-+]?\d[-+.e\d]*) \((?:(?P<low>[-+.e\d]+) to (?P<high>[-+.e\d]+)|no interval)\)")
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
@@ -34,9 +45,9 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
 
 def metric_words(table: pd.DataFrame) -> pd.DataFrame:
     """`evaluation.metric_table` for reading: `Metric`, `Value (interval)`."""
-    entries = metrics_of(table)
-    names = [METRIC_NAMES[name] for name in entries]
-    return pd.DataFrame({"Metric": names, "Value (interval)": map(in_words, entries.values())})
+    entries = results.metrics_of(table)
+    columns = {"Metric": map(METRIC_NAMES.get, entries), "Value (interval)": map(results.in_words, entries.values())}
+    return titled("metrics", "Metrics with intervals, at the frozen threshold.", columns)
 
 
 def threshold_summary(threshold: Threshold) -> Markdown:
@@ -44,14 +55,57 @@ def threshold_summary(threshold: Threshold) -> Markdown:
     return say("training.threshold", t=threshold)
 
 
-def show(table: pd.DataFrame, empty: str = "nothing to show") -> HTML:
-    """A table without pandas's row numbers, or the words for an empty one."""
-    return HTML(table.to_html(index=False, border=0) if len(table) else f"<p>{escape(empty)}</p>")
+def titled(name: str, caption: str, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A table for reading that knows its caption, and the name of its file `tables/<name>.csv`."""
+    table = pd.DataFrame({title: list(cells) for title, cells in columns.items()})
+    table.attrs = {"name": name, "caption": caption}
+    return table
+
+
+def show(table: pd.DataFrame, empty: str = "nothing to show", caption: str = "") -> HTML:
+    """A table with number and caption, or the words for an empty one; its CSV goes to the run's folder.
+
+    Args:
+        table: an interval stands below its value; in the CSV value, low and high are columns.
+        caption: of a table that has none of its own, see `titled`.
+    """
+    if not len(table):
+        return HTML(f"<p>{escape(empty)}</p>")
+    title, data = _shown(table, caption)
+    return HTML(f"<figure><figcaption>{title}</figcaption>{data}</figure>")
 
 
 def folded(table: pd.DataFrame, title: str) -> HTML:
     """A long table that opens on demand."""
-    return HTML(f"<details><summary>{escape(title)}</summary>{show(table).data}</details>")
+    words, data = _shown(table, title) if len(table) else (escape(title), "")
+    return HTML(f"<details><summary>{words}</summary>{data}</details>")
+
+
+def _shown(table: pd.DataFrame, caption: str) -> tuple[str, str]:
+    """Number with caption, and the table, as HTML; writes the CSV."""
+    caption = caption or table.attrs.get("caption", "")
+    label, file = numbered("Table", table.attrs.get("name") or named(caption))
+    if file:
+        spread_out(table).to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
+    with pd.option_context("display.max_colwidth", None):
+        data = table.to_html(index=False, border=0, na_rep=results.NOT_COMPUTABLE)
+    if len(table.columns) > 2:  # limits stand below the value, so that more columns fit
+        data = _ESTIMATE.sub(
+            lambda cell: cell[0].replace(" (", "<br><small>(", 1).replace(" to", "&nbsp;to") + "</small>", data
+        )
+    wide = " wide" if len(table.columns) > 6 else ""
+    return f"<strong>{label}.</strong> {escape(caption)}", f'<div class="scroll{wide}" tabindex="0">{data}</div>'
+
+
+def spread_out(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table, with `<column> low` and `<column> high` behind each column of intervals."""
+    columns = {}
+    for name, cells in table.items():
+        found = [_ESTIMATE.fullmatch(str(cell)) for cell in cells]
+        columns[name] = [one[1] if one else cell for one, cell in zip(found, cells, strict=True)]
+        if any(found):
+            columns |= {f"{name} {end}": [one and one[end] for one in found] for end in ("low", "high")}
+    return pd.DataFrame(columns)
 
 
 def trained_and_frozen(layers: pd.DataFrame) -> Markdown:
@@ -72,16 +126,16 @@ def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
     before, after = compared.itertuples()
     values = {"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
               "low": after.difference_low, "high": after.difference_high}  # fmt: skip
-    return plain(values)
+    return results.plain(values)
 
 
 def change_summary(change: dict[str, float | None], before: str) -> Markdown:
     """What `change_of` says of two networks, in words."""
-    words = interval(change["difference"], change["low"], change["high"], signed=True)
+    words = results.interval(change["difference"], change["low"], change["high"], signed=True)
     return say("training.change", change=change | {"words": words}, before=before)
 
 
-def result_summary(result: Result) -> Markdown:
+def result_summary(result: results.Result) -> Markdown:
     """What a training run found, read from its `result.json`."""
     return say(
         "training.result",
@@ -99,14 +153,13 @@ _LEADING = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accur
 
 def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
     """`results.leaderboard` for reading, intervals folded into one column a metric."""
-    table = pd.DataFrame({"Run": board.run, "AUROC (validation)": board.validation_auroc.map(figure_words)})
-    for name in _LEADING:
-        table[METRIC_NAMES[name]] = intervals(board, name)
-    table["Threshold"] = board.threshold.map("{:.3f}".format)
+    columns = {"Run": board.run, "AUROC (validation)": board.validation_auroc.map(results.figure_words)}
+    columns |= {METRIC_NAMES[name]: results.intervals(board, name) for name in _LEADING}
+    columns["Threshold"] = board.threshold.map(results.figure_words)
     if (board.seeds > 1).any():
         seeds = zip(board.seeds, board.auroc_sd, strict=True)
-        table["Seeds"] = [f"mean of {n}, SD {sd:.3f}" if n > 1 else "1" for n, sd in seeds]
-    return table
+        columns["Seeds"] = [f"mean of {n}, SD {sd:.3f}" if n > 1 else "1" for n, sd in seeds]
+    return titled("leaderboard", "Runs in the order of their validation AUROC, with metrics of test.", columns)
 
 
 def cost_words(board: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +168,7 @@ def cost_words(board: pd.DataFrame) -> pd.DataFrame:
     def shown(name: str, form: str) -> list[str]:
         return ["not measured" if pd.isna(value) else form.format(value) for value in board[name]]
 
-    return pd.DataFrame({
+    return titled("costs", "What each run cost.", {
         "Run": board.run, "Weights": shown("parameters", "{:,.0f}"), "Epochs": shown("epochs", "{:.0f}"),
         "Training, minutes": shown("minutes", "{:.1f}"), "Prediction, ms an image": shown("milliseconds_per_image", "{:.1f}"),
     })  # fmt: skip
@@ -135,7 +188,7 @@ def ood_words(ood: TrainingReference) -> pd.DataFrame:
     """One row a fact: median and middle 95% of the training images, and the limits of a warning."""
     low, median, high = (QUANTILES.index(q) for q in (0.025, 0.5, 0.975))
     spread = ood.quantiles
-    return pd.DataFrame({
+    return titled("training-reference", "Training images: facts of an image, and the limits of a warning.", {
         "Fact of an image": FACT_NAMES.values(),
         "Training images: median": [f"{spread[fact][median]:.4g}" for fact in FACT_NAMES],
         "Middle 95%": [f"{spread[fact][low]:.4g} to {spread[fact][high]:.4g}" for fact in FACT_NAMES],

@@ -211,7 +211,8 @@ def injected_parameters(notebook: Path, params: RunParams) -> dict[str, Any]:
 def _seal(inputs: dict[str, Any], work: Path) -> None:
     """Add to the notebook's result what the run was made from and which files belong to it."""
     result = read_result(work)
-    sealed = {"inputs": inputs | {"data": result.data.fingerprints}, "artefacts": sorted(os.listdir(work))}
+    files = sorted(file.relative_to(work).as_posix() for file in work.rglob("*") if file.is_file())
+    sealed = {"inputs": inputs | {"data": result.data.fingerprints}, "artefacts": files}
     write_result(result.model_copy(update=sealed), work)
 
 
