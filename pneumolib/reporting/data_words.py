@@ -13,6 +13,7 @@ from pneumolib.params import RunParams
 from pneumolib.reporting.data_plots import WAYS
 from pneumolib.reporting.prose import say
 from pneumolib.reporting.results import Result, intervals
+from pneumolib.reporting.words import titled
 
 MARKS = {"ok": "✓ fine", "note": "• note", "warning": "▲ warning", "error": "✗ error"}
 
@@ -64,12 +65,13 @@ def exploration_summary(result: Result) -> Markdown:
 def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
     """`audit.shared_groups`, for reading."""
     titles = {
-        "key": "A patient is a",
+        "key": "Key of a patient",
         "groups": "Groups",
         "shared": "In training pool and test",
         "test_images": "Test images of these",
     }
-    return shared.rename(columns=titles)
+    caption = "Patients in training pool and test at the same time, by key."
+    return titled("shared-patients", caption, shared.rename(columns=titles))
 
 
 TITLES = {
@@ -82,26 +84,22 @@ TITLES = {
 def feature_words(table: pd.DataFrame) -> pd.DataFrame:
     """`audit.feature_table`, for reading, without constant facts."""
     table = table[table.in_words != CONSTANT]
-    return pd.DataFrame(
-        {
-            "Fact of the file": _titles(table.feature),
-            "Reads as": table.in_words,
-            "AUROC alone, training pool": intervals(table, "pool"),
-            "AUROC alone, test": intervals(table, "test"),
-        }
-    )
+    return titled("file-facts", "AUROC of each fact of the file alone.", {
+        "Fact of the file": _titles(table.feature),
+        "Reads as": table.in_words,
+        "AUROC, training pool": intervals(table, "pool"),
+        "AUROC, test": intervals(table, "test"),
+    })  # fmt: skip
 
 
 def coefficient_words(coefficients: pd.DataFrame) -> pd.DataFrame:
     """Coefficients of `audit.judge_shortcut`, for reading: what one standard deviation more does to the odds."""
     coefficients = coefficients[coefficients.in_words != CONSTANT]
-    return pd.DataFrame(
-        {
-            "Fact of the file": _titles(coefficients.feature),
-            "Reads as": coefficients.in_words,
-            "One SD more multiplies the odds of pneumonia by": coefficients.odds_ratio.map("{:.2f}".format),
-        }
-    )
+    return titled("file-fact-odds", "Odds ratio of pneumonia for one standard deviation more, all facts together.", {
+        "Fact of the file": _titles(coefficients.feature),
+        "Reads as": coefficients.in_words,
+        "Odds ratio": coefficients.odds_ratio.map("{:.2f}".format),
+    })  # fmt: skip
 
 
 def constant_words(coefficients: pd.DataFrame) -> Markdown:
@@ -118,15 +116,13 @@ def mitigation_words(mitigations: pd.DataFrame) -> pd.DataFrame:
     """`audit.mitigation_table`, for reading; changes are from the first row of the files and of the network's input."""
     starts = mitigations.groupby("seen").head(1).index
     changes = pd.Series(intervals(mitigations, "change", signed=True), mitigations.index)
-    return pd.DataFrame(
-        {
-            "Mitigation": mitigations.mitigation,
-            "Images": mitigations.images,
-            "AUROC of file facts, cross-validated": intervals(mitigations, "cv"),
-            "Change, cross-validated": changes.mask(mitigations.change.isna() | mitigations.index.isin(starts), ""),
-            "AUROC of file facts, test": intervals(mitigations, "test"),
-        }
-    )
+    return titled("mitigations", "AUROC of file facts after each mitigation.", {
+        "Mitigation": mitigations.mitigation,
+        "Images": mitigations.images,
+        "Cross-validated": intervals(mitigations, "cv"),
+        "Change, cross-validated": changes.mask(mitigations.change.isna() | mitigations.index.isin(starts), ""),
+        "Test": intervals(mitigations, "test"),
+    })  # fmt: skip
 
 
 def distance_words(distances: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -137,7 +133,7 @@ def distance_words(distances: dict[str, dict[str, float]]) -> pd.DataFrame:
         "shift_pneumonia": "training against test, pneumonia",
     }
     rows = [{"Images": WAYS[way]} | {titles[k]: f"{v:.1f}" for k, v in d.items()} for way, d in distances.items()]
-    return pd.DataFrame(rows)
+    return titled("grey-distances", "Distances of grey values, in grey values.", pd.DataFrame(rows))
 
 
 def comparison_words(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -148,7 +144,7 @@ def comparison_words(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
         table[f"AUROC, {title}"] = intervals(rows, "auroc")
         differences = pd.Series(intervals(rows, "difference", signed=True), rows.index)
         table[f"Difference, {title}"] = differences.mask(rows.name == "none", "").to_numpy()
-    return table
+    return titled("equalisation", "AUROC with each equalisation, and the paired difference from none.", table)
 
 
 def comparison_table(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
