@@ -130,25 +130,22 @@ def test_no_registry_host_and_no_path_of_a_machine():
             assert not paths.search(text), file
 
 
+GROUPS = {
+    "pneumolib": ["help"],
+    "Start": ["install", "report"],
+    "Research": ["data", "lab", "open", "app"],
+    "Other machines": ["kaggle", "colab"],
+    "Developers": ["test", "test-hosts", "lint", "format", "bench", "lock", "clean", "clean-runs"],
+}
+
+
 def test_make_alone_prints_help():
     done = subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True)
-    for target in (
-        "install",
-        "report",
-        "data",
-        "kaggle",
-        "colab",
-        "test",
-        "test-hosts",
-        "lint",
-        "format",
-        "lab",
-        "open",
-        "app",
-        "bench",
-        "clean",
-    ):
-        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE), target
+    groups = [part.split("\n") for part in done.stdout.split("\n\n")]
+    found = {
+        head.split(":")[0]: re.findall(r"^  ([a-z-]+) ", "\n".join(lines), re.MULTILINE) for head, *lines in groups
+    }
+    assert found == GROUPS
 
 
 @pytest.mark.parametrize(
@@ -157,7 +154,8 @@ def test_make_alone_prints_help():
         (["report"], 'report "demo"  '),
         (["data", "FROM=a b.zip", "TO=c d"], 'data --from "a b.zip" --to "c d"'),
         (["report", "STUDY=s", "DATA=/a b", "FORCE=1"], 'report "s" --data "/a b" --force'),
-        (["report", "FORCE=0", "SMOKE=0"], 'report "demo"  '),
+        (["report", "FORCE=0", "SMOKE=0", "V=0"], 'report "demo"  '),
+        (["report", "V=1"], 'report "demo" --verbose'),
         (["report", "STUDY=s", "SMOKE=1"], 'report "s"   --smoke'),
         (["open", "RUN=s/03_x", "DATA=d"], 'open "s/03_x" --data "d"'),
         (["open", "RUN=s/03_x", "SMOKE=1"], 'open "s/03_x"  --smoke'),

@@ -52,7 +52,6 @@ def settings(port: int, browse: bool) -> list[str]:
         "server.fileWatcherType": "none",
         "server.enableCORS": "true",
         "server.enableXsrfProtection": "true",
-        "server.allowedHosts": ADDRESS,  # a page elsewhere whose name is made to point here is not answered
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",  # an error's text could quote a file
@@ -62,7 +61,9 @@ def settings(port: int, browse: bool) -> list[str]:
         "theme.light.primaryColor": "#0072B2",
         "theme.dark.primaryColor": "#56B4E9",
     }
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    # A page elsewhere whose name is made to point here is not answered.
+    hosts = [("server.allowedHosts", name) for name in (ADDRESS, "127.0.0.1")]
+    return [word for name, value in [*options.items(), *hosts] for word in (f"--{name}", str(value))]
 
 
 def keep_private() -> None:

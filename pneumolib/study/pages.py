@@ -53,6 +53,7 @@ _JINJA = jinja2.Environment(
 NO_RESULT = "no run has finished that has a result to show"
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
 _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
+_NOISE = re.compile("|".join(re.findall("^[^#\n].*", (TEMPLATES / "noise.txt").read_text("utf-8"), re.MULTILINE)))
 
 
 def write_run_page(step: Step) -> None:
@@ -102,8 +103,10 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, **words: Any) -> 
 
     executed = folder / "executed.ipynb"
     notebook = nbformat.read(executed, as_version=4) if executed.is_file() else nbformat.v4.new_notebook()
+    # First of all: a kernel sends a long line in several pieces.
+    notebook, _ = CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
     for cell in notebook.cells:
-        cell.outputs = [output for output in cell.get("outputs", []) if not _is_progress_bar(output)]
+        cell.outputs = [output for output in cell.get("outputs", []) if _is_shown(output)]
     exporter = HTMLExporter(
         template_name="page",
         exclude_anchor_links=True,  # the table of contents has them
@@ -111,7 +114,6 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, **words: Any) -> 
         extra_template_basedirs=[str(TEMPLATES)],
         extra_template_paths=[str(TEMPLATES)],
         preprocessors=[
-            CoalesceStreamsPreprocessor(enabled=True),
             # The demo's values, which the injected ones replaced, would only confuse; so would what Colab needs.
             TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters", BOOTSTRAP}),
         ],
@@ -142,10 +144,18 @@ def with_contents(page: str) -> tuple[str, list[dict[str, str]]]:
     return _HEADING.sub(name, page), contents
 
 
-def _is_progress_bar(output: Any) -> bool:
-    """States of a progress bar: of use while it ran, and its end is in the log."""
-    states = re.split(r"[\r\n]+", output.text) if output.get("name") == "stderr" else ["no stream of errors"]
-    return all(_BAR.match(state) for state in states if state.strip())
+def _is_shown(output: Any) -> bool:
+    """Take noise and progress bars out of a stream of errors; False where nothing is left. The log has both."""
+    if output.get("name") != "stderr":
+        return True
+    lines = [line for line in re.split(r"[\r\n]+", output.text) if line.strip()]
+    output.text = "\n".join(line for line in lines if not (_BAR.match(line) or is_noise(line)))
+    return bool(output.text)
+
+
+def is_noise(line: str) -> bool:
+    """Whether a library's log line tells a reader nothing; `template/noise.txt` has the patterns."""
+    return bool(_NOISE.match(line.lstrip()))
 
 
 def _provenance(result: Result) -> dict[str, str]:
@@ -305,9 +315,24 @@ def study_headline(study: str) -> str:
         results = read_results(study)
     except ResultError:  # the index says which run it is, and `make report` redoes it
         results = []
-    lines = [f"{r.run}: {words}" + (", synthetic" if r.synthetic and "audit" not in r.checks else "")
-             for r in results if (words := headline(r))]  # fmt: skip
+    lines = [f"{r.run}: {words}" for r in results if (words := _outcome(r))]
     return "; ".join(lines) or NO_RESULT
+
+
+def summary(step: Step) -> tuple[str, str, str, str]:
+    """A run in the terminal: its name, what it found, how long it took, and its page."""
+    page = os.path.relpath(step.page, project_root())
+    try:
+        result = read_result(step.folder)
+    except ResultError:
+        return step.run, "not finished", "", page
+    return step.run, _outcome(result) or "done", duration(result.provenance.seconds), page
+
+
+def _outcome(result: Result) -> str:
+    """The headline, marked where the images were drawn and a metric could be taken for one of radiographs."""
+    words = headline(result)
+    return f"{words}, synthetic" if words and result.synthetic and "audit" not in result.checks else words
 
 
 def headline(result: Result) -> str:
