@@ -14,7 +14,7 @@ import click
 
 from pneumolib.errors import InputError, ParamsError, PneumolibError
 from pneumolib.hosts import processes
-from pneumolib.project import in_root
+from pneumolib.project import in_root, project_root
 
 # Commands by what a user wants; what a person reads who interrupts one.
 GROUPS = {
@@ -133,18 +133,17 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
             position = f"[{position}/{len(steps)}]"
             execute(step, position, still_due(steps, due[: number + 1]), verbose)
             if first:
-                print(f"{position} {step.run}  {'  '.join(pages.summary(step)[1:3])}", flush=True)
+                found = {run: f"{found}  {took}" for run, found, took, _ in pages.summaries(step.study)}
+                print(f"{position} {step.run}  {found.get(step.run, 'done')}", flush=True)
     if not first:  # of several processes, the first one writes pages
         return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
-    table = [("run", "result", "duration", "page"), *map(pages.summary, steps)]
+    table = [("run", "result", "duration", "page"), *pages.summaries(steps[0].study)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    print()
-    for row in table:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print("", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table), sep="\n")
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
-    print(f"Index: {pages.index_path(steps[0].study)}")
+    print(f"Index: {os.path.relpath(in_root(f'reports/{steps[0].study}/index.html'), project_root())}")
     return 0
 
 

@@ -20,20 +20,14 @@ from pneumolib.study.plan import Step
 from test_reporting import result
 
 ROOT = "PNEUMOLIB_ROOT"
-# Of TensorFlow 2.21, a GPU and gRPC.
+# Of TensorFlow 2.21; then what must not be hidden.
 NOISE = [
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
-    "E0000 00:00:1795893266.191242   10218 node_def_util.cc:682] NodeDef mentions attribute use_unbounded_threadpool which is not in the op definition: Op<",
+    "E0000 00:00:1.2   10218 node_def_util.cc:682] NodeDef mentions attribute use_unbounded_threadpool which is not in the op definition: Op<",
     "2026-01-02 03:04:05.678901: I tensorflow/core/platform/cpu_feature_guard.cc:210] This TensorFlow binary is optimized",
-    "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow",
-    "I0000 00:00:1795893266.191242   10218 service.cc:152] XLA service 0x7f initialized for platform Host",
-    "E0000 00:00:1795893266.191242   10218 cuda_fft.cc:467] Unable to register cuFFT factory: Attempting to register",
+    "I0000 00:00:1.2   10218 service.cc:152] XLA service 0x7f initialized for platform Host",
 ]
-SAID = [
-    "E0000 00:00:1795893266.191242   10218 cuda_executor.cc:1] failed to allocate 2.00GiB: CUDA_ERROR_OUT_OF_MEMORY",
-    "W0000 00:00:1795893266.191242   10218 cpu_allocator_impl.cc:83] Allocation of 9 exceeds 10% of free system memory.",
-    "UserWarning: I0000 of mine",
-]
+ERRORS = ["E0000 00:00:1.2   10218 cuda_executor.cc:1] failed to allocate 2.00GiB", "UserWarning: I0000 of mine"]
 LONG = "a_path/without_a_place_to_break/" * 5
 
 
@@ -187,7 +181,7 @@ def test_failures_come_first_with_what_they_said_and_like_runs_can_be_sorted_by_
 
 
 def test_no_line_of_a_library_is_shown_and_no_error_hidden(site):
-    assert [pages.is_noise(line) for line in NOISE + SAID] == [True] * len(NOISE) + [False] * len(SAID)
+    assert [line for line in NOISE + ERRORS if not pages.is_noise(line)] == ERRORS
     page = text(site, "whole/03_baseline_cnn-a")
     assert "a warning" in page
     assert "absl" not in page

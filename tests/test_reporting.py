@@ -245,7 +245,8 @@ LINES = [
 def test_a_terminal_shows_one_line_a_run_and_the_log_the_last_state_of_each(tmp_path, monkeypatch, capsys, verbose):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     cells = nbformat.v4.new_markdown_cell("# Start"), nbformat.v4.new_code_cell()
-    with closing(Progress("[1/2]", "demo", tmp_path / "run.log", verbose, seconds=100.5)) as progress:
+    with closing(Progress("[1/2]", "demo", tmp_path / "run.log", verbose)) as progress:
+        progress.seconds = 100.5
         progress.begin(nbformat.v4.new_notebook(cells=list(cells)))
         progress.cell(cells[1], 1)
         for piece in ("read", "ing:  50%|#| 1/2 [00:09<00:09]\rreading: 100%|##| 2/2 [00:09<00:00]", "\n\x1b[31mred\x1b[0m\nINFO:absl:x\n",

@@ -311,28 +311,19 @@ def _unlike(results: list[Result]) -> dict[str, Any] | None:
 
 def study_headline(study: str) -> str:
     """One line: what each run has to show, with the run's name."""
+    return "; ".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != "done") or NO_RESULT
+
+
+def summaries(study: str) -> list[tuple[str, str, str, str]]:
+    """Each finished run: its name, its headline or `done`, how long it took, and its page."""
     try:
         results = read_results(study)
     except ResultError:  # the index says which run it is, and `make report` redoes it
-        results = []
-    lines = [f"{r.run}: {words}" for r in results if (words := _outcome(r))]
-    return "; ".join(lines) or NO_RESULT
-
-
-def summary(step: Step) -> tuple[str, str, str, str]:
-    """A run in the terminal: its name, what it found, how long it took, and its page."""
-    page = os.path.relpath(step.page, project_root())
-    try:
-        result = read_result(step.folder)
-    except ResultError:
-        return step.run, "not finished", "", page
-    return step.run, _outcome(result) or "done", duration(result.provenance.seconds), page
-
-
-def _outcome(result: Result) -> str:
-    """The headline, marked where the images were drawn and a metric could be taken for one of radiographs."""
-    words = headline(result)
-    return f"{words}, synthetic" if words and result.synthetic and "audit" not in result.checks else words
+        return []
+    folder = os.path.relpath(in_root(f"reports/{study}"), project_root())
+    marked = {r.run: ", synthetic" * (r.synthetic and "audit" not in r.checks) for r in results}
+    found = {r.run: words + marked[r.run] if (words := headline(r)) else "done" for r in results}
+    return [(r.run, found[r.run], duration(r.provenance.seconds), f"{folder}/{r.run}.html") for r in results]
 
 
 def headline(result: Result) -> str:
@@ -360,8 +351,3 @@ def headline(result: Result) -> str:
         counts = [f"{verdicts[v]} {v}{'s' if verdicts[v] > 1 else ''}" for v in ("error", "warning") if verdicts[v]]
         return f"audit: {', '.join(counts) or 'nothing to warn of'}"
     return ""
-
-
-def index_path(study: str) -> str:
-    """The path of the study's index as a person at the project's root would type it."""
-    return os.path.relpath(in_root(f"reports/{study}/index.html"), project_root())

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,7 @@ from pneumolib.study.plan import Step, upstream_digests
 # What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result.
 _FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError)
 # Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-)
+_CONTROL = re.compile(r"\x1b\[[\d;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|(?![\t\n\r])[\x00-\x1f\x7f]")
 # Lines that say how far a cell is: an epoch of `ValidationWatch` or of Keras, or a progress bar; and the time left.
 _STATE = re.compile(r"(epoch \d+/\d+|.+: +\d+%(?=\|))(?:.*((?:at most |<)[\d:]+(?: s| min| h)?))?", re.IGNORECASE)
 
@@ -52,15 +50,15 @@ class Progress:
     The terminal's line is rewritten in place: the cell, the epoch or progress bar that the cell shows, the time left. Where
     standard output is no terminal, the line of the start is printed instead. `verbose` prints the log's lines, too.
 
-    Args:
+    Attributes:
         seconds: how long the run took the last time, 0 where it has never finished.
     """
 
-    def __init__(self, position: str, run: str, log: Path, verbose: bool = False, seconds: float = 0):
+    def __init__(self, position: str, run: str, log: Path, verbose: bool = False):
         # For appending: the kernel's own process writes to the same file.
         self.head, self.file = f"{position} {run}".strip(), log.open("a", encoding="utf-8")
         self.pending, self.began, self.number, self.place = "", time.monotonic(), 0, ""
-        self.verbose, self.live, self.seconds, self.flush = verbose, sys.stdout.isatty(), seconds, self.file.flush
+        self.verbose, self.live, self.seconds, self.flush = verbose, sys.stdout.isatty(), 0.0, self.file.flush
 
     def close(self) -> None:
         self.write("\n")
@@ -109,8 +107,7 @@ class Progress:
 
     def _follow(self, text: str) -> None:
         if found := _STATE.search(_last_state(text)):
-            what, left = found.groups()
-            self._rewrite(f"{self.place}, {what}" + (f", {left.strip('<')} left" if left else ""))
+            self._rewrite(f"{self.place}, {found[1]}" + (f", {found[2].strip('<')} left" if found[2] else ""))
 
     def _rewrite(self, text: str) -> None:
         if self.live:
@@ -175,7 +172,9 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     pages.write_index(step.study, waiting)
     # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
     inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
-    with closing(Progress(position, step.run, work / "run.log", verbose, _seconds(aside))) as progress:
+    with closing(Progress(position, step.run, work / "run.log", verbose)) as progress:
+        with suppress(ResultError):
+            progress.seconds = read_result(aside).provenance.seconds
         progress.start("; ".join(step.reasons) or "asked for")
         try:
             _run_notebook(step, work, progress)
@@ -194,14 +193,6 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     shutil.rmtree(aside, ignore_errors=True)
     pages.write_run_page(step)
     pages.write_index(step.study, waiting)
-
-
-def _seconds(folder: Path) -> float:
-    """How long the run took that left `folder`; 0 where no result is there."""
-    try:
-        return read_result(folder).provenance.seconds
-    except ResultError:
-        return 0
 
 
 def _emptied(folder: Path) -> Path:
