@@ -8,6 +8,7 @@ STUDY ?= demo
 DATA ?=
 FORCE ?=
 SMOKE ?=
+V ?=
 RUN ?=
 FROM ?=
 ADDRESS ?=
@@ -25,33 +26,53 @@ BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
 FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
 SMOKED := $(filter-out 0 no false,$(strip $(SMOKE)))
+VERBOSE := $(if $(filter-out 0 no false,$(strip $(V))),--verbose)
 PUSHED := $(filter-out 0 no false,$(strip $(PUSH)))
 SCHEDULED := $(filter-out 0 no false,$(strip $(SCHEDULE)))
 BROWSED := $(filter-out 0 no false,$(strip $(BROWSE)))
 
 help:  ## print this help
-	@echo "pneumolib: from parameter files to pages. Targets:"
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
-	@echo "Variables: STUDY=$(STUDY)  DATA=<folder with train/ val/ test/>  FORCE=1  SMOKE=1  RUN=<study>/<run>"
-	@echo "make kaggle, make colab: ACCELERATOR=tpu|gpu|none  HOURS=8.5  SMOKE=1  PUSH=1  RESUME=1|owner/notebook  DATASET=owner/name"
-	@echo "make data: FROM=tfrecord|kaggle|<file.zip>  ADDRESS=<of the TFRecord files, or owner/name>  TO=data/chest_xray"
+	@echo "pneumolib: from parameter files to pages"
+	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^##= / {printf "%16s%s\n", "", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+##@ Start
 install: $(VENV)  ## build .venv from the lock; every other target does so first
 
-report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html (DATA=..., FORCE=1, SMOKE=1)
-	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force) $(if $(SMOKED),--smoke)
+report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html
+##= STUDY=demo  DATA=<folder with train/ val/ test/>  FORCE=1  SMOKE=1 (small)  V=1 (shows each cell)
+	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force) $(if $(SMOKED),--smoke) $(VERBOSE)
 
-data: $(VENV)  ## fetch the real radiographs into data/chest_xray (FROM=..., ADDRESS=..., TO=...)
+##@ Research
+data: $(VENV)  ## fetch the real radiographs into data/chest_xray
+##= FROM=tfrecord|kaggle|<file.zip>  ADDRESS=<of the TFRecord files, or owner/name>  TO=data/chest_xray
 	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$(FROM)") $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(TO),--to "$(TO)")
 
-kaggle: $(VENV)  ## build one notebook that carries STUDY, in build/kaggle/ (PUSH=1 runs it there and fetches the reports)
+lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
+	@$(BIN)/jupyter lab
+
+open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected
+##= RUN=demo/03_baseline_cnn  DATA=...  SMOKE=1
+	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
+	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(SMOKED),--smoke)
+
+app: $(VENV)  ## show a trained model on a page of this machine: drop images, read predicted classes
+##= RUN=<study>/<run> (the last one trained)  PORT=8501  BROWSE=1 (opens a browser)
+	@$(BIN)/python -m pneumolib app $(if $(RUN),"$(RUN)") $(if $(PORT),--port "$(PORT)") $(if $(BROWSED),--browse)
+
+##@ Other machines
+kaggle: $(VENV)  ## build one notebook that carries STUDY, in build/kaggle/
+##= STUDY=demo  ACCELERATOR=tpu|gpu|none  HOURS=8.5  SMOKE=1  PUSH=1 (runs it there and fetches the reports)
+##= RESUME=1|owner/notebook  DATASET=owner/name
 	@$(BIN)/python -m pneumolib kaggle "$(STUDY)" --accelerator "$(ACCELERATOR)" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$(HOURS)") \
 		$(if $(PUSHED),--push) $(if $(RESUME),--resume "$(RESUME)") $(if $(DATASET),--dataset "$(DATASET)")
 
-colab: $(VENV)  ## build the same for Colab and print the commands that run it (SCHEDULE=1: every week on Google Cloud)
+colab: $(VENV)  ## build the same for Colab and print the commands that run it
+##= STUDY=demo  ACCELERATOR=tpu|gpu|none  HOURS=...  SMOKE=1  SCHEDULE=1 (every week on Google Cloud)
 	@$(BIN)/python -m pneumolib colab "$(STUDY)" --accelerator "$(ACCELERATOR)" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$(HOURS)") \
 		$(if $(SCHEDULED),--schedule)
 
+##@ Developers
 test: $(VENV)  ## run the tests; those of pages in a browser are skipped without Chromium
 	@$(BIN)/python -m pytest
 
@@ -68,16 +89,6 @@ format: $(VENV)  ## put code and notebooks into shape, strip outputs
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 	@$(BIN)/nbstripout --extra-keys "$(NBSTRIPOUT_KEYS)" notebooks/*.ipynb
-
-lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
-	@$(BIN)/jupyter lab
-
-open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected (RUN=kermany/03_baseline_cnn)
-	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
-	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(SMOKED),--smoke)
-
-app: $(VENV)  ## show a trained model on a page of this machine: drop images, read calls (RUN=..., PORT=..., BROWSE=1)
-	@$(BIN)/python -m pneumolib app $(if $(RUN),"$(RUN)") $(if $(PORT),--port "$(PORT)") $(if $(BROWSED),--browse)
 
 bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/input_pipeline.py
@@ -102,14 +113,19 @@ clean-runs:  ## delete every result in runs/, hours of training among them
 
 NBSTRIPOUT_KEYS := metadata.papermill metadata.widgets metadata.kaggle metadata.colab cell.metadata.papermill
 
+# What pip prints: a line for every 25 packages, and all from an error on.
+PACKAGES = awk '/^ *(ERROR|error|Traceback)/ {failed = 1} failed {print; next} /^(Collecting|Processing) / && ++n % 25 == 0 {print "  " n " packages fetched"; fflush()} \
+	/^Installing collected/ {print "  all " n " packages fetched; unpacking them takes a minute or two"; fflush()}'
+
 # The stamp is a copy of the lock, written last: an install that was cut short is done again, and a lock that was only
 # touched installs nothing.
 $(VENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, %s is %d.%d. Name one: make PYTHON=python3.12 ..." % ("$(PYTHON)", *v))'
 	@cmp -s $< $@ && touch $@ || { \
-		rm -f $@ && echo "Installing the locked packages into .venv (a few minutes, once)" && \
+		rm -f $@ .venv/fetched && echo "Installing the locked packages into .venv (a few minutes, once)" && \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && \
+		{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r $< 2>&1 \
+			&& touch .venv/fetched; } | $(PACKAGES) && test -e .venv/fetched && echo "  pneumolib itself" && \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 		$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pneumolib)" >/dev/null && \
 		cp $< $@; }

@@ -14,7 +14,7 @@ import click
 
 from pneumolib.errors import InputError, ParamsError, PneumolibError
 from pneumolib.hosts import processes
-from pneumolib.project import in_root
+from pneumolib.project import in_root, project_root
 
 # Commands by what a user wants; what a person reads who interrupts one.
 GROUPS = {
@@ -69,6 +69,9 @@ def _of_a_study(command):
     return _smoke(command)
 
 
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Show each cell and what it prints, as run.log does.")
+
+
 _smoke = click.option("--smoke", is_flag=True, help="Few drawn images, one epoch: does all of it run?")
 _any_model = click.option("--force", is_flag=True, help="Take a model file that is not the one the run recorded.")
 
@@ -77,7 +80,8 @@ _any_model = click.option("--force", is_flag=True, help="Take a model file that 
 @click.argument("study")
 @_of_a_study
 @click.option("--force", is_flag=True, help="Run everything, up to date or not, and train anew.")
-def report(study: str, data: str | None, smoke: bool, force: bool) -> int:
+@_verbose
+def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
     """Run what is due of STUDY (its name or folder), in order, and write its pages."""
     from pneumolib.study.plan import plan
 
@@ -89,14 +93,15 @@ def report(study: str, data: str | None, smoke: bool, force: bool) -> int:
     steps = plan(folder, data, force, smoke)
     for step in steps:
         print(f"{step.run}: {'due, ' + '; '.join(step.reasons) if step.reasons else 'up to date'}", flush=True)
-    return _execute([step for step in steps if step.reasons], steps)
+    return _execute([step for step in steps if step.reasons], steps, verbose)
 
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @_of_a_study
 @click.option("--force", is_flag=True, help="Train anew, whatever is kept of an earlier training.")
-def run(file: Path, data: str | None, smoke: bool, force: bool) -> int:
+@_verbose
+def run(file: Path, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
     """Run one parameter FILE, params/<study>/<run>.yaml, due or not."""
     from pneumolib.study.plan import plan
 
@@ -108,11 +113,11 @@ def run(file: Path, data: str | None, smoke: bool, force: bool) -> int:
         raise ParamsError(
             f"{chosen[0].run} builds on {late.run}, which is due: {late.reasons[0]}. Run that first, or make report"
         )
-    return _execute(chosen, steps)
+    return _execute(chosen, steps, verbose)
 
 
-def _execute(due: list, steps: list) -> int:
-    """Run what is due, then say where the index is and what came out."""
+def _execute(due: list, steps: list, verbose: bool) -> int:
+    """Run what is due, with a line for the result of each, then print a table of all runs and where the index is."""
     from pneumolib.study import pages
     from pneumolib.study.plan import still_due
 
@@ -125,14 +130,20 @@ def _execute(due: list, steps: list) -> int:
             pages.refresh(steps, waiting=still_due(steps, []))
         for number, step in enumerate(due):
             position = next(n for n, other in enumerate(steps, 1) if other.run == step.run)
-            execute(step, f"[{position}/{len(steps)}]", waiting=still_due(steps, due[: number + 1]))
+            position = f"[{position}/{len(steps)}]"
+            execute(step, position, still_due(steps, due[: number + 1]), verbose)
+            if first:
+                found = {run: f"{found}  {took}" for run, found, took, _ in pages.summaries(step.study)}
+                print(f"{position} {step.run}  {found.get(step.run, 'done')}", flush=True)
     if not first:  # of several processes, the first one writes pages
         return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
+    table = [("run", "result", "duration", "page"), *pages.summaries(steps[0].study)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print("", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table), sep="\n")
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
-    print(f"Index: {pages.index_path(steps[0].study)}")
-    print(f"Result: {pages.study_headline(steps[0].study)}")
+    print(f"Index: {os.path.relpath(in_root(f'reports/{steps[0].study}/index.html'), project_root())}")
     return 0
 
 

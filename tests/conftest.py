@@ -167,7 +167,8 @@ class Project:
         return [sys.executable, "-m", "pneumolib", *words]
 
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PNEUMOLIB_ROOT": str(self.root)}
+        """As a person has it: where pytest's mark is set, kernels do not pass on what libraries write to a file descriptor."""
+        return {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"} | {"PNEUMOLIB_ROOT": str(self.root)}
 
     def run(self, *words: str, code: int = 0) -> str:
         """The command line, in this process, which has imported what it needs once; kernels are processes as ever.

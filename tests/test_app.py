@@ -110,7 +110,7 @@ class Visitor:
         self.page.locator("input[type=file]").set_input_files(payload)
 
     def rows(self, number: int) -> list[str]:
-        """The table of images that were read, once it has so many: name, class and probability, as a screen reader has them."""
+        """The table of images that were read, once it has so many: name, probability and class, as a screen reader has them."""
         expect(self.page.get_by_role("heading", name=f"{number} images, threshold")).to_be_visible()
         rows = self.page.locator("canvas tbody tr")
         expect(rows).to_have_count(number)
@@ -170,7 +170,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     )  # fmt: skip
     rows, refused = visit.rows(3), visit.page.locator(".pn-name").filter(has_text="not read").all_inner_texts()
     for row, name in zip(rows, ("child.jpeg", "DICOM 1", "last.png"), strict=True):
-        assert re.fullmatch(rf"{name} \| (pneumonia|normal) \| 0\.\d+", row)
+        assert re.fullmatch(rf"{name} \| 0\.\d+ \| (pneumonia|normal)", row)
     assert refused[0].startswith("broken.png: not read: does not decode")
     assert refused[1:4] == [
         "File 4 (.png): not read: empty file (0 bytes)",
@@ -208,7 +208,8 @@ def test_a_file_that_is_too_large_to_be_sent_is_refused_without_its_name(visit, 
 
 
 def test_two_visitors_at_once_see_their_own_files_and_the_same_classes(visit, browser, server):
-    other = Visitor(browser, server)
+    """The other one came by the address's number."""
+    other = Visitor(browser, server.replace("localhost", "127.0.0.1"))
     for one, name, files in ((visit, "mine", 12), (other, "theirs", 3)):
         one.upload(*((f"{name} {number}.png", radiograph(number=number)) for number in range(files)))
     found = visit.rows(12), other.rows(3)
@@ -216,6 +217,7 @@ def test_two_visitors_at_once_see_their_own_files_and_the_same_classes(visit, br
     assert "theirs" not in visit.page.content()
     assert "mine" not in other.page.content()
     assert [row.replace("mine", "theirs") for row in found[0][:3]] == found[1]
+    expect(other.page.get_by_test_id("stMetricValue").first).to_have_text(re.compile(r"\d% → (pneumonia|normal)$"))
     assert other.faults == []
     other.page.context.close()
 
@@ -226,10 +228,11 @@ def test_a_run_is_chosen_and_said_to_be_drawn(visit):
     expect(drawn).to_be_visible()
     page.get_by_role("button", name="Draw: normal").click()
     figure = page.locator(".pn-figure figcaption").filter(has_not_text="Grad-CAM")
-    expect(figure).to_have_text(["As read; so the network sees it", "Histogram equalisation", "CLAHE"])
+    used = "; used by the network, at 32 x 32 pixels"
+    expect(figure).to_have_text([f"As read{used}", "Histogram equalisation", "CLAHE"])
     expect(page.get_by_text("the threshold of 30.0%")).to_be_visible()
     visit.choose("Trained run", "tiny/03_baseline_cnn-clahe")
-    expect(figure).to_have_text(["As read", "Histogram equalisation", "CLAHE; so the network sees it"])
+    expect(figure).to_have_text(["As read", "Histogram equalisation", f"CLAHE{used}"])
     expect(page.get_by_text("the threshold of 90.0%")).to_be_visible()
     expect(drawn).to_be_hidden()
     visit.choose("Trained run", "tiny/03_baseline_cnn")

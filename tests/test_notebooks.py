@@ -112,7 +112,7 @@ def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(study.root))
     study.write("params/tiny/07_external_validation.yaml", TINY_EXTERNAL)
     said = study.run("run", "params/tiny/07_external_validation.yaml")
-    assert "07_external_validation: 04_transfer_learning" in said
+    assert "07_external_validation  04_transfer_learning" in said
     result, model = study.result("07_external_validation"), study.result("04_transfer_learning")
     assert (result["threshold"], result["calibration"], result["metrics"]) == (None, None, {})
     found = result["checks"]["external"]

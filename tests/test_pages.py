@@ -20,6 +20,14 @@ from pneumolib.study.plan import Step
 from test_reporting import result
 
 ROOT = "PNEUMOLIB_ROOT"
+# Of TensorFlow 2.21; then what must not be hidden.
+NOISE = [
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "E0000 00:00:1.2   10218 node_def_util.cc:682] NodeDef mentions attribute use_unbounded_threadpool which is not in the op definition: Op<",
+    "2026-01-02 03:04:05.678901: I tensorflow/core/platform/cpu_feature_guard.cc:210] This TensorFlow binary is optimized",
+    "I0000 00:00:1.2   10218 service.cc:152] XLA service 0x7f initialized for platform Host",
+]
+ERRORS = ["E0000 00:00:1.2   10218 cuda_executor.cc:1] failed to allocate 2.00GiB", "UserWarning: I0000 of mine"]
 LONG = "a_path/without_a_place_to_break/" * 5
 
 
@@ -51,7 +59,7 @@ def notebook() -> nbformat.NotebookNode:
         _code(f"path = '{LONG}'", _stream("stdout", LONG)), _code("path", _html(f"<p>{LONG}</p>")), f"Read from {LONG}.",
         "### As *they* are", _code("figure()", nbformat.v4.new_output("display_data", figure[0], metadata=figure[1])),
         "## Training", _code("fit()", _stream("stdout", "".join(f"epoch {i}\n" for i in range(40)))),
-        _code("warn()", _stream("stderr", "a warning\n")), "### As *they* are", _code("table", _html(wide)),
+        _code("warn()", _stream("stderr", NOISE[0][:60]), _stream("stderr", f"{NOISE[0][60:]}\na warning\n")), "### As *they* are", _code("table", _html(wide)),
         _code("verdicts", _html(f"<table>{verdicts}</table>")), "## Größe & \"errors\" < 5", _code("gallery", _html(cards("gallery", 5))),
         _code("maps", _html(cards("maps", 2))), _code("fail()", error), "## Nothing", _code("x = 2"), "### Nor here", _code("x = 3"), "## What it says", "Word. " * 800,
     ]  # fmt: skip
@@ -181,6 +189,13 @@ def test_failures_come_first_with_what_they_said_and_like_runs_can_be_sorted_by_
     ]
     assert '<th scope="col" data-sort>Result</th>' in page
     assert "not ranked" not in page
+
+
+def test_no_line_of_a_library_is_shown_and_no_error_hidden(site):
+    assert [line for line in NOISE + ERRORS if not pages.is_noise(line)] == ERRORS
+    page = text(site, "whole/03_baseline_cnn-a")
+    assert "a warning" in page
+    assert "absl" not in page
 
 
 OTHER = DataResult(fingerprint="e", images=9, groups=5, left_out=0, split_fingerprint="t")

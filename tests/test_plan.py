@@ -66,6 +66,8 @@ def test_which_runs_and_images_a_run_builds_on(root, project):
     )
     with pytest.raises(DataError, match=r"07_external_validation\.yaml: external: data\.root: .*other\.csv is no file"):
         plan(root / "params/tiny")
+    with pytest.raises(DataError, match=r"none is not a folder\..*: make report STUDY=kermany DATA=<folder>$"):
+        plan(REPO / "params/kermany", "none")
 
 
 @pytest.mark.parametrize(

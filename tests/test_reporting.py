@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import jsonschema
+import nbformat
 import pandas as pd
 import pytest
 from nbconvert.filters import markdown2html
@@ -281,12 +282,27 @@ def test_text_from_data_is_shown_as_text(value):
     assert f"<li>{html.escape(value, quote=False)}</li>" in markdown2html(f"- {safe(value)}")
 
 
-def test_progress_keeps_the_last_state_of_a_line(tmp_path, capsys):
-    log = tmp_path / "run.log"
-    with closing(Progress("[1/2]", "demo", log)) as progress:
-        progress.say("cell 1/2  Start")
-        for piece in ("read", "ing:  50%\rreading: 100%", "\n\x1b[31mred\x1b[0m\nunfinished"):
+HEAD = "[1/2] demo  cell 2/2"
+LINES = [
+    f"{HEAD}  Start", "    reading: 100%|##| 2/2 [00:09<00:00]", "    red",
+    "    epoch 2/9  loss 0.5, at most 30 s left", "    unfinished",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_a_terminal_shows_one_line_a_run_and_the_log_the_last_state_of_each(tmp_path, monkeypatch, capsys, verbose):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cells = nbformat.v4.new_markdown_cell("# Start"), nbformat.v4.new_code_cell()
+    with closing(Progress("[1/2]", "demo", tmp_path / "run.log", verbose)) as progress:
+        progress.seconds = 100.5
+        progress.begin(nbformat.v4.new_notebook(cells=list(cells)))
+        progress.cell(cells[1], 1)
+        for piece in ("read", "ing:  50%|#| 1/2 [00:09<00:09]\rreading: 100%|##| 2/2 [00:09<00:00]", "\n\x1b[31mred\x1b[0m\nINFO:absl:x\n",
+                      "epoch 2/9  loss 0.5, at most 30 s left\nunfinished"):  # fmt: skip
             progress.write(piece)
-    lines = [line.split(" s  ")[1] for line in log.read_text().splitlines()]
-    assert lines == ["[1/2] demo  cell 1/2  Start", "    reading: 100%", "    red", "    unfinished"]
-    assert "reading: 100%" in capsys.readouterr().out
+    assert [line.split(" s  ", 1)[1] for line in (tmp_path / "run.log").read_text().splitlines()] == LINES
+    states = [state for state in capsys.readouterr().out.split("\r\x1b[K") if state]
+    assert [state for state in states if not state.endswith("\n")] == [
+        f"{HEAD}, about 1 min 40 s left  Start", *[f"{HEAD}, reading: 100%, 00:00 left"] * 2, f"{HEAD}, epoch 2/9, at most 30 s left",
+    ]  # fmt: skip
+    assert [state.rstrip("\n") for state in states if state.endswith("\n")] == (LINES if verbose else [])

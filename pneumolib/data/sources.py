@@ -89,7 +89,7 @@ def _what_is_missing(root: Path, splits: list[str], missing: list[str]) -> str:
     if not root.is_dir():
         return (
             " is not a folder. `make data` fetches the images; or unpack the Kaggle archive `chest-xray-pneumonia` "
-            "there, or name the folder that holds train/, val/ and test/: make report DATA=<folder>"
+            "there, or name the folder that holds train/, val/ and test/: make report STUDY=<study> DATA=<folder>"
         )
     found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:12]
     nested = next((p.parent for p in sorted(root.glob("*/train")) if p.parent.name != "__MACOSX"), None)

@@ -191,7 +191,7 @@ def run_study(here: Prepared, study: str, smoke: bool = False, hours: float = 8.
     from pneumolib.study.pages import study_headline
 
     began, name = time.monotonic(), study + SMOKE if smoke else study
-    options = ["--smoke"] if smoke else _data_option(here, study)
+    options = ["-v", "--smoke"] if smoke else ["-v", *_data_option(here, study)]
     code = _watch([sys.executable, "-u", "-m", "pneumolib", "report", study, *options], here.project, 3600 * hours)
     pack(here.project)
     state = _LATE.format(hours) if code == ENDED_IN_TIME else _STATES.get(code, f"ended with code {code}")

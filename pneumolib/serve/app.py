@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,31 +37,14 @@ SHOWN_PX = 448  # side of a picture on the page, which is equalised with the def
 OPACITY = "How much of the map is laid over the image"
 COLUMNS = ["image", "probability", "calibrated_probability", "predicted_class", "threshold", "run", "warnings", "error"]
 WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
-STYLE = f"""<style>
-/* Streamlit's own head holds nothing here, and would cover the banner. */
-header[data-testid="stHeader"], [data-testid="stDecoration"] {{ display: none; }}
-[data-testid="stMainBlockContainer"] {{ max-width: 60rem; padding: 3.6rem 1.5rem 4rem; }}
-[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] * {{ color: inherit !important; opacity: 1 !important; }}
-.pn-banner {{ position: fixed; inset: 0 0 auto 0; z-index: 999991; padding: 0.45rem 1rem; text-align: center; font-weight: 600;
-  background: #7a3300; color: #ffffff; }}
-/* What Streamlit shows of a file is its name, and hospitals write patients' names into it. What is shown here instead. */
-[data-testid="stFileChip"], [data-testid="stFileUploaderDropzoneInstructions"] {{ display: none !important; }}
-[data-testid="stFileUploaderDropzone"]::after {{ content: "or drop files here"; align-self: center; padding: 0 0.75rem; }}
-[data-testid="stFileUploaderDropzone"]:has([data-testid="stFileChip"])::after {{ content: "Reading …"; }}
-[data-testid="stFileUploaderDropzone"]:has([data-testid="stFileChip"][aria-invalid="true"])::after {{
-  content: "A file was refused: it is larger than {MOST_UPLOAD_MB} MB."; font-weight: 600; }}
-.pn-name {{ overflow-wrap: anywhere; margin: 0; }}
-.pn-figure {{ margin: 0; }}
-.pn-figure img {{ display: block; width: 100%; height: auto; border-radius: 0.2rem; }}
-.pn-figure figcaption {{ font-size: 0.85rem; line-height: 1.4; margin-top: 0.3rem; }}
-</style>"""
+STYLE = Path(__file__).with_name("app.css").read_text("utf-8").replace("MOST_UPLOAD_MB", str(MOST_UPLOAD_MB))
 
 
 def show(first: str | None) -> None:
     """The whole page. `first` is the run to begin with, `study/run` or a folder; None for the one that was finished last."""
     icon = Image.new("RGB", (32, 32), PNEUMONIA)
     st.set_page_config(page_title="pneumolib: a trained model at work", layout="wide", page_icon=icon)
-    st.html(f'{STYLE}<div class="pn-banner" role="note">{RESEARCH_ONLY}</div>')
+    st.html(f'<style>{STYLE}</style><div class="pn-banner" role="note">{RESEARCH_ONLY}</div>')
     st.title("A trained model at work", anchor=False)
     for key, empty in {"taken": [], "uploader": 0, "scored": {}, "looked": {}}.items():
         st.session_state.setdefault(key, empty)
@@ -154,9 +138,9 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     read = rows[rows.error == ""]
     if len(read) > 1:
         st.header(f"{len(read)} images, threshold {percent(model.threshold)}", anchor=False)
-        shown = read[["image", "predicted_class", "probability", "warnings"]]
+        shown = read[["image", "probability", "predicted_class", "warnings"]]
         share = st.column_config.ProgressColumn(
-            "probability of pneumonia", format="percent", min_value=0, max_value=1, width="medium"
+            "pneumonia probability", format="percent", min_value=0, max_value=1, width="medium"
         )
         titles = {"predicted_class": "predicted class", "probability": share}
         st.dataframe(shown, hide_index=True, height="content", column_config=titles)
@@ -214,8 +198,7 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
     side = "at or above" if one.predicted_class == LABEL_NAMES[1] else "below"
     with right:
         st.html(f'<p class="pn-name">{escape(one.name)}</p>')
-        st.metric("Predicted class", one.predicted_class)
-        st.metric("Probability of pneumonia", percent(one.probability))
+        st.metric("Pneumonia probability", f"{percent(one.probability)} → {one.predicted_class}")
         st.progress(one.probability)
         st.write(
             f"The probability is {side} the threshold of {percent(model.threshold)}, which was chosen on validation images "
@@ -235,13 +218,14 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
         )
         place.html(_map_picture(model, one, pixels, saliency, opacity / 100))
     st.subheader("Equalisation", anchor=False)
+    size = f"{model.image.size_px} x {model.image.size_px} pixels"
     for (way, name), column in zip(WAYS.items(), st.columns(len(WAYS)), strict=True):
-        seen = "; so the network sees it" if way == model.image.equalize else ""
-        column.html(picture(equalize(pixels, ImageParams(equalize=way)), f"{one.name}, {name}", name + seen))
+        used = f"; used by the network, at {size}" if way == model.image.equalize else ""
+        column.html(picture(equalize(pixels, ImageParams(equalize=way)), f"{one.name}, {name}", name + used))
 
 
 def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """The image as the network sees it, but `SHOWN_PX` wide and not equalised, and its map; kept while the visitor stays."""
+    """The image, `SHOWN_PX` wide and not equalised, and its map; kept while the visitor stays."""
     looked, key = st.session_state.looked, (*_identity(model), number)
     if key not in looked:
         # Imported here: it brings Keras, which `load_trained` has imported by now.
@@ -262,7 +246,7 @@ def _map_picture(model: TrainedModel, one: Scored, pixels: np.ndarray, saliency:
             "It does not prove that something is to be seen there."
         )
     shown = overlay(equalize(pixels, ImageParams(equalize=model.image.equalize)), saliency, SHOWN_PX, opacity)
-    caption = f"{words} The network itself sees {model.image.size_px} x {model.image.size_px} pixels."
+    caption = f"{words} The network receives {model.image.size_px} x {model.image.size_px} pixels."
     return picture(shown, f"{one.name} with its Grad-CAM map. {where}", caption)
 
 

@@ -2,9 +2,11 @@
 
 import importlib.util
 import logging
+import tomllib
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from pneumolib.errors import InputError
@@ -12,8 +14,8 @@ from pneumolib.project import in_root
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serve.trained import find_run, trained_runs
 from pneumolib.serve.uploads import MOST_PIXELS
+from pneumolib.study.inputs import flatten
 
-ADDRESS = "localhost"
 MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more
 
 
@@ -43,26 +45,10 @@ def serve(run: str | None, port: int, browse: bool) -> None:
 
 def settings(port: int, browse: bool) -> list[str]:
     """Streamlit's options as on its command line; they override a user's own configuration."""
-    options = {
-        "server.address": ADDRESS,
-        "server.port": port,
-        "server.headless": "false" if browse else "true",
-        "server.showEmailPrompt": "false",
-        "server.maxUploadSize": MOST_UPLOAD_MB,
-        "server.fileWatcherType": "none",
-        "server.enableCORS": "true",
-        "server.enableXsrfProtection": "true",
-        "server.allowedHosts": ADDRESS,  # a page elsewhere whose name is made to point here is not answered
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "none",  # an error's text could quote a file
-        "client.showErrorLinks": "false",
-        "runner.magicEnabled": "false",
-        "logger.level": "error",
-        "theme.light.primaryColor": "#0072B2",
-        "theme.dark.primaryColor": "#56B4E9",
-    }
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    fixed = tomllib.loads(Path(__file__).with_name("app.toml").read_text("utf-8"))
+    own = {"server.port": port, "server.headless": not browse, "server.maxUploadSize": MOST_UPLOAD_MB}
+    pairs = [(name, value) for name, value in (flatten(fixed) | own).items() for value in np.atleast_1d(value)]
+    return [word for name, value in pairs for word in (f"--{name}", str(value).lower())]
 
 
 def keep_private() -> None:

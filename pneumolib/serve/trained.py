@@ -12,7 +12,7 @@ from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.provenance import file_sha256
-from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, OodResult, Result, read_result
+from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, Result, read_result
 
 RESEARCH_ONLY = "Research only, not a medical device."
 
@@ -118,16 +118,7 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
             f"Its threshold and calibration need not fit this network. Get the run's own file, or run it again; or --force"
         )
     check_model_file(file)
-    return TrainedModel(
-        folder,
-        result,
-        network=None,
-        image=ImageParams(**result.parameters["image"]),
-        threshold=result.threshold.value,
-        calibration=TypeAdapter(Calibration).validate_python(result.calibration.model_dump()),
-        ood=_ood(result.ood),
-    )
-
-
-def _ood(kept: OodResult | None) -> TrainingReference | None:
-    return TypeAdapter(TrainingReference).validate_python(kept.model_dump()) if kept else None
+    image = ImageParams(**result.parameters["image"])
+    calibration = TypeAdapter(Calibration).validate_python(result.calibration.model_dump())
+    ood = result.ood and TypeAdapter(TrainingReference).validate_python(result.ood.model_dump())
+    return TrainedModel(folder, result, None, image, result.threshold.value, calibration, ood)

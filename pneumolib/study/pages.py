@@ -62,9 +62,10 @@ _JINJA = jinja2.Environment(
 )
 _JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT)}
 NO_RESULT = "no run has finished that has a result to show"
-_CODE = re.compile(r'<details class="code">.*?</details>', re.DOTALL)
+_CODE = re.compile(r'<details class="code"(?: open)?>.*?</details>', re.DOTALL)
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
 _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
+_NOISE = re.compile("|".join(re.findall("^[^#\n].*", (TEMPLATES / "noise.txt").read_text("utf-8"), re.MULTILINE)))
 
 
 def write_run_page(step: Step) -> None:
@@ -118,8 +119,10 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = ""
 
     executed = folder / "executed.ipynb"
     notebook = nbformat.read(executed, as_version=4) if executed.is_file() else nbformat.v4.new_notebook()
+    # First of all: a kernel sends a long line in several pieces.
+    notebook, _ = CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
     for cell in notebook.cells:
-        cell.outputs = [output for output in cell.get("outputs", []) if not _is_progress_bar(output)]
+        cell.outputs = [output for output in cell.get("outputs", []) if _is_shown(output)]
     exporter = HTMLExporter(
         template_name="page",
         exclude_anchor_links=True,  # the table of contents has them
@@ -127,7 +130,6 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = ""
         extra_template_basedirs=[str(TEMPLATES)],
         extra_template_paths=[str(TEMPLATES)],
         preprocessors=[
-            CoalesceStreamsPreprocessor(enabled=True),
             # The demo's values, which the injected ones replaced, would only confuse; so would what Colab needs.
             TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters", BOOTSTRAP}),
         ],
@@ -171,10 +173,18 @@ def _is_empty(heading: re.Match) -> bool:
     return not re.search("<(?:img|svg|video|audio)", shown) and not re.sub("<[^>]+>", "", shown).strip()
 
 
-def _is_progress_bar(output: Any) -> bool:
-    """States of a progress bar: of use while it ran, and its end is in the log."""
-    states = re.split(r"[\r\n]+", output.text) if output.get("name") == "stderr" else ["no stream of errors"]
-    return all(_BAR.match(state) for state in states if state.strip())
+def _is_shown(output: Any) -> bool:
+    """Take noise and progress bars out of a stream of errors; False where nothing is left. The log has both."""
+    if output.get("name") != "stderr":
+        return True
+    lines = [line for line in re.split(r"[\r\n]+", output.text) if line.strip()]
+    output.text = "\n".join(line for line in lines if not (_BAR.match(line) or is_noise(line)))
+    return bool(output.text)
+
+
+def is_noise(line: str) -> bool:
+    """Whether a library's log line tells a reader nothing; `template/noise.txt` has the patterns."""
+    return bool(_NOISE.match(line.lstrip()))
 
 
 def _provenance(result: Result) -> dict[str, str]:
@@ -293,7 +303,7 @@ def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     results = sorted((run["result"] for run in runs if run["result"]), key=lambda r: r.run)
     count = Counter(chip for run in runs for chip in run["chips"])
     kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
-    lines = [f"{r.run}: {found[0]}" for r in results if (found := headline(r))]
+    lines = [f"{r.run}: {first_sentence(r)}" for r in results if headline(r)]
     cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"text": NO_RESULT, "lines": lines}]
     chips = [(state, f"{n} {words}") for (state, words), n in count.items()]
     return row | {"chips": chips, "cells": [*cells, *_made_of(results)]}
@@ -330,13 +340,19 @@ def _unlike(results: list[Result]) -> dict[str, Any] | None:
 
 def study_headline(study: str) -> str:
     """What each run has to show, a line each, with the run's name."""
+    return "\n".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != "done") or NO_RESULT
+
+
+def summaries(study: str) -> list[tuple[str, str, str, str]]:
+    """Each finished run: its name, the first sentence of its headline or `done`, how long it took, and its page."""
     try:
         results = read_results(study)
     except ResultError:  # the index says which run it is, and `make report` redoes it
-        results = []
-    return "\n".join(f"{r.run}: {found[0]}" for r in results if (found := headline(r))) or NO_RESULT
+        return []
+    folder = os.path.relpath(in_root(f"reports/{study}"), project_root())
+    return [(r.run, first_sentence(r), duration(r.provenance.seconds), f"{folder}/{r.run}.html") for r in results]
 
 
-def index_path(study: str) -> str:
-    """The path of the study's index as a person at the project's root would type it."""
-    return os.path.relpath(in_root(f"reports/{study}/index.html"), project_root())
+def first_sentence(result: Result) -> str:
+    """Of its headline; `done` for a run that judges nothing."""
+    return "".join(headline(result)[:1]).partition(". ")[0].rstrip(".") or "done"

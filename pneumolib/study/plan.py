@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from pneumolib.data.manifest import read_manifest
 from pneumolib.errors import DataError, ParamsError, ResultError
-from pneumolib.params import RunParams
+from pneumolib.params import DataParams, RunParams
 from pneumolib.project import (
     COMPARISON,
     EXTERNAL,
@@ -88,7 +88,14 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         ParamsError: one line for each fault in any of the files.
         DataError: data that cannot be used.
     """
-    fingerprint = functools.cache(lambda source: read_manifest(source).fingerprint)
+
+    @functools.cache
+    def fingerprint(source: DataParams) -> str:
+        try:
+            return read_manifest(source).fingerprint
+        except DataError as fault:  # a reader of files knows no study
+            raise DataError(str(fault).replace("<study>", study_dir.name)) from None
+
     steps: list[Step] = []
     for path, params in _load_all(run_files(study_dir), data_root, smoke).items():
         data = fingerprint(params.data)

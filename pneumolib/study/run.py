@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import papermill
 from filelock import Timeout
+from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -38,24 +39,30 @@ from pneumolib.study.plan import Step, upstream_digests
 # What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result.
 _FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError)
 # Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-)
+_CONTROL = re.compile(r"\x1b\[[\d;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|(?![\t\n\r])[\x00-\x1f\x7f]")
+# Lines that say how far a cell is: an epoch of `ValidationWatch` or of Keras, or a progress bar; and the time left.
+_STATE = re.compile(r"(epoch \d+/\d+|.+: +\d+%(?=\|))(?:.*((?:at most |<)[\d:]+(?: s| min| h)?))?", re.IGNORECASE)
 
 
 class Progress:
-    """A run as it goes, live in the terminal and without control codes in `run.log`. Cells write to it as to a file.
+    """A run as it goes: everything in `run.log`, without control codes, and one line in the terminal. Cells write to it as to a file.
 
-    A progress bar rewrites its line with carriage returns: a terminal shows each state in place, the log the last.
+    The terminal's line is rewritten in place: the cell, the epoch or progress bar that the cell shows, the time left. Where
+    standard output is no terminal, the line of the start is printed instead. `verbose` prints the log's lines, too.
+
+    Attributes:
+        seconds: how long the run took the last time, 0 where it has never finished.
     """
 
-    def __init__(self, position: str, run: str, log: Path):
-        self.head, self.file = f"{position} {run}".strip(), log.open("w", encoding="utf-8")
-        self.pending, self.began, self.number = "", time.monotonic(), 0
-        self.live = sys.stdout.isatty()
+    def __init__(self, position: str, run: str, log: Path, verbose: bool = False):
+        # For appending: the kernel's own process writes to the same file.
+        self.head, self.file = f"{position} {run}".strip(), log.open("a", encoding="utf-8")
+        self.pending, self.began, self.number, self.place = "", time.monotonic(), 0, ""
+        self.verbose, self.live, self.seconds, self.flush = verbose, sys.stdout.isatty(), 0.0, self.file.flush
 
     def close(self) -> None:
         self.write("\n")
+        self._rewrite("")
         self.file.close()
 
     def begin(self, notebook: Any) -> None:
@@ -67,34 +74,44 @@ class Progress:
                 heading = [heading, *re.findall(r"^#+ *(.*)", cell.source, re.MULTILINE)][-1]
             self.places.append((number, heading))
 
-    def cell(self, cell: Any, cell_index: int) -> None:
-        """Announce a code cell by its number and the heading above it."""
-        if cell.cell_type == "code":
-            self.number, heading = self.places[cell_index]
-            self.say(f"cell {self.number}/{self.places[-1][0]}  {heading}")
+    def start(self, reasons: str) -> None:
+        """Say why the run is due."""
+        self._line(f"started: {reasons}", f"{self.head}  ", always=not self.live)
 
-    def say(self, text: str) -> None:
-        """One line of our own."""
-        self.write("\n")
-        self._line(text.rstrip(), f"{self.head}  ")
+    def cell(self, cell: Any, cell_index: int) -> None:
+        """Announce a code cell by its number, the heading above it, and the time."""
+        if cell.cell_type == "code":
+            self.write("\n")
+            self.number, heading = self.places[cell_index]
+            self.place = f"{self.head}  cell {self.number}/{self.places[-1][0]}"
+            self._line(f"  {heading}", self.place)
+            spent = time.monotonic() - self.began
+            words, seconds = ("about {} left", self.seconds - spent) if self.seconds > spent else ("{} so far", spent)
+            self._rewrite(f"{self.place}, {words.format(pages.duration(seconds))}  {heading}")
 
     def write(self, text: str) -> None:
         """Text that a cell printed, in pieces of any size."""
         *lines, self.pending = (self.pending + text).split("\n")
         for line in lines:
             self._line(line)
-        if self.live and self.pending:
-            print("\r\x1b[K    " + _last_state(self.pending)[:110], end="", flush=True)
+        self._follow(self.pending)
 
-    def flush(self) -> None:
-        self.file.flush()
-
-    def _line(self, text: str, head: str = "    ") -> None:
+    def _line(self, text: str, head: str = "    ", always: bool = False) -> None:
         text = _last_state(text)
-        if text.strip():
-            print(("\r\x1b[K" if self.live else "") + head + text, flush=True)
+        if text.strip() and not pages.is_noise(text):
             self.file.write(f"{time.monotonic() - self.began:7.1f} s  {head}{text}\n")
-            self.file.flush()
+            self.flush()
+            if self.verbose or always:
+                print(("\r\x1b[K" if self.live else "") + head + text, flush=True)
+            self._follow(text)
+
+    def _follow(self, text: str) -> None:
+        if found := _STATE.search(_last_state(text)):
+            self._rewrite(f"{self.place}, {found[1]}" + (f", {found[2].strip('<')} left" if found[2] else ""))
+
+    def _rewrite(self, text: str) -> None:
+        if self.live:
+            print("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1], end="", flush=True)
 
 
 def _last_state(text: str) -> str:
@@ -102,7 +119,7 @@ def _last_state(text: str) -> str:
     return _CONTROL.sub("", text).rstrip("\r").rsplit("\r", 1)[-1]
 
 
-def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None:
+def execute(step: Step, position: str = "", waiting: Sequence[str] = (), verbose: bool = False) -> None:
     """Execute one run, put its folder and page in place, and write the index pages.
 
     Where several processes train together, that is the first one's work; the others execute the same notebook beside it.
@@ -111,26 +128,27 @@ def execute(step: Step, position: str = "", waiting: Sequence[str] = ()) -> None
         step: from `plan`.
         position: such as `[2/3]`, shown in front of each line.
         waiting: runs of the study that are due after this one; the index shows them as out of date.
+        verbose: show each cell and what it prints.
     Raises:
         PneumolibError: the notebook failed, wrote no result, or another process is at this run. The message says which
             cell, what it said, and where page and log are.
     """
     if processes()[0]:
-        return _execute_beside(step)
+        return _execute_beside(step, verbose)
     try:
         with step.lock().acquire(timeout=0):
-            _execute_locked(step, position, waiting)
+            _execute_locked(step, position, waiting, verbose)
     except Timeout:
         raise PneumolibError(
             f"{step.study}/{step.run}: another process is at work on it; wait for it, or end it"
         ) from None
 
 
-def _execute_beside(step: Step) -> None:
+def _execute_beside(step: Step, verbose: bool) -> None:
     """The part of a process other than the first: it trains along, and what it finds is what the first one writes."""
     work = _emptied(step.folder.parent / f".process-{processes()[0]}-{step.run}")
     work.mkdir()
-    with closing(Progress(f"process {processes()[0]}", step.run, work / "run.log")) as progress:
+    with closing(Progress(f"process {processes()[0]}", step.run, work / "run.log", verbose)) as progress:
         try:
             _run_notebook(step, work, progress)
         except _FAULTS as fault:
@@ -141,7 +159,7 @@ def _execute_beside(step: Step) -> None:
     shutil.rmtree(work)
 
 
-def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
+def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: bool) -> None:
     work, failed = (step.folder.parent / name for name in (f".work-{step.run}", f".failed/{step.run}"))
     aside = set_aside_folder(step.study, step.run)
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
@@ -154,8 +172,10 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str]) -> None:
     pages.write_index(step.study, waiting)
     # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
     inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
-    with closing(Progress(position, step.run, work / "run.log")) as progress:
-        progress.say(f"because: {'; '.join(step.reasons) or 'asked for'}")
+    with closing(Progress(position, step.run, work / "run.log", verbose)) as progress:
+        with suppress(ResultError):
+            progress.seconds = read_result(aside).provenance.seconds
+        progress.start("; ".join(step.reasons) or "asked for")
         try:
             _run_notebook(step, work, progress)
             _seal(inputs, work)
@@ -183,6 +203,12 @@ def _emptied(folder: Path) -> Path:
 
 
 def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
+    class Manager(AsyncKernelManager):
+        """What comes past the cells' outputs, from a library or a dying kernel, goes to the log and not to the terminal."""
+
+        async def start_kernel(self, **options: Any) -> None:
+            await super().start_kernel(**options, stdout=progress.file, stderr=progress.file)
+
     notebook = notebook_path(step.run)
     os.environ |= {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}  # the kernel inherits it
     with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
@@ -196,6 +222,7 @@ def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
             stdout_file=progress,
             stderr_file=progress,
             start_timeout=120,
+            kernel_manager_class=Manager,
             on_notebook_start=progress.begin,
             on_cell_start=progress.cell,
             # Sockets in a folder of this run's own: ports race between kernels, and any user of the machine can listen.
