@@ -385,7 +385,7 @@ def test_mitigations_remove_quality_and_shape(tell_tale):
     assert table.cv_low[ALL] < 0.5 < table.cv_high[ALL]
     files, network, study = mitigation_findings(table.reset_index())
     assert (files.value, network.value, study.value) == (table.cv[ALL], table.cv.iloc[-1], table.cv.iloc[-2])
-    assert "from 1.000 (1.000-1.000) to" in files.sentence
+    assert "from 1.000 (1.000 to 1.000) to" in files.sentence
     assert table.change[ALL] == pytest.approx(table.cv[ALL] - 1)
     assert table.change_low[ALL] < table.change[ALL] < table.change_high[ALL] < 0
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
+from pydantic import TypeAdapter
 
 from conftest import drawn_parts, save_image
 from pneumolib.data import ood
@@ -13,11 +14,10 @@ from pneumolib.data.decode import decode
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.facts import colour_of, content_features
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.ood import describe_images, fit_ood, ood_warnings
+from pneumolib.data.ood import TrainingReference, describe_images, fit_ood, ood_warnings
 from pneumolib.data.pixels import ImageSet
 from pneumolib.params import ImageParams
 from pneumolib.reporting.results import OodResult, plain
-from pneumolib.serve.trained import _ood
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_files_of_one_size_have_no_warning_and_result_json_keeps_all(demo, monke
     assert found.validation_images == min(20, len(parts["val"]))
     assert found.validation_warnings["size"] == 0
     kept = OodResult.model_validate_json(OodResult(**plain(asdict(found))).model_dump_json())
-    assert _ood(kept) == found
+    assert TypeAdapter(TrainingReference).validate_python(kept.model_dump()) == found
 
 
 def test_features_mind_what_is_where_and_not_exposure(demo):
