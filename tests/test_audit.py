@@ -223,7 +223,7 @@ def test_a_label_in_the_quantisation_is_found(table):
         ("metadata_only_test", "warning"),
     ]
     assert "most weight: coarser JPEG quantisation → pneumonia" in findings[0].sentence
-    assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f}-{shortcut.cv.high:.3f})" in findings[0].sentence
+    assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f} to {shortcut.cv.high:.3f})" in findings[0].sentence
     fewer = table.assign(bytes=table.width_px * table.height_px / np.where(table.label, 16, 4))
     assert judge(fewer).coefficients.in_words[0] == "more bytes per pixel → normal"
 
