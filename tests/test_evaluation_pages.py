@@ -196,7 +196,7 @@ def test_nothing_one_run_or_one_class_to_compare_is_no_crash(tmp_path, monkeypat
     shown = [
         words.show(evaluation_words.difference_words(compared.differences, compared.reference), empty="no two runs").data,
         words.show(evaluation_words.tests_words(compared.tests), empty="no two runs").data,
-        comparing.difference_summary(compared).data, words.comparison_summary(board, "x").data,
+        comparing.difference_summary(compared).data,
         words.leaderboard_words(board).to_string(), words.cost_words(board).to_string(),
     ]  # fmt: skip
     shown += comparison_alts(board, compared)

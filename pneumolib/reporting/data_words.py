@@ -57,11 +57,6 @@ def findings_table(findings: Iterable[Finding]) -> HTML:
     )
 
 
-def exploration_summary(result: Result) -> Markdown:
-    """What the exploration found, read from its `result.json`: errors and warnings first."""
-    return say("audit.exploration", r=result)
-
-
 def shared_words(shared: pd.DataFrame) -> pd.DataFrame:
     """`audit.shared_groups`, for reading."""
     titles = {

@@ -20,7 +20,6 @@ from pneumolib.params import ModelParams
 from pneumolib.reporting import results
 from pneumolib.reporting.figures import named
 from pneumolib.reporting.prose import say
-from pneumolib.reporting.run_words import change_to_test, fact
 from pneumolib.reporting.session import numbered
 
 # What `interval` writes: a value, and its limits or the word that there are none.
@@ -135,18 +134,6 @@ def change_summary(change: dict[str, float | None], before: str) -> Markdown:
     return say("training.change", change=change | {"words": words}, before=before)
 
 
-def result_summary(result: results.Result) -> Markdown:
-    """What a training run found, read from its `result.json`."""
-    return say(
-        "training.result",
-        r=result,
-        t=result.threshold,
-        facts=result.facts,
-        moved=change_to_test(result),
-        method=fact("interval_method", result),
-    )
-
-
 # Of the metrics, those that fit beside each other; `leaderboard.csv` has them all.
 _LEADING = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy", "brier")
 
@@ -172,13 +159,6 @@ def cost_words(board: pd.DataFrame) -> pd.DataFrame:
         "Run": board.run, "Weights": shown("parameters", "{:,.0f}"), "Epochs": shown("epochs", "{:.0f}"),
         "Training, minutes": shown("minutes", "{:.1f}"), "Prediction, ms an image": shown("milliseconds_per_image", "{:.1f}"),
     })  # fmt: skip
-
-
-def comparison_summary(board: pd.DataFrame, study: str) -> Markdown:
-    """Which run validation would choose, and what it then reaches on test."""
-    if board.empty:
-        return Markdown(f"No training run of study `{study}` has finished yet: `make report STUDY={study}` runs them.")
-    return say("training.comparison", best=board.iloc[0].to_dict(), runs=len(board))
 
 
 FACT_NAMES = {name: FACTS[name].title for name in KINDS}
