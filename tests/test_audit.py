@@ -1,7 +1,5 @@
 """The audit: what it must find in data made to hold it, and that it stays silent on data that do not."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +8,6 @@ from hypothesis import strategies as st
 
 from conftest import save_image
 from pneumolib.audit.groups import (
-    Finding,
-    as_checks,
     duplicate_findings,
     find_duplicates,
     group_findings,
@@ -35,7 +31,6 @@ from pneumolib.data.pixels import ImageSet
 from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
 from pneumolib.params import EvaluationParams, check
-from pneumolib.reporting.results import plain
 
 PARAMS = EvaluationParams(resamples=100)
 
@@ -67,16 +62,6 @@ def judge(table, **options):
 
 def alone(table) -> pd.DataFrame:
     return feature_table(metadata_features(table), split_of(table), PARAMS, seed=1).set_index("feature")
-
-
-def test_checks_are_plain_json_once_a_result_holds_them():
-    findings = [Finding("one", "ok", np.int64(3), "Three."), Finding("two", "note", np.nan, "", np.float32(0.25), 1.0)]
-    checks = plain(as_checks(findings))
-    assert json.loads(json.dumps(checks, allow_nan=False)) == checks
-    assert checks["one"] == {"verdict": "ok", "value": 3, "low": None, "high": None, "sentence": "Three."}
-    assert (checks["two"]["value"], checks["two"]["low"]) == (None, 0.25)
-    with pytest.raises(DataError, match="one: two findings of one name"):
-        as_checks([findings[0], findings[0]])
 
 
 @pytest.fixture

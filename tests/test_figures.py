@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumolib.audit.groups import Finding
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, equalize, histograms_of
 from pneumolib.params import ImageParams
@@ -133,11 +132,6 @@ def test_the_closing_sentence_follows_the_numbers(numbers, words):
     assert "when training ended: HE, CLAHE." in said
     assert "synthetic" not in said
     assert "nan" not in said
-
-
-def test_findings_are_shown_as_text():
-    findings = [Finding("a", "ok", 0, "Nothing <here>.")]
-    assert "Nothing &lt;here&gt;." in data_words.findings_table(findings).data
 
 
 def test_a_figure_and_a_table_have_numbers_and_files(manifest, tmp_path, monkeypatch):

@@ -119,25 +119,6 @@ def test_images_are_found_by_id_whatever_the_order():
         subset(images, ["person3_x", "nobody"])
 
 
-def test_foreign_names_are_shown_and_not_executed():
-    rows = selection(predictions(4, wrong=(1,)), 0.5, right=0)
-    evil = '"><script>alert(1)</script>'
-    rows["image_id"], rows["kind"] = evil, "<b>odd</b>"
-    page = shown(rows)
-    assert "<script" not in page
-    assert "<b>" not in page
-    assert "&lt;script&gt;" in page
-
-
-def test_sixty_cards_are_less_than_a_megabyte():
-    many = predictions(150, wrong=tuple(range(80)))
-    rows = selection(many, 0.5)
-    errors = rows[~rows.right]
-    page = gallery(image_set(errors, 160), errors, maps_of(len(errors), 160, (80, 80))).data
-    assert page.count("<figure") == 60
-    assert len(page) < 1_000_000
-
-
 def randomised(low: float, high: float) -> dict:
     kind = {"mean": (low + high) / 2, "low": low, "high": high, "strength": max(abs(low), abs(high)), "constant": 0}
     return {"images": 8, "draws": 3, "layer": "conv", "height": 8, "width": 7, "whole": kind, "top": kind}

@@ -138,14 +138,6 @@ def test_what_is_known_of_the_archive_is_said_of_no_other_images():
 HOSTILE = "a|b <script>alert(1)</script> `x` *y* [z](http://bad)\n# no heading"
 
 
-def test_hostile_words_are_no_markup_in_a_card():
-    card = model_card(
-        trained(HOSTILE, checks=EVERYTHING | {"subgroups": [{"part": HOSTILE, "images": 1}]}, study=HOSTILE)
-    )
-    assert not re.search(r"<script|\n# no heading|\]\(http", card)
-    assert {line.count("|") for line in section(card, "Parts of the test images").splitlines()} == {3}
-
-
 def rows(results, study="x"):
     return {row.key: row.answer for row in checklist(study, results)}
 

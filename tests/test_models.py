@@ -212,19 +212,6 @@ def test_unfreezing_what_is_not_there(loaded):
             unfreeze(loaded, FineTuningParams(unfreeze=asked))
 
 
-def test_a_cnn_from_scratch_is_one_part():
-    network = build_model(ModelParams(name="coursework_cnn"), ImageParams(size_px=90, channels=3))
-    assert set(summary_table(network).part) == {"network"}
-    assert len(backbone_layers(network)) == len(network.layers) - 1
-    assert network_blocks(network).output.tolist() == [
-        "90 x 90 x 32", "30 x 30 x 64", "29 x 29 x 128", "14 x 14 x 128", "1 x 1 x 1"
-    ]  # fmt: skip
-    moved = unfreeze(network, FineTuningParams(unfreeze=3))
-    assert moved.to_dict("records")[0]["trainable"] == 513 == trainable(network)
-    with pytest.raises(ValueError, match=r"coursework_cnn has no backbone to keep features of"):
-        split_at_head(network)
-
-
 @pytest.mark.parametrize("preprocess", ["caffe", "torch", "tf", "unit", "none"])
 def test_a_backbone_from_a_file_sees_what_it_was_trained_on(in_tmp, preprocess):
     base = tiny_backbone(in_tmp / "own.keras")

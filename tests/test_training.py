@@ -398,14 +398,3 @@ def test_the_backbones_rate_is_a_fraction_of_the_heads(tmp_path):
     params = check(run_params().model_dump() | {"fine_tuning": {"backbone_rate_factor": 0.1}})
     with pytest.raises(InputError, match=r"fine_tuning.backbone_rate_factor 0\.1: .* has no backbone beside its head"):
         fitted(params)
-
-
-def test_views_of_validation_are_the_same_each_time_and_none_without_being_asked_for():
-    network, images = small_network(), image_set(25, 2, "val")
-    asked = check(run_params().model_dump() | {"evaluation": {"threshold_views": 2}})
-    one, two = (predicting.predict_views(network, images, asked) for _ in range(2))
-    pd.testing.assert_frame_equal(one, two)
-    assert one.image_id.tolist() == images.table.image_id.tolist() * 2
-    plain, nothing = predicting.predict(network, images), predicting.predict_views(network, images, run_params())
-    assert len({tuple(logits) for logits in (one.logit[:25], one.logit[25:], plain.logit)}) == 3
-    assert (nothing.empty, list(nothing)) == (True, list(plain))

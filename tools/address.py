@@ -4,9 +4,9 @@ The address is `Repository` under `[project.urls]` of pyproject.toml: a fork cha
 or tag that a notebook installs on Colab and Kaggle, `main` by default; write a release's tag before it is tagged.
 """
 
+import argparse
 import json
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -89,4 +89,6 @@ def main(ref: str = "main") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ref", nargs="?", default="main", help="branch, tag or commit that the links name [main]")
+    main(parser.parse_args().ref)
