@@ -149,7 +149,7 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     study.run("run", "params/tiny/05_fine_tuning.yaml")
     text = html.unescape(page(study, "05_fine_tuning"))
     assert re.search(r"Taken up after epoch \d+ from", text)
-    assert "04_transfer_learning: AUROC" in text
+    assert "04_transfer_learning: test AUROC 0." in text
     result = study.result("05_fine_tuning")
     assert result["facts"]["epochs"] == 8
     assert result["checks"]["continues"] == "04_transfer_learning"
