@@ -1,4 +1,4 @@
-"""What a researcher writes in place of the study's network, loss or augmentation: used as it is, or refused before training."""
+"""What a researcher writes in place of the study's network, loss or augmentation is used as it is, or refused before training."""
 
 import ast
 import json
@@ -33,13 +33,15 @@ def functional(*end, shape=(32, 32, 1)) -> keras.Model:
 
 
 class Subclassed(keras.Model):
-    def __init__(self, *end):
+    def __init__(self, *end, in_training=None):
         super().__init__()
+        self.in_training = in_training
         self.end = end or [layers.Dense(1, activation="sigmoid")]
         self.convolution, self.drop = layers.Conv2D(4, 3, strides=4), layers.Dropout(0.5)
 
     def call(self, pixels, training=None):
         x = self.drop(layers.Flatten()(self.convolution(pixels / 255)), training=training)
+        x = self.in_training(x) if self.in_training and training else x
         for layer in self.end:
             x = layer(x)
         return x
@@ -70,18 +72,21 @@ def test_a_network_of_any_making_gives_its_own_probabilities_and_is_loaded_again
         assert np.ptp([loaded(images.pixels[:1], training=True) for _ in range(9)]) > 0  # dropout is still there
 
 
-class OfMyOwn(layers.Layer):
-    def call(self, x):
-        return x * 2
+class OfMyOwn(layers.Dense):
+    pass
 
 
 REFUSED = {
     r"received outputs \[\(None, 2\)\], needed one of \(None, 1\)": lambda: functional(layers.Dense(2)),
-    "its output is softmax, needed linear or sigmoid": lambda: functional(layers.Dense(1, activation="softmax")),
+    "its output comes from softmax, needed a layer with weights": lambda: functional(
+        layers.Dense(1, activation="softmax")
+    ),
     r"inputs \[\(None, 64, 64, 1\)\], needed one of": lambda: functional(layers.Dense(1), shape=(64, 64, 1)),
-    "not be loaded again: .*OfMyOwn, which is not part": lambda: functional(OfMyOwn(), layers.Dense(1)),
+    "not be loaded again: .*OfMyOwn, which is not part": lambda: functional(OfMyOwn(2), layers.Dense(1)),
     "not be loaded again: .*a Lambda": lambda: functional(layers.Lambda(lambda x: x), layers.Dense(1)),
     "its call cannot be traced with Keras tensors": lambda: Subclassed(tf.nn.relu, layers.Dense(1)),
+    "its output comes from Identity": lambda: functional(layers.Dense(1, activation="sigmoid"), layers.Identity()),
+    "`if training:` in its call cannot be saved": lambda: Subclassed(in_training=layers.GaussianNoise(1.0)),
     "its output is float16, needed float32": lambda: functional(layers.Dense(1, dtype="mixed_float16")),
 }
 
@@ -122,7 +127,7 @@ def test_own_loss_optimizer_metric_and_callback_are_used(tmp_path, capsys):
     start(run_params())
 
     def brier(labels, probabilities):
-        return ops.mean((labels - probabilities) ** 2)
+        return ops.mean((labels - probabilities) ** 2, axis=-1)
 
     def compiled():
         network = OWN["functional, sigmoid"]()
@@ -159,12 +164,14 @@ def test_image_layers_and_a_function_on_batches_are_taken_up_to_the_bit(tmp_path
         return network
 
     params = run_params(epochs=2)
+    with pytest.raises(InputError, match="two calls with the same seeds differ"):
+        train(compiled(), params, change=lambda images, seeds: tf.image.random_brightness(images, 0.3))
     network, cut, plain = compiled(), compiled(), compiled()
     train(network, params, change=brighten)
+    train(plain, params)
     with pytest.raises(KeyboardInterrupt):
         train(cut, params, tmp_path, change=brighten, callbacks=[Stop()])
     train(cut := compiled(), params, tmp_path, change=brighten)
-    train(plain, params)
     for one, other in zip(network.get_weights(), cut.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (network.get_weights()[-2] != plain.get_weights()[-2]).any()
@@ -211,13 +218,12 @@ def test_the_edits_of_the_guide_run_and_what_they_trained_scores_an_image(titles
             edit = EDITS[title]
             first = next(words for words in ("def build(", ".compile(", "fit(") if words in edit)
             cell = next(c for c in notebook["cells"] if first in "".join(c["source"]))
-            before = "".join(cell["source"])
-            cell["source"] = replaced(before, edit)
-            assert cell["source"] != before
+            assert (changed := replaced("".join(cell["source"]), edit)) != "".join(cell["source"])
+            cell["source"] = changed
 
     project.edit_notebook("03_baseline_cnn", change)
     project.run("run", "params/tiny/03_baseline_cnn.yaml")
-    image = next((project.root / "data/tiny").rglob("*.jpeg"))
-    project.run("predict", "runs/tiny/03_baseline_cnn", str(image), "--json", "scores.json")
+    image = str(next((project.root / "data/tiny").rglob("*.jpeg")))
+    project.run("predict", "runs/tiny/03_baseline_cnn", image, "--json", "scores.json")
     (score,) = json.loads((project.root / "scores.json").read_text(encoding="utf-8"))["images"]
     assert 0 < score["probability"] < 1

@@ -58,14 +58,6 @@ def fitted(params: RunParams, build=small_network):
     return network, history
 
 
-def test_raw_pixels_in_logit_out():
-    network = build_model(ModelParams(batchnorm_momentum=0.7), IMAGE, initial_logit=1.5)
-    assert network.input.dtype == "uint8"
-    assert {layer.momentum for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)} == {0.7}
-    network.get_layer("logit").kernel.assign(np.zeros((64, 1)))
-    np.testing.assert_allclose(network(np.zeros((3, 32, 32, 1), np.uint8)), 1.5)
-
-
 @pytest.mark.parametrize(
     ("name", "size_px", "channels", "parameters"),
     [("separable_cnn", 180, 3, 3_496_801), ("gray_cnn", 500, 1, 1_467_137), ("coursework_cnn", 90, 3, 6_616_417)],
@@ -125,18 +117,22 @@ def test_moved_code_is_the_same_code(tmp_path, monkeypatch):
     assert digest(e=step.replace("0.1", "0.2") + train) != apart
 
 
-def test_cells_that_build_and_fit_the_network_are_in_its_key(monkeypatch):
+def test_cells_that_a_training_depends_on_are_in_its_key(monkeypatch):
+    """The study's parameters and images are not: what they hold is in the key apart."""
     network = small_network()
-    cells = ["", "seed = 1", "network = build()", "show(network)", "def helper(): ...", "history = fit(network)"]
-    shell = SimpleNamespace(user_ns={"network": network, "_": network, "In": cells})
+    cells = {
+        "training = {'epochs': 9}": False, "params = check(training)": False, "rate = 0.1": True, "%time 1": True,
+        "def build():\n    training = params.training\n    return training, rate": True, "network = build()": True,
+        "show(network)": False, "network.trainable = True": True, "def helper(): ...": False, "history = fit(network, params)": True,
+    }  # fmt: skip
+    names = {"network": network, "params": run_params(), "show": np.save, "np": np, "In": ["", *cells]}
+    shell = SimpleNamespace(user_ns=names)
     monkeypatch.setattr(callbacks, "get_ipython", lambda: shell)
-    before = callbacks.network_cells(network)
-    changes = []
-    for number in range(1, len(cells)):
-        shell.user_ns["In"] = [cell + "; x = 1" if n == number else cell for n, cell in enumerate(cells)]
-        changes.append(callbacks.network_cells(network) != before)
-    assert changes == [False, True, False, True, True]
-    assert callbacks.network_cells(small_network()) == callbacks.network_cells(network)[1:]  # has no name there
+    before = callbacks.network_cells()
+    for number, counted in enumerate(cells.values(), 1):
+        names["In"] = ["", *cells]
+        names["In"][number] += "; x = 1"
+        assert (callbacks.network_cells() != before) == counted, names["In"][number]
     key = callbacks.network_key(network)
     assert key == callbacks.network_key(keras.models.clone_model(network))[:1] + key[1:]
     network.layers[-2].rate = 0.1

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from pneumolib.data.augment import N_DRAWS, augment_batch
 from pneumolib.data.pixels import ImageSet
+from pneumolib.errors import InputError
 from pneumolib.params import AugmentParams
 
 # Set the draws of augmentation and of views apart from those of the shuffle under the same (seed, epoch).
@@ -52,6 +53,9 @@ def train_dataset(
         ValueError: fewer images than one batch holds, or a batch that the processes do not divide.
     """
 
+    if change is not None:
+        _check_change(change, images.pixels[:4])
+
     def inputs_of_epoch(key: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
         # Whole batches are read and changed at once: per-image ops would cost more than the network's input.
         draws = tf.random.stateless_uniform([len(images), N_DRAWS], seed=key + _AUGMENT_STREAM)
@@ -67,6 +71,20 @@ def train_dataset(
 
     labels = images.table.label.to_numpy()
     return _epochs(inputs_of_epoch, labels, batch_size, seed, range(start_epoch, epochs), weights, process)
+
+
+def _check_change(change: Callable, pixels: np.ndarray) -> None:
+    """Refuse a function that gives other images than it takes, or another result for the same seeds."""
+    seeds = tf.constant(np.arange(2 * len(pixels)).reshape(-1, 2), tf.int32)
+    one, two = (tf.convert_to_tensor(change(tf.constant(pixels), seeds)) for _ in range(2))
+    if one.dtype != tf.uint8 or one.shape != pixels.shape:
+        raise InputError(
+            f"change: received {one.dtype.name} {tuple(one.shape)}, needed uint8 {pixels.shape}: tf.cast(..., tf.uint8)"
+        )
+    if tf.reduce_any(one != two):
+        raise InputError(
+            "change: two calls with the same seeds differ; use tf.image.stateless_... or tf.random.stateless_... with them"
+        )
 
 
 def feature_dataset(

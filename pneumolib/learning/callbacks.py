@@ -15,11 +15,13 @@ import hashlib
 import json
 import os
 import re
+import symtable
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile
 
@@ -95,6 +97,7 @@ class ValidationWatch(keras.callbacks.Callback):
             f"at most {left:.0f} s left",
             flush=True,
         )
+        self.stopped |= self.model.stop_training  # by a callback before this one, or within the epoch
         self.model.stop_training = self.is_over
 
     def _diverged(self, how: str) -> FloatingPointError:
@@ -252,7 +255,7 @@ def training_key(
         "network": network_key(model),
         "images": [images_key(part) for part in images],
         "library": source_digest(function),
-        "cells": network_cells(model),
+        "cells": network_cells(),
         "machine": describe() | {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
 
@@ -273,18 +276,58 @@ def weights_hash(model: keras.Model) -> str:
     return hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
 
 
-def network_cells(model: keras.Model) -> list[str]:
-    """Digests of the notebook's cells that build the network or change it, that define a function or class, or run now.
+def network_cells() -> list[str]:
+    """Digests of the notebook's running cell and of the earlier ones that it depends on; outside of a notebook, nothing.
 
-    A cell builds or changes the network when one of its lines begins with the network's name. Outside of a notebook, nothing.
+    A cell counts when it binds or changes a name that a later one of them uses. Objects of this library are not followed: what
+    they hold is in the key. A cell that is not plain Python counts always.
     """
     shell = get_ipython()
     if not shell:
         return []
-    names = [name for name, value in shell.user_ns.items() if value is model and name[0] != "_"]
     *earlier, running = shell.user_ns["In"]
-    counted = re.compile(rf"^({'|'.join([*names, 'def', 'class'])})\b", re.MULTILINE)
-    return [*dict.fromkeys(text_digest(cell) for cell in earlier if counted.search(cell)), text_digest(running)]
+    found, used = [], set()
+    for cell in [running, *reversed(earlier)]:
+        try:
+            tree = ast.parse(cell)
+        except SyntaxError:  # a magic
+            found.append(text_digest(cell))
+            continue
+        if cell is running or _changed_names(tree) & used:
+            found.append(text_digest(cell))
+            used |= {name for name in _used_names(cell) if _followed(shell.user_ns.get(name))}
+    return list(dict.fromkeys(found))
+
+
+def _changed_names(tree: ast.Module) -> set[str]:
+    """Names that a cell binds at its top level, and those whose attributes or methods begin a statement."""
+    names = set()
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            names.add(statement.name)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in statement.names}
+        elif isinstance(statement, ast.Expr):
+            names.add(re.match(r"\w*", ast.unparse(statement))[0])
+        else:
+            names |= {re.match(r"\w*", ast.unparse(n))[0] for n in ast.walk(statement)
+                      if isinstance(n, ast.Name | ast.Attribute | ast.Subscript) and isinstance(n.ctx, ast.Store)}  # fmt: skip
+    return names
+
+
+def _used_names(cell: str) -> set[str]:
+    """Names of the notebook that a cell uses, within its functions too; their own variables and attributes are none."""
+    tables, names = [symtable.symtable(cell, "cell", "exec")], set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        outer = table.get_type() == "module"
+        names |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (outer or s.is_global())}
+    return names
+
+
+def _followed(value: Any) -> bool:
+    return not isinstance(value, ModuleType) and not type(value).__module__.startswith("pneumolib.")
 
 
 @functools.cache

@@ -121,11 +121,15 @@ def training(
         FloatingPointError: the training diverged.
         MemoryError: with the parameter to lower.
     """
-    asked, model = params.training, part or network
+    asked, model, steps = params.training, part or network, steps_per_epoch(train, params.training.batch_size)
     key = training_key(network, params, DECIDING, [train, val], training)
     with memory_explained(params):
         batches, val_inputs, seconds = _inputs(network, model, train, val, params, folder, change)
         check_compiled(model, val_inputs)
+        if steps % model.steps_per_execution:
+            raise InputError(
+                f"steps_per_execution: received {model.steps_per_execution}, which does not divide the {steps} steps of an epoch"
+            )
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
     watch = ValidationWatch(lambda: predict_logits(model, val_inputs), val.table.label.to_numpy(), asked)
     rates = rate_callbacks(asked)
@@ -153,6 +157,8 @@ def _inputs(network, model, train, val, params, folder, change) -> tuple[Callabl
     """What makes batches of, what validation is scored on, and the seconds that features took: kept ones, for a head."""
     if model is network:
         return partial(train_dataset, train, params.augment, change=change), val, 0.0
+    if change:
+        raise InputError("change: kept features are of images as `augment` made them; write features.views: 0")
     backbone = split_at_head(network)[0]
     seen, seconds = frozen_features(backbone, train, params, params.features.views, folder)
     val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
@@ -190,11 +196,14 @@ def check_compiled(model: keras.Model, val: ImageSet) -> None:
     Raises:
         InputError: with the line to write.
     """
+    if not hasattr(model, "outputs") or output_activation(model) not in ("linear", "sigmoid"):
+        raise InputError(f"{model.name}: write network = pn.learning.checked(network, params.image) where it is built")
     if not model.compiled:
         raise InputError(
             f"{model.name} is not compiled: write {model.name}.compile(optimizer, loss) before the training"
         )
-    loss = keras.losses.get(model.loss) if isinstance(model.loss, str) else model.loss
+    loss = model.loss[0] if isinstance(model.loss, list) else model.loss
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     name = getattr(loss, "name", getattr(loss, "__name__", ""))
     takes_logits, gives = getattr(loss, "from_logits", False), output_activation(model)
     if name.startswith("binary_") and takes_logits != (gives == "linear"):

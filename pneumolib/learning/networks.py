@@ -69,20 +69,12 @@ def checked(network: keras.Model, image: ImageParams) -> keras.Model:
     """
     shape = (image.size_px, image.size_px, image.channels)
     name = getattr(network, "name", type(network).__name__)
-    if isinstance(network, keras.Sequential):
+    if type(network) is keras.Sequential:
         if not network.built:
             network.build((None, *shape))
         network = keras.Model(network.inputs, network.outputs, name=name)
     elif type(network) is not keras.Model and type(network).__name__ != "Functional":
-        pixels = keras.Input(shape, dtype="uint8", name="pixels")
-        try:
-            network = keras.Model(pixels, network.call(pixels), name=name)
-        # Broad, because what is wrong within somebody's `call` has no common kind.
-        except Exception as fault:
-            raise InputError(
-                f"{name}: its call cannot be traced with Keras tensors, so that it could not be saved: {fault}. Use layers and "
-                f"keras.ops there, no tf, jax or numpy"
-            ) from fault
+        network = _traced(network, shape)
     received, given = ([tuple(t.shape) for t in tensors] for tensors in (network.inputs, network.outputs))
     if len(received) != 1 or not all(
         n in (None, needed) for n, needed in zip(received[0], (None, *shape), strict=True)
@@ -94,7 +86,8 @@ def checked(network: keras.Model, image: ImageParams) -> keras.Model:
         raise InputError(f"{name}: received outputs {given}, needed one of (None, 1): end in keras.layers.Dense(1)(x)")
     if (activation := output_activation(network)) not in ("linear", "sigmoid"):
         raise InputError(
-            f"{name}: its output is {activation}, needed linear or sigmoid: end in keras.layers.Dense(1)(x)"
+            f"{name}: its output comes from {activation}, needed a layer with weights, with or without a sigmoid: end in "
+            f"keras.layers.Dense(1)(x)"
         )
     if network.outputs[0].dtype != "float32":
         raise InputError(
@@ -113,30 +106,67 @@ def network_source(model: ModelParams) -> str:
     return inspect.getsource(put_head if model.name == "transfer" else _NETWORKS[model.name])
 
 
+def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
+    """A subclassed network as the graph of its `call`; InputError where that would be another network."""
+    own = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+    if replaced := [name for name in own if getattr(type(network), name) is not getattr(keras.Model, name)]:
+        raise InputError(
+            f"{network.name}: its own {replaced[0]} would be lost; write the loss in compile, and the network in call"
+        )
+    modes = [{}]
+    if "training" in inspect.signature(network.call).parameters:
+        modes = [{"training": False}, {"training": True}, {}]
+    try:
+        graphs = []
+        for mode in modes:
+            pixels = keras.Input(shape, dtype="uint8", name="pixels")
+            graphs.append(keras.Model(pixels, network.call(pixels, **mode), name=network.name))
+    # Broad, because what is wrong within somebody's `call` has no common kind.
+    except Exception as fault:
+        raise InputError(
+            f"{network.name}: its call cannot be traced with Keras tensors, so that it could not be saved: {fault}. Use layers "
+            f"and keras.ops there, no tf, jax or numpy"
+        ) from fault
+    if len({tuple(type(operation) for operation in graph.operations) for graph in graphs}) > 1:
+        raise InputError(
+            f"{network.name}: `if training:` in its call cannot be saved; hand `training` to the layers there"
+        )
+    if lost := {v.path for v in network.variables} - {v.path for v in graphs[-1].variables}:
+        raise InputError(
+            f"{network.name}: {min(lost)} is a weight of no layer and could not be saved; put it into a Keras layer"
+        )
+    return graphs[-1]
+
+
 def output_activation(network: keras.Model) -> str:
-    """What gives the network's output: `linear` or `sigmoid`, or the name of another activation."""
-    last = _last(network)
+    """What the output comes from: `linear` or `sigmoid` of a layer with weights, or the name of another operation."""
+    last, _ = _last(network)
     if isinstance(last, keras.Model):
         return output_activation(last)
-    if isinstance(last, layers.Softmax | layers.ReLU) or type(last).__name__ in ("Sigmoid", "Softmax", "Relu", "Tanh"):
-        return type(last).__name__.lower()
-    return getattr(getattr(last, "activation", None), "__name__", "linear")
+    name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
+    if name == "sigmoid" or type(last).__name__ == "Sigmoid":
+        return "sigmoid"
+    return name if (isinstance(last, layers.Layer) and last.weights) or name != "linear" else type(last).__name__
 
 
-def _last(network: keras.Model) -> keras.Operation:
-    return (network.layers if isinstance(network, keras.Sequential) else network.operations)[-1]
+def _last(network: keras.Model) -> tuple[keras.Operation, keras.KerasTensor]:
+    """The operation that gives the output, and what it was called on: an operation may be called more than once."""
+    made = network.outputs[0]._keras_history
+    return made.operation, made.operation._inbound_nodes[made.node_index].input_tensors[0]
 
 
 def logit_network(network: keras.Model) -> keras.Model:
     """The network of the same layers whose output is the logit: where it ends in a sigmoid, without that."""
-    last, output = _last(network), network.outputs[0]
+    last, before = _last(network)
+    output = network.outputs[0]
     if output_activation(network) == "sigmoid":
-        output = last.input
+        output = before
         if isinstance(last, keras.Model):
-            output = logit_network(last)(output)
+            output = logit_network(last)(before)
         elif isinstance(last, layers.Layer) and last.weights:
-            linear = type(last).from_config(last.get_config() | {"activation": "linear"})
-            output = linear(output)
+            # Named apart: the layer itself may be used elsewhere in the network too.
+            linear = type(last).from_config(last.get_config() | {"activation": "linear", "name": f"{last.name}_logit"})
+            output = linear(before)
             linear.set_weights(last.get_weights())
     # Tensors, not lists of one: a network that is read back has them as it was built with.
     return keras.Model(network.inputs[0], output, name=network.name)
