@@ -178,7 +178,6 @@ def test_image_layers_and_a_function_on_batches_are_taken_up_to_the_bit(tmp_path
 
 
 # --- docs/edit.md
-
 _EDIT = re.compile(r"^### (.+?)\n.*?```python\n(.*?)```", re.MULTILINE | re.DOTALL)
 EDITS = dict(_EDIT.findall((REPO / "docs/edit.md").read_text(encoding="utf-8")))
 
@@ -218,8 +217,8 @@ def test_the_edits_of_the_guide_run_and_what_they_trained_scores_an_image(titles
             edit = EDITS[title]
             first = next(words for words in ("def build(", ".compile(", "fit(") if words in edit)
             cell = next(c for c in notebook["cells"] if first in "".join(c["source"]))
-            assert (changed := replaced("".join(cell["source"]), edit)) != "".join(cell["source"])
-            cell["source"] = changed
+            cell["source"], before = replaced("".join(cell["source"]), edit), cell["source"]
+            assert cell["source"] != "".join(before)
 
     project.edit_notebook("03_baseline_cnn", change)
     project.run("run", "params/tiny/03_baseline_cnn.yaml")
