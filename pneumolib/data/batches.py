@@ -51,8 +51,8 @@ def train_dataset(
             for TensorFlow's stateless functions, int32 (batch, 2), which (seed, epoch, the image's place) decide.
     Raises:
         ValueError: fewer images than one batch holds, or a batch that the processes do not divide.
+        InputError: a `change` that gives other types or shapes, or two results for the same seeds.
     """
-
     if change is not None:
         _check_change(change, images.pixels[:4])
 
@@ -63,9 +63,7 @@ def train_dataset(
 
         def read(rows: tf.Tensor) -> tf.Tensor:
             changed = augment_batch(_read(images.pixels, rows), tf.gather(draws, rows), augment)
-            return (
-                changed if change is None else tf.ensure_shape(change(changed, tf.gather(seeds, rows)), changed.shape)
-            )
+            return changed if change is None else change(changed, tf.gather(seeds, rows))
 
         return read
 

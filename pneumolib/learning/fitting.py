@@ -122,7 +122,7 @@ def training(
         MemoryError: with the parameter to lower.
     """
     asked, model, steps = params.training, part or network, steps_per_epoch(train, params.training.batch_size)
-    key = training_key(network, params, DECIDING, [train, val], training)
+    key = training_key(network, params, DECIDING, [train, val], training) | {"part": model is not network}
     with memory_explained(params):
         batches, val_inputs, seconds = _inputs(network, model, train, val, params, folder, change)
         check_compiled(model, val_inputs)
@@ -137,7 +137,7 @@ def training(
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
     # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
     every = [*average, watch, *rates, *_board(asked, folder), *callbacks, checkpoint]
-    going = _taken_up(model, train, batches, params, checkpoint, every)
+    going = _taken_up(model, train, steps, batches, params, checkpoint, every)
     if callbacks and folder:
         names = ", ".join(type(callback).__name__ for callback in callbacks)
         print(f"What {names} remembers is not kept: after an interruption it begins anew")
@@ -171,18 +171,16 @@ def _board(asked: TrainingParams, folder: Path | None) -> list[keras.callbacks.C
     return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
 
 
-def _taken_up(model, train, batches, params, checkpoint, callbacks) -> Training:
+def _taken_up(model, train, steps, batches, params, checkpoint, callbacks) -> Training:
     """What is left to train after the kept epochs; nothing of a finished training."""
-    asked, steps, watch = params.training, steps_per_epoch(train, params.training.batch_size), checkpoint.watch
+    asked, watch = params.training, checkpoint.watch
     weights = class_weights(train.table.label.to_numpy(), asked.class_weights)
     check_agreement("batches in an epoch", steps)  # after which no process still writes what the others will read
     done = checkpoint.take_up(model)
     check_agreement("epochs done", done)
     if done:
-        print(
-            f"Taken up after epoch {done} from {checkpoint.file.parent}"
-            + (": nothing left to train" if watch.is_over else "")
-        )
+        left = ": nothing left to train" if watch.is_over else ""
+        print(f"Taken up after epoch {done} from {checkpoint.file.parent}{left}")
     last = done if watch.is_over else asked.epochs
     order = (asked.batch_size, params.seed, asked.epochs, weights, 0 if watch.is_over else done, processes())
     # shuffle=False: the data set comes shuffled, and Keras would warn that it cannot do it again.

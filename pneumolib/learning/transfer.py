@@ -355,5 +355,5 @@ def _random(layer: keras.Layer) -> bool:
     """Whether two calls in training differ: Dropout above 0, noise, random augmentation."""
     generator = getattr(layer, "seed_generator", None) or getattr(
         layer, "generator", None
-    )  # of the random image layers
+    )  # the latter of image layers
     return generator is not None and getattr(layer, "rate", 1) != 0
