@@ -50,7 +50,7 @@ def test_which_runs_and_images_a_run_builds_on(root, project):
         "06_comparison": list(steps)[:4],
         "07_external_validation": ["04_transfer_learning-vgg19"],
     }
-    assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 runs again"]
+    assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 is due"]
     made_from = steps["07_external_validation"].inputs
     own, other = made_from["data"].split("+")
     assert own == steps["06_comparison"].inputs["data"]

@@ -37,10 +37,10 @@ os.write(2, b"I0000 00:00:1.1   7 gpu_device.cc:1] Created\\n")"""
 SAID = """\
 01_quick: up to date
 03_baseline_cnn: due, parameter training.batch_size: 5 -> 4
-06_comparison: due, 03_baseline_cnn runs again
+06_comparison: due, 03_baseline_cnn is due
 [2/3] 03_baseline_cnn  started: parameter training.batch_size: 5 -> 4
 [2/3] 03_baseline_cnn  done  N s
-[3/3] 06_comparison  started: 03_baseline_cnn runs again
+[3/3] 06_comparison  started: 03_baseline_cnn is due
 [3/3] 06_comparison  done  N s
 
 run              result  duration  page
@@ -257,7 +257,7 @@ def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):
     lost.with_suffix(".away").rename(lost)
     broken.write_text(text, encoding="utf-8")
     assert reasons.pop("01_quick")[0].startswith(f"{broken}: ")
-    assert reasons == {"03_baseline_cnn": ["model.keras is gone"], "06_comparison": ["03_baseline_cnn runs again"]}
+    assert reasons == {"03_baseline_cnn": ["model.keras is gone"], "06_comparison": ["03_baseline_cnn is due"]}
 
 
 def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):

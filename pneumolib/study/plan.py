@@ -158,7 +158,7 @@ def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step]
     upstream = upstream_of(path.stem, params, [step.run for step in before])
     inputs = gather(path.stem, params, fingerprint, upstream_digests(params.study, upstream))
     step = Step(path, params, inputs, upstream, forced=force)
-    again = [f"{other.run} runs again" for other in before if other.run in upstream and other.reasons]
+    again = [f"{other.run} is due" for other in before if other.run in upstream and other.reasons]
     return replace(step, reasons=["FORCE=1"] if force else again or _reasons(step))
 
 
