@@ -14,7 +14,7 @@ import click
 
 from pneumolib.errors import InputError, ParamsError, PneumolibError
 from pneumolib.hosts import processes
-from pneumolib.project import in_root, project_root
+from pneumolib.project import evaluated, in_root, project_root
 
 # Commands by what a user wants; what a person reads who interrupts one.
 GROUPS = {
@@ -102,14 +102,18 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 @click.option("--force", is_flag=True, help="Train anew, whatever is kept of an earlier training.")
 @_verbose
 def run(file: Path, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
-    """Run one parameter FILE, params/<study>/<run>.yaml, due or not."""
+    """Run one parameter FILE, params/<study>/<run>.yaml, due or not; after a training its evaluation."""
     from pneumolib.study.plan import plan
 
     steps = plan(file.resolve().parent, data, smoke=smoke)
-    chosen = [replace(step, forced=force) for step in steps if step.run == file.stem]
+    # An evaluation shares the file. Where several processes train, `report` evaluates in one of them afterwards.
+    chosen = [replace(step, forced=force) for step in steps if step.path.stem == file.stem][
+        : 1 if processes()[1] > 1 else 2
+    ]
     if not chosen:
         raise ParamsError(f"{file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
-    for late in (s for s in steps if s.run in chosen[0].upstream and s.reasons):
+    needed = {run for step in chosen for run in step.upstream} - {step.run for step in chosen}
+    for late in (step for step in steps if step.run in needed and step.reasons):
         raise ParamsError(
             f"{chosen[0].run} builds on {late.run}, which is due: {late.reasons[0]}. Run that first, or make report"
         )
@@ -134,7 +138,7 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
             execute(step, position, still_due(steps, due[: number + 1]), verbose)
             if first:
                 found = {run: f"{found}  {took}" for run, found, took, _ in pages.summaries(step.study)}
-                print(f"{position} {step.run}  {found.get(step.run, 'done')}", flush=True)
+                print(f"{position} {step.run}  {found.get(evaluated(step.run), 'done')}", flush=True)
     if not first:  # of several processes, the first one writes pages
         return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))

@@ -232,7 +232,7 @@ class DataParams(Section):
 
 
 class ExternalParams(Section):
-    """Images from another source that a frozen model is tried on, by `07_external_validation`.
+    """Images from another source that a frozen model is tried on, by `08_external_validation`.
 
     `run` is the run of the same study whose `model.keras`, threshold and calibration are used. All images of `data` count,
     whatever split they stand in there. `recalibration_fraction` of its groups are set apart, cut by `seed`: on them a
@@ -352,7 +352,7 @@ class RobustnessParams(Section):
 
 
 class PublishedParams(Section):
-    """Test figures that others published, shown beside ours by `06_comparison`; they decide nothing.
+    """Test figures that others published, shown beside ours by `07_comparison`; they decide nothing.
 
     `figures` maps a run of this study that repeats a published system, or a name of one that no run repeats, to its
     figures. All are taken to be of the official 624 test images, but those of `other_data`.
@@ -391,6 +391,7 @@ class RunParams(Section):
     robustness: RobustnessParams = RobustnessParams()
     published: PublishedParams = PublishedParams()
     external: ExternalParams = ExternalParams()
+    evaluates: str = ""  # the training run that `06_evaluation` tests; set by the study, never in a file
 
     @model_validator(mode="after")
     def _other_seeds(self):

@@ -16,9 +16,11 @@ from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams, check
 
 SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_params`
-# Notebooks that train and leave predictions.csv; a comparison is built on all of them.
+# Notebooks that train. Each run of them is followed by one of EVALUATION; a comparison is built on all of those.
 TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
-FINE_TUNING, COMPARISON, EXTERNAL = "05_fine_tuning", "06_comparison", "07_external_validation"
+FINE_TUNING, EVALUATION = "05_fine_tuning", "06_evaluation"
+COMPARISON, EXTERNAL = "07_comparison", "08_external_validation"
+RENAMED = {"06_comparison": COMPARISON, "07_external_validation": EXTERNAL}  # notebooks of earlier versions
 
 
 def project_root() -> Path:
@@ -72,8 +74,22 @@ def training_folder(study: str, run: str) -> Path:
     return in_root(f"runs/{study}/.training/{run}")
 
 
-def run_files(study_dir: Path) -> list[Path]:
-    """The run files of a study, in the order of their numbers. Raises ParamsError when there are none."""
+def evaluation_of(run: str) -> str:
+    """The run that evaluates a training run: `06_evaluation-03_baseline_cnn`."""
+    return f"{EVALUATION}-{run}"
+
+
+def evaluated(run: str) -> str:
+    """The training run that an evaluation tests."""
+    return run.removeprefix(f"{EVALUATION}-")
+
+
+def study_runs(study_dir: Path) -> dict[str, Path]:
+    """Each run of a study and its parameter file, in the order in which they are executed.
+
+    A training run is followed by its evaluation, which shares its parameter file. Raises ParamsError for a study without
+    files, and for a file that has the name of an earlier version's notebook or of an evaluation.
+    """
     if not study_dir.is_dir():
         if study_dir.name.endswith(SMOKE):
             raise ParamsError(
@@ -84,7 +100,21 @@ def run_files(study_dir: Path) -> list[Path]:
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
     if not files:
         raise ParamsError(f"{study_dir}: holds no NN_<notebook>.yaml")
-    return files
+    runs, faults = {}, []
+    for file in files:
+        notebook = file.stem.partition("-")[0]
+        if notebook == EVALUATION:
+            faults.append(f"{file}: {EVALUATION} runs after every training run, with its parameters; delete this file")
+        if new := RENAMED.get(notebook):
+            faults.append(
+                f"{file}: notebook {notebook} is now {new}; rename the file to {file.name.replace(notebook, new)}"
+            )
+        runs[file.stem] = file
+        if notebook in TRAINING:
+            runs[evaluation_of(file.stem)] = file
+    if faults:
+        raise ParamsError("\n".join(faults))
+    return runs
 
 
 def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> tuple[RunParams, set[str]]:

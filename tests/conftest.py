@@ -138,7 +138,7 @@ class Project:
         self.write("notebooks/01_quick.ipynb", json.dumps(QUICK))
         self.write("params/tiny/01_quick.yaml", "")
         self.write("params/tiny/03_baseline_cnn.yaml", TINY_BASELINE)
-        self.write("params/tiny/06_comparison.yaml", "")
+        self.write("params/tiny/07_comparison.yaml", "")
 
     def write(self, path: str, text: str) -> Path:
         file = self.root / path

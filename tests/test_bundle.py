@@ -83,7 +83,7 @@ def home(tmp_path_factory) -> Project:
         "params/tiny/03_baseline_cnn.yaml",
         TINY_BASELINE.replace("epochs: 1", f"epochs: {EPOCHS}, patience_epochs: null"),
     )
-    (project.root / "params/tiny/06_comparison.yaml").unlink()
+    (project.root / "params/tiny/07_comparison.yaml").unlink()
     project.images = project.root / "images"
     read_manifest(check({"data": {"source": "synthetic", "root": str(project.images), "n_images": 24}}).data)
     (project.images / MARKER).unlink()  # so that they are taken for radiographs

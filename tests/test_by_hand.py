@@ -54,9 +54,9 @@ FEWER_AUDITED = FEWER_SPLIT | {'"folds": 5': '"folds": 2', '"resamples": 2000': 
 
 FEWER_TRAINED = FEWER_SPLIT | {
     '"epochs": 20': '"epochs": 1',
-    '"images": 100': '"images": 2, "corruptions": ["gamma"]',
     '"target_sensitivity"': '"resamples": 50, "target_sensitivity"',
 }
+ROBUSTNESS = {'"images": 100': '"images": 2, "corruptions": ["gamma"]'}
 
 
 @pytest.mark.slow
@@ -64,17 +64,22 @@ FEWER_TRAINED = FEWER_SPLIT | {
     ("name", "folder", "less"),
     [
         ("01_exploration", "notebooks", FEWER_AUDITED),
-        ("06_comparison", ".", FEWER),
+        ("07_comparison", ".", FEWER),
         ("03_baseline_cnn", "notebooks", FEWER_TRAINED),
+        ("06_evaluation", "notebooks", FEWER | ROBUSTNESS),
     ],
 )
 def test_notebooks_run_by_hand_from_any_folder(study, by_hand, name, folder, less):
-    """With the demo's values, but less of everything."""
+    """With the demo's values, but less of everything. An evaluation completes the result of the training before it."""
     shrink(study, name, less)
     execute(study.root / f"notebooks/{name}.ipynb", study.root / folder)
     result = json.loads((study.root / f"runs/interactive/{name}/result.json").read_text(encoding="utf-8"))
     assert result["study"] == "demo"
-    assert name != "03_baseline_cnn" or result["metrics"]["test"]["auroc"]["value"] is not None
+    if name == "06_evaluation":
+        trained = json.loads((study.root / "runs/interactive/03_baseline_cnn/result.json").read_text(encoding="utf-8"))
+        assert trained["metrics"] == result["metrics"]
+        assert trained["metrics"]["test"]["auroc"]["value"] is not None
+        assert (trained["notebook"], result["notebook"]) == ("03_baseline_cnn", "06_evaluation")
 
 
 def test_open_gives_a_copy_with_the_runs_parameters(study, by_hand):

@@ -85,7 +85,7 @@ def project(tmp_path_factory) -> Project:
 
 
 def logits(project: Project, study: str) -> pd.Series:
-    (file,) = project.root.glob(f"runs/{study}/0*/predictions.csv")
+    file = project.root / f"runs/{study}/{STUDIES[study][1]}/predictions.csv"
     return pd.read_csv(file).set_index("image_id").logit
 
 

@@ -89,8 +89,8 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
 
 
 def tried(found: dict, **changes):
-    none = {"notebook": "07_external_validation", "metrics": {}, "threshold": None}
-    return result("07_external_validation", checks={"external": found}, **none | changes)
+    none = {"notebook": "08_external_validation", "metrics": {}, "threshold": None}
+    return result("08_external_validation", checks={"external": found}, **none | changes)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,6 @@ def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
     assert re.fullmatch(expected, headline(outside)[0])
     assert list(leaderboard([trained, outside]).run) == ["03_baseline_cnn"]
     rows = {row.key: row.answer for row in checklist("x", [trained, outside])}
-    assert (rows["external"].status, rows["external"].runs) == ("answered", ["07_external_validation"])
+    assert (rows["external"].status, rows["external"].runs) == ("answered", ["08_external_validation"])
     assert "240 images of 120 groups from another source, nothing chosen anew: AUROC" in rows["external"].lines[0]
     assert {r.key: r.answer.status for r in checklist("x", [trained])}["external"] == "not available"

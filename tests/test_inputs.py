@@ -80,7 +80,7 @@ def test_code_counts_comments_docstrings_and_layout_do_not(library, module, text
 
 
 def test_the_reach_of_the_repository_s_notebooks(project):
-    for name in ("01_exploration", "03_baseline_cnn", "06_comparison"):
+    for name in ("01_exploration", "03_baseline_cnn", "07_comparison"):
         modules = set(library_digests(python_code(read_cells(project.root / f"notebooks/{name}.ipynb"))))
         assert any(".learning." in module for module in modules) == (name == "03_baseline_cnn")
         assert {"pneumolib.params", "pneumolib.data.manifest"} <= modules
@@ -91,8 +91,8 @@ def test_the_reach_of_the_repository_s_notebooks(project):
 def test_what_counts_of_a_notebook(project, monkeypatch):
     """Not its outputs, and not the commit in its first cell: a bundle writes its own, and what it leaves is not due at home."""
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
-    path, params = project.root / "notebooks/06_comparison.ipynb", RunParams()
-    old, cells = gather("06_comparison", params, "f", {}), read_cells(path)
+    path, params = project.root / "notebooks/07_comparison.ipynb", RunParams()
+    old, cells = gather("07_comparison", params, "f", {}), read_cells(path)
 
     def edit(notebook):
         notebook["metadata"]["widgets"] = {}
@@ -101,11 +101,11 @@ def test_what_counts_of_a_notebook(project, monkeypatch):
         first = next(c for c in code if "bootstrap" in c["metadata"]["tags"])
         first["source"] = "".join(first["source"]).replace('"main"', '"0123abc"')
 
-    project.edit_notebook("06_comparison", edit)
+    project.edit_notebook("07_comparison", edit)
     assert read_cells(path) != cells
-    assert gather("06_comparison", params, "f", {}) == old
-    project.edit_notebook("06_comparison", lambda n: n["cells"][3]["metadata"].update(tags=["new"]))
-    assert differences(old, gather("06_comparison", params, "f", {})) == ["notebook: cell 4 changed"]
+    assert gather("07_comparison", params, "f", {}) == old
+    project.edit_notebook("07_comparison", lambda n: n["cells"][3]["metadata"].update(tags=["new"]))
+    assert differences(old, gather("07_comparison", params, "f", {})) == ["notebook: cell 4 changed"]
 
 
 def test_differences_name_what_changed():

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from test_training import IMAGE, image_set, run_params
 
-from conftest import REPO, Project
+from conftest import REPO, TINY_STUDY, Project, draw_archive
 from pneumolib.errors import InputError
 from pneumolib.learning import fitting
 from pneumolib.learning.devices import start
@@ -178,7 +178,7 @@ def test_image_layers_and_a_function_on_batches_are_taken_up_to_the_bit(tmp_path
 
 
 # --- docs/edit.md
-_EDIT = re.compile(r"^### (.+?)\n.*?```python\n(.*?)```", re.MULTILINE | re.DOTALL)
+_EDIT = re.compile(r"^### (.+?)\n.*?```\w+\n(.*?)```", re.MULTILINE | re.DOTALL)
 EDITS = dict(_EDIT.findall((REPO / "docs/edit.md").read_text(encoding="utf-8")))
 
 
@@ -188,6 +188,8 @@ def replaced(cell: str, edit: str) -> str:
     def name(node) -> str | None:
         if isinstance(node, ast.FunctionDef):
             return node.name
+        if isinstance(node, ast.Assign):
+            return ast.unparse(node.targets[0])
         if isinstance(node, ast.With):
             return ast.unparse(node.items[0].context_expr.func)
         return ast.unparse(node.value.func) if isinstance(node, ast.Expr) else None
@@ -204,10 +206,23 @@ def replaced(cell: str, edit: str) -> str:
     return "\n".join([*first, *lines])
 
 
+def table(root) -> str:
+    """A table of the files of an archive."""
+    lines = ["path,label,group_id,split"]
+    for file in sorted(root.rglob("*.jpeg")):
+        split, label = file.relative_to(root).parts[:2]
+        lines.append(f"{file.relative_to(root)},{label.lower()},{file.stem.rpartition('_')[0] or file.stem},{split}")
+    return "\n".join(lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "titles",
-    [("Network", "Loss, optimizer and metrics", "Callbacks"), ("Augmentation", "Preprocessing"), ("Backbone",)],
+    [
+        ("Network", "Loss, optimizer and metrics", "Callbacks", "Metrics on test"),
+        ("Augmentation", "Preprocessing"),
+        ("Backbone", "Data"),
+    ],
 )
 def test_the_edits_of_the_guide_run_and_what_they_trained_scores_an_image(titles, tmp_path):
     project = Project(tmp_path)
@@ -215,14 +230,32 @@ def test_the_edits_of_the_guide_run_and_what_they_trained_scores_an_image(titles
     def change(notebook):
         for title in titles:
             edit = EDITS[title]
-            first = next(words for words in ("def build(", ".compile(", "fit(") if words in edit)
-            cell = next(c for c in notebook["cells"] if first in "".join(c["source"]))
-            cell["source"], before = replaced("".join(cell["source"]), edit), cell["source"]
-            assert cell["source"] != "".join(before)
+            known = (words for words in ("def build(", ".compile(", "fit(", "own = {") if words in edit)
+            first = next(known, None)
+            for cell in [c for c in notebook["cells"] if first and first in "".join(c["source"])][:1]:
+                cell["source"] = replaced("".join(cell["source"]), edit)
+                changed.append(title)
 
-    project.edit_notebook("03_baseline_cnn", change)
+    changed = []
+    if "Data" in titles:
+        (project.root / "data/mine").mkdir(parents=True)
+        draw_archive(project.root / "data/mine").joinpath("table.csv").write_text(table(project.root / "data/mine"))
+        study = re.sub("data: .*", "", TINY_STUDY) + EDITS["Data"]
+        project.write("params/tiny/study.yaml", study)
+        changed.append("Data")
+    for notebook in ("03_baseline_cnn", "06_evaluation"):
+        project.edit_notebook(notebook, change)
+    assert sorted(changed) == sorted(titles)
     project.run("run", "params/tiny/03_baseline_cnn.yaml")
-    image = str(next((project.root / "data/tiny").rglob("*.jpeg")))
+    if "Metrics on test" in titles:
+        found = project.result("03_baseline_cnn")
+        confusion, f2 = found["checks"]["confusion"], found["own_metrics"]["F2"]
+        hits, errors = 5 * confusion["tp"], 4 * confusion["fn"] + confusion["fp"]
+        assert f2["value"] == pytest.approx(hits / (hits + errors) if hits else 0)
+        assert f2["low"] is None or f2["low"] <= f2["value"] <= f2["high"]
+        project.run("run", "params/tiny/07_comparison.yaml")
+        assert "<th>F2</th>" in (project.root / "reports/tiny/07_comparison.html").read_text(encoding="utf-8")
+    image = str(next((project.root / "data").rglob("*.jpeg")))
     project.run("predict", "runs/tiny/03_baseline_cnn", image, "--json", "scores.json")
     (score,) = json.loads((project.root / "scores.json").read_text(encoding="utf-8"))["images"]
     assert 0 < score["probability"] < 1

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import Project
 from pneumolib.params import RunParams
+from pneumolib.project import TRAINING, evaluation_of
 from pneumolib.reporting.results import DataResult, write_result
 from pneumolib.study import pages
 from pneumolib.study.plan import Step
@@ -86,9 +87,11 @@ def finish(root: Path, study: str, run: str, seconds: float = 1.0, page: bool = 
     folder = root / f"runs/{study}/{run}"
     folder.mkdir(parents=True, exist_ok=True)
     write_result(one, folder)
+    if run.startswith(TRAINING):
+        finish(root, study, evaluation_of(run), 0.0, **changes)
     if page:
         nbformat.write(notebook(), folder / "executed.ipynb")
-        pages.write_run_page(Step(root / f"params/{study}/{run}.yaml", RunParams(study=study), {}))
+        pages.write_run_page(Step(run, root / f"params/{study}/{run}.yaml", RunParams(study=study), {}))
 
 
 def fail(root: Path, study: str, run: str, said: str) -> None:
@@ -96,7 +99,7 @@ def fail(root: Path, study: str, run: str, said: str) -> None:
     folder.mkdir(parents=True)
     (folder / "run.log").write_text("the log's last line\n", encoding="utf-8")
     nbformat.write(notebook(), folder / "executed.ipynb")
-    pages.write_failed_page(Step(root / f"params/{study}/{run}.yaml", RunParams(study=study), {}), folder, said)
+    pages.write_failed_page(Step(run, root / f"params/{study}/{run}.yaml", RunParams(study=study), {}), folder, said)
 
 
 def study(project: Project, name: str, *runs: str) -> None:
@@ -110,7 +113,7 @@ def build_site(root: Path) -> Path:
     """Three studies' pages: `whole` with a failed run, `unlike` whose runs have different splits, `drawn`. Returns `reports/`."""
     project = Project(root)
     names = [f"03_baseline_cnn-{letter}" for letter in "abcd"]
-    study(project, "whole", "01_quick", *names, "06_comparison")
+    study(project, "whole", "01_quick", *names, "07_comparison")
     audit = {"a": {"verdict": "warning", "sentence": "Something."}}
     finish(root, "whole", "01_quick", 9, checks={"audit": audit}, metrics={}, threshold=None)
     for name, auroc, seconds in zip(names, (0.9, 0.7, 0.8), (75, 5000, 8.2), strict=False):
@@ -177,7 +180,7 @@ def test_a_page_is_light_and_lets_the_browser_load_nothing(site):
 
 def test_failures_come_first_with_what_they_said_and_like_runs_can_be_sorted_by_result(site):
     page = text(site, "whole/index")
-    assert rows(page) == ["03_baseline_cnn-d", "06_comparison", "03_baseline_cnn-c", "01_quick", "03_baseline_cnn-a", "03_baseline_cnn-b"]  # fmt: skip
+    assert rows(page) == ["03_baseline_cnn-d", "07_comparison", "03_baseline_cnn-c", "01_quick", "03_baseline_cnn-a", "03_baseline_cnn-b"]  # fmt: skip
     assert re.findall(r'class="chip \w+">([^<]+)', page) == ["failed", "unfinished", "out of date", *["done"] * 3]
     assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand, a_path/' in page
     assert '<td data-label="Result" data-value="0.7">AUROC: 0.700 (' in page

@@ -27,7 +27,7 @@ def root(project, monkeypatch):
     project.write("params/tiny/study.yaml", TINY_STUDY)
     for run, text in {
         "03_baseline_cnn-wide": "", "04_transfer_learning-vgg19": TRANSFER, "05_fine_tuning-vgg19": "",
-        "05_fine_tuning-wide": "fine_tuning: {continues: 03_baseline_cnn}\n", "06_comparison": "",
+        "05_fine_tuning-wide": "fine_tuning: {continues: 03_baseline_cnn}\n", "07_comparison": "",
     }.items():  # fmt: skip
         project.write(f"params/tiny/{run}.yaml", text)
     return project.root
@@ -39,32 +39,36 @@ def external(run: str, **data) -> str:
 
 
 def test_which_runs_and_images_a_run_builds_on(root, project):
-    """A fine-tuning continues the run of its variant, a comparison needs all, an external validation other images too."""
-    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19"))
+    """A training is followed by its evaluation. An external validation needs other images too."""
+    project.write("params/tiny/08_external_validation.yaml", external("04_transfer_learning-vgg19"))
     steps = {step.run: step for step in plan(root / "params/tiny")}
     assert {run: step.upstream for run, step in steps.items()} == {
         "03_baseline_cnn-wide": [],
+        (baseline := "06_evaluation-03_baseline_cnn-wide"): ["03_baseline_cnn-wide"],
         "04_transfer_learning-vgg19": [],
+        (transfer := "06_evaluation-04_transfer_learning-vgg19"): ["04_transfer_learning-vgg19"],
         "05_fine_tuning-vgg19": ["04_transfer_learning-vgg19"],
+        "06_evaluation-05_fine_tuning-vgg19": ["05_fine_tuning-vgg19", transfer],
         "05_fine_tuning-wide": ["03_baseline_cnn-wide"],
-        "06_comparison": list(steps)[:4],
-        "07_external_validation": ["04_transfer_learning-vgg19"],
+        "06_evaluation-05_fine_tuning-wide": ["05_fine_tuning-wide", baseline],
+        "07_comparison": [run for run in steps if run.startswith("06")],
+        "08_external_validation": [transfer],
     }
     assert steps["05_fine_tuning-vgg19"].reasons == ["04_transfer_learning-vgg19 is due"]
-    made_from = steps["07_external_validation"].inputs
+    made_from = steps["08_external_validation"].inputs
     own, other = made_from["data"].split("+")
-    assert own == steps["06_comparison"].inputs["data"]
+    assert own == steps["07_comparison"].inputs["data"]
     assert {"external.data.n_images", "external.data.root"} & made_from["parameters"].keys() == {
         "external.data.n_images"
     }
-    project.write("params/tiny/07_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
+    project.write("params/tiny/08_external_validation.yaml", external("04_transfer_learning-vgg19", n_images=25))
     changed = plan(root / "params/tiny")[-1].inputs["data"].split("+")
     assert changed[0] == own
     assert changed[1] != other
     project.write(
-        "params/tiny/07_external_validation.yaml", external("03_baseline_cnn-wide", source="csv", root="data/other.csv")
+        "params/tiny/08_external_validation.yaml", external("03_baseline_cnn-wide", source="csv", root="data/other.csv")
     )
-    with pytest.raises(DataError, match=r"07_external_validation\.yaml: external: data\.root: .*other\.csv is no file"):
+    with pytest.raises(DataError, match=r"08_external_validation\.yaml: external: data\.root: .*other\.csv is no file"):
         plan(root / "params/tiny")
     with pytest.raises(DataError, match=r"none is not a folder\..*: make report STUDY=kermany DATA=<folder>$"):
         plan(REPO / "params/kermany", "none")
@@ -74,8 +78,8 @@ def test_which_runs_and_images_a_run_builds_on(root, project):
     ("run", "text", "said"),
     [
         ("05_fine_tuning-vgg19", "", "fine_tuning.continues: received '04_transfer_learning', so it builds on 04_transfer_learning-vgg19: "),
-        ("07_external_validation", external("03_baseline_cnn"), "external.run: received '03_baseline_cnn', so it builds on 03_baseline_cnn: "),
-        ("07_external_validation", external("06_comparison"), "external.run: received '06_comparison', so it builds on 06_comparison: "),
+        ("08_external_validation", external("03_baseline_cnn"), "external.run: received '03_baseline_cnn', so it builds on 03_baseline_cnn: "),
+        ("08_external_validation", external("07_comparison"), "external.run: received '07_comparison', so it builds on 07_comparison: "),
     ],
 )  # fmt: skip
 def test_a_run_that_builds_on_none_of_the_study_is_refused_before_anything_is_drawn(root, project, run, text, said):
@@ -86,6 +90,20 @@ def test_a_run_that_builds_on_none_of_the_study_is_refused_before_anything_is_dr
     assert f"params/tiny/{run}.yaml: {said}the study has no training run of that name." in str(caught.value)
     assert "Training runs: 03_baseline_cnn-wide, 05_fine_tuning-vgg19" in str(caught.value)
     assert not (root / "data").exists()
+
+
+def test_files_with_a_name_of_earlier_versions_or_of_an_evaluation_say_what_to_do(root, project):
+    for name in ("06_comparison", "07_external_validation-b", "06_evaluation-03_baseline_cnn"):
+        project.write(f"params/tiny/{name}.yaml", "")
+    with pytest.raises(ParamsError) as caught:
+        plan(root / "params/tiny")
+    said = str(caught.value).replace(f"{root}/params/tiny/", "")
+    assert said.splitlines() == [
+        "06_comparison.yaml: notebook 06_comparison is now 07_comparison; rename the file to 07_comparison.yaml",
+        "06_evaluation-03_baseline_cnn.yaml: 06_evaluation runs after every training run, with its parameters; delete this file",
+        "07_external_validation-b.yaml: notebook 07_external_validation is now 08_external_validation; rename the file to "
+        "08_external_validation-b.yaml",
+    ]
 
 
 def test_only_a_forced_run_forgets_its_training(root, monkeypatch):
@@ -132,7 +150,7 @@ def test_every_study_of_the_repository_can_be_made_small(study):
         assert params.study == f"{study.name}-smoke"
         assert (params.data.root, params.training.epochs) == ("data/smoke", 1)
         assert (params.external.data.hospital, params.external.data.n_images) == (2, params.data.n_images)
-    published = load_run(study / "06_comparison.yaml")[0].published
+    published = load_run(study / "07_comparison.yaml")[0].published
     named = [name for name in published.figures if name[:2].isdigit()]
     assert [name for name in named if not (study / f"{name}.yaml").is_file()] == []
     assert bool(published.figures) == bool(published.source)
@@ -145,10 +163,10 @@ def test_published_figures_are_test_metrics_of_ours():
 
 def test_what_is_still_due():
     def step(name, upstream=(), reasons=()):
-        return Step(Path(f"params/x/{name}.yaml"), RunParams(), {}, list(upstream), list(reasons))
+        return Step(name, Path(f"params/x/{name}.yaml"), RunParams(), {}, list(upstream), list(reasons))
 
     explore, train = step("01_exploration", reasons=["FORCE=1"]), step("03_baseline_cnn", reasons=["parameter"])
-    compare = step("06_comparison", upstream=["03_baseline_cnn"])
+    compare = step("07_comparison", upstream=["03_baseline_cnn"])
     assert still_due([explore, train, compare], []) == ["01_exploration", "03_baseline_cnn"]
-    assert still_due([explore, train, compare], [train]) == ["01_exploration", "06_comparison"]
+    assert still_due([explore, train, compare], [train]) == ["01_exploration", "07_comparison"]
     assert still_due([explore, train, compare], [explore, train, compare]) == []

@@ -83,7 +83,7 @@ def test_the_notebook_carries_everything(project):
     }  # fmt: skip
     assert files["pneumolib/hosts.py"] == (REPO / "pneumolib/hosts.py").read_bytes()
     assert {name for name in files if name.startswith("params")} == {
-        f"params/tiny/{name}.yaml" for name in ("study", "01_quick", "03_baseline_cnn", "06_comparison")
+        f"params/tiny/{name}.yaml" for name in ("study", "01_quick", "03_baseline_cnn", "07_comparison")
     }
     first = json.loads(files["notebooks/03_baseline_cnn.ipynb"])["cells"][1]
     assert f'LIBRARY, REF = "https://github.com/pneumolib/pneumolib", "{project.head}"\n' in first["source"]
@@ -104,9 +104,9 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
     assert first["id"] == "your-kaggle-name/pneumolib-tiny"
     monkeypatch.setenv("KAGGLE_USERNAME", "me")
     monkeypatch.setattr(kaggle.shutil, "which", lambda *_, **__: None)
-    project.write("params/tiny/06_comparison.yaml", "# changed\n")
+    project.write("params/tiny/07_comparison.yaml", "# changed\n")
     said = project.run("kaggle", "tiny", "--push", "--resume", "me/earlier", code=1)
-    project.write("params/tiny/06_comparison.yaml", "")
+    project.write("params/tiny/07_comparison.yaml", "")
     assert f"commit {project.head}+changes" in said
     assert "client is not installed" in said
     title = cells(project.kaggle)["# Study `tiny` of pneumolib"].source

@@ -15,8 +15,9 @@ from packaging.utils import canonicalize_name
 
 from conftest import REPO
 from pneumolib.params import check
-from pneumolib.project import load_run
+from pneumolib.project import EVALUATION, TRAINING, evaluation_of, load_run, study_runs
 from pneumolib.study.inputs import declared_parameters, flatten
+from pneumolib.study.plan import of_run
 
 sys.path.insert(0, str(REPO / "tools"))
 from address import NAMES, address, guides, with_bootstrap, with_links
@@ -125,7 +126,8 @@ def test_the_readme_is_short_and_its_results_are_those_of_the_docs():
 def test_a_notebook_carries_the_demos_values(path):
     """As it is, in JupyterLab, it shows what `make report` shows."""
     cell = declared_parameters(path)
-    params, _ = load_run(REPO / f"params/demo/{path.stem}.yaml")
+    run = path.stem if path.stem != EVALUATION else evaluation_of(TRAINING[0])
+    params = of_run(run, load_run(study_runs(REPO / "params/demo")[run])[0])
     assert flatten(check(cell).model_dump(include=set(cell))) == flatten(params.model_dump(include=set(cell)))
 
 

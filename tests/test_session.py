@@ -61,7 +61,7 @@ def test_by_hand_no_variant_is_guessed(root, monkeypatch):
     assert session(root, monkeypatch).continued(SPLIT, DEVICE).result.run == "04_transfer_learning-a"
     finished(root, "04_transfer_learning-b")
     with pytest.raises(
-        ResultError, match="several runs could be continued: 04_transfer_learning-a, 04_transfer_learning-b"
+        ResultError, match="several runs could be meant: 04_transfer_learning-a, 04_transfer_learning-b"
     ):
         session(root, monkeypatch).continued(SPLIT, DEVICE)
     finished(root, "04_transfer_learning", "runs/interactive")
@@ -78,7 +78,7 @@ def test_by_hand_no_variant_is_guessed(root, monkeypatch):
             {"device": "H200", "precision": "mixed_float16"},
             "trained in float32 on CPU, and this run computes in",
         ),
-        ({}, SPLIT.assign(split=["val", "train"]), DEVICE, "its training images may be validated on here"),
+        ({}, SPLIT.assign(split=["val", "train"]), DEVICE, "its training images may be scored here"),
     ],
 )
 def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, values, split, device, said):

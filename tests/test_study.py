@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from conftest import QUICK, Project
+from pneumolib.project import notebook_of
 from pneumolib.reporting.results import write_result
 from pneumolib.study.plan import plan
 from test_reporting import result
 
-RUNS = ["01_quick", "03_baseline_cnn", "06_comparison"]
+RUNS = ["01_quick", "03_baseline_cnn", "06_evaluation-03_baseline_cnn", "07_comparison"]
 TRAINING = "training: {epochs: 1, batch_size: 4}\n"
 TRAIN = """\
 import os, sys
@@ -37,18 +38,21 @@ os.write(2, b"I0000 00:00:1.1   7 gpu_device.cc:1] Created\\n")"""
 SAID = """\
 01_quick: up to date
 03_baseline_cnn: due, parameter training.batch_size: 5 -> 4
-06_comparison: due, 03_baseline_cnn is due
-[2/3] 03_baseline_cnn  started: parameter training.batch_size: 5 -> 4
-[2/3] 03_baseline_cnn  done  N s
-[3/3] 06_comparison  started: 03_baseline_cnn is due
-[3/3] 06_comparison  done  N s
+06_evaluation-03_baseline_cnn: due, 03_baseline_cnn is due
+07_comparison: due, 06_evaluation-03_baseline_cnn is due
+[2/4] 03_baseline_cnn  started: parameter training.batch_size: 5 -> 4
+[2/4] 03_baseline_cnn  done  N s
+[3/4] 06_evaluation-03_baseline_cnn  started: 03_baseline_cnn is due
+[3/4] 06_evaluation-03_baseline_cnn  done  N s
+[4/4] 07_comparison  started: 06_evaluation-03_baseline_cnn is due
+[4/4] 07_comparison  done  N s
 
 run              result  duration  page
 01_quick         done    N s       reports/tiny/01_quick.html
 03_baseline_cnn  done    N s       reports/tiny/03_baseline_cnn.html
-06_comparison    done    N s       reports/tiny/06_comparison.html
+07_comparison    done    N s       reports/tiny/07_comparison.html
 
-2 run(s) in N s.
+3 run(s) in N s.
 Index: reports/tiny/index.html
 """
 
@@ -62,6 +66,11 @@ def quick(name: str) -> str:
         values["source"] += '\ntraining = {"epochs": 9}'
         start["source"] = start["source"].replace("image=image", "image=image, training=training")
         notebook["cells"].insert(3, start | {"id": "train", "source": TRAIN})
+    if name == "06_evaluation":
+        values["source"] += '\nevaluates = "03_baseline_cnn"'
+        start["source"] = start["source"].replace("image=image", "image=image, evaluates=evaluates")
+        score = 'print("scores test")\n(run.folder / "predictions.csv").write_text("test")'
+        notebook["cells"].insert(3, start | {"id": "score", "source": score})
     return json.dumps(notebook)
 
 
@@ -70,7 +79,7 @@ def study(tmp_path_factory) -> Project:
     """The tiny study after a `report`, before which the baseline's batches had another size."""
     project = Project(tmp_path_factory.mktemp("project"))
     for run in RUNS[1:]:
-        project.write(f"notebooks/{run}.ipynb", quick(run))
+        project.write(f"notebooks/{notebook_of(run)}.ipynb", quick(notebook_of(run)))
     project.write("params/tiny/03_baseline_cnn.yaml", TRAINING)
     project.run("run", "params/tiny/01_quick.yaml")
     with mock.patch.dict(os.environ, PNEUMOLIB_ROOT=str(project.root)):
@@ -135,7 +144,7 @@ def start_and_wait_for(study: Project, word: str) -> tuple[subprocess.Popen, str
 def test_a_changed_parameter_reruns_what_it_concerns_and_says_so(study):
     """The baseline's batches had another size before the study's `report`."""
     assert re.sub(r"\b\d+ s\b", "N s", study.said) == SAID
-    assert study.executed == ["03_baseline_cnn", "06_comparison"]
+    assert study.executed == RUNS[1:]
     after = study.result("03_baseline_cnn")
     assert after["inputs"]["parameters"]["training.batch_size"] == after["parameters"]["training"]["batch_size"] == 4
     assert after["parameters"]["training"]["epochs"] == 1  # the notebook's own value was replaced
@@ -145,8 +154,11 @@ def test_a_run_leaves_its_files_its_page_and_a_log_without_control_codes(study):
     assert not list((study.root / "runs/tiny").glob(".work*"))
     files = ["executed.ipynb", "figures/roc.svg", "model.keras", "result.json", "run.log"]
     assert study.result("03_baseline_cnn")["artefacts"] == files
+    assert (study.root / "runs/tiny/03_baseline_cnn/predictions.csv").read_text() == "test"  # from its evaluation
+    links = [f'href="{run}.html"' in page(study, other) for run, other in (RUNS[1:3], RUNS[2:0:-1])]
+    assert links == [True, True]
     log = (study.root / "runs/tiny/03_baseline_cnn/run.log").read_text(encoding="utf-8")
-    assert "[2/3] 03_baseline_cnn  cell 4/7  A quick page\n" in log
+    assert "[2/4] 03_baseline_cnn  cell 4/7  A quick page\n" in log
     assert "    epoch 1/1\n" in log
     assert log.count("Created\n") == 1  # what a library says is in the log alone
     assert "    reading: 100%" in log
@@ -176,8 +188,9 @@ def test_time_stamps_and_outputs_rerun_nothing_and_asking_needs_no_tensorflow(st
         notebook["cells"][2]["execution_count"] = 3
 
     for run in RUNS:
-        study.edit_notebook(run, run_by_hand)
-        os.utime(study.root / f"params/tiny/{run}.yaml")
+        study.edit_notebook(notebook_of(run), run_by_hand)
+    for file in (study.root / "params/tiny").iterdir():
+        os.utime(file)
     for image in (study.root / "data/tiny").glob("*/*/*.jpeg"):
         os.utime(image)
     asked = [sys.executable, "-c", ASK]
@@ -188,6 +201,22 @@ def test_time_stamps_and_outputs_rerun_nothing_and_asking_needs_no_tensorflow(st
     assert "Nothing to run, 1 page(s) written anew" in study.run("report", "tiny")
     assert "A quick page" in page(study, "01_quick")
     assert stamps() == []
+
+
+def test_an_edited_evaluation_repeats_no_training(study, stamps):
+    """And it brings its training's result up to date, which nothing that continues the training is due for."""
+
+    def change(notebook):
+        notebook["cells"][3]["source"] = notebook["cells"][3]["source"].replace('("test")', '("again")')
+
+    study.edit_notebook("06_evaluation", change)
+    before = study.result("03_baseline_cnn")
+    said = study.run("report", "tiny")
+    assert "03_baseline_cnn: up to date\n06_evaluation-03_baseline_cnn: due, notebook: cell 4 changed" in said
+    assert stamps() == RUNS[1:]  # its result is completed anew
+    assert study.result("03_baseline_cnn") == before
+    assert (study.root / "runs/tiny/03_baseline_cnn/predictions.csv").read_text() == "again"
+    assert "Nothing to run" in study.run("report", "tiny")
 
 
 def test_a_failure_is_shown_and_a_change_taken_back_costs_no_run(study, stamps):
@@ -202,7 +231,7 @@ def test_a_failure_is_shown_and_a_change_taken_back_costs_no_run(study, stamps):
     assert failed.index("This run failed") < failed.index("A quick page")
     assert "ValueError: drawn &lt;by&gt; hand" in failed
     assert 'class="chip failed"' in page(study, "index")
-    assert page(study, "index").count("out of date") == 2
+    assert page(study, "index").count("out of date") == 3
     study.write("params/tiny/study.yaml", text)
     set_cell(study, "")
     assert "Nothing to run" in study.run("report", "tiny")
@@ -257,16 +286,17 @@ def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):
     lost.with_suffix(".away").rename(lost)
     broken.write_text(text, encoding="utf-8")
     assert reasons.pop("01_quick")[0].startswith(f"{broken}: ")
-    assert reasons == {"03_baseline_cnn": ["model.keras is gone"], "06_comparison": ["03_baseline_cnn is due"]}
+    before = ["model.keras is gone", *(f"{run} is due" for run in RUNS[1:3])]
+    assert reasons == {run: [reason] for run, reason in zip(RUNS[1:], before, strict=True)}
 
 
 def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
-    study.write("params/tiny/06_comparison.yaml", "model: {name: separable_cnn}\n")
+    study.write("params/tiny/07_comparison.yaml", "model: {name: separable_cnn}\n")
     study.write("params/tiny/03_baseline_cnn.yaml", "training: {epoch: 1}\n")
     said = study.run("report", "tiny", code=2)
-    study.write("params/tiny/06_comparison.yaml", "")
+    study.write("params/tiny/07_comparison.yaml", "")
     study.write("params/tiny/03_baseline_cnn.yaml", TRAINING)
-    assert "06_comparison.yaml: model: notebook 06_comparison does not use it" in said
+    assert "07_comparison.yaml: model: notebook 07_comparison does not use it" in said
     assert "03_baseline_cnn.yaml: training.epoch: unknown key" in said
     assert "no such study. Studies found: tiny" in study.run("report", "none", code=2)
     assert stamps() == []

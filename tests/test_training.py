@@ -305,23 +305,27 @@ def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
     """A seed gives what a run of that seed gives, keeps its own state, and another seed gives something else."""
 
     def train(network, params, folder):
-        return fitting.fit(network, image_set(48, 0), sets["val"], params, folder)
+        return fitting.fit(network, image_set(48, 0), val, params, folder)
 
-    sets = {"val": image_set(25, 1, "val"), "test": image_set(20, 2, "test")}
+    def repeated(params):
+        fitting.repeat_seeds(small_network, train, params, tmp_path, tmp_path / "kept")
+        return fitting.predict_seeds(tmp_path, val, test, params)
+
+    val, test = image_set(25, 1, "val"), image_set(20, 2, "test")
     params = run_params()
     asked = params.model_copy(update={"evaluation": EvaluationParams(seeds=[5, 6], threshold_views=1)})
     start(params)
-    found = fitting.repeat_seeds(small_network, train, sets, asked, tmp_path)
+    found = repeated(asked)
     assert list(found) == [5, 6]
     assert found[5].split.value_counts().to_dict() == {"views": 25, "val": 25, "test": 20}
     assert (found[5].logit != found[6].logit).all()
     network, _ = fitted(params.model_copy(update={"seed": 5}))
-    own = predicting.predict(network, sets["test"])
+    own = predicting.predict(network, test)
     np.testing.assert_array_equal(own.logit, found[5].logit[found[5].split == "test"])
     monkeypatch.setattr(keras.Model, "train_step", None)  # kept states: nothing is trained again
     last = asked.model_copy(update={"evaluation": EvaluationParams(seeds=[6], threshold_views=1)})
-    pd.testing.assert_frame_equal(fitting.repeat_seeds(small_network, train, sets, last, tmp_path)[6], found[6])
-    assert predicting.milliseconds_per_image(network, sets["test"]) > 0
+    pd.testing.assert_frame_equal(repeated(last)[6], found[6])
+    assert predicting.milliseconds_per_image(network, test) > 0
 
 
 def transfer_params(folder, **model_values) -> RunParams:

@@ -18,8 +18,9 @@ NAMES = {
     "03_baseline_cnn": "Baseline CNN",
     "04_transfer_learning": "Transfer learning",
     "05_fine_tuning": "Fine-tuning",
-    "06_comparison": "Comparison",
-    "07_external_validation": "External validation",
+    "06_evaluation": "Evaluation",
+    "07_comparison": "Comparison",
+    "08_external_validation": "External validation",
 }
 BOOTSTRAP = """\
 # Makes Colab and Kaggle ready: the library at REF, a folder that lasts, the data. At home it does nothing.

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "metrics": ["METRICS", "classification_report", "compute_metrics", "confusion_counts"],
-        "intervals": ["metric_table"],
+        "intervals": ["metric_table", "own_metrics"],
         "threshold": ["Threshold", "choose_threshold"],
         "calibration": ["Calibration", "calibration_table", "fit_calibration", "reliability"],
         "curves": ["curve_bands", "decision_curve", "predictive_values", "threshold_sweep"],

@@ -182,7 +182,7 @@ def seed_tables(
 
     Args:
         own, threshold: predictions of the run's own seed, and its frozen threshold.
-        others: from `learning.repeat_seeds`; rows of split `views` are validation in augmented views. Each seed has the
+        others: from `learning.predict_seeds`; rows of split `views` are validation in augmented views. Each seed has the
             threshold that the run's rule gives on its own validation.
         params, seed: of the resamples, which are the same for all seeds.
     Returns:

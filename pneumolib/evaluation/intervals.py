@@ -8,15 +8,17 @@ Where all resamples agree, as they do when not one image was classified wrongly,
 with a few errors they say too little. Proportions have exact limits there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from pneumolib.errors import InputError
 from pneumolib.evaluation.metrics import METRICS, PROPORTIONS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
+Metrics = dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]]
 _NOTHING = 1e-9  # rounding alone spreads resamples by less
 _FEW_GROUPS = 5  # with errors in fewer, resamples make a proportion near 0 or 1 look too sure
 _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights stay small
@@ -161,6 +163,43 @@ def metric_table(
     rows, resamples = resampled(predictions, split, params, seed)
     found = resamples.metric_limits(rows.probability, threshold)
     return pd.DataFrame([(name, *found[name]) for name in METRICS], columns=["metric", "value", "low", "high"])
+
+
+def own_metrics(
+    predictions: pd.DataFrame, split: str, threshold: float, functions: Metrics, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """Metrics of a researcher's own, on the resamples of `metric_table`.
+
+    Args:
+        predictions, split, threshold, params, seed: as for `metric_table`.
+        functions: name to a function of labels, int (n,), probabilities, float (n,), and predicted classes, bool (n,);
+            it returns one number.
+    Returns:
+        one row a metric: `metric, value, low, high`; NaN where a value or its interval cannot be computed.
+    Raises:
+        InputError: the name of a metric that there is, or a function that returns no number.
+    """
+    if known := sorted(functions.keys() & set(METRICS)):
+        raise InputError(
+            f"own metric {known[0]!r}: there is one of this name; choose another than {', '.join(METRICS)}"
+        )
+    rows, resamples = resampled(predictions, split, params, seed)
+    drawn = [] if resamples.weights is None else resamples.weights.astype(int)
+    found = []
+    for name, function in functions.items():
+
+        def value(times: np.ndarray, name: str = name, function: Callable = function) -> float:
+            seen = rows.loc[rows.index.repeat(times)]
+            number = function(
+                seen.label.to_numpy(), seen.probability.to_numpy(), (seen.probability >= threshold).to_numpy()
+            )
+            if not np.isscalar(number):
+                raise InputError(f"own metric {name!r}: received {type(number).__name__}, needed one number")
+            return float(number) if np.isfinite(number) else np.nan
+
+        draws = np.array([value(times) for times in drawn] or [np.nan])
+        found.append((name, value(np.ones(len(rows), int)), *resamples.limits(draws)))
+    return pd.DataFrame(found, columns=["metric", "value", "low", "high"])
 
 
 def percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:

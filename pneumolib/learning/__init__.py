@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "initial_logit",
             "load_model",
             "make_optimizer",
+            "predict_seeds",
             "repeat_seeds",
             "save_model",
             "steps_at_once",

@@ -28,6 +28,7 @@ from pneumolib.params import RunParams, TrainingParams
 
 # Sections of the parameters that decide a training.
 DECIDING = {"seed", "image", "augment", "model", "features", "fine_tuning", "training"}
+SEED_FILE = "seed-{}.keras"
 
 
 def class_weights(labels: np.ndarray, mode: str = "balanced") -> dict[int, float]:
@@ -371,28 +372,36 @@ def train_and_predict(manifest: Manifest, split: pd.DataFrame, params: RunParams
 
 
 def repeat_seeds(
-    build: Callable[[], keras.Model], train: Callable, sets: dict[str, ImageSet], params: RunParams, folder: Path
-) -> dict[int, pd.DataFrame]:
+    build: Callable[[], keras.Model], train: Callable, params: RunParams, folder: Path, training_folder: Path
+) -> None:
     """The run's training again from each of `evaluation.seeds`; weights, order, augmentation and dropout start anew.
 
     Args:
         build: makes the network, or loads the one that a fine-tuning starts from.
         train: takes a network, parameters and a folder, and trains the network in place.
-        sets: `val` and `test`; test is predicted, and decides nothing.
-        folder: the run's own training folder; each seed keeps its state in a folder in there, and goes on from it.
+        folder: each network is saved there, for `predict_seeds`.
+        training_folder: the run's own; each seed keeps its state in a folder in there, and continues from it.
+    """
+    for seed in params.evaluation.seeds:
+        print(f"Seed {seed}", flush=True)
+        keras.utils.set_random_seed(seed)
+        model = build()
+        train(model, params.model_copy(update={"seed": seed}), training_folder / f"seed-{seed}")
+        save_model(model, folder / SEED_FILE.format(seed))
+
+
+def predict_seeds(folder: Path, val: ImageSet, test: ImageSet, params: RunParams) -> dict[int, pd.DataFrame]:
+    """Predictions of the networks that `repeat_seeds` saved in `folder`.
+
     Returns:
         seed to predictions of validation and test, and of split `views`, validation in the augmented views of
         `evaluation.threshold_views`; empty without seeds.
     """
     found = {}
     for seed in params.evaluation.seeds:
-        print(f"Seed {seed}", flush=True)
-        own = params.model_copy(update={"seed": seed})
-        keras.utils.set_random_seed(seed)
-        model = build()
-        train(model, own, folder / f"seed-{seed}")
-        views = predict_views(model, sets["val"], own).assign(split="views")
-        found[seed] = pd.concat([*(predict(model, sets[part]) for part in ("val", "test")), views], ignore_index=True)
+        model = load_model(folder / SEED_FILE.format(seed))
+        views = predict_views(model, val, params.model_copy(update={"seed": seed})).assign(split="views")
+        found[seed] = pd.concat([predict(model, val), predict(model, test), views], ignore_index=True)
     return found
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from pneumolib.errors import ParamsError, PneumolibError
 from pneumolib.hosts import Prepared, pack, prepare
 from pneumolib.params import DataParams
-from pneumolib.project import SMOKE, in_root, load_run, project_root, run_files
+from pneumolib.project import SMOKE, in_root, load_run, project_root, study_runs
 from pneumolib.provenance import CHANGED, COMMIT_VARIABLE, provenance_of_checkout
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -124,7 +124,8 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
 
 def _study_data(study: str, smoke: bool = False) -> DataParams:
     """Where the study's images come from. All of its files are checked: at home, and not in a queue of hours."""
-    loaded = [load_run(file, smoke=smoke)[0] for file in run_files(in_root(f"params/{study}"))]
+    files = dict.fromkeys(study_runs(in_root(f"params/{study}")).values())
+    loaded = [load_run(file, smoke=smoke)[0] for file in files]
     return loaded[0].data
 
 

@@ -11,7 +11,7 @@ from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import in_root
 from pneumolib.reporting.prose import row_interval, say
-from pneumolib.reporting.results import Result, plain
+from pneumolib.reporting.results import Result, in_words, plain
 from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
@@ -122,6 +122,12 @@ def compare_runs(results: list[Result]) -> Comparison:
     thresholds = {result.run: result.threshold.value for result in results if result.run in ordered}
     differences = paired_differences(ordered, "test", thresholds, reference, **options)
     return Comparison(reference, differences, secondary_tests(ordered, "test", thresholds, reference), bands)
+
+
+def own_metrics_table(results: list[Result]) -> pd.DataFrame:
+    """Metrics of a researcher's own on test, see `evaluation.own_metrics`: one row a run that has any, one column a metric."""
+    rows = [{"Run": r.run} | {n: in_words(v) for n, v in r.own_metrics.items()} for r in results if r.own_metrics]
+    return pd.DataFrame(rows).fillna("not computed")
 
 
 def difference_summary(compared: Comparison) -> Any:

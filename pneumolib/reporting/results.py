@@ -17,7 +17,7 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.project import in_root, params_folder
 
-RESULT_FILE, MODEL_FILE = "result.json", "model.keras"
+RESULT_FILE, MODEL_FILE, PREDICTIONS_FILE = "result.json", "model.keras", "predictions.csv"
 NOT_COMPUTABLE = "not computable"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -58,6 +58,14 @@ class LossResult(_Interval):
     value: Annotated[float, Field(ge=0)] | None
     low: Annotated[float, Field(ge=0)] | None
     high: Annotated[float, Field(ge=0)] | None
+
+
+class OwnMetricResult(_Interval):
+    """A metric of a researcher's own, see `evaluation.own_metrics`: any number."""
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 _KINDS = {"mcc": CorrelationResult, "log_loss": LossResult}
@@ -163,6 +171,7 @@ class Result(_Part):
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file model.keras
     metrics: dict[Literal["validation", "test"], SplitMetrics] = {}
     spread: dict[Literal["validation", "test"], dict[str, SpreadResult]] = {}
+    own_metrics: dict[str, OwnMetricResult] = {}  # of test
     facts: dict[str, Any] = {}
     checks: dict[str, Any] = {}
     provenance: Provenance
@@ -210,6 +219,12 @@ def metrics_of(table: pd.DataFrame) -> SplitMetrics:
         row["metric"]: _KINDS.get(row["metric"], MetricResult)(**{k: plain(row[k]) for k in ("value", "low", "high")})
         for row in table.to_dict("records")
     }
+
+
+def own_metrics_of(table: pd.DataFrame) -> dict[str, OwnMetricResult]:
+    """The rows of `evaluation.own_metrics` as result entries."""
+    rows = table.to_dict("records")
+    return {row.pop("metric"): OwnMetricResult(**{k: plain(v) for k, v in row.items()}) for row in rows}
 
 
 def spread_of(table: pd.DataFrame) -> dict[str, SpreadResult]:
@@ -295,7 +310,10 @@ def result_schema() -> dict[str, Any]:
 
 
 def read_results(study: str) -> list[Result]:
-    """All finished runs of a study, by name; without those whose parameter file is gone from `params/<study>`."""
+    """All finished runs of a study with a parameter file in `params/<study>`, by name.
+
+    Evaluations have none: what they found is in the results of their trainings.
+    """
     named = {file.stem for file in params_folder(study).glob("*.yaml")}
     folders = sorted(file.parent for file in in_root(f"runs/{study}").glob(f"*/{RESULT_FILE}"))
     return [read_result(f) for f in folders if f.name in named]

@@ -41,7 +41,8 @@ def headline(result: Result) -> list[str]:
     The first is for the index and the terminal too. Empty for a run that judges nothing.
     """
     kinds = [kind for kind in ("equalisation", "external", "audit", "comparison") if kind in result.checks]
-    kind = "training" if result.metrics.get("test") else next(iter(kinds), None)
+    trained = "training" if result.metrics.get("test") else "trained"
+    kind = trained if result.metrics else next(iter(kinds), None)
     if kind is None:
         return []
     values = {"r": result, "a": lambda path: asked(result, path), "random": has_random_backbone(result)}

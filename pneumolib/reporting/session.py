@@ -7,6 +7,7 @@ never over a study's results.
 import hashlib
 import os
 import platform
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from pneumolib.provenance import file_sha256, package_versions, provenance_of_ch
 from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import (
     MODEL_FILE,
+    PREDICTIONS_FILE,
     RESULT_FILE,
     CalibrationResult,
     DataResult,
@@ -35,6 +37,7 @@ from pneumolib.reporting.results import (
     SourceResult,
     ThresholdResult,
     metrics_of,
+    own_metrics_of,
     plain,
     read_result,
     spread_of,
@@ -44,6 +47,7 @@ from pneumolib.reporting.results import (
 # Set by `study.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
 _PARTS = {"val": "validation", "test": "test"}
+_OF_TRAINING = ("split", "continues")  # the checks that a training leaves
 FOLDERS = {"Figure": "figures", "Table": "tables"}  # in the folder of a run
 _opened: list["Session"] = []  # the last one is this kernel's
 _shown: dict[str, list[str]] = {kind: [] for kind in FOLDERS}
@@ -63,7 +67,7 @@ class Continued:
 
     def predictions(self) -> pd.DataFrame:
         """Its `predictions.csv`."""
-        return read_prediction_table(self.folder / "predictions.csv")
+        return read_prediction_table(self.folder / PREDICTIONS_FILE)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ class Session:
             ResultError: no such run has finished, several could be meant, or it saw other images or another split, or
                 has another precision.
         """
-        folder = self._continued_folder()
+        variant = self.run.removeprefix(self.notebook)
+        folder = _finished(self.params.study, self.params.fine_tuning.continues, self.interactive, variant)
         result = read_result(folder)
         seen, asked = result.parameters["image"], self.params.image.model_dump()
         if seen != asked:
@@ -112,11 +117,7 @@ class Session:
                 f"{folder}: was trained on images prepared otherwise: {seen}. Give this run the same `image` section; it "
                 f"has {asked}"
             )
-        if result.data.split_fingerprint != table_fingerprint(split):  # ids, labels and patients of every image
-            raise ResultError(
-                f"{folder}: was trained with another split ({result.data.split_fingerprint}, here "
-                f"{table_fingerprint(split)}), so that its training images may be validated on here. Run it again"
-            )
+        _check_split(folder, result, split)
         here, was = device["precision"], result.provenance.device.get("precision")
         if here != was:
             raise ResultError(
@@ -127,27 +128,28 @@ class Session:
         print(f"Continues {os.path.relpath(folder, project_root())}")
         return Continued(result, folder)
 
-    def _continued_folder(self) -> Path:
-        name = self.params.fine_tuning.continues
-        study = in_root(f"runs/{self.params.study}")
-        if not self.interactive:
-            places = [study / (name + self.run.removeprefix(self.notebook))]
-        else:
-            places = [self.folder.parent / name]
-            if not (places[0] / RESULT_FILE).is_file():
-                places += [*study.glob(name), *study.glob(f"{name}-*")]
-        found = [place for place in places if (place / RESULT_FILE).is_file()]
-        if not found:
-            raise ResultError(
-                f"{name} has not finished: looked for {places[0] / RESULT_FILE}. Run notebook {name} first, or "
-                f"`make report STUDY={self.params.study}`"
-            )
-        if len(found) > 1:
-            raise ResultError(
-                f"several runs could be continued: {', '.join(place.name for place in found)}. Run the one you mean by "
-                f"hand first; it is then taken from {places[0]}"
-            )
-        return found[0]
+    def trained(self, split: pd.DataFrame) -> "Continued":
+        """The training run that `evaluates` names; by hand, the one that was run by hand, if any.
+
+        Args:
+            split: of this run; the training must have used the same, or its training images could be tested on.
+        Raises:
+            ResultError: no such run has finished, or it saw another split.
+        """
+        folder = _finished(self.params.study, self.params.evaluates, self.interactive)
+        result = read_result(folder)
+        _check_split(folder, result, split)
+        print(f"Evaluates {os.path.relpath(folder, project_root())}")
+        return Continued(result, folder)
+
+    def earlier(self, trained: "Continued") -> "Continued | None":
+        """The evaluated run that a fine-tuning continued; None for another training, or where it was not evaluated."""
+        name = trained.result.checks.get("continues")
+        if name is None:
+            return None
+        folder = _finished(self.params.study, name, self.interactive)
+        result = read_result(folder)
+        return Continued(result, folder) if result.metrics.get("test") else None
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""
@@ -159,31 +161,28 @@ class Session:
         split: pd.DataFrame | None = None,
         threshold: Threshold | None = None,
         validation: pd.DataFrame | None = None,
-        test: pd.DataFrame | None = None,
         device: dict | None = None,
         facts: dict[str, Any] | None = None,
         checks: dict[str, Any] | None = None,
         calibration: Calibration | None = None,
-        seeds: dict[str, pd.DataFrame] | None = None,
         ood: TrainingReference | None = None,
         external: Manifest | None = None,
     ) -> Result:
-        """Write `result.json`, the last act of every notebook.
+        """Write `result.json`, the last act of every notebook but the evaluation: see `finish_evaluation`.
 
         Args:
             manifest, split: the data used; their fingerprints are kept.
             threshold: frozen on validation.
-            validation, test: tables of `evaluation.metric_table`.
+            validation: a table of `evaluation.metric_table`.
             device: from `learning.start`.
             facts: figures of the run that are no metrics (epochs, parameters, ...).
             checks: findings about data and run, each a plain value or a table. With a split, the sizes of its parts
                 are added as `split`.
             calibration: frozen on validation.
-            seeds: `evaluation.seed_table` of `val` and `test`; empty ones where the training was run from one seed.
             ood: what the training images are like, of a run that leaves a network.
             external: another source that a frozen model was tried on.
         """
-        tables, model = {"validation": validation, "test": test}, self.folder / MODEL_FILE
+        model = self.folder / MODEL_FILE
         result = Result(
             schema_version=3,
             study=self.params.study,
@@ -200,16 +199,99 @@ class Session:
             calibration=calibration and CalibrationResult(**plain(asdict(calibration))),
             ood=ood and OodResult(**plain(asdict(ood))),
             model_sha256=file_sha256(model) if model.is_file() else None,
-            metrics={part: metrics_of(table) for part, table in tables.items() if table is not None},
-            spread={_PARTS[part]: spread_of(table) for part, table in (seeds or {}).items() if len(table)},
+            metrics={} if validation is None else {"validation": metrics_of(validation)},
             facts=plain(facts or {}),
             checks=plain({"split": _part_sizes(split)} | (checks or {}) if split is not None else checks or {}),
             provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
         )
+        return self._write(result)
+
+    def finish_evaluation(
+        self,
+        trained: Continued,
+        test: pd.DataFrame,
+        seeds: dict[str, pd.DataFrame],
+        own: pd.DataFrame,
+        device: dict,
+        facts: dict[str, Any],
+        checks: dict[str, Any],
+    ) -> Result:
+        """Write `result.json` of an evaluation: that of its training, with all that test has shown.
+
+        In a study it completes the training's `result.json` and `predictions.csv`; by hand, those of a training by hand.
+
+        Args:
+            trained: from `trained`.
+            test: table of `evaluation.metric_table`.
+            seeds: `evaluation.seed_tables` of `val` and `test`; empty ones where the training was run from one seed.
+            own: `evaluation.own_metrics`.
+            device, facts, checks: see `finish`; facts and checks of the training stay.
+        """
+        stays = {name: trained.result.checks[name] for name in _OF_TRAINING if name in trained.result.checks}
+        result = trained.result.model_copy(
+            update={
+                "run": self.run,
+                "notebook": self.notebook,
+                "parameters": self.params.model_dump(),
+                "metrics": trained.result.metrics | {"test": metrics_of(test)},
+                "spread": {_PARTS[part]: spread_of(table) for part, table in seeds.items() if len(table)},
+                "own_metrics": own_metrics_of(own),
+                "facts": plain(trained.result.facts | facts),
+                "checks": plain(stays | checks),
+                "provenance": _provenance(self, device),
+            }
+        )
+        self._write(result)
+        if self.interactive and trained.folder.parent == self.folder.parent:
+            complete(trained.folder, self.folder)
+        return result
+
+    def _write(self, result: Result) -> Result:
         write_result(result, self.folder)
         if self.interactive:
             print(f"Results are in {os.path.relpath(self.folder, project_root())}")
         return result
+
+
+def complete(trained: Path, evaluation: Path) -> None:
+    """Take what an evaluation found into the result and the predictions of its training, which stay its own otherwise."""
+    found, result = read_result(evaluation), read_result(trained)
+    stays = {name: getattr(result, name) for name in ("run", "notebook", "provenance", "inputs", "artefacts")}
+    shutil.copyfile(evaluation / PREDICTIONS_FILE, copy := trained / f"{PREDICTIONS_FILE}.tmp")
+    os.replace(copy, trained / PREDICTIONS_FILE)
+    write_result(found.model_copy(update=stays), trained)
+
+
+def _finished(study: str, name: str, interactive: bool, variant: str = "") -> Path:
+    """Folder of the finished run `name` of a study, of the variant that starts with a hyphen.
+
+    By hand it is the run that was run by hand, else the study's one run of that notebook. Raises ResultError.
+    """
+    runs = in_root(f"runs/{study}")
+    places = [in_root("runs/interactive") / name if interactive else runs / f"{name}{variant}"]
+    if interactive and not (places[0] / RESULT_FILE).is_file():
+        places += [*runs.glob(name), *runs.glob(f"{name}-*")]
+    found = [place for place in places if (place / RESULT_FILE).is_file()]
+    if not found:
+        raise ResultError(
+            f"{name} has not finished: looked for {places[0] / RESULT_FILE}. Run notebook {name} first, or "
+            f"`make report STUDY={study}`"
+        )
+    if len(found) > 1:
+        raise ResultError(
+            f"several runs could be meant: {', '.join(place.name for place in found)}. Run the one you mean by hand first; "
+            f"it is then taken from {places[0]}"
+        )
+    return found[0]
+
+
+def _check_split(folder: Path, result: Result, split: pd.DataFrame) -> None:
+    here, was = table_fingerprint(split), result.data.split_fingerprint
+    if was != here:  # ids, labels and patients of every image
+        raise ResultError(
+            f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored here. "
+            f"Give both the same `data` and `split`, or run it again"
+        )
 
 
 def start(notebook: str, **values: Any) -> Session:
@@ -218,11 +300,14 @@ def start(notebook: str, **values: Any) -> Session:
     Args:
         notebook: the notebook's name, such as `03_baseline_cnn`.
         values: the names of the parameters cell: `study`, `seed`, `data`, `split`, `image`, ...
+        For the evaluation, all others are those of the training run that `evaluates` names.
     Raises:
         ParamsError: before any data is touched; one line for each fault.
+        ResultError: the training run that `evaluates` names has not finished.
     """
-    params = check(values)
-    run = os.environ.get(RUN_VARIABLE)
+    params, run = check(values), os.environ.get(RUN_VARIABLE)
+    if params.evaluates:
+        params = check(read_result(_finished(params.study, params.evaluates, run is None)).parameters | values)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
     commit, dirty = provenance_of_checkout()

@@ -43,9 +43,10 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
 
 
 def metric_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`evaluation.metric_table` for reading: `Metric`, `Value (interval)`."""
-    entries = results.metrics_of(table)
-    columns = {"Metric": map(METRIC_NAMES.get, entries), "Value (interval)": map(results.in_words, entries.values())}
+    """`evaluation.metric_table` for reading, or `evaluation.own_metrics`: `Metric`, `Value (interval)`."""
+    names = [METRIC_NAMES.get(name, name) for name in table.metric]
+    values = map(results.interval, table.value, table.low, table.high)
+    columns = {"Metric": names, "Value (interval)": values}
     return titled("metrics", "Metrics with intervals, at the frozen threshold.", columns)
 
 

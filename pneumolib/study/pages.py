@@ -24,14 +24,19 @@ from pneumolib.data.layout import is_drawn
 from pneumolib.errors import ParamsError, ResultError
 from pneumolib.params import RunParams
 from pneumolib.project import (
+    EVALUATION,
     SMOKE,
+    TRAINING,
+    evaluated,
+    evaluation_of,
     in_root,
     load_run,
+    notebook_of,
     params_folder,
     project_root,
     report_command,
-    run_files,
     run_folder,
+    study_runs,
 )
 from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting import run_words
@@ -71,7 +76,10 @@ _NOISE = re.compile("|".join(re.findall("^[^#\n].*", (TEMPLATES / "noise.txt").r
 def write_run_page(step: Step) -> None:
     """The page of a finished run, from its executed notebook and `result.json`."""
     result = read_result(step.folder)
-    summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result))
+    other = {EVALUATION: ("Network and training", evaluated(step.run))}
+    other |= dict.fromkeys(TRAINING, ("Figures, subgroups, robustness, errors", evaluation_of(step.run)))
+    links = [other[result.notebook]] if result.notebook in other else []
+    summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result), links=links)
     _write_notebook(step, step.folder, result.synthetic, summary, facts=_provenance(result), key=page_key(step))
 
 
@@ -249,7 +257,8 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     """
     rows = _run_rows(study, waiting)
     results = [row["result"] for row in rows if row["result"]]
-    drawn = is_synthetic(load_run(run_files(params_folder(study))[0], smoke=study.endswith(SMOKE))[0])
+    first = next(iter(study_runs(params_folder(study)).values()))
+    drawn = is_synthetic(load_run(first, smoke=study.endswith(SMOKE))[0])
     shared = {"banners": banners(study, drawn or any(r.synthetic for r in results))}
     folder = in_root(f"reports/{study}")
     index = {"study": study, "rows": rows, "unlike": _unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
@@ -266,8 +275,18 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
 
 
 def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
-    rows = [_run_row(study, path.stem, path.stem in waiting) for path in run_files(params_folder(study))]
-    return sorted(rows, key=_urgency)
+    rows = {run: _run_row(study, run, run in waiting) for run in study_runs(params_folder(study))}
+    for run in [run for run in rows if notebook_of(run) == EVALUATION]:
+        rows[evaluated(run)] = _with_evaluation(rows[evaluated(run)], rows.pop(run))
+    return sorted(rows.values(), key=_urgency)
+
+
+def _with_evaluation(trained: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """One row for a training and its evaluation: the links of both, and the state that needs a person more."""
+    worse = min(trained, found, key=_urgency)
+    said = trained["cells"][0] if found["result"] else found["cells"][0] or trained["cells"][0]
+    made = [row["result"] for row in (trained, found) if row["result"]]
+    return trained | {"chips": worse["chips"], "cells": [said, *_made_of(made)], "evaluation": found["link"]}
 
 
 def _urgency(row: dict[str, Any]) -> int:

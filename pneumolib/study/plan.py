@@ -1,7 +1,6 @@
 """Which runs of a study are due, in which order, and why. Asking takes less than two seconds: no TensorFlow here."""
 
 import functools
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,17 +13,21 @@ from pneumolib.errors import DataError, ParamsError, ResultError
 from pneumolib.params import DataParams, RunParams
 from pneumolib.project import (
     COMPARISON,
+    EVALUATION,
     EXTERNAL,
     FINE_TUNING,
     TRAINING,
+    evaluated,
+    evaluation_of,
     in_root,
     load_run,
     notebook_of,
     project_root,
-    run_files,
     run_folder,
     set_aside_folder,
+    study_runs,
 )
+from pneumolib.provenance import text_digest
 from pneumolib.reporting.results import RESULT_FILE, read_result
 from pneumolib.study.inputs import declared_parameters, differences, gather, notebook_path
 
@@ -34,6 +37,7 @@ class Step:
     """One run of a study and whether it is due.
 
     Attributes:
+        run: its name.
         path: its parameter file.
         params: checked parameters.
         inputs: what it would be made from now.
@@ -42,6 +46,7 @@ class Step:
         forced: a training begins anew, whatever is kept of an earlier one.
     """
 
+    run: str
     path: Path
     params: RunParams
     inputs: dict[str, Any]
@@ -53,10 +58,6 @@ class Step:
     def study(self) -> str:
         """Its folder's name; with `-smoke` when it is run small."""
         return self.params.study
-
-    @property
-    def run(self) -> str:
-        return self.path.stem
 
     @property
     def folder(self) -> Path:
@@ -97,29 +98,40 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
             raise DataError(str(fault).replace("<study>", study_dir.name)) from None
 
     steps: list[Step] = []
-    for path, params in _load_all(run_files(study_dir), data_root, smoke).items():
+    runs = study_runs(study_dir)
+    loaded = _load_all(runs, data_root, smoke)
+    for run, path in runs.items():
+        params = of_run(run, loaded[path])
         data = fingerprint(params.data)
-        if notebook_of(path.stem) == EXTERNAL:
+        if notebook_of(run) == EXTERNAL:
             try:
                 data += f"+{fingerprint(params.external.data)}"
             except DataError as fault:  # its message speaks of `data.root`, which the study has two of
                 raise DataError(f"{path}: external: {fault}") from None
-        steps.append(_compare(path, params, data, steps, force))
+        steps.append(_compare(run, path, params, data, steps, force))
     return steps
 
 
-def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
+def of_run(run: str, params: RunParams) -> RunParams:
+    """A file's parameters as a run of the study takes them: an evaluation is told which training it tests."""
+    return params.model_copy(update={"evaluates": evaluated(run)}) if notebook_of(run) == EVALUATION else params
+
+
+def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
+    """Parameters of each file; a training's file may also set what the evaluation after it declares."""
     loaded, faults = {}, []
-    for path in files:
+    for path in dict.fromkeys(runs.values()):
         try:
             loaded[path], own = load_run(path, data_root, smoke)
-            declared = declared_parameters(notebook_path(path.stem))
+            used = [run for run, file in runs.items() if file == path]
+            declared = {name: None for run in used for name in declared_parameters(notebook_path(run))}
+            declared.pop("evaluates", None)
             if unused := sorted(own - declared.keys()):
                 raise ParamsError(
                     f"{path}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
                     f"effect. It uses: {', '.join(declared)}"
                 )
-            _check_upstream(path, loaded[path], [file.stem for file in files])
+            _check_upstream(path, loaded[path], list(runs))
         except ParamsError as fault:
             faults += str(fault).replace(f"{project_root()}{os.sep}", "").splitlines()
     if faults:
@@ -129,14 +141,15 @@ def _load_all(files: list[Path], data_root: str | None, smoke: bool) -> dict[Pat
 
 def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
     """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
-    key, received = "fine_tuning.continues", params.fine_tuning.continues
-    if notebook_of(path.stem) == EXTERNAL:
-        key, received = "external.run", params.external.run
+    key, received, needed = {
+        FINE_TUNING: ("fine_tuning.continues", params.fine_tuning.continues, continued_run(path.stem, params)),
+        EXTERNAL: ("external.run", params.external.run, params.external.run),
+    }.get(notebook_of(path.stem), ("", "", ""))
     trained = [run for run in runs if run.startswith(TRAINING)]
-    for missing in set(upstream_of(path.stem, params, runs)) - set(trained):
+    if key and needed not in trained:
         raise ParamsError(
-            f"{path}: {key}: received {received!r}, so it builds on {missing}: the study has no training run of that name. "
-            f"Add {missing}.yaml, or name another run and the same variant. Training runs: {', '.join(trained) or 'none'}"
+            f"{path}: {key}: received {received!r}, so it builds on {needed}: the study has no training run of that name. "
+            f"Add {needed}.yaml, or name another run and the same variant. Training runs: {', '.join(trained) or 'none'}"
         )
 
 
@@ -146,18 +159,27 @@ def continued_run(run: str, params: RunParams) -> str:
 
 
 def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
-    """The runs that `run` builds on; a comparison builds on all training runs among `runs`."""
-    notebook = notebook_of(run)
+    """The runs that `run` builds on; a comparison builds on the evaluations among `runs`.
+
+    The evaluation of a fine-tuning shows the change on test, and so needs that of the run it continues.
+    """
+    notebook, trained = notebook_of(run), evaluated(run)
     if notebook == COMPARISON:
-        return [other for other in runs if notebook_of(other) in TRAINING]
-    return {FINE_TUNING: [continued_run(run, params)], EXTERNAL: [params.external.run]}.get(notebook, [])
+        return [other for other in runs if notebook_of(other) == EVALUATION]
+    if notebook == EVALUATION:
+        fine_tuned = notebook_of(trained) == FINE_TUNING
+        return [trained, *([evaluation_of(continued_run(trained, params))] if fine_tuned else [])]
+    return {
+        FINE_TUNING: [continued_run(run, params)],
+        EXTERNAL: [evaluation_of(params.external.run)],
+    }.get(notebook, [])
 
 
-def _compare(path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
+def _compare(run: str, path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
     """One run against its last result, given the runs before it."""
-    upstream = upstream_of(path.stem, params, [step.run for step in before])
-    inputs = gather(path.stem, params, fingerprint, upstream_digests(params.study, upstream))
-    step = Step(path, params, inputs, upstream, forced=force)
+    upstream = upstream_of(run, params, [step.run for step in before])
+    inputs = gather(run, params, fingerprint, upstream_digests(params.study, upstream))
+    step = Step(run, path, params, inputs, upstream, forced=force)
     again = [f"{other.run} is due" for other in before if other.run in upstream and other.reasons]
     return replace(step, reasons=["FORCE=1"] if force else again or _reasons(step))
 
@@ -181,9 +203,18 @@ def still_due(steps: list[Step], executed: list[Step]) -> list[str]:
 
 
 def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
-    """Run to hash of its `result.json`; `none` where it has not finished."""
-    files = {run: run_folder(study, run) / RESULT_FILE for run in runs}
-    return {r: hashlib.sha256(f.read_bytes()).hexdigest()[:16] if f.is_file() else "none" for r, f in files.items()}
+    """Run to hash of what names its execution: times, commit, versions and device; `none` where it has not finished.
+
+    Not of all of `result.json`: an evaluation completes that of its training, which concerns no run that continues the
+    training.
+    """
+    found = {}
+    for run in runs:
+        try:
+            found[run] = text_digest(read_result(run_folder(study, run)).provenance.model_dump_json())
+        except ResultError:
+            found[run] = "none"
+    return found
 
 
 def restore_previous(step: Step) -> None:

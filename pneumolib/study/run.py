@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,23 @@ from traitlets.config import Config
 from pneumolib.errors import PneumolibError, ResultError
 from pneumolib.hosts import processes
 from pneumolib.params import RunParams
-from pneumolib.project import in_root, load_run, project_root, set_aside_folder, training_folder
+from pneumolib.project import (
+    EVALUATION,
+    evaluated,
+    in_root,
+    load_run,
+    notebook_of,
+    project_root,
+    run_folder,
+    set_aside_folder,
+    study_runs,
+    training_folder,
+)
 from pneumolib.reporting.results import RESULT_FILE, read_result, write_result
-from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
+from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, complete
 from pneumolib.study import pages
 from pneumolib.study.inputs import declared_parameters, gather, notebook_path
-from pneumolib.study.plan import Step, upstream_digests
+from pneumolib.study.plan import Step, of_run, upstream_digests
 
 # What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result.
 _FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError)
@@ -179,6 +191,10 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
         try:
             _run_notebook(step, work, progress)
             _seal(inputs, work)
+            if notebook_of(step.run) == EVALUATION:
+                complete(
+                    run_folder(step.study, evaluated(step.run)), work
+                )  # before the evaluation looks done: if this is interrupted, it is due again
         except _FAULTS as fault:
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
@@ -191,7 +207,8 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
             ) from fault
     os.replace(work, step.folder)
     shutil.rmtree(aside, ignore_errors=True)
-    pages.write_run_page(step)
+    for run in dict.fromkeys([step.run, evaluated(step.run)]):  # the page of a training shows what its evaluation found
+        pages.write_run_page(replace(step, run=run))
     pages.write_index(step.study, waiting)
 
 
@@ -256,8 +273,8 @@ def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smo
     The copy `runs/interactive/<study>-<run>.ipynb` has that run's parameters in place of the demo's. A copy that a person
     has worked in is kept: the new one gets a number.
     """
-    params, _ = load_run(path, data_root, smoke)
-    notebook = notebook_path(path.stem)
+    params, _ = load_run(study_runs(path.parent).get(path.stem, path), data_root, smoke)
+    params, notebook = of_run(path.stem, params), notebook_path(path.stem)
     first = in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
     more = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
     copy = next(file for file in itertools.chain([first], more) if not file.exists())
