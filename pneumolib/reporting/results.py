@@ -7,7 +7,7 @@ import math
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,8 +26,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Interval(_Part):
+Bounds = TypeVar("Bounds")
+
+
+class _Interval(_Part, Generic[Bounds]):
     """A value with its interval; null where it could not be computed."""
+
+    value: Bounds | None
+    low: Bounds | None
+    high: Bounds | None
 
     @model_validator(mode="after")
     def _limits_in_order(self):
@@ -36,50 +43,20 @@ class _Interval(_Part):
         return self
 
 
-class MetricResult(_Interval):
-    """A share of something, from 0 to 1."""
-
-    value: Fraction | None
-    low: Fraction | None
-    high: Fraction | None
-
-
-class CorrelationResult(_Interval):
-    """From -1 to 1."""
-
-    value: Annotated[float, Field(ge=-1, le=1)] | None
-    low: Annotated[float, Field(ge=-1, le=1)] | None
-    high: Annotated[float, Field(ge=-1, le=1)] | None
-
-
-class LossResult(_Interval):
-    """From 0 up."""
-
-    value: Annotated[float, Field(ge=0)] | None
-    low: Annotated[float, Field(ge=0)] | None
-    high: Annotated[float, Field(ge=0)] | None
-
-
-class OwnMetricResult(_Interval):
-    """A metric of a researcher's own, see `evaluation.own_metrics`: any number."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-_KINDS = {"mcc": CorrelationResult, "log_loss": LossResult}
+NotNegative = Annotated[float, Field(ge=0)]
+MetricResult = _Interval[Fraction]
+_KINDS = {"mcc": _Interval[Annotated[float, Field(ge=-1, le=1)]], "log_loss": _Interval[NotNegative]}
 SplitMetrics = TypedDict("SplitMetrics", {name: _KINDS.get(name, MetricResult) for name in METRICS})
 
 
-class SpreadResult(_Interval):
+class SpreadResult(_Part):
     """A metric over several training seeds: the mean with its interval, and the spread over seeds."""
 
     seeds: Annotated[int, Field(ge=2)]
     mean: float | None
     low: float | None
     high: float | None
-    sd: Annotated[float, Field(ge=0)] | None
+    sd: NotNegative | None
     lowest: float | None
     highest: float | None
 
@@ -171,7 +148,7 @@ class Result(_Part):
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file model.keras
     metrics: dict[Literal["validation", "test"], SplitMetrics] = {}
     spread: dict[Literal["validation", "test"], dict[str, SpreadResult]] = {}
-    own_metrics: dict[str, OwnMetricResult] = {}  # of test
+    own_metrics: dict[str, _Interval[float]] = {}  # of test
     facts: dict[str, Any] = {}
     checks: dict[str, Any] = {}
     provenance: Provenance
@@ -193,7 +170,7 @@ class Result(_Part):
                 _KINDS.get(name, MetricResult)(value=entry.mean, low=entry.low, high=entry.high)
         return self
 
-    def metric(self, name: str, part: str = "test") -> MetricResult | CorrelationResult | LossResult | None:
+    def metric(self, name: str, part: str = "test") -> _Interval | None:
         """One metric of `test` or `validation`, None where the run has none; the mean over seeds where there are several.
 
         For tables that rank runs or stand for one; what belongs to its one `model.keras` is `own`.
@@ -203,7 +180,7 @@ class Result(_Part):
             return entry
         return type(entry)(value=several.mean, low=several.low, high=several.high)
 
-    def own(self, name: str, part: str = "test") -> MetricResult | CorrelationResult | LossResult | None:
+    def own(self, name: str, part: str = "test") -> _Interval | None:
         """One metric of the run's own seed, that of its `model.keras` and its threshold; None where the run has none."""
         return self.metrics.get(part, {}).get(name)
 
@@ -221,10 +198,10 @@ def metrics_of(table: pd.DataFrame) -> SplitMetrics:
     }
 
 
-def own_metrics_of(table: pd.DataFrame) -> dict[str, OwnMetricResult]:
+def own_metrics_of(table: pd.DataFrame) -> dict[str, _Interval[float]]:
     """The rows of `evaluation.own_metrics` as result entries."""
     rows = table.to_dict("records")
-    return {row.pop("metric"): OwnMetricResult(**{k: plain(v) for k, v in row.items()}) for row in rows}
+    return {row.pop("metric"): _Interval[float](**{k: plain(v) for k, v in row.items()}) for row in rows}
 
 
 def spread_of(table: pd.DataFrame) -> dict[str, SpreadResult]:
@@ -247,7 +224,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def in_words(metric: MetricResult | CorrelationResult | LossResult | None) -> str:
+def in_words(metric: _Interval | None) -> str:
     """`0.871 (0.823 to 0.912)`, with words where there is nothing to compute."""
     return interval(metric.value, metric.low, metric.high) if metric else interval(None, None, None)
 
