@@ -231,7 +231,7 @@ def test_a_failure_is_shown_and_a_change_taken_back_costs_no_run(study, stamps):
     assert failed.index("This run failed") < failed.index("A quick page")
     assert "ValueError: drawn &lt;by&gt; hand" in failed
     assert 'class="chip failed"' in page(study, "index")
-    assert page(study, "index").count("out of date") == 3
+    assert page(study, "index").count("out of date") == 2
     study.write("params/tiny/study.yaml", text)
     set_cell(study, "")
     assert "Nothing to run" in study.run("report", "tiny")
