@@ -14,6 +14,7 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation import curves
+from pneumolib.evaluation.calibration import choose_threshold
 from pneumolib.evaluation.compare import (
     DIFFERENCES,
     compare_auroc,
@@ -28,7 +29,6 @@ from pneumolib.evaluation.compare import (
 )
 from pneumolib.evaluation.intervals import metric_table
 from pneumolib.evaluation.metrics import compute_metrics
-from pneumolib.evaluation.threshold import choose_threshold
 from pneumolib.params import EvaluationParams
 
 PARAMS = EvaluationParams(resamples=300)

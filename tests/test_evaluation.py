@@ -17,7 +17,9 @@ from sklearn import metrics as sklearn_metrics
 from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import (
     METHODS,
+    Threshold,
     calibration_table,
+    choose_threshold,
     expected_errors,
     fit_calibration,
     reliability,
@@ -31,7 +33,6 @@ from pneumolib.evaluation.metrics import (
     compute_metrics,
     confusion_counts,
 )
-from pneumolib.evaluation.threshold import Threshold, choose_threshold
 from pneumolib.params import EvaluationParams
 
 PARAMS = EvaluationParams(resamples=300)

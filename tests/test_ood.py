@@ -9,12 +9,11 @@ from PIL import Image, ImageDraw
 from pydantic import TypeAdapter
 
 from conftest import drawn_parts, save_image
-from pneumolib.data import ood
+from pneumolib.data import facts as module
 from pneumolib.data.decode import decode
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.facts import colour_of, content_features
+from pneumolib.data.facts import TrainingReference, colour_of, content_features, describe_images, fit_ood, ood_warnings
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.ood import TrainingReference, describe_images, fit_ood, ood_warnings
 from pneumolib.data.pixels import ImageSet
 from pneumolib.params import ImageParams
 from pneumolib.reporting.results import OodResult, plain
@@ -89,7 +88,7 @@ def test_warnings_are_counted_on_validation_and_the_limits_know_nothing_of_it(de
 def test_files_of_one_size_have_no_warning_and_result_json_keeps_all(demo, monkeypatch, width, height):
     """Width / height needs more digits than a table shows; a written reference warns of the very same images."""
     manifest, parts, _ = demo
-    monkeypatch.setattr(ood, "_MOST", 20)  # of many images some are looked at
+    monkeypatch.setattr(module, "_MOST", 20)  # of many images some are looked at
     one_size = Manifest(manifest.table.assign(width_px=width, height_px=height), manifest.problems, manifest.root, True)
     found = fit_ood(one_size, parts["train"], parts["val"])
     assert found.training_images == 20

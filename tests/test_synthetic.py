@@ -15,8 +15,8 @@ from PIL import Image
 from pneumolib.data import synthetic
 from pneumolib.data.layout import MADE_BY, MARKER, is_drawn, recipe_of
 from pneumolib.data.manifest import read_manifest
+from pneumolib.data.sources import CSV_COLUMNS
 from pneumolib.data.split import without_shared
-from pneumolib.data.tables import CSV_COLUMNS
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams
 

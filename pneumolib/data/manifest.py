@@ -23,8 +23,8 @@ import pandas as pd
 from PIL import Image
 
 from pneumolib.data.decode import decode
-from pneumolib.data.layout import CLASSES, Listing, bar, is_drawn
-from pneumolib.data.sources import list_source
+from pneumolib.data.layout import CLASSES, bar, is_drawn
+from pneumolib.data.sources import Listing, list_source
 from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root

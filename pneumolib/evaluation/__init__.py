@@ -7,8 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "metrics": ["METRICS", "classification_report", "compute_metrics", "confusion_counts"],
         "intervals": ["metric_table"],
-        "threshold": ["Threshold", "choose_threshold"],
-        "calibration": ["Calibration", "calibration_table", "fit_calibration", "reliability"],
+        "calibration": ["calibration_table", "choose_threshold", "fit_calibration", "reliability"],
         "curves": ["curve_bands", "decision_curve", "predictive_values", "threshold_sweep"],
         "compare": [
             "compare_auroc",

@@ -14,9 +14,9 @@ import pandas as pd
 import scipy  # its parts are loaded when they are used: `scipy.stats` takes a second, and the check of what is due uses none
 
 from pneumolib.errors import InputError
+from pneumolib.evaluation.calibration import choose_threshold
 from pneumolib.evaluation.intervals import interval_columns, resample, resampled
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions, compute_metrics
-from pneumolib.evaluation.threshold import choose_threshold
 from pneumolib.params import EvaluationParams
 
 DIFFERENCES = ("auroc", "sensitivity", "specificity", "accuracy", "brier")
@@ -151,7 +151,7 @@ def subgroup_table(
         of_class = rows[kept].groupby("label").group_id.nunique().reindex([0, 1], fill_value=0)
         row = {"part": part, "images": int(kept.sum()), "pneumonia": int(rows.label[kept].sum()),
                "groups": rows.group_id[kept].nunique()}  # fmt: skip
-        found = resamples.metric_limits(rows.probability, threshold, kept)
+        found = resamples.part(kept).metric_limits(rows.probability[kept], threshold)
         for name in CHANGED:
             limits = found[name][1:] if of_class.min() >= 2 else (np.nan, np.nan)
             row |= interval_columns(name, (found[name][0], *limits))
@@ -246,19 +246,17 @@ def secondary_tests(predictions: Tables, split: str, thresholds: Mapping[str, fl
 def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
     """Two-sided p-value that two scores of the same images have the same AUROC (DeLong et al., Biometrics 1988).
 
-    The variance comes from midranks (Sun and Xu, IEEE Signal Process Lett 2014). NaN when it is zero or a class has
-    fewer than two images.
+    NaN when the variance of their difference is zero or a class has fewer than two images.
     """
     sick, well = np.asarray(labels) == 1, np.asarray(labels) == 0
     if min(sick.sum(), well.sum()) < 2:
         return np.nan
     of_sick, of_well = [], []
     for scores in (np.asarray(one, float), np.asarray(other, float)):
-        ranks = scipy.stats.rankdata(scores)
-        of_sick.append(
-            (ranks[sick] - scipy.stats.rankdata(scores[sick])) / well.sum()
-        )  # the share of well ones below each sick image
-        of_well.append(1 - (ranks[well] - scipy.stats.rankdata(scores[well])) / sick.sum())
+        # Whether a well image has a higher score than a sick one, ties by half; summed before it is taken from 1.
+        missed = (1 - np.sign(np.subtract.outer(scores[sick], scores[well]))) / 2
+        of_sick.append((len(missed[0]) - missed.sum(axis=1)) / well.sum())
+        of_well.append(1 - missed.sum(axis=0) / sick.sum())
     covariance = np.cov(of_sick) / sick.sum() + np.cov(of_well) / well.sum()
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if not variance > 1e-12:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation.intervals import interval_columns, resample, resampled
-from pneumolib.evaluation.metrics import check_predictions
+from pneumolib.evaluation.metrics import check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 PREVALENCES = (0.05, 0.10, 0.20, 0.40)
@@ -62,16 +62,10 @@ def _curve(name: str, labels: np.ndarray, weights: np.ndarray, ends: np.ndarray,
 def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
     """`threshold, sensitivity, specificity, accuracy, ppv, npv` at 199 thresholds from 0.005 to 0.995."""
     rows = check_predictions(predictions, split)
-    sick = rows.label.to_numpy() == 1
-    thresholds = np.arange(1, 200) / 200
-    called = rows.probability.to_numpy()[:, None] >= thresholds
-    tp, fp = called[sick].sum(0), called[~sick].sum(0)
-    fn, tn = sick.sum() - tp, (~sick).sum() - fp
-    with np.errstate(invalid="ignore"):  # 0 of 0 is NaN, and no line is drawn there
-        return pd.DataFrame({
-            "threshold": thresholds, "sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp),
-            "accuracy": (tp + tn) / len(rows), "ppv": tp / (tp + fp), "npv": tn / (tn + fn),
-        })  # fmt: skip
+    thresholds = pd.Series(np.arange(1, 200) / 200, name="threshold")
+    found = pd.DataFrame([compute_metrics(rows.label, rows.probability, threshold) for threshold in thresholds])
+    shown = found[["sensitivity", "specificity", "accuracy", "ppv", "npv"]].astype(float)
+    return pd.concat([thresholds, shown], axis=1)
 
 
 def decision_curve(

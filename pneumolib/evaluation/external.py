@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are loaded when they are used: the check of what is due uses none
 
-from pneumolib.data.ood import QUANTILES, TrainingReference, ood_warnings
+from pneumolib.data.facts import QUANTILES, TrainingReference, ood_warnings
 from pneumolib.data.split import EXTERNAL, PARTS
 from pneumolib.evaluation.calibration import (
     CERTAIN,
     Calibration,
+    Threshold,
+    choose_threshold,
     expected_errors,
     fit_calibration,
     slope_and_intercept,
@@ -24,7 +26,6 @@ from pneumolib.evaluation.calibration import (
 from pneumolib.evaluation.compare import CHANGED, paired_differences
 from pneumolib.evaluation.intervals import interval_columns, percentiles, resampled, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
-from pneumolib.evaluation.threshold import Threshold, choose_threshold
 from pneumolib.params import EvaluationParams
 
 RECALIBRATION, EVALUATION = PARTS
@@ -221,7 +222,7 @@ def errors_by_warning(
     for name, kept in (("flagged", marked), ("others", ~marked)):
         side = [np.nan] * 3
         if kept.any():
-            _, low, high = resamples.metric_limits(rows.probability, threshold, kept)["accuracy"]
+            _, low, high = resamples.part(kept).metric_limits(rows.probability[kept], threshold)["accuracy"]
             side = [wrong[kept].mean(), 1 - high, 1 - low]
         row = {"part": name, "images": int(kept.sum()), "errors": int(wrong[kept].sum())}
         found.append(row | interval_columns("share", side))

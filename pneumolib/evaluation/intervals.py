@@ -61,23 +61,24 @@ class Resamples:
     weights: np.ndarray | None
     tail: float
 
-    def score(
-        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
-    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def part(self, kept: np.ndarray) -> "Resamples":
+        """The same resamples of some of the images, `kept` being a mask."""
+        weights = None if self.weights is None else self.weights[:, kept]
+        return Resamples(self.labels[kept], self.groups[kept], weights, self.tail)
+
+    def score(self, scores: np.ndarray, threshold: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Each metric's value, and its value in every resample: one NaN where there are no resamples.
 
         Args:
             scores: probabilities, (n,).
             threshold: frozen.
-            kept: a mask of the images to count, all when None.
         """
-        kept = np.ones(len(self.labels), bool) if kept is None else kept
-        labels, scores = self.labels[kept], np.asarray(scores)[kept]
-        value = {name: float(v) for name, v in compute_metrics(labels, scores, threshold).items()}
+        value = {name: float(v) for name, v in compute_metrics(self.labels, scores, threshold).items()}
         if self.weights is None:
             return value, dict.fromkeys(METRICS, np.array([np.nan]))
-        weights, starts = self.weights[:, kept], range(0, len(self.weights), _BLOCK)
-        blocks = [compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in starts]
+        # By columns, as `part` has them: sums then round alike for all images and for some.
+        weights, starts = np.asfortranarray(self.weights), range(0, len(self.weights), _BLOCK)
+        blocks = [compute_metrics(self.labels, scores, threshold, weights[i : i + _BLOCK]) for i in starts]
         return value, {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
 
     def limits(self, draws: np.ndarray) -> tuple[float, float]:
@@ -88,24 +89,20 @@ class Resamples:
         low, high = percentiles(draws, self.tail)
         return (low, high) if high - low > _NOTHING else (np.nan, np.nan)
 
-    def metric_limits(
-        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
-    ) -> dict[str, tuple[float, float, float]]:
+    def metric_limits(self, scores: np.ndarray, threshold: float) -> dict[str, tuple[float, float, float]]:
         """Each metric's value and its limits.
 
         Where fewer than five groups hold a wrong prediction, or fewer than five a right one, a proportion has Clopper and
         Pearson's limits, groups counted as cases: percentiles of so few errors are too close, and of none they are one point.
         """
-        value, draws = self.score(scores, threshold, kept)
+        value, draws = self.score(scores, threshold)
         found = {name: (value[name], *self.limits(draws[name])) for name in METRICS}
-        kept = np.ones(len(self.labels), bool) if kept is None else kept
-        labels, groups, called = self.labels[kept], self.groups[kept], np.asarray(scores)[kept] >= threshold
-        right = called == (labels == 1)
-        whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
-        for name in PROPORTIONS if self.weights is not None else ():
-            cases = whole.get(name, np.ones(len(labels), bool))
-            if min(len(set(groups[cases & right])), len(set(groups[cases & ~right]))) < _FEW_GROUPS:
-                found[name] = (value[name], *_exact(value[name], len(set(groups[cases])), self.tail))
+        sick, called = self.labels == 1, np.asarray(scores) >= threshold
+        right = called == sick
+        cases_of = dict(zip(PROPORTIONS, (sick, ~sick, called, ~called, sick | ~sick), strict=True))
+        for name, cases in cases_of.items() if self.weights is not None else ():
+            if min(len(set(self.groups[cases & part])) for part in (right, ~right)) < _FEW_GROUPS:
+                found[name] = (value[name], *_exact(value[name], len(set(self.groups[cases])), self.tail))
         return found
 
 
