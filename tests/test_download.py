@@ -227,17 +227,6 @@ def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_
     assert said.endswith("Next: make report STUDY=kermany\n")
 
 
-def test_pairs_that_are_there_need_no_network_and_begun_ones_are_asked_about_again(records, remote, tmp_path):
-    folder = download.fetch_pairs(records, tmp_path / "cache")
-    asked = remote.asked
-    download.fetch_pairs(records, folder)
-    assert remote.asked == asked
-    (folder / "test/images.tfrec").unlink()
-    download.fetch_pairs(records, folder)
-    assert remote.asked == asked + 5
-    assert len(remote.seen) == 5
-
-
 def test_a_page_in_place_of_a_file_and_a_folder_of_others_are_refused(records, remote, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine", encoding="utf-8")
@@ -281,14 +270,7 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert main(["data"]) == 1
     said = capsys.readouterr().err
-    for words in (
-        "make data, tfrecord from gs://",
-        "https://storage.googleapis.com/download.tensorflow.org/data/",
-        "Connection refused",
-        "make data FROM=kaggle",
-        "FROM=<file.zip>",
-    ):
-        assert words in said
+    assert re.search(r"(?s)tfrecord from gs://.*storage\.googleapis\.com.*refused.*FROM=kaggle.*FROM=<file\.zip>", said)
     assert "Traceback" not in said
     assert not (tmp_path / "data/chest_xray").exists()
 
@@ -457,12 +439,13 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status):
 
 @pytest.mark.usefixtures("no_account")
 def test_no_network_and_a_wrong_handle_are_named(monkeypatch):
-    with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
-        download.download("kaggle", "nothing")
-    with monkeypatch.context() as patch:
-        patch.setenv("https_proxy", "http://127.0.0.1:9")
-        with pytest.raises(PneumolibError, match=r"(?s)kagglehub: .*Connection refused.*make data FROM=<file\.zip>"):
-            download.download("kaggle")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    for address, words in (
+        ("nothing", "Invalid dataset handle: nothing"),
+        (None, "(?s)Connection refused.*FROM=<file"),
+    ):
+        with pytest.raises(PneumolibError, match=words):
+            download.download("kaggle", address)
 
 
 def test_kaggles_cache_is_linked_into_place(monkeypatch, tmp_path):

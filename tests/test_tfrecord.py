@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumolib.data import download
 from pneumolib.data.download import read_records, unpack_pairs
 from pneumolib.data.layout import MARKER
 from pneumolib.errors import DataError
@@ -149,17 +148,6 @@ def test_pairs_that_do_not_fit_are_refused_and_an_older_folder_stays(source, tmp
     with pytest.raises(DataError, match=message):
         unpack_pairs(source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
-
-
-def test_whole_is_returned_at_once_and_changed_sources_unpack_again(source, tmp_path, monkeypatch):
-    out = unpack_pairs(source, tmp_path / "out")
-    with monkeypatch.context() as patch:
-        patch.setattr(download, "write_pairs", lambda *_: pytest.fail("unpacked again"))
-        unpack_pairs(source, out)
-    write_pair(source, "test", TEST | {"test/NORMAL/IM-0008-0001.jpeg": jpeg(8)})
-    assert "test/NORMAL/IM-0008-0001.jpeg" in contents(unpack_pairs(source, out))
-    (out / "test/NORMAL/IM-0008-0001.jpeg").unlink()
-    assert "test/NORMAL/IM-0008-0001.jpeg" in contents(unpack_pairs(source, out))
 
 
 def test_what_a_killed_unpacking_left_is_deleted_and_links_and_empty_folders_serve(source, tmp_path):

@@ -56,7 +56,6 @@ REFUSALS = {401: "not public", 403: "not public, or no such file", 404: "no such
 
 MAX_TOTAL_BYTES = 8 * 2**30
 MAX_FILE_BYTES = 64 * 2**20  # the largest radiograph of the archive has a few MiB
-MAX_RECORD_BYTES = 64 * 2**20
 MAX_RATIO = 100  # an image is compressed already; a bomb begins at a thousand
 
 
@@ -126,9 +125,7 @@ def _put_in_place(way: str, address: str, target: Path) -> None:
 
 def _unlike_published(found: Counter[str]) -> list[str]:
     """Which counts are not the published ones; whether the 16 images of val are in train makes none less whole."""
-    joined = Counter()
-    for key, n in found.items():
-        joined[key.replace("val/", "train/")] += n
+    joined = found + Counter({key.replace("val/", "train/"): n for key, n in found.items() if key.startswith("val/")})
     return [f"{key} {joined[key]} (published: {n})" for key, n in PUBLISHED.items() if joined[key] != n]
 
 
@@ -325,7 +322,7 @@ def read_records(path: Path) -> Iterator[bytes]:
     The framing is: length (uint64, little-endian), masked CRC32C of those 8 bytes, payload, masked CRC32C of it.
 
     Raises:
-        DataError: a file that ends within a record, a checksum that does not fit, or a record above MAX_RECORD_BYTES,
+        DataError: a file that ends within a record, a checksum that does not fit, or a record above MAX_FILE_BYTES,
             which is refused before memory is asked for. The message names record (from 1) and byte offset.
     """
     with path.open("rb") as file:
@@ -337,7 +334,7 @@ def read_records(path: Path) -> Iterator[bytes]:
             length = int.from_bytes(head[:8], "little")
             _require(len(head) == 12, f"{where}: the file ends within the record's head")
             _require(_masked_crc(head[:8]) == head[8:], f"{where}: the checksum of its length does not fit")
-            _require(length <= MAX_RECORD_BYTES, f"{where}: {length} bytes; at most {MAX_RECORD_BYTES} are allowed")
+            _require(length <= MAX_FILE_BYTES, f"{where}: {length} bytes; at most {MAX_FILE_BYTES} are allowed")
             payload, check = file.read(length), file.read(4)
             _require(len(check) == 4, f"{where}: the file ends within its {length} bytes")
             _require(_masked_crc(payload) == check, f"{where}: the checksum of its {length} bytes does not fit")

@@ -1,6 +1,6 @@
 """What is known of an image without a diagnosis: facts of its file and of its pixels, all in one list, `FACTS`.
 
-The audit asks whether they tell the classes apart (`metadata_features`, `border_features`). Out-of-distribution warnings
+The audit asks whether they tell the classes apart (`metadata_features`, `border_table`). Out-of-distribution warnings
 ask whether an image is like those that a network was trained on: each fact has a range. All that is fitted lies in
 `TrainingReference`, plain numbers that fit into `result.json`; nothing here knows a network or a label. A warning says
 that nobody has measured how the network does on such images, not that its predicted class is wrong; an image without one
@@ -129,26 +129,18 @@ def mask_centre(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarra
     return masked
 
 
-def border_features(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarray:
-    """Grey values of the frame of every image, uint8 (n, k), row by row from the top left.
-
-    The image, 32 pixels wide and high at least, is masked first and then reduced to 32 x 32 by averaging areas, so that
-    nothing of the centre can reach a feature; k is the number of cells that touch the frame, 448 for an eighth.
-    """
-    frame = _frame_cells(pixels.shape[1:3], border_fraction)
-    # One by one: pixels are mapped from disk and need not fit into memory.
-    masked = (mask_centre(image[None], border_fraction)[0] for image in pixels)
-    return np.array([_cells_of(image)[frame] for image in masked], np.uint8).reshape(len(pixels), int(frame.sum()))
-
-
 def border_table(parts: Sequence[ImageSet], border_fraction: float = 0.125) -> pd.DataFrame:
-    """`border_features` of train, val and test in one table by `image_id`, for `judge_shortcut`; a column a cell."""
-    cells = np.argwhere(_frame_cells(parts[0].pixels.shape[1:3], border_fraction))
-    names = [f"grey of row {row}, column {column}" for row, column in cells]
-    return pd.concat(
-        pd.DataFrame(border_features(part.pixels, border_fraction), index=part.table.image_id, columns=names)
-        for part in parts
-    )
+    """Grey values of the frame of train, val and test in one table by `image_id`, for `judge_shortcut`; a column a cell.
+
+    An image, 32 pixels wide and high at least, is masked first and then reduced to 32 x 32 by averaging areas, so that
+    nothing of the centre can reach a feature; there are as many cells as touch the frame, 448 for an eighth.
+    """
+    frame = _frame_cells(parts[0].pixels.shape[1:3], border_fraction)
+    names = [f"grey of row {row}, column {column}" for row, column in np.argwhere(frame)]
+    # One by one: pixels are mapped from disk and need not fit into memory.
+    cells = [_cells_of(mask_centre(image[None], border_fraction)[0])[frame] for part in parts for image in part.pixels]
+    ids = pd.concat([part.table.image_id for part in parts])
+    return pd.DataFrame(np.array(cells, np.uint8), index=pd.Index(ids), columns=names)
 
 
 def _frame_px(shape_px: tuple[int, int], border_fraction: float) -> list[int]:
@@ -321,10 +313,10 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
         _rounded(precision[np.tril_indices_from(precision)]),
         dict.fromkeys([*KINDS.values(), "any"]),
     )
-    if len(val_rows) == 0:
-        return reference
-    warned = ood_warnings(reference, describe_images(reference, manifest, val, val_rows))
-    return replace(reference, validation_warnings=warned.mean().to_dict())
+    if len(val_rows):
+        warned = ood_warnings(reference, describe_images(reference, manifest, val, val_rows))
+        reference = replace(reference, validation_warnings=warned.mean().to_dict())
+    return reference
 
 
 def describe_images(

@@ -64,10 +64,10 @@ def list_source(params: DataParams) -> Listing:
             root = unpack_pairs(root, in_root(f"{UNPACKED}/tfrecord-{key}"))
         if params.source == "npz":
             root = unpack_npz(root, in_root(UNPACKED))
+        as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
+        return list_csv(root, join_val) if as_table else _list_folder(root, join_val)
     except (PneumolibError, OSError) as fault:
         raise DataError(f"data.root: {fault}") from None
-    as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
-    return list_csv(root, join_val) if as_table else _list_folder(root, join_val)
 
 
 # --- folders
@@ -80,7 +80,7 @@ def _list_folder(root: Path, join_val: bool) -> Listing:
     splits = [split for split in SPLITS if split != "val" or (join_val and (root / "val").is_dir())]
     images, strangers, unknown = [], [], []
     for (split, class_name), folder in _class_folders(root, splits).items():
-        for file in _files(folder):
+        for file in sorted(file for file in folder.iterdir() if not IGNORED.fullmatch(file.name)):
             path = f"{split}/{folder.name}/{file.name}"
             if os.path.isdir(file):  # False too for a link that leads back to itself
                 strangers.append({"path": path, "reason": "a folder inside a class folder"})
@@ -114,7 +114,7 @@ def _class_folders(root: Path, splits: list[str]) -> dict[tuple[str, str], Path]
                 found[split, name] = folder
     missing = [f"{split}/{name}" for split in splits for name in CLASSES if (split, name) not in found]
     if missing:
-        raise DataError(f"data.root: {root}{_what_is_missing(root, splits, missing)}")
+        raise DataError(f"{root}{_what_is_missing(root, splits, missing)}")
     return found
 
 
@@ -135,13 +135,6 @@ def _what_is_missing(root: Path, splits: list[str], missing: list[str]) -> str:
         f": looked for {', '.join(f'{s}/{c}' for s in splits for c in CLASSES)} (Opacity serves as PNEUMONIA); missing: "
         f"{', '.join(missing)}. Folders found there: {', '.join(found) or 'none'}.{hint}"
     )
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return sorted(file for file in folder.iterdir() if not IGNORED.fullmatch(file.name))
-    except OSError as fault:
-        raise DataError(f"{folder}: cannot be listed: {fault.strerror}. Mend its permissions") from None
 
 
 def _first(names: list[str], most: int, between: str = ", ") -> str:
@@ -176,7 +169,7 @@ def list_csv(file: Path, join_val: bool) -> Listing:
 def _read_table(file: Path) -> pd.DataFrame:
     """The table as text without blank lines; its index keeps the number of each line."""
     if not file.is_file():
-        raise DataError(f"data.root: {file} is no file; csv wants a table of paths, or a folder with manifest.csv")
+        raise DataError(f"{file} is no file; csv wants a table of paths, or a folder with manifest.csv")
     as_text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
     try:
         table = pd.read_csv(file, **as_text, skip_blank_lines=False)
@@ -265,15 +258,12 @@ def _write_images(file: Path, folder: Path) -> None:
         raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
-        if images.dtype != np.uint8 or images.ndim < 3 or images.shape[3:] not in ((), (3,)) or not images.size:
+        usable = images.dtype == np.uint8 and images.ndim > 2 and images.shape[3:] in ((), (3,)) and images.size
+        if not usable or len(labels) != len(images) or not np.isin(labels, (0, 1)).all():
             raise DataError(
-                f"{file}: {split}_images: expected uint8 (n, height, width) or (n, height, width, 3), "
-                f"received {images.dtype} {images.shape}"
-            )
-        if len(labels) != len(images) or not np.isin(labels, (0, 1)).all():
-            raise DataError(
-                f"{file}: {split}_labels: expected {len(images)} values of 0 or 1, received {len(labels)} "
-                f"with values {sorted(set(labels.tolist()))[:5]}"
+                f"{file}: expected {split}_images uint8 (n, height, width) or (n, height, width, 3), received {images.dtype} "
+                f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)} with values "
+                f"{sorted(set(labels.tolist()))[:5]}"
             )
         for number, (pixels, label) in enumerate(
             zip(bar(images, len(images), f"unpacking {split}"), labels, strict=True)

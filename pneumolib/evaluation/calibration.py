@@ -91,9 +91,7 @@ def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     bounds = np.log([_NARROWEST, _WIDEST])
-    found = scipy.optimize.minimize_scalar(
-        lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=bounds, method="bounded"
-    )
+    found = scipy.optimize.minimize_scalar(lambda t: _loss(logits / np.exp(t), labels), bounds=bounds, method="bounded")
     return Calibration("temperature", slope=float(np.exp(-found.x)))
 
 
@@ -101,9 +99,7 @@ def _platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     positives, negatives = (labels == 1).sum(), (labels == 0).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
-    found = scipy.optimize.minimize(
-        lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS"
-    )
+    found = scipy.optimize.minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0])
     return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
 
 
@@ -160,13 +156,10 @@ def _regression(rows: pd.DataFrame, confidence: float, design: np.ndarray, offse
     """The first coefficient with its limits; NaN for a search that ran away."""
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
-    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
     groups = {"groups": pd.factorize(rows.group_id)[0]}
     with warnings.catch_warnings():
-        # Near-separation shows in the interval, which comes out very wide.
-        warnings.simplefilter("ignore", PerfectSeparationWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore")  # near-separation shows in the interval, which comes out very wide
         model = GLM(rows.label.to_numpy(), design, family=Binomial(), offset=offset)
         fitted = model.fit(cov_type="cluster", cov_kwds=groups, start_params=start)
     found = [float(fitted.params[0]), *map(float, np.asarray(fitted.conf_int(1 - confidence))[0])]

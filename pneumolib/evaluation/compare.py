@@ -1,4 +1,4 @@
-"""Comparisons on the same images and the same resamples: models, seeds, changed images, subgroups; and a comparison with chance.
+"""Comparisons on the same images and the same resamples: models, seeds, changed images, subgroups.
 
 Paired differences with their intervals are the answer. McNemar's and DeLong's tests stand beside them because readers look
 for them. Both take images for independent, which images of one child are not: their p-values are too small.
@@ -16,7 +16,7 @@ import scipy  # its parts are loaded when they are used: `scipy.stats` takes a s
 from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import choose_threshold
 from pneumolib.evaluation.intervals import interval_columns, resample, resampled
-from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions, compute_metrics
+from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions
 from pneumolib.params import EvaluationParams
 
 DIFFERENCES = ("auroc", "sensitivity", "specificity", "accuracy", "brier")
@@ -263,31 +263,3 @@ def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float
         return np.nan
     apart = of_sick[0].mean() - of_sick[1].mean()
     return float(2 * scipy.stats.norm.sf(abs(apart) / np.sqrt(variance)))
-
-
-def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:
-    """Permutation test: the AUROC with permuted labels, near 0.5, and how often it reaches the observed AUROC.
-
-    It checks the arithmetic of the evaluation and gives a p-value. It cannot see a leak in training: scores stay as they are.
-
-    Labels are permuted among groups, not images: what images of one child have in common is no evidence. A group that
-    holds both classes hands on its mean, which its new images carry as weights in either class.
-
-    Returns:
-        `mean, low, high` (the middle 95%) of the AUROC over permutations, and `p`, the share of them, the observed
-        labels counted in, that reach the observed AUROC. NaN with one class only.
-    """
-    rows = check_predictions(predictions, split)
-    groups = pd.factorize(rows.group_id)[0]
-    observed = float(compute_metrics(rows.label, rows.probability, 0.5)["auroc"])
-    if np.isnan(observed):
-        return dict.fromkeys(("mean", "low", "high", "p"), np.nan)
-    means = rows.label.groupby(groups).mean().to_numpy()
-    rng = np.random.default_rng(seed)
-    shares = np.stack([rng.permutation(means) for _ in range(permutations)])[:, groups]
-    # Each image counts twice, once in each class, weighted by the share of that class in the group whose labels it got.
-    twice, labels = np.tile(rows.probability, 2), np.repeat([1, 0], len(rows))
-    found = compute_metrics(labels, twice, 0.5, np.concatenate([shares, 1 - shares], axis=1))["auroc"]
-    low, high = np.quantile(found, [0.025, 0.975])
-    p = (1 + (found >= observed - 1e-12).sum()) / (1 + permutations)
-    return {"mean": float(found.mean()), "low": float(low), "high": float(high), "p": float(p)}
