@@ -14,7 +14,7 @@ from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams, SplitParams
 from test_decode import RAMP, write_dicom
-from test_tfrecord import write_pair
+from test_download import write_pair
 
 
 def read(root, cache, **options):
