@@ -265,6 +265,11 @@ class TrainingReference:
         facts = facts[list(KINDS)]
         return (facts < lowest) | (facts > highest)
 
+    def flagged(self, facts: pd.DataFrame) -> pd.DataFrame:
+        """Which images are warned of: bool columns `size, exposure, colour, content, any`, one row for each of `facts`."""
+        unusual = self.unusual(facts)
+        return unusual.T.groupby(KINDS, sort=False).any().T.assign(any=unusual.any(axis=1))
+
     def warnings(self, facts: pd.DataFrame) -> list[tuple[str, ...]]:
         """A sentence for each unusual fact of each image, the most telling first."""
         rows = zip(facts.to_dict("records"), self.unusual(facts).to_dict("records"), strict=True)
@@ -277,12 +282,6 @@ class TrainingReference:
         darker, less = ("darker", "less") if value < low else ("brighter", "more")
         sentence = FACTS[name].warning + _LIMITS[KINDS[name]]
         return sentence.format(value=value, low=low, high=high, darker=darker, less=less)
-
-
-def ood_warnings(reference: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
-    """Which images are warned of: bool columns `size, exposure, colour, content, any`, one row for each of `facts`."""
-    unusual = reference.unusual(facts)
-    return unusual.T.groupby(KINDS, sort=False).any().T.assign(any=unusual.any(axis=1))
 
 
 def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingReference:
@@ -314,7 +313,7 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
         dict.fromkeys([*KINDS.values(), "any"]),
     )
     if len(val_rows):
-        warned = ood_warnings(reference, describe_images(reference, manifest, val, val_rows))
+        warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
         reference = replace(reference, validation_warnings=warned.mean().to_dict())
     return reference
 

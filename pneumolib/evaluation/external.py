@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are loaded when they are used: the check of what is due uses none
 
-from pneumolib.data.facts import QUANTILES, TrainingReference, ood_warnings
+from pneumolib.data.facts import QUANTILES, TrainingReference
 from pneumolib.data.split import EXTERNAL, PARTS
 from pneumolib.evaluation.calibration import (
     CERTAIN,
@@ -197,7 +197,7 @@ def ood_warning_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.D
     Returns:
         `kind, validation_warnings` (share on validation), `flagged` (share of these images).
     """
-    flagged = ood_warnings(reference, facts).mean()
+    flagged = reference.flagged(facts).mean()
     before = pd.to_numeric(pd.Series([reference.validation_warnings[kind] for kind in flagged.index]))
     return pd.DataFrame({"kind": flagged.index, "validation_warnings": before, "flagged": flagged.to_numpy()})
 
@@ -209,7 +209,7 @@ def errors_by_warning(
 
     Args:
         predictions: of split `external`.
-        flagged: bool by `image_id`, see `data.ood_warnings`.
+        flagged: bool by `image_id`, see `TrainingReference.flagged`.
         threshold: frozen.
     Returns:
         one row for `flagged` and one for `others`: `part, images, errors`, `share` of errors with `_low, _high`; the first row
