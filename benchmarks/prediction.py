@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from pneumolib.data.facts import fit_ood
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.ood import fit_ood
 from pneumolib.data.pixels import read_images
 from pneumolib.data.split import split_manifest
 from pneumolib.evaluation.calibration import Calibration

@@ -17,14 +17,13 @@ from pneumolib.audit.groups import (
 from pneumolib.audit.shortcuts import (
     ALL,
     BEFORE,
-    BORDER_L2,
     feature_table,
     judge_shortcut,
     mitigation_findings,
     mitigation_table,
     shortcut_findings,
 )
-from pneumolib.data.facts import border_features, border_table, mask_centre, metadata_features
+from pneumolib.data.facts import border_table, mask_centre, metadata_features
 from pneumolib.data.layout import identify
 from pneumolib.data.manifest import describe_file, read_manifest
 from pneumolib.data.pixels import ImageSet
@@ -283,6 +282,9 @@ def test_constant_features_are_listed_and_missing_ones_refused(table):
         feature_table(features.assign(sd_intensity=features.sd_intensity.drop("i003")), split, PARAMS, 1)
 
 
+IDS = pd.DataFrame({"image_id": list("abc")})
+
+
 @pytest.mark.parametrize(("shape", "fraction"), [((32, 32, 1), 0.125), ((45, 61, 1), 0.05), ((64, 50, 3), 0.3)])
 def test_nothing_of_the_centre_reaches_a_feature(shape, fraction):
     rng = np.random.default_rng(0)
@@ -291,7 +293,8 @@ def test_nothing_of_the_centre_reaches_a_feature(shape, fraction):
     other = np.where(in_frame, pixels, 255 - pixels)
     assert (pixels != other).any()
     np.testing.assert_array_equal(mask_centre(other, fraction), np.where(in_frame, pixels, 0))
-    np.testing.assert_array_equal(border_features(pixels, fraction), border_features(other, fraction))
+    of_one, of_other = (border_table([ImageSet(IDS, images)], fraction) for images in (pixels, other))
+    pd.testing.assert_frame_equal(of_one, of_other)
 
 
 def test_a_label_in_the_border_is_found_and_one_in_the_centre_is_not(table):
@@ -304,15 +307,10 @@ def test_a_label_in_the_border_is_found_and_one_in_the_centre_is_not(table):
         parts = [ImageSet(split[split.split == p], coded[split.split == p]) for p in ("test", "train")]
         features = border_table(parts)
         assert features.index.tolist() == [i for part in parts for i in part.table.image_id]
-        shortcut = judge_shortcut(features, split, PARAMS, seed=1, l2=BORDER_L2)
+        shortcut = judge_shortcut(features, split, PARAMS, seed=1, l2=100)
         assert (shortcut.cv.low > 0.9, shortcut.test.low > 0.9) == (found, found)
         assert found or shortcut.cv.low < 0.5
         assert "most weight" not in shortcut_findings("border_only", "the border", shortcut)[0].sentence
-
-
-def test_unusable_pixels_are_refused():
-    with pytest.raises(DataError, match=r"expected uint8 .* received float64 \(2, 40, 40\)"):
-        mask_centre(np.zeros((2, 40, 40)))
 
 
 @pytest.mark.shared
@@ -398,10 +396,8 @@ def scored(before, after, change):
     ("after", "change", "verdict", "words"),
     [
         ((0.75, 0.70, 0.80), (-0.20, -0.25, -0.15), "warning", "takes part of it away. Much is left"),
-        ((0.57, 0.52, 0.62), (-0.38, -0.40, -0.30), "note", "takes part of it away. What is left is more than chance"),
         ((0.51, 0.47, 0.55), (-0.44, -0.50, -0.40), "ok", "Nothing is left that can be shown"),
         ((0.51, 0.47, 0.55), (0.02, 0.01, 0.03), "warning", "makes it worse"),
-        ((0.78, 0.45, 0.93), (-0.17, -0.50, -0.02), "note", "too wide to say"),
         ((0.90, np.nan, np.nan), (-0.05, np.nan, np.nan), "note", "No change is shown. The interval is too wide"),
         ((np.nan, np.nan, np.nan), (np.nan, np.nan, np.nan), "note", "nothing can be computed"),
     ],

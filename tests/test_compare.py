@@ -14,21 +14,20 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation import curves
+from pneumolib.evaluation.calibration import choose_threshold
 from pneumolib.evaluation.compare import (
     DIFFERENCES,
     compare_auroc,
     delong_test,
     paired_differences,
-    permutation_check,
     robustness_table,
     secondary_tests,
     seed_predictions,
     seed_tables,
     subgroup_table,
 )
-from pneumolib.evaluation.intervals import metric_table
+from pneumolib.evaluation.intervals import metric_table, permutation_check
 from pneumolib.evaluation.metrics import compute_metrics
-from pneumolib.evaluation.threshold import choose_threshold
 from pneumolib.params import EvaluationParams
 
 PARAMS = EvaluationParams(resamples=300)
@@ -230,16 +229,8 @@ def test_the_bands_go_through_scikit_learns_curves(predictions):
             assert found == pytest.approx(precision[recall >= place - 1e-12][-1])
 
 
-def test_the_sweep_is_that_of_the_metrics(predictions):
-    sweep = curves.threshold_sweep(predictions, "test")
-    for row in sweep.iloc[[0, 99, 198]].itertuples():
-        at = compute_metrics(predictions.label, predictions.probability, row.threshold)
-        for name in ("sensitivity", "specificity", "accuracy", "ppv", "npv"):
-            assert getattr(row, name) == pytest.approx(float(at[name]), nan_ok=True)
-
-
 def test_net_benefit_by_hand(predictions):
-    curve = curves.decision_curve(predictions, "test", predictions.probability, **OPTIONS)
+    curve = curves.decision_curve(predictions.assign(calibrated=predictions.probability), "test", **OPTIONS)
     called = predictions.probability >= 0.2
     true, false = (called & (predictions.label == label) for label in (1, 0))
     at = curve[np.isclose(curve.threshold, 0.2)].iloc[0]
@@ -247,8 +238,6 @@ def test_net_benefit_by_hand(predictions):
     assert at.treat_all == pytest.approx(120 / 180 - 60 / 180 * 0.25)
     assert at.low < at.model < at.high
     assert curve.treat_all.iloc[-1] < 0 < curve.model.iloc[50]
-    with pytest.raises(InputError, match=r"received 180 value\(s\), 180 of them no number; needed is one"):
-        curves.decision_curve(predictions, "test", predictions.probability * np.nan, **OPTIONS)
 
 
 def test_predictive_values_at_the_splits_own_prevalence_are_its_own(predictions, monkeypatch):

@@ -100,7 +100,6 @@ def test_dicom_is_shown_as_a_workstation_shows_it(stored, options, row):
     raw = dicom_bytes(stored, **options)
     np.testing.assert_allclose(grey(raw), np.tile(row, (48, 1)), atol=1)
     decoded = decode(raw)
-    assert (decoded.pixel_min, decoded.pixel_max) == (stored.min(), stored.max())
     assert decoded.mode == f"DICOM {options.get('photometric', 'MONOCHROME2')} {options.get('bits', 12)} bit"
 
 
@@ -259,5 +258,4 @@ def test_deep_grey_is_scaled_by_the_bits_it_uses(bits):
     ramp, file = np.linspace(0, 2**bits - 1, 64).astype(np.uint16), io.BytesIO()
     Image.fromarray(np.tile(ramp, (48, 1))).save(file, "PNG")
     decoded = decode(file.getvalue())
-    assert (decoded.pixel_min, decoded.pixel_max) == (0, 2**bits - 1)
     np.testing.assert_allclose(np.asarray(decoded.image)[0], ramp / 2 ** (bits - 8), atol=1)

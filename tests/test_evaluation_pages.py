@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit
 
 from pneumolib import evaluation
+from pneumolib.evaluation import compare
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import comparing, evaluation_plots, evaluation_words, words
 from pneumolib.reporting.comparing import leaderboard
@@ -72,12 +73,12 @@ def comparison_alts(board, compared) -> list[str]:
 
 def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
     """All that a page would say and show; warnings are errors here."""
-    test = table[table.split == "test"]
     threshold = evaluation.choose_threshold(table, PARAMS)
     calibration = evaluation.fit_calibration(table, PARAMS.calibration)
+    table = table.assign(calibrated=calibration.apply(table.logit))
+    test = table[table.split == "test"]
     at = (threshold.value,)
     validation, metrics = (evaluation.metric_table(table, part, *at, **OPTIONS) for part in ("val", "test"))
-    calibrated = calibration.apply(test.logit)
     calibrations = evaluation.calibration_table(table, "test", **OPTIONS)
     grey = [
         test.assign(corruption=name, severity=s, probability=expit(test.logit - s / 2))
@@ -100,14 +101,14 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
         evaluation_words.permutation_summary(evaluation.permutation_check(table, "test", 1, permutations=200)),
         evaluation_words.seed_summary(seeds["test"]),
     ]
-    bins = evaluation.reliability(test, calibrated)
+    bins = evaluation.reliability(test, test.calibrated)
     plots = [
         evaluation_plots.curves(evaluation.curve_bands(table, **OPTIONS), validation, metrics),
         evaluation_plots.threshold_sweep(evaluation.threshold_sweep(table, "test"), *at),
         evaluation_plots.score_histograms(table, *at),
         evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, *at)),
         evaluation_plots.calibration(bins, bins, "platt"),
-        evaluation_plots.decision_curve(evaluation.decision_curve(table, "test", calibrated, **OPTIONS), "platt"),
+        evaluation_plots.decision_curve(evaluation.decision_curve(table, "test", **OPTIONS), "platt"),
         evaluation_plots.robustness(robust),
     ]
     text = "\n".join([*(t.to_string() for t in said), *(s.data for s in sentences), *alts(plots, as_on_the_page)])
@@ -182,7 +183,7 @@ def test_runs_are_compared_from_their_files(tmp_path, monkeypatch):
     assert evaluation_words.difference_words(compared.differences, "better").Run.tolist() == ["worse"]
     # From files or from memory, to the last digit.
     thresholds = {"better": 0.4, "worse": 0.4}
-    direct = evaluation.paired_differences({"better": table, "worse": worse}, "test", thresholds, "better", **OPTIONS)
+    direct = compare.paired_differences({"better": table, "worse": worse}, "test", thresholds, "better", **OPTIONS)
     pd.testing.assert_frame_equal(compared.differences, direct)
     assert all("better" in alt for alt in comparison_alts(leaderboard(results), compared))
 

@@ -8,9 +8,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import expit, logit
 
-from pneumolib.data.facts import KINDS
-from pneumolib.data.ood import QUANTILES, TrainingReference
-from pneumolib.evaluation.calibration import Calibration
+from pneumolib.data.facts import KINDS, QUANTILES, TrainingReference
+from pneumolib.evaluation.calibration import Calibration, choose_threshold
 from pneumolib.evaluation.external import (
     CALIBRATIONS,
     drift_table,
@@ -26,7 +25,6 @@ from pneumolib.evaluation.external import (
     threshold_differences,
 )
 from pneumolib.evaluation.intervals import metric_table
-from pneumolib.evaluation.threshold import choose_threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.results import CalibrationResult, ThresholdResult, plain
 

@@ -11,8 +11,7 @@ from test_external import drawn, known
 
 from pneumolib import evaluation
 from pneumolib.data.facts import KINDS
-from pneumolib.evaluation.calibration import fit_calibration
-from pneumolib.evaluation.threshold import choose_threshold
+from pneumolib.evaluation.calibration import choose_threshold, fit_calibration
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import external_plots, external_words
 from pneumolib.reporting.checklist import checklist

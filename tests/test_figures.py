@@ -30,7 +30,7 @@ def manifest():
             "kind": np.where(labels == 1, "virus", "normal"), "group_id": [f"g{n // 2}-{n % 2}" for n in range(40)],
             "source_split": np.where(np.arange(40) < 30, "train", "test"),
             "width_px": 300 + 10 * np.arange(40), "height_px": 250, "mode": np.where(labels == 1, "RGB", "L"),
-            "bytes": 20_000, "sha256": "", "quantisation_sum": 1858, "pixel_min": 0, "pixel_max": 255,
+            "bytes": 20_000, "sha256": "", "quantisation_sum": 1858,
             "mean_intensity": rng.uniform(90, 150, 40).round(1), "sd_intensity": 50.0, "pixel_hash": "",
         }
     )  # fmt: skip

@@ -9,12 +9,11 @@ from PIL import Image, ImageDraw
 from pydantic import TypeAdapter
 
 from conftest import drawn_parts, save_image
-from pneumolib.data import ood
+from pneumolib.data import facts as module
 from pneumolib.data.decode import decode
 from pneumolib.data.drawing import draw_radiograph
-from pneumolib.data.facts import colour_of, content_features
+from pneumolib.data.facts import TrainingReference, colour_of, content_features, describe_images, fit_ood
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.ood import TrainingReference, describe_images, fit_ood, ood_warnings
 from pneumolib.data.pixels import ImageSet
 from pneumolib.params import ImageParams
 from pneumolib.reporting.results import OodResult, plain
@@ -31,7 +30,7 @@ def warnings_of(reference, pixels, **file):
     """The table of warnings and the sentences for images whose files are all of one size and colour."""
     one = {"width_px": 300, "height_px": 300, "colour": 0.0} | file
     facts = reference.facts(pixels, pd.DataFrame([one] * len(pixels)))
-    return ood_warnings(reference, facts), reference.warnings(facts)
+    return reference.flagged(facts), reference.warnings(facts)
 
 
 def test_what_is_no_chest_is_warned_of_and_a_new_chest_is_not(demo):
@@ -75,7 +74,7 @@ def test_warnings_are_counted_on_validation_and_the_limits_know_nothing_of_it(de
     manifest, parts, reference = demo
     facts = describe_images(reference, manifest, parts["val"])
     assert facts.image_id.tolist() == parts["val"].table.image_id.tolist()
-    assert reference.validation_warnings == pytest.approx(ood_warnings(reference, facts).mean().to_dict())
+    assert reference.validation_warnings == pytest.approx(reference.flagged(facts).mean().to_dict())
     assert 0 <= reference.validation_warnings["any"] < 0.4
     nobody = ImageSet(parts["val"].table.iloc[:0], parts["val"].pixels[:0])
     assert set(fit_ood(manifest, parts["train"], nobody).validation_warnings.values()) == {None}
@@ -89,7 +88,7 @@ def test_warnings_are_counted_on_validation_and_the_limits_know_nothing_of_it(de
 def test_files_of_one_size_have_no_warning_and_result_json_keeps_all(demo, monkeypatch, width, height):
     """Width / height needs more digits than a table shows; a written reference warns of the very same images."""
     manifest, parts, _ = demo
-    monkeypatch.setattr(ood, "_MOST", 20)  # of many images some are looked at
+    monkeypatch.setattr(module, "_MOST", 20)  # of many images some are looked at
     one_size = Manifest(manifest.table.assign(width_px=width, height_px=height), manifest.problems, manifest.root, True)
     found = fit_ood(one_size, parts["train"], parts["val"])
     assert found.training_images == 20

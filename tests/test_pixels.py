@@ -73,15 +73,8 @@ def test_pixels_and_table_go_together(prepared, tmp_path, monkeypatch):
 
 def test_every_image_parameter_and_every_change_of_a_file_has_a_cache_of_its_own(prepared, tmp_path):
     manifest, split = prepared
-    changes = (
-        {},
-        {"channels": 3},
-        {"equalize": "hist"},
-        {"crop_border": 0.2},
-        {"reencode_quality": 10},
-        {"fit": "crop"},
-    )
-    ways = (GREY.model_copy(update=change) for change in changes)
+    changes = {"channels": 3, "equalize": "hist", "crop_border": 0.2, "reencode_quality": 10, "fit": "crop"}
+    ways = [GREY, *(GREY.model_copy(update={name: value}) for name, value in changes.items())]
     seen = [read_images(manifest, split, "val", way, tmp_path / "pixels") for way in ways]
     assert all(not np.array_equal(seen[0].pixels, other.pixels) for other in seen[1:])
     file = manifest.root / manifest.table.set_index("image_id").path[split.image_id[split.split == "val"].iloc[0]]

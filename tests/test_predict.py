@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import drawn_parts, save_image
 from pneumolib.__main__ import main
-from pneumolib.data.ood import fit_ood
+from pneumolib.data.facts import fit_ood
 from pneumolib.errors import ModelError
 from pneumolib.learning.fitting import save_model
 from pneumolib.learning.networks import build_model

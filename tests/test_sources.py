@@ -14,7 +14,7 @@ from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams, SplitParams
 from test_decode import RAMP, write_dicom
-from test_tfrecord import write_pair
+from test_download import write_pair
 
 
 def read(root, cache, **options):
@@ -227,10 +227,10 @@ def test_npz_gives_the_same_manifest(npz, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"test_images": np.zeros((6, 0, 28), np.uint8)}, r"test_images: expected uint8"),
+        ({"test_images": np.zeros((6, 0, 28), np.uint8)}, r"expected test_images uint8 .*received uint8 \(6, 0, 28\)"),
         ({"test_labels": None}, "missing test_labels; found "),
-        ({"train_labels": np.full(12, 3)}, r"train_labels: expected 12 values of 0 or 1"),
-        ({"train_images": np.zeros((12, 28, 28), np.float32)}, r"train_images: expected uint8"),
+        ({"train_labels": np.full(12, 3)}, r"train_labels n values of 0 or 1, received 12 with values \[3\]"),
+        ({"train_images": np.zeros((12, 28, 28), np.float32)}, r"expected train_images uint8 .*received float32"),
     ],
 )
 def test_npz_of_another_form_is_refused(npz, tmp_path, change, words):

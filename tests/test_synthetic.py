@@ -15,8 +15,8 @@ from PIL import Image
 from pneumolib.data import synthetic
 from pneumolib.data.layout import MADE_BY, MARKER, is_drawn, recipe_of
 from pneumolib.data.manifest import read_manifest
+from pneumolib.data.sources import CSV_COLUMNS
 from pneumolib.data.split import without_shared
-from pneumolib.data.tables import CSV_COLUMNS
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams
 
@@ -156,7 +156,7 @@ def test_it_is_read_as_a_users_own_table(second):
     assert most < synthetic._plan_second(100, 1).number.min()  # no child of the first hospital
 
 
-def test_a_lost_table_is_drawn_again_with_the_same_bytes(tmp_path):
+def test_a_lost_table_is_drawn_again_with_the_same_bytes_and_one_of_somebody_else_is_kept(tmp_path):
     table = synthetic.draw_second_hospital(tmp_path / "data", 24, 3)
     before = digests(table.parent)
     assert len(before) == 24 + 2
@@ -164,14 +164,13 @@ def test_a_lost_table_is_drawn_again_with_the_same_bytes(tmp_path):
     assert recipe_of(table.parent) is None
     synthetic.draw_second_hospital(tmp_path / "data", 24, 3)
     assert digests(table.parent) == before
-
-
-def test_a_table_of_somebody_elses_is_not_lost(tmp_path):
-    (tmp_path / "table.csv").write_text("mine")
-    (tmp_path / MARKER).write_text(json.dumps({"made_by": MADE_BY, "n_images": 0, "recipe": {"drawn": True}}))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "table.csv").write_text("mine")
+    (theirs / MARKER).write_text(json.dumps({"made_by": MADE_BY, "n_images": 0, "recipe": {"drawn": True}}))
     with pytest.raises(DataError, match=r"table\.csv; nothing was changed"):
-        read_manifest(DataParams(source="synthetic", hospital=2, root=str(tmp_path), n_images=24))
-    assert (tmp_path / "table.csv").read_text() == "mine"
+        read_manifest(DataParams(source="synthetic", hospital=2, root=str(theirs), n_images=24))
+    assert (theirs / "table.csv").read_text() == "mine"
 
 
 def test_images_that_the_study_has_too_are_left_out_with_their_whole_group(second):

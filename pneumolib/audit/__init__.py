@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "groups": [
-            "Finding",
             "as_checks",
             "duplicate_findings",
             "find_duplicates",
@@ -15,13 +14,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "shared_groups",
         ],
         "shortcuts": [
-            "BORDER_L2",
             "feature_table",
             "judge_shortcut",
             "mitigation_findings",
             "mitigation_table",
             "shortcut_findings",
-            "without_mitigations",
         ],
     },
 )

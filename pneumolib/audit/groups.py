@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pneumolib.errors import DataError
-
 KEYS = {
     "series_and_number": "series and number",
     "merged_bacteria_virus": "number, with bacteria and virus as one series",
@@ -52,17 +50,9 @@ class Finding:
 
 
 def as_checks(findings: Iterable[Finding]) -> dict[str, dict]:
-    """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`.
-
-    Raises:
-        DataError: two findings of one name, of which one would be lost.
-    """
-    keys, checks = ("verdict", "value", "low", "high", "sentence"), {}
-    for finding in findings:
-        if finding.name in checks:
-            raise DataError(f"{finding.name}: two findings of one name; give one of them another")
-        checks[finding.name] = {key: getattr(finding, key) for key in keys}
-    return checks
+    """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`; of two of one name the last."""
+    keys = ("verdict", "value", "low", "high", "sentence")
+    return {finding.name: {key: getattr(finding, key) for key in keys} for finding in findings}
 
 
 def shared_groups(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -102,7 +92,8 @@ def group_findings(table: pd.DataFrame, split: pd.DataFrame) -> list[Finding]:
     """`groups_across_splits` (error unless 0), `groups_<wider key>` (notes), `group_sizes`; see the module."""
     placed = _placed(table, split)
     spread = placed.groupby("series_and_number").part.nunique()
-    crossing = sorted(spread.index[spread > 1])
+    crossing, verdict = sorted(spread.index[spread > 1]), "ok"
+    words = f"None of {len(spread)} groups stands in two of train, val and test: no patient crosses, as far as group ids tell."
     if len(spread) == len(placed):
         verdict = "note"
         words = f"Each of the {len(spread)} images is a group of its own: whether a patient crosses cannot be told."
@@ -112,9 +103,6 @@ def group_findings(table: pd.DataFrame, split: pd.DataFrame) -> list[Finding]:
             f"{len(crossing)} of {len(spread)} groups stand in more than one of train, val and test: "
             f"{', '.join(crossing[:5])}. The network is judged on patients it was trained on."
         )
-    else:
-        verdict = "ok"
-        words = f"None of {len(spread)} groups stands in two of train, val and test: no patient crosses, as far as group ids tell."
     found = [Finding("groups_across_splits", verdict, len(crossing), words)]
     found += [_wider_finding(name, placed) for name in placed.columns.intersection(WIDER)]
     return [*found, _size_finding(table)]
@@ -142,19 +130,20 @@ def _wider_finding(name: str, placed: pd.DataFrame) -> Finding:
     """Shared numbers, and how many of them are of one series on both sides: those alone would be evidence."""
     shared, concerned = _overlap(placed, name)
     differing = len(shared) - placed[name][_overlap(placed, "series_and_number")[1]].nunique()
+    key, name = KEYS[name], f"groups_{name}"
     if not (placed.part == "test").any():
-        words = f"By {KEYS[name]}: not computable, because there are no test images."
-        return Finding(f"groups_{name}", "note", None, words)
+        return Finding(name, "note", None, f"By {key}: not computable, because there are no test images.")
     if not shared:
-        words = f"By {KEYS[name]}, no group is shared by the training pool and test: this key changes nothing."
-        return Finding(f"groups_{name}", "ok", 0, words)
+        return Finding(
+            name, "ok", 0, f"By {key}, no group is shared by the training pool and test: this key changes nothing."
+        )
     words = (
-        f"By {KEYS[name]}, the training pool and test would share {len(shared)} groups ({concerned.sum()} test images). In "
+        f"By {key}, the training pool and test would share {len(shared)} groups ({concerned.sum()} test images). In "
         f"{differing} of the {len(shared)} the two sides are of different series, and each series counts from the start, so equal "
         f"numbers say nothing of equal children there. No table of patients exists to prove it: a sensitivity analysis leaves "
         f"these images out."
     )
-    return Finding(f"groups_{name}", "note", len(shared), words)
+    return Finding(name, "note", len(shared), words)
 
 
 def _size_finding(table: pd.DataFrame) -> Finding:

@@ -39,9 +39,6 @@ from pneumolib.params import AuditParams, EvaluationParams, ImageParams, RunPara
 # An AUROC of 0.5 is a coin's. An interval wholly above 0.6 is a shortcut that a network can learn; wholly above 0.8,
 # where four of five pairs of images are told apart, no figure of a network speaks of lungs alone.
 WARNING_ABOVE, STRONG_ABOVE = 0.6, 0.8
-# For hundreds of pixels that nearly repeat their neighbours. On the archive's training images the cross-validated AUROC
-# is the same from 10 to 100, and lower at 1 and at 1000.
-BORDER_L2 = 100.0
 BEFORE, ALL = "none: the files as they are", "all three, with fit: crop"
 _MOST_NAMED = 20  # of more features, single ones are not worth naming in a sentence
 # What a grade of `grade` means: verdict and words.
@@ -117,7 +114,9 @@ def judge_shortcut(
         params: `resamples` and `confidence` of the intervals, from groups resampled within each class.
         seed: of folds and resamples.
         folds: of whole groups, class ratio kept (scikit-learn's StratifiedGroupKFold).
-        l2: strength of the penalty, 1 / C in scikit-learn: 1 for a dozen file facts, `BORDER_L2` for a border.
+        l2: strength of the penalty, 1 / C in scikit-learn: 1 for a dozen file facts, 100 for the hundreds of pixels of a
+            border, which nearly repeat their neighbours. On the archive's training images the cross-validated AUROC of
+            the border is the same from 10 to 100, and lower at 1 and at 1000.
     Raises:
         DataError: images of the split without features, or with values that are not finite.
     """
@@ -293,7 +292,11 @@ def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams)
 def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, ImageParams | None]]:
     """What is tried: of the files each parameter alone and all three; of what the network gets none, the study's own
     parameters where these differ, and all three."""
-    plain, size = without_mitigations(image), f"at {image.size_px} x {image.size_px} px"
+    # The whole picture, stretched, neither saved anew nor equalised.
+    plain, size = (
+        ImageParams(size_px=image.size_px, channels=image.channels),
+        f"at {image.size_px} x {image.size_px} px",
+    )
     three = {"fit": "crop", "reencode_quality": audit.mitigation_quality, "crop_border": audit.mitigation_crop_border}
     single = [("fit", "pad"), *three.items()]
     files = {f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in single}
@@ -302,11 +305,6 @@ def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, 
     if image != plain:
         network[f"{size}, this study's settings"] = image
     return {"file": {BEFORE: None, **files, ALL: all_three}, "network": network | {f"{size}, all three": all_three}}
-
-
-def without_mitigations(image: ImageParams) -> ImageParams:
-    """The whole picture, stretched, neither saved anew nor equalised, at the size and with the channels of `image`."""
-    return ImageParams(size_px=image.size_px, channels=image.channels)
 
 
 def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
@@ -355,20 +353,18 @@ def mitigation_findings(table: pd.DataFrame) -> list[Finding]:
     files, network = (table[table.seen == seen].set_index("mitigation") for seen in ("file", "network"))
     three = "all three mitigations (one JPEG quality, borders cut, a square of the middle)"
     gets = f"What a network gets {network.index[0].split(',')[0]}: with"
-    found = {
-        "metadata_after_mitigations": (f"The files themselves: with {three}", files.loc[BEFORE], files.loc[ALL]),
-        "metadata_at_network": (f"{gets} {three}", network.iloc[0], network.iloc[-1]),
-    }
-    if len(network) > 2:
-        found["metadata_at_study"] = f"{gets} this study's own image settings", network.iloc[0], network.iloc[1]
-    return [_mitigation_finding(name, *what) for name, what in found.items()]
+    found = [
+        ("metadata_after_mitigations", f"The files themselves: with {three}", files.loc[[BEFORE, ALL]]),
+        ("metadata_at_network", f"{gets} {three}", network.iloc[[0, -1]]),
+        ("metadata_at_study", f"{gets} this study's own image settings", network.iloc[:2]),
+    ]
+    return [_mitigation_finding(*one) for one in found[: len(network)]]  # the third where there are three rows
 
 
-def _mitigation_finding(name: str, what: str, before: pd.Series, after: pd.Series) -> Finding:
-    old, new, change = (
-        Score(*row[[part, f"{part}_low", f"{part}_high"]])
-        for row, part in ((before, "cv"), (after, "cv"), (after, "change"))
-    )
+def _mitigation_finding(name: str, what: str, rows: pd.DataFrame) -> Finding:
+    """The rows are those before and after."""
+    old, new = (Score(*row) for row in rows[["cv", "cv_low", "cv_high"]].to_numpy())
+    change = Score(*rows[["change", "change_low", "change_high"]].iloc[1])
     if np.isnan(old.value) or np.isnan(new.value):
         return Finding(name, "note", None, f"{what}, nothing can be computed.")
     verdict, left = _LEFT[grade(new)]

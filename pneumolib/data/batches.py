@@ -68,7 +68,7 @@ def train_dataset(
         return read
 
     labels = images.table.label.to_numpy()
-    return _epochs(inputs_of_epoch, labels, batch_size, seed, range(start_epoch, epochs), weights, process)
+    return _epochs(inputs_of_epoch, labels, batch_size, seed, epochs, weights, start_epoch, process)
 
 
 def _check_change(change: Callable, pixels: np.ndarray) -> None:
@@ -85,21 +85,13 @@ def _check_change(change: Callable, pixels: np.ndarray) -> None:
         )
 
 
-def feature_dataset(
-    features: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    weights: dict[int, float] | None = None,
-    start_epoch: int = 0,
-    process: tuple[int, int] = (0, 1),
-) -> tf.data.Dataset:
+def feature_dataset(features: np.ndarray, labels: np.ndarray, *order, **options) -> tf.data.Dataset:
     """As `train_dataset`, for what a frozen backbone made of the images: each epoch takes one view of each image.
 
     Args:
         features: float32 (n, views, ...), from `learning.features`.
         labels: 0 and 1, (n,).
+        order, options: `batch_size, seed, epochs, weights, start_epoch, process` of `train_dataset`.
     """
     n, views = features.shape[:2]
     views_in_a_row = features.reshape(n * views, *features.shape[2:])
@@ -108,7 +100,7 @@ def feature_dataset(
         chosen = tf.random.stateless_uniform([n], seed=key + _VIEW_STREAM, maxval=views, dtype=tf.int32)
         return lambda rows: _read(views_in_a_row, rows * views + tf.gather(chosen, rows))
 
-    return _epochs(inputs_of_epoch, labels, batch_size, seed, range(start_epoch, epochs), weights, process)
+    return _epochs(inputs_of_epoch, labels, *order, **options)
 
 
 def _epochs(
@@ -116,9 +108,10 @@ def _epochs(
     labels: np.ndarray,
     batch_size: int,
     seed: int,
-    epochs: range,
-    weights: dict[int, float] | None,
-    process: tuple[int, int],
+    epochs: int,
+    weights: dict[int, float] | None = None,
+    start_epoch: int = 0,
+    process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Full batches of `(inputs, label, weight)`, in an order that (seed, epoch) decides.
 
@@ -147,7 +140,7 @@ def _epochs(
         rows = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
         return rows.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(_BATCHES_AHEAD)
+    return tf.data.Dataset.range(start_epoch, epochs).flat_map(one_epoch).prefetch(_BATCHES_AHEAD)
 
 
 def _read(values: np.ndarray, rows: tf.Tensor) -> tf.Tensor:

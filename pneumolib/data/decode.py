@@ -59,7 +59,6 @@ class Decoded:
         width_px, height_px: of the file.
         mode: as stored: Pillow's name, or `DICOM <photometric interpretation> <bits> bit`.
         quantisation_sum: of a JPEG's luma table, higher for lower quality; 0 for other formats.
-        pixel_min, pixel_max: stored values before scaling, of the image as decoded.
     """
 
     image: Image.Image
@@ -67,8 +66,6 @@ class Decoded:
     height_px: int
     mode: str
     quantisation_sum: int
-    pixel_min: int
-    pixel_max: int
 
 
 def form_of(raw: bytes) -> Form | None:
@@ -109,9 +106,9 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> De
     if form_of(raw) == "DICOM":
         from pneumolib.data.dicom import decode_dicom
 
-        pixels, mode, low, high = decode_dicom(raw)
+        pixels, mode = decode_dicom(raw)
         image = Image.fromarray(pixels)
-        return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0, low, high)
+        return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
     if raw and form_of(raw) is None:
         raise ImageFileError(f"not a JPEG, PNG or DICOM image: begins with {raw[:8]!r}")
     with _opened(raw) as image:
@@ -128,10 +125,7 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> De
         if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
             width, height = height, width
         ImageOps.exif_transpose(image, in_place=True)
-        stored = np.ravel(image.getextrema())  # lowest and highest value of each channel
-        return Decoded(
-            _to_8_bit(image, grey), width, height, mode, int(sum(table)), int(stored.min()), int(stored.max())
-        )
+        return Decoded(_to_8_bit(image, grey), width, height, mode, int(sum(table)))
 
 
 @contextlib.contextmanager

@@ -52,8 +52,8 @@ def read_size(raw: bytes) -> tuple[int, int, int]:
     return width, height, frames
 
 
-def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
-    """Pixels uint8 (height, width) or (height, width, 3), a mode in words, lowest and highest stored value.
+def decode_dicom(raw: bytes) -> tuple[np.ndarray, str]:
+    """Pixels uint8 (height, width) or (height, width, 3), and a mode in words.
 
     The order is the standard's (PS3.4, N.2): modality LUT or rescale, VOI LUT or window, presentation. The first VOI
     LUT is taken, else the first window of a width above 0; without either, eight bits and fewer are spread over the
@@ -74,11 +74,10 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str, int, int]:
         _require_decoder(dataset)
         stored = pixel_array(dataset)
         mode = f"DICOM {photometric} {dataset.BitsStored} bit"
-        shown = _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric)
+        return _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric), mode
     except FAULTS as fault:
         reason = str(fault) or type(fault).__name__
         raise ImageFileError(f"DICOM does not decode: {reason.splitlines()[0]}") from None
-    return shown, mode, int(stored.min()), int(stored.max())
 
 
 def _require_decoder(dataset: Dataset) -> None:

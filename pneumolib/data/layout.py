@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -24,7 +23,6 @@ from pneumolib.errors import DataError
 SPLITS = ("train", "val", "test")
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 LABEL_NAMES = {0: "normal", 1: "pneumonia"}
-KIND_LABELS = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}
 # Folder and label names in any case; the revised Kaggle split calls pneumonia Opacity.
 CLASS_NAMES = {"normal": "NORMAL", "pneumonia": "PNEUMONIA", "opacity": "PNEUMONIA"}
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm"}
@@ -38,23 +36,6 @@ PATTERNS = {
 MARKER = "pneumolib-data.json"
 MADE_BY = "pneumolib.data.archive"  # stays as the first version wrote it, so that its folders are still known
 DRAWN = "drawn"  # the recipe's key for drawn images
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source names, before any file is opened.
-
-    Attributes:
-        root: the folder that paths are relative to.
-        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
-        strangers: dicts of `path, reason`: files that are no images by their name.
-        needed: (split, class) pairs that must hold an image.
-    """
-
-    root: Path
-    images: list[dict]
-    strangers: list[dict]
-    needed: list[tuple[str, str]]
 
 
 def identify(class_name: str, stem: str) -> tuple[str, str] | None:

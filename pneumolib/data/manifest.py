@@ -3,9 +3,9 @@
 Contract: `Manifest.table` is sorted by `image_id` and has the columns of `COLUMNS`; `label` 1 is pneumonia, 0 normal;
 `path` is relative to `Manifest.root`. Files that cannot be used are listed in `Manifest.problems` with the reason.
 
-What a file says besides its pixels: `mode`, `quantisation_sum` (a JPEG's luma table, 0 for others), `pixel_min` and
-`pixel_max` as stored. What the pixels say: `mean_intensity` and `sd_intensity` of the grey image, 0 to 255, and
-`pixel_hash`, equal for equal grey values at equal size, whatever the file's format.
+What a file says besides its pixels: `mode` and `quantisation_sum` (a JPEG's luma table, 0 for others). What the pixels
+say: `mean_intensity` and `sd_intensity` of the grey image, 0 to 255, and `pixel_hash`, equal for equal grey values at
+equal size, whatever the file's format.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ import pandas as pd
 from PIL import Image
 
 from pneumolib.data.decode import decode
-from pneumolib.data.layout import CLASSES, Listing, bar, is_drawn
-from pneumolib.data.sources import list_source
+from pneumolib.data.layout import CLASSES, bar, is_drawn
+from pneumolib.data.sources import Listing, list_source
 from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
@@ -32,7 +32,7 @@ from pneumolib.provenance import text_digest
 
 COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
-    "sha256", "quantisation_sum", "pixel_min", "pixel_max", "mean_intensity", "sd_intensity", "pixel_hash",
+    "sha256", "quantisation_sum", "mean_intensity", "sd_intensity", "pixel_hash",
 ]  # fmt: skip
 _CACHE_VERSION = 3  # raise it when the meaning of a cached column changes
 
@@ -84,8 +84,8 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     # Sources of one hospital name none.
     table = pd.DataFrame([{"site": ""} | row for row in described if "reason" not in row], columns=COLUMNS)
     broken = [row for row in described if "reason" in row]
-    problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason"])
-    problems = problems.sort_values("path", ignore_index=True)
+    columns = ["path", "reason"]
+    problems = pd.DataFrame(listing.strangers + broken, columns=columns).sort_values("path", ignore_index=True)
     lines = [f"  {row.path}: {row.reason}" for row in problems.itertuples()]
     have = set(zip(table.source_split, table.label, strict=True))
     if empty := [f"{split}/{name}" for split, name in listing.needed if (split, CLASSES[name]) not in have]:
@@ -117,7 +117,7 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
         facts = pool.map(lambda path: describe_file(listing.root / path), todo)
         known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
     if todo:
-        kept = {path: {"stamp": stamps[path], "fact": known[path]} for path in stamps if "passing" not in known[path]}
+        kept = {path: {"stamp": stamps[path], "fact": known[path]} for path in stamps if not known[path].get("passing")}
         cache_dir.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(kept), encoding="utf-8")
@@ -128,28 +128,21 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
 def describe_file(path: Path) -> dict:
     """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not.
 
-    A reason that may pass while the file stays the same (permissions, a missing decoder) is marked `passing`.
+    `passing` marks a reason that may pass while the file stays the same (permissions, a missing decoder).
     """
     try:
         raw = path.read_bytes()
         seen = decode(raw)
-    except MissingDecoderError as fault:
-        return {"reason": str(fault), "passing": True}
     except ImageFileError as fault:
-        return {"reason": str(fault)}
+        return {"reason": str(fault), "passing": isinstance(fault, MissingDecoderError)}
     except OSError as fault:
         return {"reason": f"cannot be read: {fault.strerror}", "passing": True}
-    grey = np.asarray(seen.image.convert("L"))
+    facts = dict(vars(seen))
+    grey = np.asarray(facts.pop("image").convert("L"))
     shape = f"{seen.width_px} {seen.height_px} ".encode()
-    return {
-        "width_px": seen.width_px,
-        "height_px": seen.height_px,
-        "mode": seen.mode,
+    return facts | {
         "bytes": len(raw),
         "sha256": hashlib.sha256(raw).hexdigest(),
-        "quantisation_sum": seen.quantisation_sum,
-        "pixel_min": seen.pixel_min,
-        "pixel_max": seen.pixel_max,
         "mean_intensity": round(float(grey.mean()), 3),
         "sd_intensity": round(float(grey.std()), 3),
         "pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16],

@@ -203,20 +203,14 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A cache file's pixels, or None where it is absent, cut short or of another form."""
     if not cache.is_file():
         return None
-    header = _header(shape)
-    with cache.open("rb") as file:
-        whole = file.read(len(header)) == header and cache.stat().st_size == len(header) + math.prod(shape)
-    if not whole:
-        print(f"{cache} is damaged; it is made anew", flush=True)
-        return None
-    return np.memmap(cache, np.uint8, "r", len(header), shape)
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """How a `.npy` file of such pixels begins."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return file.getvalue()
+    try:
+        pixels = np.load(cache, mmap_mode="r")
+        if pixels.shape == shape and cache.stat().st_size == pixels.offset + math.prod(shape):
+            return pixels
+    except (ValueError, EOFError):
+        pass  # no `.npy` file, or shorter than it says
+    print(f"{cache} is damaged; it is made anew", flush=True)
+    return None
 
 
 def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: ImageParams) -> None:
@@ -236,7 +230,7 @@ def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: Image
     temporary = cache.with_suffix(f".{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            file.write(_header(shape))
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             portions = (pool.map(load, paths[start : start + _AHEAD]) for start in range(0, len(paths), _AHEAD))
             for pixels in bar(itertools.chain.from_iterable(portions), len(paths), "decoding images"):
                 file.write(pixels)

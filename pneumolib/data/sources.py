@@ -1,23 +1,48 @@
 """Where the radiographs come from: each source gives the same listing, and nothing is decoded yet.
 
 `kaggle_folder` reads `<split>/<class>/` with classes NORMAL and PNEUMONIA, or Normal and Opacity as in the revised
-split; `csv` a table of paths; `tfrecord` and `npz` are unpacked once into the cache and read from there; `synthetic` is
-drawn first, in the first layout or, as another hospital's, in the second.
+split; `csv` a table of paths, `path,label,group_id,kind,split,site`; `tfrecord` and `npz` are unpacked once into the cache
+and read from there; `synthetic` is drawn first, in the first layout or, as another hospital's, in the second. Files of a
+table are of any kind that `data.decode` reads.
 """
 
 import os
+import sys
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
-from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, IMAGE_SUFFIXES, SPLITS, Listing, identify
-from pneumolib.data.tables import list_csv, unpack_npz
+from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, LABEL_NAMES, SPLITS, bar, build, identify, is_image
 from pneumolib.errors import DataError, PneumolibError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
 
 UNPACKED = ".cache/unpacked"
+CSV_COLUMNS = ["path", "label", "group_id", "split"]  # needed; `kind` and `site`, the hospital, may be there too
+KIND_LABELS = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source names, before any file is opened.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
+        strangers: dicts of `path, reason`: files that are no images by their name.
+        needed: (split, class) pairs that must hold an image.
+    """
+
+    root: Path
+    images: list[dict]
+    strangers: list[dict]
+    needed: list[tuple[str, str]]
 
 
 def list_source(params: DataParams) -> Listing:
@@ -31,8 +56,7 @@ def list_source(params: DataParams) -> Listing:
             draw = draw_second_hospital if params.hospital == 2 else draw_dataset
             root = draw(root, params.n_images, params.drawing_seed)
         if params.source == "tfrecord":
-            from pneumolib.data.download import fetch_pairs
-            from pneumolib.data.tfrecord import unpack_pairs
+            from pneumolib.data.download import fetch_pairs, unpack_pairs
 
             key = text_digest(params.root)
             if "://" in params.root:
@@ -40,10 +64,13 @@ def list_source(params: DataParams) -> Listing:
             root = unpack_pairs(root, in_root(f"{UNPACKED}/tfrecord-{key}"))
         if params.source == "npz":
             root = unpack_npz(root, in_root(UNPACKED))
+        as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
+        return list_csv(root, join_val) if as_table else _list_folder(root, join_val)
     except (PneumolibError, OSError) as fault:
         raise DataError(f"data.root: {fault}") from None
-    as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
-    return list_csv(root, join_val) if as_table else _list_folder(root, join_val)
+
+
+# --- folders
 
 
 def _list_folder(root: Path, join_val: bool) -> Listing:
@@ -53,18 +80,26 @@ def _list_folder(root: Path, join_val: bool) -> Listing:
     splits = [split for split in SPLITS if split != "val" or (join_val and (root / "val").is_dir())]
     images, strangers, unknown = [], [], []
     for (split, class_name), folder in _class_folders(root, splits).items():
-        for file in _files(folder):
+        for file in sorted(file for file in folder.iterdir() if not IGNORED.fullmatch(file.name)):
             path = f"{split}/{folder.name}/{file.name}"
             if os.path.isdir(file):  # False too for a link that leads back to itself
                 strangers.append({"path": path, "reason": "a folder inside a class folder"})
-            elif file.suffix.lower() not in IMAGE_SUFFIXES:
+            elif not is_image(file.name):
                 strangers.append({"path": path, "reason": f"not an image file ({file.suffix or 'no'} ending)"})
             elif (identity := identify(class_name, file.stem)) is None:
                 unknown.append(path)
             else:
                 images.append({"image_id": path.removesuffix(file.suffix), "path": path, "label": CLASSES[class_name],
                                "kind": identity[0], "group_id": identity[1], "source_split": split})  # fmt: skip
-    _refuse_names(root, unknown, pd.Series([image["image_id"] for image in images], dtype=str))
+    if unknown:
+        raise DataError(
+            f"{root}: {len(unknown)} file name(s) follow no known pattern, so their patient cannot be told and they "
+            f"could leak between train and test: {_first(unknown, 10)}. Looked for IM-<N>-<k>[-<j>].jpeg or "
+            f"NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg in PNEUMONIA. Rename the files or "
+            f"move them away; or name patients yourself in a table (data.source: csv)."
+        )
+    if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
+        raise DataError(f"{root}: files that differ in their ending only: {_first(twins, 10)}. Keep one each.")
     return Listing(root, images, strangers, [(split, class_name) for split in splits for class_name in CLASSES])
 
 
@@ -79,7 +114,7 @@ def _class_folders(root: Path, splits: list[str]) -> dict[tuple[str, str], Path]
                 found[split, name] = folder
     missing = [f"{split}/{name}" for split in splits for name in CLASSES if (split, name) not in found]
     if missing:
-        raise DataError(f"data.root: {root}{_what_is_missing(root, splits, missing)}")
+        raise DataError(f"{root}{_what_is_missing(root, splits, missing)}")
     return found
 
 
@@ -102,21 +137,139 @@ def _what_is_missing(root: Path, splits: list[str], missing: list[str]) -> str:
     )
 
 
-def _files(folder: Path) -> list[Path]:
+def _first(names: list[str], most: int, between: str = ", ") -> str:
+    return between.join(names[:most]) + (f"{between}and {len(names) - most} more" if len(names) > most else "")
+
+
+# --- tables of paths
+
+
+def list_csv(file: Path, join_val: bool) -> Listing:
+    """List a table's images; paths are relative to its folder, or absolute. `kind` and `site` may be missing or empty.
+
+    Raises:
+        DataError: no such table, or all its faults at once, by line.
+    """
+    file = file / "manifest.csv" if file.is_dir() else file
+    table = _read_table(file)
+    labels = table.label.str.lower().map({"0": 0, "1": 1} | {n: CLASSES[c] for n, c in CLASS_NAMES.items()})
+    kinds = table.get("kind", pd.Series("", table.index))
+    table = table.assign(kind=kinds.where(kinds != "", labels.map(LABEL_NAMES)), site=table.get("site", ""))
+    _refuse_rows(file, table, labels)
+    _refuse_crossing(file, table)
+    images = table.assign(image_id=table.path, label=labels.astype(int)).rename(columns={"split": "source_split"})
+    images = images[join_val | (images.source_split != "val")]
+    if images.empty:
+        raise DataError(f"{file}: all its rows are val, which data.val_folder: leave_out leaves out")
+    needed = sorted({(split, name) for split in set(images.source_split) for name in CLASSES})
+    columns = ["image_id", "path", "label", "kind", "group_id", "source_split", "site"]
+    return Listing(file.parent, images[columns].to_dict("records"), [], needed)
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    """The table as text without blank lines; its index keeps the number of each line."""
+    if not file.is_file():
+        raise DataError(f"{file} is no file; csv wants a table of paths, or a folder with manifest.csv")
+    as_text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
     try:
-        return sorted(file for file in folder.iterdir() if not IGNORED.fullmatch(file.name))
-    except OSError as fault:
-        raise DataError(f"{folder}: cannot be listed: {fault.strerror}. Mend its permissions") from None
-
-
-def _refuse_names(root: Path, unknown: list[str], ids: pd.Series) -> None:
-    if unknown:
-        shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        table = pd.read_csv(file, **as_text, skip_blank_lines=False)
+    except (ValueError, zipfile.BadZipFile) as fault:
         raise DataError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so their patient cannot be told and they "
-            f"could leak between train and test: {shown}. Looked for IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg "
-            f"in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg in PNEUMONIA. Rename the files or move them away; or "
-            f"name patients yourself in a table (data.source: csv)."
+            f"{file}: not a CSV table in UTF-8: {str(fault).strip()}. A spreadsheet program calls it `CSV UTF-8`; for a "
+            f".npz set data.source: npz, a .zip goes to make data FROM="
+        ) from None
+    if len(table.columns) == 1 and any(mark in table.columns[0] for mark in ";\t"):
+        raise DataError(f"{file}: its columns are not separated by commas: {table.columns[0]!r}. Save it with commas")
+    if missing := [c for c in CSV_COLUMNS if c not in table]:
+        why = " Without group_id nobody can tell which images are of one patient." if "group_id" in missing else ""
+        raise DataError(
+            f"{file}: missing column(s) {', '.join(missing)}; found {', '.join(table)}. Needed: "
+            f"{', '.join(CSV_COLUMNS)}; kind and site may be added.{why}"
         )
-    if twins := sorted(ids[ids.duplicated()]):
-        raise DataError(f"{root}: files that differ in their ending only: {', '.join(twins[:10])}. Keep one each.")
+    table = table.apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise DataError(f"{file}: holds no rows")
+    return table
+
+
+def _refuse_rows(file: Path, table: pd.DataFrame, labels: pd.Series) -> None:
+    """All faults of all rows at once, by line of the file."""
+    faults = [
+        (table.path == "", "path", "is empty"),
+        (table.path.str.contains(r"[\0-\x1f]"), "path", "holds a control character"),
+        (table.path.map(os.path.normpath).duplicated(), "path", "is in an earlier line too"),
+        (labels.isna(), "label", "is none of 0, 1, normal, pneumonia, opacity"),
+        (table.group_id == "", "group_id", "is empty; every image needs its patient"),
+        (~table.split.isin(SPLITS), "split", "is none of train, val, test"),
+        ((table.kind.str.lower().map(KIND_LABELS) - labels).abs() > 0, "kind", "contradicts the label"),
+    ]
+    lines = [f"line {row + 2}: {c} {table[c][row]!r} {words}" for bad, c, words in faults for row in table.index[bad]]
+    if lines:
+        raise DataError(f"{file}: {len(lines)} fault(s):\n  " + _first(lines, 20, "\n  "))
+
+
+def _refuse_crossing(file: Path, table: pd.DataFrame) -> None:
+    """A patient in test and elsewhere, by the first line of each side."""
+    sides = table.assign(line=table.index + 2, side=np.where(table.split == "test", "test", "other"))
+    lines = sides.pivot_table("line", "group_id", "side", "min")
+    both = lines.reindex(columns=["other", "test"]).dropna().astype(int)
+    words = [f"{row.Index}: line {row.other} and, in test, line {row.test}" for row in both.itertuples()]
+    if words:
+        raise DataError(
+            f"{file}: {len(both)} group(s) are in test and in training or validation, so a network would be tested on "
+            f"patients it knows:\n  " + _first(words, 20, "\n  ")
+        )
+
+
+# --- arrays of small images
+
+
+def unpack_npz(file: Path, cache_dir: Path) -> Path:
+    """PneumoniaMNIST-style arrays as PNG files beside a `manifest.csv`, whose path is returned; done once for a file's
+    size and time.
+
+    Arrays: `<split>_images` uint8 (n, height, width) or (n, height, width, 3) and `<split>_labels` (n, 1) or (n,) with
+    1 = pneumonia, for splits train, val and test (Yang et al., MedMNIST v2, Scientific Data 2023;10:41). The files
+    name no patient, so every image counts as a group of its own. A line on stderr says so, because intervals come out
+    too narrow and validation too easy.
+
+    Raises:
+        DataError: no such file, no arrays of this form, or labels other than 0 and 1.
+    """
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{file} is no whole .npz file, such as pneumoniamnist.npz; for a table set data.source: csv")
+    stat = file.stat()
+    key = text_digest(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    print(f"{file.name} names no patients: each image counts as a group of its own", file=sys.stderr)
+    build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(file, folder))
+    return cache_dir / f"npz-{key}/manifest.csv"
+
+
+def _write_images(file: Path, folder: Path) -> None:
+    """All images and their table, each split once its arrays are checked."""
+    rows, names = [], list(CLASSES)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as fault:
+        raise DataError(f"{file}: not a whole .npz file: {fault}") from None
+    if missing := sorted({f"{split}_{what}" for split in SPLITS for what in ("images", "labels")} - arrays.keys()):
+        raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
+    for split in SPLITS:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
+        usable = images.dtype == np.uint8 and images.ndim > 2 and images.shape[3:] in ((), (3,)) and images.size
+        if not usable or len(labels) != len(images) or not np.isin(labels, (0, 1)).all():
+            raise DataError(
+                f"{file}: expected {split}_images uint8 (n, height, width) or (n, height, width, 3), received {images.dtype} "
+                f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)} with values "
+                f"{sorted(set(labels.tolist()))[:5]}"
+            )
+        for number, (pixels, label) in enumerate(
+            zip(bar(images, len(images), f"unpacking {split}"), labels, strict=True)
+        ):
+            path = f"{split}/{names[int(label)]}/{number:05d}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / path)
+            rows.append((path, int(label), f"{split}-{number:05d}", split))
+    pd.DataFrame(rows, columns=CSV_COLUMNS).to_csv(folder / "manifest.csv", index=False)

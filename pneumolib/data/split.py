@@ -66,9 +66,7 @@ def split_external(table: pd.DataFrame, params: ExternalParams) -> pd.DataFrame:
     """
     result = table.sort_values("image_id", ignore_index=True).assign(split=EXTERNAL)
     result["part"] = np.where(_chosen(result, params.recalibration_fraction, params.seed), *PARTS)
-    remedy = (
-        f"Change external.recalibration_fraction, received {params.recalibration_fraction:g}, or bring more patients"
-    )
+    remedy = f"Change external.recalibration_fraction {params.recalibration_fraction:g}, or bring more patients"
     _need_both_classes(result, "part", dict.fromkeys(PARTS, remedy))
     return result[[*COLUMNS, "part", "site"]]
 

@@ -6,20 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "metrics": ["METRICS", "classification_report", "compute_metrics", "confusion_counts"],
-        "intervals": ["metric_table", "own_metrics"],
-        "threshold": ["Threshold", "choose_threshold"],
-        "calibration": ["Calibration", "calibration_table", "fit_calibration", "reliability"],
+        "intervals": ["metric_table", "own_metrics", "permutation_check"],
+        "calibration": ["calibration_table", "choose_threshold", "fit_calibration", "reliability"],
         "curves": ["curve_bands", "decision_curve", "predictive_values", "threshold_sweep"],
-        "compare": [
-            "compare_auroc",
-            "paired_differences",
-            "permutation_check",
-            "robustness_table",
-            "secondary_tests",
-            "seed_predictions",
-            "seed_tables",
-            "subgroup_table",
-        ],
+        "compare": ["compare_auroc", "robustness_table", "seed_predictions", "seed_tables", "subgroup_table"],
         "external": [
             "drift_table",
             "errors_by_warning",

@@ -1,4 +1,6 @@
-"""Are probabilities what they say? Recalibration, fitted on validation and frozen, and how well the result holds on test.
+"""From a score to a probability and to a predicted class: calibration and threshold, chosen on validation and frozen.
+
+Both are chosen once, before test is read. How well the probabilities hold on test is computed here too.
 
 Discrimination and calibration are different questions: a network whose scores are all twice too sure has the same AUROC.
 Class weights move the mean probability, strong augmentation and label smoothing flatten it, and a long training sharpens it.
@@ -89,9 +91,7 @@ def fit_calibration(predictions: pd.DataFrame, method: str) -> Calibration:
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     bounds = np.log([_NARROWEST, _WIDEST])
-    found = scipy.optimize.minimize_scalar(
-        lambda log_t: _loss(logits / np.exp(log_t), labels), bounds=bounds, method="bounded"
-    )
+    found = scipy.optimize.minimize_scalar(lambda t: _loss(logits / np.exp(t), labels), bounds=bounds, method="bounded")
     return Calibration("temperature", slope=float(np.exp(-found.x)))
 
 
@@ -99,9 +99,7 @@ def _platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     positives, negatives = (labels == 1).sum(), (labels == 0).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
-    found = scipy.optimize.minimize(
-        lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0], method="BFGS"
-    )
+    found = scipy.optimize.minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets), [spread, 0.0])
     return Calibration("platt", slope=float(found.x[0] / spread), intercept=float(found.x[1]))
 
 
@@ -158,13 +156,10 @@ def _regression(rows: pd.DataFrame, confidence: float, design: np.ndarray, offse
     """The first coefficient with its limits; NaN for a search that ran away."""
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
-    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
     groups = {"groups": pd.factorize(rows.group_id)[0]}
     with warnings.catch_warnings():
-        # Near-separation shows in the interval, which comes out very wide.
-        warnings.simplefilter("ignore", PerfectSeparationWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore")  # near-separation shows in the interval, which comes out very wide
         model = GLM(rows.label.to_numpy(), design, family=Binomial(), offset=offset)
         fitted = model.fit(cov_type="cluster", cov_kwds=groups, start_params=start)
     found = [float(fitted.params[0]), *map(float, np.asarray(fitted.conf_int(1 - confidence))[0])]
@@ -201,3 +196,104 @@ def expected_errors(labels: np.ndarray, probability: np.ndarray, seed: int, draw
     gaps = [np.bincount(place, probability - row, minlength=_BINS) for row in (np.asarray(labels), *drawn)]
     found = [float(np.abs(gap).sum() / len(place)) for gap in gaps]
     return {"ece": found[0], "ece_floor": float(np.mean(found[1:]))}
+
+
+# --- threshold
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A frozen threshold on the probability of pneumonia.
+
+    Attributes:
+        value: a probability at or above it is classified as pneumonia.
+        rule: how it was chosen, in words.
+        sensitivity, specificity: what it gave on validation.
+        chosen_on: never test; `recalibration` for another source's, see `external`.
+    """
+
+    value: float
+    rule: str
+    sensitivity: float
+    specificity: float
+    chosen_on: Literal["validation", "recalibration"] = "validation"
+
+
+def choose_threshold(
+    predictions: pd.DataFrame, params: EvaluationParams, views: pd.DataFrame | None = None
+) -> Threshold:
+    """Choose on the validation rows; rows of other splits are not looked at.
+
+    `sensitivity` takes the highest threshold that still reaches `target_sensitivity`, `youden` the one with the
+    largest sensitivity + specificity; both lie half-way to the next lower score, so that they do not hang on the last
+    digit of one image's probability. `fixed` is `fixed_threshold`. `binormal` is where sensitivity equals specificity if
+    the logits of each class are normally distributed (Dorfman and Alf, J Math Psychol 1969): as many standard deviations
+    from one class's mean as from the other's. It rests on all images where the others, on a validation set that is
+    nearly separated, rest on the few that are classified wrongly.
+
+    Args:
+        predictions: columns `PREDICTION_COLUMNS`.
+        params: the rule.
+        views: the validation images again, under changes of acquisition (`learning.predict_views`). They weigh as much,
+            all together, as the images as they are: a threshold that holds for both has some room on either side.
+    Raises:
+        InputError: no usable validation rows, views of other images, or means in the wrong order for `binormal`.
+    """
+    rows = check_predictions(predictions, "val")
+    if rows.label.nunique() < 2:
+        raise InputError(
+            f"threshold_rule {params.threshold_rule}: validation holds one class only, label {rows.label.iloc[0]}, so that "
+            f"sensitivity and specificity cannot both be had there; give it images of the other class"
+        )
+    seen, weights, said = _with_views(rows, views)
+    labels = seen.label.to_numpy()
+    if params.threshold_rule == "fixed":
+        value, rule = params.fixed_threshold, f"fixed at {params.fixed_threshold:g}"
+    elif params.threshold_rule == "binormal":
+        value, rule = _binormal(labels, seen.logit.to_numpy(), weights), f"equal error by binormal logits{said}"
+    else:
+        value, rule = _from_scores(labels, seen.probability.to_numpy(), weights, params)
+        rule += said
+    reached = compute_metrics(rows.label.to_numpy(), rows.probability.to_numpy(), value)
+    return Threshold(float(value), rule, float(reached["sensitivity"]), float(reached["specificity"]))
+
+
+def _with_views(rows: pd.DataFrame, views: pd.DataFrame | None) -> tuple[pd.DataFrame, np.ndarray, str]:
+    """Validation and its views in one table, the weight of each row, and words for the rule."""
+    if views is None or views.empty:
+        return rows, np.ones(len(rows)), ""
+    if set(views.image_id) != set(rows.image_id):
+        raise InputError(f"views of {views.image_id.nunique()} images, but validation has {len(rows)}, or other ones")
+    weights = np.concatenate([np.ones(len(rows)), np.full(len(views), len(rows) / len(views))])
+    said = f", on validation as it is and in {len(views) // len(rows)} augmented views"
+    return pd.concat([rows, views], ignore_index=True), weights, said
+
+
+def _binormal(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> float:
+    means, deviations = [], []
+    for label in (0, 1):
+        own, share = logits[labels == label], weights[labels == label]
+        means.append(np.average(own, weights=share))
+        deviations.append(np.sqrt(np.average((own - means[-1]) ** 2, weights=share)))
+    if not means[1] > means[0]:
+        raise InputError(
+            "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal on validation, so "
+            "no point lies between them; use sensitivity, or look at the training"
+        )
+    share = deviations[0] / sum(deviations) if sum(deviations) else 0.5
+    return float(scipy.special.expit(means[0] + share * (means[1] - means[0])))
+
+
+def _from_scores(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, params: EvaluationParams
+) -> tuple[float, str]:
+    distinct = np.unique(scores)
+    candidates = (distinct + np.concatenate([[0.0], distinct[:-1]])) / 2
+    called = scores[:, None] >= candidates
+    of_each = {label: weights[labels == label] / weights[labels == label].sum() for label in (0, 1)}
+    sensitivity, specificity = of_each[1] @ called[labels == 1], of_each[0] @ ~called[labels == 0]
+    if params.threshold_rule == "youden":
+        return candidates[np.argmax(sensitivity + specificity)], "largest sensitivity + specificity (Youden)"
+    # Weights that sum to 1 do so up to rounding; a target that is reached exactly must count as reached.
+    reaching = np.flatnonzero(sensitivity >= params.target_sensitivity - 1e-12)
+    return candidates[reaching[-1]], f"highest with sensitivity of at least {params.target_sensitivity:g}"

@@ -1,4 +1,4 @@
-"""Comparisons on the same images and the same resamples: models, seeds, changed images, subgroups; and a comparison with chance.
+"""Comparisons on the same images and the same resamples: models, seeds, changed images, subgroups.
 
 Paired differences with their intervals are the answer. McNemar's and DeLong's tests stand beside them because readers look
 for them. Both take images for independent, which images of one child are not: their p-values are too small.
@@ -14,9 +14,9 @@ import pandas as pd
 import scipy  # its parts are loaded when they are used: `scipy.stats` takes a second, and the check of what is due uses none
 
 from pneumolib.errors import InputError
+from pneumolib.evaluation.calibration import choose_threshold
 from pneumolib.evaluation.intervals import interval_columns, resample, resampled
-from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions, compute_metrics
-from pneumolib.evaluation.threshold import choose_threshold
+from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions
 from pneumolib.params import EvaluationParams
 
 DIFFERENCES = ("auroc", "sensitivity", "specificity", "accuracy", "brier")
@@ -151,7 +151,7 @@ def subgroup_table(
         of_class = rows[kept].groupby("label").group_id.nunique().reindex([0, 1], fill_value=0)
         row = {"part": part, "images": int(kept.sum()), "pneumonia": int(rows.label[kept].sum()),
                "groups": rows.group_id[kept].nunique()}  # fmt: skip
-        found = resamples.metric_limits(rows.probability, threshold, kept)
+        found = resamples.part(kept).metric_limits(rows.probability[kept], threshold)
         for name in CHANGED:
             limits = found[name][1:] if of_class.min() >= 2 else (np.nan, np.nan)
             row |= interval_columns(name, (found[name][0], *limits))
@@ -246,50 +246,20 @@ def secondary_tests(predictions: Tables, split: str, thresholds: Mapping[str, fl
 def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
     """Two-sided p-value that two scores of the same images have the same AUROC (DeLong et al., Biometrics 1988).
 
-    The variance comes from midranks (Sun and Xu, IEEE Signal Process Lett 2014). NaN when it is zero or a class has
-    fewer than two images.
+    NaN when the variance of their difference is zero or a class has fewer than two images.
     """
     sick, well = np.asarray(labels) == 1, np.asarray(labels) == 0
     if min(sick.sum(), well.sum()) < 2:
         return np.nan
     of_sick, of_well = [], []
     for scores in (np.asarray(one, float), np.asarray(other, float)):
-        ranks = scipy.stats.rankdata(scores)
-        of_sick.append(
-            (ranks[sick] - scipy.stats.rankdata(scores[sick])) / well.sum()
-        )  # the share of well ones below each sick image
-        of_well.append(1 - (ranks[well] - scipy.stats.rankdata(scores[well])) / sick.sum())
+        # Whether a well image has a higher score than a sick one, ties by half; summed before it is taken from 1.
+        missed = (1 - np.sign(np.subtract.outer(scores[sick], scores[well]))) / 2
+        of_sick.append((len(missed[0]) - missed.sum(axis=1)) / well.sum())
+        of_well.append(1 - missed.sum(axis=0) / sick.sum())
     covariance = np.cov(of_sick) / sick.sum() + np.cov(of_well) / well.sum()
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if not variance > 1e-12:
         return np.nan
     apart = of_sick[0].mean() - of_sick[1].mean()
     return float(2 * scipy.stats.norm.sf(abs(apart) / np.sqrt(variance)))
-
-
-def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:
-    """Permutation test: the AUROC with permuted labels, near 0.5, and how often it reaches the observed AUROC.
-
-    It checks the arithmetic of the evaluation and gives a p-value. It cannot see a leak in training: scores stay as they are.
-
-    Labels are permuted among groups, not images: what images of one child have in common is no evidence. A group that
-    holds both classes hands on its mean, which its new images carry as weights in either class.
-
-    Returns:
-        `mean, low, high` (the middle 95%) of the AUROC over permutations, and `p`, the share of them, the observed
-        labels counted in, that reach the observed AUROC. NaN with one class only.
-    """
-    rows = check_predictions(predictions, split)
-    groups = pd.factorize(rows.group_id)[0]
-    observed = float(compute_metrics(rows.label, rows.probability, 0.5)["auroc"])
-    if np.isnan(observed):
-        return dict.fromkeys(("mean", "low", "high", "p"), np.nan)
-    means = rows.label.groupby(groups).mean().to_numpy()
-    rng = np.random.default_rng(seed)
-    shares = np.stack([rng.permutation(means) for _ in range(permutations)])[:, groups]
-    # Each image counts twice, once in each class, weighted by the share of that class in the group whose labels it got.
-    twice, labels = np.tile(rows.probability, 2), np.repeat([1, 0], len(rows))
-    found = compute_metrics(labels, twice, 0.5, np.concatenate([shares, 1 - shares], axis=1))["auroc"]
-    low, high = np.quantile(found, [0.025, 0.975])
-    p = (1 + (found >= observed - 1e-12).sum()) / (1 + permutations)
-    return {"mean": float(found.mean()), "low": float(low), "high": float(high), "p": float(p)}

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pneumolib.errors import InputError
-from pneumolib.evaluation.intervals import interval_columns, resample, resampled
-from pneumolib.evaluation.metrics import check_predictions
+from pneumolib.evaluation.intervals import interval_columns, resampled
+from pneumolib.evaluation.metrics import check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 PREVALENCES = (0.05, 0.10, 0.20, 0.40)
@@ -62,43 +61,27 @@ def _curve(name: str, labels: np.ndarray, weights: np.ndarray, ends: np.ndarray,
 def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
     """`threshold, sensitivity, specificity, accuracy, ppv, npv` at 199 thresholds from 0.005 to 0.995."""
     rows = check_predictions(predictions, split)
-    sick = rows.label.to_numpy() == 1
-    thresholds = np.arange(1, 200) / 200
-    called = rows.probability.to_numpy()[:, None] >= thresholds
-    tp, fp = called[sick].sum(0), called[~sick].sum(0)
-    fn, tn = sick.sum() - tp, (~sick).sum() - fp
-    with np.errstate(invalid="ignore"):  # 0 of 0 is NaN, and no line is drawn there
-        return pd.DataFrame({
-            "threshold": thresholds, "sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp),
-            "accuracy": (tp + tn) / len(rows), "ppv": tp / (tp + fp), "npv": tn / (tn + fn),
-        })  # fmt: skip
+    thresholds = pd.Series(np.arange(1, 200) / 200, name="threshold")
+    found = pd.DataFrame([compute_metrics(rows.label, rows.probability, threshold) for threshold in thresholds])
+    shown = found[["sensitivity", "specificity", "accuracy", "ppv", "npv"]].astype(float)
+    return pd.concat([thresholds, shown], axis=1)
 
 
-def decision_curve(
-    predictions: pd.DataFrame, split: str, probability: np.ndarray, params: EvaluationParams, seed: int
-) -> pd.DataFrame:
+def decision_curve(predictions: pd.DataFrame, split: str, params: EvaluationParams, seed: int) -> pd.DataFrame:
     """Net benefit against treating all and treating none (Vickers and Elkin, Med Decis Making 2006).
 
     A threshold probability p says that one is willing to treat 1/p children to treat one with pneumonia; false positives
     count p / (1 - p) of a true one. The prevalence is that of the split, which is that of no clinic.
 
     Args:
-        predictions: columns `PREDICTION_COLUMNS`.
+        predictions: columns `PREDICTION_COLUMNS`, and `calibrated`: p is compared with it, so it must be a probability.
         split: `val` or `test`.
-        probability: calibrated, of the split's rows in their order: p is compared with it, so it must be a probability.
         params, seed: for the limits, from resamples of groups.
     Returns:
         one row for p = 0.01 to 0.99: `threshold, model, low, high, treat_all`; treating none is 0.
     """
-    rows, calibrated = check_predictions(predictions, split), np.asarray(probability, float)
-    if len(calibrated) != len(rows) or not ((calibrated >= 0) & (calibrated <= 1)).all():
-        raise InputError(
-            f"probability: received {len(calibrated)} value(s), {np.isnan(calibrated).sum()} of them no number; needed is one "
-            f"between 0 and 1 for each of the {len(rows)} rows of split {split!r}"
-        )
-    rows = rows.assign(calibrated=calibrated).sort_values("image_id")
-    resamples, labels = resample(rows, params, seed), rows.label.to_numpy()
-    odds = _ODDS_AT / (1 - _ODDS_AT)
+    rows, resamples = resampled(predictions, split, params, seed)
+    odds, labels = _ODDS_AT / (1 - _ODDS_AT), rows.label.to_numpy()
     called = rows.calibrated.to_numpy()[:, None] >= _ODDS_AT
     worth = np.where(labels[:, None] == 1, called, called * -odds)  # of each image at each threshold, (n, thresholds)
     low = high = np.full(len(odds), np.nan)

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are loaded when they are used: the check of what is due uses none
 
-from pneumolib.data.ood import QUANTILES, TrainingReference, ood_warnings
+from pneumolib.data.facts import QUANTILES, TrainingReference
 from pneumolib.data.split import EXTERNAL, PARTS
 from pneumolib.evaluation.calibration import (
     CERTAIN,
     Calibration,
+    Threshold,
+    choose_threshold,
     expected_errors,
     fit_calibration,
     slope_and_intercept,
@@ -24,7 +26,6 @@ from pneumolib.evaluation.calibration import (
 from pneumolib.evaluation.compare import CHANGED, paired_differences
 from pneumolib.evaluation.intervals import interval_columns, percentiles, resampled, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
-from pneumolib.evaluation.threshold import Threshold, choose_threshold
 from pneumolib.params import EvaluationParams
 
 RECALIBRATION, EVALUATION = PARTS
@@ -196,7 +197,7 @@ def ood_warning_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.D
     Returns:
         `kind, validation_warnings` (share on validation), `flagged` (share of these images).
     """
-    flagged = ood_warnings(reference, facts).mean()
+    flagged = reference.flagged(facts).mean()
     before = pd.to_numeric(pd.Series([reference.validation_warnings[kind] for kind in flagged.index]))
     return pd.DataFrame({"kind": flagged.index, "validation_warnings": before, "flagged": flagged.to_numpy()})
 
@@ -208,7 +209,7 @@ def errors_by_warning(
 
     Args:
         predictions: of split `external`.
-        flagged: bool by `image_id`, see `data.ood_warnings`.
+        flagged: bool by `image_id`, see `TrainingReference.flagged`.
         threshold: frozen.
     Returns:
         one row for `flagged` and one for `others`: `part, images, errors`, `share` of errors with `_low, _high`; the first row
@@ -221,7 +222,7 @@ def errors_by_warning(
     for name, kept in (("flagged", marked), ("others", ~marked)):
         side = [np.nan] * 3
         if kept.any():
-            _, low, high = resamples.metric_limits(rows.probability, threshold, kept)["accuracy"]
+            _, low, high = resamples.part(kept).metric_limits(rows.probability[kept], threshold)["accuracy"]
             side = [wrong[kept].mean(), 1 - high, 1 - low]
         row = {"part": name, "images": int(kept.sum()), "errors": int(wrong[kept].sum())}
         found.append(row | interval_columns("share", side))

@@ -63,23 +63,24 @@ class Resamples:
     weights: np.ndarray | None
     tail: float
 
-    def score(
-        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
-    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def part(self, kept: np.ndarray) -> "Resamples":
+        """The same resamples of some of the images, `kept` being a mask."""
+        weights = None if self.weights is None else self.weights[:, kept]
+        return Resamples(self.labels[kept], self.groups[kept], weights, self.tail)
+
+    def score(self, scores: np.ndarray, threshold: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Each metric's value, and its value in every resample: one NaN where there are no resamples.
 
         Args:
             scores: probabilities, (n,).
             threshold: frozen.
-            kept: a mask of the images to count, all when None.
         """
-        kept = np.ones(len(self.labels), bool) if kept is None else kept
-        labels, scores = self.labels[kept], np.asarray(scores)[kept]
-        value = {name: float(v) for name, v in compute_metrics(labels, scores, threshold).items()}
+        value = {name: float(v) for name, v in compute_metrics(self.labels, scores, threshold).items()}
         if self.weights is None:
             return value, dict.fromkeys(METRICS, np.array([np.nan]))
-        weights, starts = self.weights[:, kept], range(0, len(self.weights), _BLOCK)
-        blocks = [compute_metrics(labels, scores, threshold, weights[i : i + _BLOCK]) for i in starts]
+        # By columns, as `part` has them: sums then round alike for all images and for some.
+        weights, starts = np.asfortranarray(self.weights), range(0, len(self.weights), _BLOCK)
+        blocks = [compute_metrics(self.labels, scores, threshold, weights[i : i + _BLOCK]) for i in starts]
         return value, {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
 
     def limits(self, draws: np.ndarray) -> tuple[float, float]:
@@ -90,24 +91,20 @@ class Resamples:
         low, high = percentiles(draws, self.tail)
         return (low, high) if high - low > _NOTHING else (np.nan, np.nan)
 
-    def metric_limits(
-        self, scores: np.ndarray, threshold: float, kept: np.ndarray | None = None
-    ) -> dict[str, tuple[float, float, float]]:
+    def metric_limits(self, scores: np.ndarray, threshold: float) -> dict[str, tuple[float, float, float]]:
         """Each metric's value and its limits.
 
         Where fewer than five groups hold a wrong prediction, or fewer than five a right one, a proportion has Clopper and
         Pearson's limits, groups counted as cases: percentiles of so few errors are too close, and of none they are one point.
         """
-        value, draws = self.score(scores, threshold, kept)
+        value, draws = self.score(scores, threshold)
         found = {name: (value[name], *self.limits(draws[name])) for name in METRICS}
-        kept = np.ones(len(self.labels), bool) if kept is None else kept
-        labels, groups, called = self.labels[kept], self.groups[kept], np.asarray(scores)[kept] >= threshold
-        right = called == (labels == 1)
-        whole = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called, "npv": ~called}
-        for name in PROPORTIONS if self.weights is not None else ():
-            cases = whole.get(name, np.ones(len(labels), bool))
-            if min(len(set(groups[cases & right])), len(set(groups[cases & ~right]))) < _FEW_GROUPS:
-                found[name] = (value[name], *_exact(value[name], len(set(groups[cases])), self.tail))
+        sick, called = self.labels == 1, np.asarray(scores) >= threshold
+        right = called == sick
+        cases_of = dict(zip(PROPORTIONS, (sick, ~sick, called, ~called, sick | ~sick), strict=True))
+        for name, cases in cases_of.items() if self.weights is not None else ():
+            if min(len(set(self.groups[cases & part])) for part in (right, ~right)) < _FEW_GROUPS:
+                found[name] = (value[name], *_exact(value[name], len(set(self.groups[cases])), self.tail))
         return found
 
 
@@ -224,3 +221,31 @@ def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> dict[st
     apart = one[0] - other[0]
     low = apart - np.hypot(one[0] - one[1], other[2] - other[0])
     return interval_columns("difference", (apart, low, apart + np.hypot(one[2] - one[0], other[0] - other[1])))
+
+
+def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:
+    """Permutation test: the AUROC with permuted labels, near 0.5, and how often it reaches the observed AUROC.
+
+    It checks the arithmetic of the evaluation and gives a p-value. It cannot see a leak in training: scores stay as they are.
+
+    Labels are permuted among groups, not images: what images of one child have in common is no evidence. A group that
+    holds both classes hands on its mean, which its new images carry as weights in either class.
+
+    Returns:
+        `mean, low, high` (the middle 95%) of the AUROC over permutations, and `p`, the share of them, the observed
+        labels counted in, that reach the observed AUROC. NaN with one class only.
+    """
+    rows = check_predictions(predictions, split)
+    groups = pd.factorize(rows.group_id)[0]
+    observed = float(compute_metrics(rows.label, rows.probability, 0.5)["auroc"])
+    if np.isnan(observed):
+        return dict.fromkeys(("mean", "low", "high", "p"), np.nan)
+    means = rows.label.groupby(groups).mean().to_numpy()
+    rng = np.random.default_rng(seed)
+    shares = np.stack([rng.permutation(means) for _ in range(permutations)])[:, groups]
+    # Each image counts twice, once in each class, weighted by the share of that class in the group whose labels it got.
+    twice, labels = np.tile(rows.probability, 2), np.repeat([1, 0], len(rows))
+    found = compute_metrics(labels, twice, 0.5, np.concatenate([shares, 1 - shares], axis=1))["auroc"]
+    low, high = np.quantile(found, [0.025, 0.975])
+    p = (1 + (found >= observed - 1e-12).sum()) / (1 + permutations)
+    return {"mean": float(found.mean()), "low": float(low), "high": float(high), "p": float(p)}

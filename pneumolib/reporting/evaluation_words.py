@@ -5,10 +5,9 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.figures import NAMES
 from pneumolib.reporting.prose import say

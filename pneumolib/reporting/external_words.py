@@ -4,10 +4,9 @@ import pandas as pd
 from IPython.display import Markdown
 
 from pneumolib.data.manifest import Manifest
-from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.evaluation.compare import SITE
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.threshold import Threshold
 from pneumolib.reporting.evaluation_words import FEWEST
 from pneumolib.reporting.prose import row_interval, say
 from pneumolib.reporting.results import Result, figure_words, interval, intervals

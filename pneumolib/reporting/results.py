@@ -83,7 +83,7 @@ class ThresholdResult(_Part):
 
 
 class OodResult(_Part):
-    """What the training images are like, see `data.ood`; for warnings of images that are not like them."""
+    """What the training images are like, see `data.facts`; for warnings of images that are not like them."""
 
     training_images: int
     validation_images: int

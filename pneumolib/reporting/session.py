@@ -16,11 +16,10 @@ from typing import Any
 
 import pandas as pd
 
+from pneumolib.data.facts import TrainingReference
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.ood import TrainingReference
 from pneumolib.errors import ResultError
-from pneumolib.evaluation.calibration import Calibration
-from pneumolib.evaluation.threshold import Threshold
+from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
 from pneumolib.project import in_root, project_root
 from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout

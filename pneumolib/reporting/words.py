@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from pneumolib.data.facts import FACTS, KINDS
+from pneumolib.data.facts import FACTS, KINDS, QUANTILES, TrainingReference
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.ood import QUANTILES, TrainingReference
+from pneumolib.evaluation.calibration import Threshold
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.evaluation.threshold import Threshold
 from pneumolib.params import ModelParams
 from pneumolib.reporting import results
 from pneumolib.reporting.figures import named

@@ -33,7 +33,7 @@ class Scored:
         probability: of pneumonia, the network's own, to which the frozen threshold belongs.
         calibrated: of pneumonia, by the calibration that was frozen on validation.
         predicted_class: `pneumonia` or `normal`.
-        warnings: what sets the image apart from the training images, in words; see `data.ood`.
+        warnings: what sets the image apart from the training images, in words; see `data.facts`.
         pixels: what the network saw, uint8 (size_px, size_px, channels).
         error: why the file could not be read.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pneumolib.data.ood import TrainingReference
+from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ModelError, ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
