@@ -36,7 +36,7 @@ from pneumolib.reporting.results import (
     plain,
     write_result,
 )
-from pneumolib.serve.score import BATCH, score_images
+from pneumolib.serve.predict import BATCH, score_images
 from pneumolib.serve.trained import TrainedModel
 
 ORIGINALS = Path(__file__).resolve().parents[2] / "shared/data/originals/train"

@@ -8,12 +8,13 @@ import os
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from pneumolib.errors import InputError, ParamsError, PneumolibError
-from pneumolib.hosts import processes
+from pneumolib.hosts import DATASET, processes
 from pneumolib.project import evaluated, in_root, project_root
 
 # Commands by what a user wants; what a person reads who interrupts one.
@@ -64,21 +65,19 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _of_a_study(command):
-    command = click.option("--data", metavar="DIR", help="Read the radiographs from DIR instead of data.root.")(command)
-    return _smoke(command)
-
-
+_data = click.option("--data", metavar="DIR", help="Read the radiographs from DIR instead of data.root.")
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Show each cell and what it prints, as run.log does.")
-
-
 _smoke = click.option("--smoke", is_flag=True, help="Few drawn images, one epoch: does all of it run?")
+_machines = click.Choice(["tpu", "gpu", "none"])
+_accelerator = click.option("--accelerator", type=_machines, default="tpu", show_default=True)
+_hours = click.option("--hours", type=float, help="End the study after so long; the next session goes on.")
 _any_model = click.option("--force", is_flag=True, help="Take a model file that is not the one the run recorded.")
 
 
 @cli.command()
 @click.argument("study")
-@_of_a_study
+@_data
+@_smoke
 @click.option("--force", is_flag=True, help="Run everything, up to date or not, and train anew.")
 @_verbose
 def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
@@ -98,7 +97,8 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@_of_a_study
+@_data
+@_smoke
 @click.option("--force", is_flag=True, help="Train anew, whatever is kept of an earlier training.")
 @_verbose
 def run(file: Path, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
@@ -132,10 +132,10 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
         # Results that were brought back by `plan` get their pages before a failure can end this.
         if first:
             pages.refresh(steps, waiting=still_due(steps, []))
-        for number, step in enumerate(due):
-            position = next(n for n, other in enumerate(steps, 1) if other.run == step.run)
-            position = f"[{position}/{len(steps)}]"
-            execute(step, position, still_due(steps, due[: number + 1]), verbose)
+        runs = [step.run for step in steps]
+        for number, step in enumerate(due, 1):
+            position = f"[{runs.index(step.run) + 1}/{len(steps)}]"
+            execute(step, position, still_due(steps, due[:number]), verbose)
             if first:
                 found = {run: f"{found}  {took}" for run, found, took, _ in pages.summaries(step.study)}
                 print(f"{position} {step.run}  {found.get(evaluated(step.run), 'done')}", flush=True)
@@ -153,7 +153,8 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
 
 @cli.command("open")
 @click.argument("run")
-@_of_a_study
+@_data
+@_smoke
 @click.option("--no-browser", is_flag=True, help="Write the copy and print its path, open nothing.")
 def open_run(run: str, data: str | None, smoke: bool, no_browser: bool) -> int:
     """Open a copy of the notebook of RUN (<study>/<run>) in JupyterLab, with its parameters."""
@@ -218,37 +219,29 @@ def export(run: str, form: str, to: Path | None, overwrite: bool, force: bool) -
 @click.option("--browse", is_flag=True, help="Open it in a browser.")
 def app(run: str | None, port: int, browse: bool) -> None:
     """Show the model of RUN (default: the last one) on a page, on this machine alone."""
-    from pneumolib.serve.app_server import serve
+    if find_spec("streamlit") is None:
+        raise InputError('The page needs Streamlit, which is not installed: pip install "pneumolib[app]"')
+    from pneumolib.serve.app import serve
 
     serve(run, port, browse)
 
 
-def _of_a_bundle(command):
-    for option in (
-        click.argument("study"),
-        click.option("--accelerator", type=click.Choice(["tpu", "gpu", "none"]), default="tpu", show_default=True),
-        click.option("--hours", type=float, help="End the study after so long; the next session goes on."),
-        _smoke,
-    ):
-        command = option(command)
-    return command
-
-
 @cli.command("kaggle")
-@_of_a_bundle
+@click.argument("study")
+@_accelerator
+@_hours
+@_smoke
 @click.option("--push", is_flag=True, help="Push, wait and fetch, with Kaggle's client and your account.")
 @click.option("--resume", default="", metavar="NOTEBOOK", help="Go on from its output: owner/name; 1: the same one.")
-@click.option("--dataset", metavar="OWNER/NAME", help="The radiographs on Kaggle, where they are not the archive.")
+@click.option("--dataset", default=DATASET, metavar="OWNER/NAME", help="The radiographs, where not the archive's.")
 def on_kaggle(study, accelerator, hours, smoke, push, resume, dataset) -> int:
     """Build one notebook that carries STUDY; --push runs it on Kaggle."""
-    from pneumolib.hosts import DATASET
     from pneumolib.remote import kaggle
     from pneumolib.remote.bundle import build
 
     hours = hours or kaggle.HOURS[accelerator]
     bundle = build(study, "kaggle", smoke, hours)
-    user = os.environ.get("KAGGLE_USERNAME", "")
-    metadata = kaggle.write_metadata(bundle, accelerator, resume, dataset or DATASET, user)
+    metadata = kaggle.write_metadata(bundle, accelerator, resume, dataset, os.environ.get("KAGGLE_USERNAME", ""))
     print(f"Built {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB) and {metadata.name}, commit {bundle.commit}")
     if push:
         return 0 if kaggle.push(bundle, hours)["code"] == 0 else 1
@@ -257,17 +250,20 @@ def on_kaggle(study, accelerator, hours, smoke, push, resume, dataset) -> int:
 
 
 @cli.command("colab")
-@_of_a_bundle
+@click.argument("study")
+@_accelerator
+@_hours
+@_smoke
 @click.option("--schedule", is_flag=True, help="Those that run it every week on Google Cloud.")
 def on_colab(study, accelerator, hours, smoke, schedule) -> None:
     """Build the notebook that carries STUDY and print the commands that run it on Colab."""
     from pneumolib.remote.bundle import build
-    from pneumolib.remote.kaggle import COLAB_HOURS, colab_commands, colab_schedule
+    from pneumolib.remote.kaggle import COLAB_HOURS, colab_commands
 
     hours = hours or COLAB_HOURS
     bundle = build(study, "colab", smoke, hours)
     print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
-    print("\n".join(colab_schedule(bundle, hours) if schedule else colab_commands(bundle, accelerator, hours)))
+    print(colab_commands(bundle, accelerator, hours, schedule))
 
 
 if __name__ == "__main__":

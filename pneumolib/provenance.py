@@ -1,6 +1,7 @@
 """What a result is made from: commit, versions of the packages that decide numbers, devices, digests of code and files."""
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -24,10 +25,8 @@ def package_versions() -> dict[str, str]:
     """Installed versions of the packages that decide numbers; read from metadata, nothing is imported."""
     found = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):  # TensorFlow has several names, of which a machine has one
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # TensorFlow has several names, of which a machine has one
     return found
 
 
@@ -47,12 +46,10 @@ def provenance_of_checkout() -> tuple[str | None, bool | None]:
         pass  # no git, or no repository
     if commit := os.environ.get(COMMIT_VARIABLE):
         return commit.removesuffix(CHANGED), commit.endswith(CHANGED)
-    try:
+    with contextlib.suppress(PackageNotFoundError, KeyError):
         installed = json.loads(distribution("pneumolib").read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:
-        return None, None
-    commit = installed.get("vcs_info", {}).get("commit_id")
-    return commit, None if commit is None else False
+        return installed["vcs_info"]["commit_id"], False
+    return None, None
 
 
 def device_words(facts: dict) -> str:

@@ -22,8 +22,7 @@ from pneumolib.params import ImageParams, ModelParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting import results
 from pneumolib.reporting.results import plain, read_result, write_result
-from pneumolib.serve import score
-from pneumolib.serve.predict import image_files, with_maps
+from pneumolib.serve.predict import image_files, score_images, with_maps
 from pneumolib.serve.trained import load_trained
 from test_decode import write_dicom
 from test_reporting import result
@@ -123,7 +122,7 @@ def test_maps_never_take_the_place_of_an_image_or_of_each_other(model, tmp_path)
     names = ("a/x.png", "b/x.png", "a/x-map.png", "a/x-map-2.png", "c/X.png")
     files = [save_image(tmp_path / name, rng.integers(0, 256, (40, 40))) for name in names]
     before = [file.read_bytes() for file in files]
-    rows = score.score_images(model, [(str(file), file) for file in files])
+    rows = score_images(model, [(str(file), file) for file in files])
     maps = [file for _, file in with_maps(model, rows, tmp_path / "a", files)]
     assert [file.read_bytes() for file in files] == before
     assert len({name.casefold() for name in maps}) == len(files)
@@ -141,7 +140,7 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model,
     (tmp_path / "in/._b.png").write_bytes(b"of macOS")
     write_dicom(tmp_path / "in/IM0001", radiograph, bits=8)
     (tmp_path / "empty").mkdir()
-    rows = list(score.score_images(model, image_files(["in"])))
+    rows = list(score_images(model, image_files(["in"])))
     assert [(row.name, row.error) for row in rows] == [
         ("in/IM0001", None),
         ("in/b.png", None),
@@ -151,7 +150,7 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model,
     assert rows[0].probability == pytest.approx(rows[1].probability, abs=1e-6)
     assert [name for name, _ in image_files(["in/**/*.[jJ]*"])] == ["in/deeper/a.JPG"]
     # What leads to nothing is not passed over.
-    rows = score.score_images(model, image_files(["empty", "in/*.gif", "in/notes.txt"]))
+    rows = score_images(model, image_files(["empty", "in/*.gif", "in/notes.txt"]))
     assert [row.error.split(":")[0] for row in rows] == [
         "a folder that holds no image", "cannot be read", "not a JPEG, PNG or DICOM image",
     ]  # fmt: skip
@@ -160,7 +159,7 @@ def test_folders_and_patterns_hold_images_of_all_kinds(at_root, tmp_path, model,
 def test_memory_does_not_grow_with_the_number_of_files(model, root):
     """No more files are read than a few batches ahead of what has been taken."""
     asked, file = itertools.count(), next(root.glob("data/test/NORMAL/*.jpeg"))
-    rows = score.score_images(model, ((str(n), file) for n in asked), batch=4)
+    rows = score_images(model, ((str(n), file) for n in asked), batch=4)
     for _ in range(10):
         next(rows)
     rows.close()
@@ -168,7 +167,7 @@ def test_memory_does_not_grow_with_the_number_of_files(model, root):
 
 
 def test_an_interrupted_file_keeps_its_part(at_root, tmp_path, monkeypatch, capsys):
-    def interrupted(model, files, batch=64, real=score.score_images):
+    def interrupted(model, files, batch=64, real=score_images):
         yield next(real(model, files, batch))
         raise KeyboardInterrupt
 

@@ -17,8 +17,8 @@ from pneumolib.data.decode import decode, form_of, read_header
 from pneumolib.data.pixels import load_image
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
-from pneumolib.serve import app_server, uploads
-from pneumolib.serve.score import Scored
+from pneumolib.serve import uploads
+from pneumolib.serve.predict import Scored
 from pneumolib.serve.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, sample, take_in
 from test_decode import RAMP, claiming, dicom_bytes, encoded
 
@@ -110,7 +110,7 @@ def test_pydicom_is_silent_where_the_page_is_served():
     code = (
         "import logging; logging.basicConfig()\n"
         "from pydicom import Dataset; Dataset().StudyInstanceUID = 'Loud^Name'\n"
-        "from pneumolib.serve.app_server import keep_private; keep_private()\n"
+        "from pneumolib.serve.app import keep_private; keep_private()\n"
         "Dataset().StudyInstanceUID = 'Secret^Name'\n"
         "logging.getLogger('pydicom.pixels.utils').error('Secret^Name')\n"
         "from starlette.formparsers import MultiPartParser; from PIL import Image\n"
@@ -140,13 +140,8 @@ def test_the_table_reads_back_and_holds_no_formula():
     ]
 
 
-def test_a_probability_a_map_and_a_picture_on_the_page():
-    found = [app.percent(share) for share in (0.0004, 0.5, 0.9996)]
-    assert found == ["below 0.1%", "50.0%", "above 99.9%"]
-    saliency = np.zeros((10, 10))
-    assert "empty" in app.strongest(saliency)
-    saliency[8, 8] = 1
-    assert app.strongest(saliency) == "The map is strongest at the lower right of the picture."
+def test_a_probability_and_a_picture_on_the_page():
+    assert [app.percent(share) for share in (0.0004, 0.5, 0.9996)] == ["below 0.1%", "50.0%", "above 99.9%"]
     assert '<img alt="&quot;&lt;" src="data:image/jpeg;base64,' in app.picture(np.zeros((4, 4, 3), np.uint8), '"<', "")
 
 
@@ -155,13 +150,13 @@ def test_without_streamlit_or_a_run_the_command_says_what_to_do(tmp_path, monkey
     for words, said in ((["app"], "`make report` trains one"), (["app", "demo/03_x"], "demo/03_x: no run with")):
         assert main(words) == 2
         assert said in capsys.readouterr().err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pneumolib.__main__.find_spec", lambda name: None)
     assert main(["app"]) == 2
     assert 'pip install "pneumolib[app]"' in capsys.readouterr().err
 
 
 def test_the_server_listens_to_this_machine_and_calls_nobody():
-    words = app_server.settings(8600, browse=False)
+    words = app.settings(8600, browse=False)
     options = list(zip(words[::2], words[1::2], strict=True))
     assert ("--server.address", "localhost") in options
     assert [value for name, value in options if name == "--server.allowedHosts"] == ["localhost", "127.0.0.1"]

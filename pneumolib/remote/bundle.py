@@ -22,6 +22,9 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template
 
 from pneumolib.errors import ParamsError, PneumolibError
 from pneumolib.hosts import Prepared, pack, prepare
@@ -36,31 +39,6 @@ GRACE_S = 90.0  # from the interrupt, after which a run tidies up, to the end by
 ENDED_IN_TIME = 75  # beside the command line's own codes
 _STATES = {0: "finished", 1: "a run failed", 2: "stopped before any run", 130: "interrupted"}
 _LATE = "ended after {:g} hours, before the machine was taken away; the next session goes on from here"
-_TITLE = """\
-# Study `{study}` of pneumolib
-
-Made by `make {target} STUDY={study}` from commit `{commit}`{dirty}. It carries the library, the notebooks and the parameters,
-and needs the radiographs and, where packages are missing, the internet. Research only, not a medical device.
-
-Results are in `reports/{study}/index.html`. If the machine is taken away, attach this session's output to the next one."""
-_PARAMETERS = """\
-# Parameters: change them here, and the study's own in the cells below.
-study = "{study}"
-smoke = {smoke}  # True: a few drawn images, one epoch
-hours = {hours}  # the study is ended after so long and goes on in the next session"""
-_UNPACK = '''\
-# The library at commit {commit}, packed; then the machine is made ready.
-import base64, io, sys, tarfile, tempfile
-
-CODE = tempfile.mkdtemp(prefix="pneumolib-")
-PACKED = """
-{packed}
-"""
-tarfile.open(fileobj=io.BytesIO(base64.b64decode(PACKED)), mode="r:xz").extractall(CODE, filter="data")
-sys.path.insert(0, CODE)
-from pneumolib.remote.bundle import run_study, settle
-
-here = settle(CODE, "{commit}")'''
 
 
 @dataclass(frozen=True)
@@ -104,14 +82,16 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
         raise PneumolibError(f"{project_root()}: no git checkout, so there is no commit to carry. Build from a clone")
     marked, stamp = commit + (CHANGED if dirty else ""), secrets.token_hex(4)
     packed = textwrap.fill(base64.b64encode(_packed(study, commit)).decode(), 120)
+    values = {"study": study, "target": target, "smoke": smoke, "hours": hours, "stamp": stamp}
+    values |= {"commit": commit, "marked": marked, "dirty": dirty, "packed": packed}
+    title, parameters, unpack, last = rendered("bundle.ipynb", **values).split("\n# %%\n")
     hidden = {"jupyter": {"source_hidden": True}, "_kg_hide-input": True, "cellView": "form", "tags": ["packed"]}
-    changes = " and uncommitted changes, which it carries too" if dirty else ""
     cells = [
-        v4.new_markdown_cell(_TITLE.format(study=study, target=target, commit=commit[:12], dirty=changes)),
-        v4.new_code_cell(_PARAMETERS.format(study=study, smoke=smoke, hours=hours), metadata={"tags": ["parameters"]}),
-        v4.new_code_cell(_UNPACK.format(commit=marked, packed=packed), metadata=hidden),
+        v4.new_markdown_cell(title),
+        v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(unpack, metadata=hidden),
         *(v4.new_code_cell(_writing(file)) for file in sorted(in_root(f"params/{study}").glob("*.yaml"))),
-        v4.new_code_cell(f'outcome = run_study(here, study, smoke, hours, stamp="{stamp}")'),
+        v4.new_code_cell(last),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -120,6 +100,12 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
     bundle.notebook.parent.mkdir(parents=True, exist_ok=True)
     write(v4.new_notebook(cells=cells, metadata=metadata), bundle.notebook)
     return bundle
+
+
+def rendered(template: str, **values: Any) -> str:
+    """The text of `<template>.j2` beside this module, with all `values` that it asks for."""
+    text = Path(__file__).with_name(f"{template}.j2").read_text(encoding="utf-8")
+    return Template(text, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).render(values)
 
 
 def _study_data(study: str, smoke: bool = False) -> DataParams:

@@ -19,14 +19,13 @@ from pathlib import Path
 
 from pneumolib.errors import PneumolibError
 from pneumolib.hosts import DATASET
-from pneumolib.remote.bundle import OUTCOME, Bundle
+from pneumolib.remote.bundle import OUTCOME, Bundle, rendered
 
 MACHINES = {"tpu": "TpuV5E8", "gpu": "NvidiaTeslaT4"}
 # Kaggle ends a session after nine hours on a TPU and after twelve elsewhere, and keeps nothing of it then.
 HOURS = {"tpu": 8.5, "gpu": 11.5, "none": 11.5}
 COLAB_MACHINES = {"tpu": " --tpu v5e1", "gpu": " --gpu T4", "none": ""}
 COLAB_HOURS = 11.5  # a session ends after twelve, or earlier
-WEEKLY = "0 3 * * 6"  # Saturdays at three, UTC
 NOBODY = "your-kaggle-name"
 STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
 FAULTS_IN_A_ROW = 5  # of the network, say, before the wait is given up
@@ -35,7 +34,7 @@ FAULTS_IN_A_ROW = 5  # of the network, say, before the wait is given up
 def write_metadata(
     bundle: Bundle, accelerator: str = "tpu", resume: str = "", dataset: str = DATASET, user: str = ""
 ) -> Path:
-    """Write `kernel-metadata.json` beside the notebook; every switch is set, because Kaggle's defaults have changed.
+    """Write `kernel-metadata.json` beside the notebook.
 
     Args:
         bundle: from `bundle.build`.
@@ -44,25 +43,19 @@ def write_metadata(
         dataset: the radiographs, `owner/name`; attached to studies that read the archive's folder.
         user: the account; a placeholder by default.
     """
-    name = f"{user or NOBODY}/{bundle.notebook.stem}"
-    metadata = {
-        "id": name,
-        "title": bundle.notebook.stem,  # Kaggle makes the name of the title, so they must agree
-        "code_file": bundle.notebook.name,
-        "language": "python",
-        "kernel_type": "notebook",
-        "is_private": True,
-        "enable_gpu": accelerator == "gpu",
-        "enable_tpu": accelerator == "tpu",
-        "enable_internet": True,
-        "dataset_sources": [dataset] if bundle.needs_radiographs else [],
-        "competition_sources": [],
-        "kernel_sources": [name if resume == "1" else resume] if resume else [],
-        "model_sources": [],
-    }
-    metadata |= {"machine_shape": MACHINES[accelerator]} if accelerator in MACHINES else {}
+    title = bundle.notebook.stem
+    name = f"{user or NOBODY}/{title}"
+    text = rendered(
+        "kernel-metadata.json",
+        name=name,
+        title=title,
+        accelerator=accelerator,
+        machine=MACHINES.get(accelerator),
+        datasets=[dataset] if bundle.needs_radiographs else [],
+        kernels=[name if resume == "1" else resume] if resume else [],
+    )
     file = bundle.notebook.with_name("kernel-metadata.json")
-    file.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+    file.write_text(text + "\n", encoding="utf-8")
     return file
 
 
@@ -165,27 +158,10 @@ def _client(*words: str) -> str:
     return said
 
 
-def colab_commands(bundle: Bundle, accelerator: str = "tpu", hours: float = COLAB_HOURS) -> list[str]:
-    """A session of one's own on Colab: open, mount Drive, where results go, run, close; one line each, in this order."""
+def colab_commands(bundle: Bundle, accelerator: str, hours: float, schedule: bool = False) -> str:
+    """The commands for a session of one's own on Colab, or for a weekly `schedule` in Colab Enterprise, one a line."""
     name, notebook = bundle.notebook.stem, shlex.quote(str(bundle.notebook))
-    return [
-        f"colab new -s {name}{COLAB_MACHINES[accelerator]}",
-        f"colab drivemount -s {name}",
-        f"colab exec -s {name} -f {notebook} --timeout {round(3600 * hours + 600)}",
-        f"colab stop -s {name}",
-    ]
-
-
-def colab_schedule(bundle: Bundle, hours: float = COLAB_HOURS) -> list[str]:
-    """Every week in Colab Enterprise; words in capitals are a person's own, and the machine is the template's.
-
-    Results are the executed notebook in the bucket: the output of its run cell says where it wrote.
-    """
-    name, notebook = bundle.notebook.stem, shlex.quote(str(bundle.notebook))
-    return [
-        f"gcloud storage cp {notebook} gs://BUCKET/{name}.ipynb",
-        f"gcloud colab schedules create --region=REGION --display-name={name} '--cron-schedule=TZ=UTC {WEEKLY}' "
-        f"--execution-display-name={name} --gcs-notebook-uri=gs://BUCKET/{name}.ipynb --gcs-output-uri=gs://BUCKET/{name} "
-        f"--notebook-runtime-template=TEMPLATE --service-account=ACCOUNT --execution-timeout={round(hours * 60 + 30)}m "
-        f"--max-concurrent-runs=1",
-    ]
+    machine = COLAB_MACHINES[accelerator]
+    return rendered(
+        "schedule.sh" if schedule else "colab.sh", name=name, notebook=notebook, machine=machine, hours=hours
+    )

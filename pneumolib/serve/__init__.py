@@ -6,8 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "export": ["export_run"],
-        "predict": ["predict_files"],
-        "score": ["Scored", "score_images"],
+        "predict": ["Scored", "predict_files", "score_images"],
         "trained": ["TrainedModel", "find_run", "load_trained", "trained_runs"],
     },
 )

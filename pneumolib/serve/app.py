@@ -1,14 +1,18 @@
 """The page of a trained model: choose a run, bring images, see what the network predicts and where it looks.
 
-Streamlit runs this file as a script for each visitor, in a thread of its own, anew after each action; `app_server` starts it.
+Streamlit runs this file as a script for each visitor, in a thread of its own, anew after each action. `serve` starts a
+server on this machine alone: what is uploaded stays in memory, and nothing is sent anywhere.
 What belongs to a visitor is in `st.session_state` alone; visitors share the networks, and a network answers one of them at a
 time. Pictures travel inside the page's own text and not as files of the server, which any visitor could ask for.
 """
 
 import base64
 import io
+import logging
 import sys
 import threading
+import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -21,23 +25,70 @@ from PIL import Image
 
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import equalize, load_image
+from pneumolib.errors import InputError, ModelError
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.reporting.figures import PNEUMONIA
 from pneumolib.reporting.gallery import STRONGEST_COVER, overlay, strongest_place
-from pneumolib.reporting.results import MODEL_FILE, Result, in_words
-from pneumolib.serve.app_server import MOST_UPLOAD_MB
-from pneumolib.serve.predict import inert
-from pneumolib.serve.score import Scored, score_images
-from pneumolib.serve.trained import RESEARCH_ONLY, ModelError, TrainedModel, find_run, load_trained, trained_runs
-from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, SAMPLES, safe_error, sample, take_in
+from pneumolib.reporting.prose import sentence
+from pneumolib.reporting.results import MODEL_FILE
+from pneumolib.serve.predict import Scored, inert, score_images
+from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, find_run, load_trained, trained_runs
+from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, MOST_PIXELS, SAMPLES, safe_error, sample, take_in
+from pneumolib.study.inputs import flatten
 
 MOST_MODELS = 3  # in memory at once
+MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more
 SHOWN_PX = 448  # side of a picture on the page, which is equalised with the defaults of `ImageParams`
 OPACITY = "How much of the map is laid over the image"
 COLUMNS = ["image", "probability", "calibrated_probability", "predicted_class", "threshold", "run", "warnings", "error"]
 WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
 STYLE = Path(__file__).with_name("app.css").read_text("utf-8").replace("MOST_UPLOAD_MB", str(MOST_UPLOAD_MB))
+
+
+def serve(run: str | None, port: int, browse: bool) -> None:
+    """Show the page until interrupted.
+
+    Args:
+        run: chosen to begin with, a folder or `study/run`; None for the one that was finished last.
+        port: where it listens, on localhost only.
+        browse: open a browser.
+    Raises:
+        InputError: there is no trained run.
+        ModelError: no such run.
+    """
+    known = {find_run(name): name for name in trained_runs()}
+    if not known and run is None:
+        raise InputError(f"No run with {MODEL_FILE} in {in_root('runs')}: `make report` trains one, on drawn images")
+    first = [] if run is None else [known.get(find_run(run), str(find_run(run)))]
+    keep_private()
+    from streamlit.web import cli
+
+    cli.main(["run", __file__, *settings(port, browse), "--", *first], standalone_mode=False)
+
+
+def settings(port: int, browse: bool) -> list[str]:
+    """Streamlit's options as on its command line; they override a user's own configuration."""
+    fixed = tomllib.loads(Path(__file__).with_name("app.toml").read_text("utf-8"))
+    own = {"server.port": port, "server.headless": not browse, "server.maxUploadSize": MOST_UPLOAD_MB}
+    pairs = [(name, value) for name, value in (flatten(fixed) | own).items() for value in np.atleast_1d(value)]
+    return [word for name, value in pairs for word in (f"--{name}", str(value).lower())]
+
+
+def keep_private() -> None:
+    """Nothing of a file reaches the log or the disk, and pictures within DICOM files are held to `MOST_PIXELS`, too.
+
+    For the whole process, because `warnings.catch_warnings` is not safe where several visitors have a thread each.
+    """
+    from starlette.formparsers import MultiPartParser
+
+    # pydicom's messages quote the values that they complain about; its logger's level is set anew when it is imported.
+    logging.getLogger("pydicom").propagate = False
+    warnings.simplefilter("ignore")
+    # Streamlit parses what a browser sends by this class, which puts all above a megabyte into a temporary file.
+    MultiPartParser.spool_max_size = (MOST_UPLOAD_MB + 1) * 2**20
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def show(first: str | None) -> None:
@@ -49,15 +100,13 @@ def show(first: str | None) -> None:
     for key, empty in {"taken": [], "uploader": 0, "scored": {}, "looked": {}}.items():
         st.session_state.setdefault(key, empty)
     run = _choose_run(first)
-    if run is None:
-        return
     try:
         with st.container():  # keeps the place of what shows the wait, so that nothing below it moves when it goes
             model, lock = _load(run, _changed(run))
     except (ModelError, OSError) as fault:
         st.error(f"This run cannot be used. {fault}")
         return
-    st.caption(run_words(model.result))
+    st.caption(sentence("serve.run", r=model.result))
     if model.result.synthetic:
         st.info("This network was trained on **drawn images**. What it says of a real radiograph means nothing.")
     _bring_images()
@@ -65,13 +114,10 @@ def show(first: str | None) -> None:
         _show_results(model, lock)
 
 
-def _choose_run(first: str | None) -> str | None:
+def _choose_run(first: str | None) -> str:
     runs = trained_runs()
     if first is not None and first not in runs:
         runs = [first, *runs]
-    if not runs:
-        st.error(f"There is no run with a model in {in_root('runs')}. `make report` trains one, on drawn images.")
-        return None
     # Under a key, a choice stays when other runs are finished or the newest one is another.
     if st.session_state.get("run") not in runs:
         st.session_state.run = first if first is not None else max(runs, key=_changed)
@@ -89,21 +135,11 @@ def _load(run: str, changed: int) -> tuple[TrainedModel, threading.Lock]:
     return load_trained(run), threading.Lock()
 
 
-def run_words(result: Result) -> str:
-    """What kind of network answers: its run, how many images it was made from, its AUROC on test."""
-    kind, auroc = "drawn images" if result.synthetic else "radiographs", result.own("auroc")
-    measured = f" AUROC on its test images: {in_words(auroc)}." if auroc else ""
-    return f"{result.study}/{result.run}, made from {result.data.images:,} {kind}.{measured}"
-
-
 def _bring_images() -> None:
     key = f"uploader {st.session_state.uploader}"
     label = "Your radiographs: JPEG, PNG or DICOM"
     st.file_uploader(label, accept_multiple_files=True, key=key, on_change=_take_uploaded, args=(key,))
-    st.caption(
-        f"Up to {MOST_BYTES // MEGABYTE} MB each and {MOST_FILES} files. They stay in the memory of this machine, are written "
-        "nowhere, and are gone when this tab is closed. Of DICOM files neither names nor numbers are shown, not even the file's."
-    )
+    st.caption(sentence("serve.uploads", megabytes=MOST_BYTES // MEGABYTE, files=MOST_FILES))
     st.write("No radiograph at hand? Draw one; it shows nobody:")
     with st.container(horizontal=True):
         for title in SAMPLES:
@@ -195,20 +231,14 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
     one = scored[number]
     pixels, saliency = _look(model, lock, number, one)
     left, right = st.columns(2, gap="large")
-    side = "at or above" if one.predicted_class == LABEL_NAMES[1] else "below"
     with right:
         st.html(f'<p class="pn-name">{escape(one.name)}</p>')
         st.metric("Pneumonia probability", f"{percent(one.probability)} → {one.predicted_class}")
         st.progress(one.probability)
-        st.write(
-            f"The probability is {side} the threshold of {percent(model.threshold)}, which was chosen on validation images "
-            "and frozen."
-        )
+        pneumonia = one.predicted_class == LABEL_NAMES[1]
+        st.write(sentence("serve.threshold", pneumonia=pneumonia, value=percent(model.threshold)))
         st.metric("Calibrated probability", percent(one.calibrated))
-        st.write(
-            "Of validation images with this calibrated probability about that share had pneumonia. It holds where pneumonia "
-            "is as frequent as among the validation images. The threshold belongs to the network's own probability."
-        )
+        st.write(sentence("serve.calibrated"))
         if one.warnings:
             st.warning("\n".join(["This image is unlike those of the training:", *(f"- {w}" for w in one.warnings)]))
     with left:
@@ -239,14 +269,10 @@ def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -
 
 
 def _map_picture(model: TrainedModel, one: Scored, pixels: np.ndarray, saliency: np.ndarray, opacity: float) -> str:
-    where = words = strongest(saliency)
-    if saliency.any():
-        words = (
-            f"Colour shows where the network found evidence for the predicted class, {one.predicted_class} (Grad-CAM). {where} "
-            "It does not prove that something is to be seen there."
-        )
+    place = strongest_place(saliency) if saliency.any() else ""
     shown = overlay(equalize(pixels, ImageParams(equalize=model.image.equalize)), saliency, SHOWN_PX, opacity)
-    caption = f"{words} The network receives {model.image.size_px} x {model.image.size_px} pixels."
+    words = {"place": place, "predicted_class": one.predicted_class, "size_px": model.image.size_px}
+    where, caption = sentence("serve.strongest", place=place), sentence("serve.map", **words)
     return picture(shown, f"{one.name} with its Grad-CAM map. {where}", caption)
 
 
@@ -264,14 +290,6 @@ def picture(pixels: np.ndarray, alt: str, caption: str) -> str:
     data = base64.b64encode(file.getvalue()).decode()
     image = f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
     return f'<figure class="pn-figure">{image}<figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def strongest(saliency: np.ndarray) -> str:
-    """Where a map has its maximum, in words; left and right are those of the picture."""
-    if not saliency.any():
-        return "The Grad-CAM map is empty: nothing in the image is evidence for the class, which can rest on something missing."
-    place = strongest_place(saliency)
-    return f"The map is strongest {'in' if place == 'middle' else 'at'} the {place} of the picture."
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ network that computes in float32.
 """
 
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from scipy.special import expit
 
 from pneumolib.data.drawing import KINDS, draw_radiograph
 from pneumolib.data.pixels import load_image
+from pneumolib.errors import ModelError
 from pneumolib.learning.transfer import leaves
 from pneumolib.params import ImageParams
 from pneumolib.serve.trained import load_trained
@@ -112,7 +114,7 @@ def _layer_for_onnx(layer: keras.Layer) -> keras.Layer:
     """
     config = layer.get_config()
     if getattr(layer, "activation", None) is keras.activations.gelu and isinstance(layer, keras.layers.Activation):
-        return _Gelu(dtype="float32", name=layer.name)
+        return keras.layers.Activation(_gelu, dtype="float32", name=layer.name)
     if isinstance(layer, keras.layers.Normalization):
         # As given or adapted: `layer.mean` is rounded to what the layer computes in.
         known = layer.get_weights()[:2] if config["mean"] is None else (config["mean"], config["variance"])
@@ -125,9 +127,8 @@ def _layer_for_onnx(layer: keras.Layer) -> keras.Layer:
     return _layer_in_float32(layer)
 
 
-class _Gelu(keras.layers.Layer):
-    def call(self, x):
-        return 0.5 * x * (1 + keras.ops.erf(x / 2**0.5))
+def _gelu(x):
+    return 0.5 * x * (1 + keras.ops.erf(x / 2**0.5))
 
 
 def write_network(network: keras.Model, kind: str, folder: Path) -> None:
@@ -173,3 +174,11 @@ def reader(kind: str, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     network = keras.models.model_from_json((folder / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
     network.load_weights(folder / WEIGHTS_FILE)
     return lambda pixels: np.asarray(network.predict_on_batch(pixels))
+
+
+if __name__ == "__main__":  # the process that `export_run` starts
+    try:
+        write_and_read(*sys.argv[1:])
+    except ModelError as fault:
+        print(fault)
+        sys.exit(fault.exit_code)

@@ -1,6 +1,6 @@
-"""`pneumolib predict`: what a trained model says of files, as a table, CSV, JSON and a folder of maps.
+"""What a trained model says of files: scored one after the other, and written as a table, CSV, JSON and a folder of maps.
 
-All of it goes row by row, so that thousands of files take no more memory than one batch.
+All of it goes row by row, so that thousands of files take no more memory than a few batches.
 """
 
 import csv
@@ -9,25 +9,117 @@ import itertools
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
+from scipy.special import expit
 
 from pneumolib.data.decode import form_of
+from pneumolib.data.facts import colour_of
 from pneumolib.data.layout import IGNORED, IMAGE_SUFFIXES, LABEL_NAMES, bar
-from pneumolib.errors import InputError
-from pneumolib.serve.score import BATCH, Item, Scored, score_images
+from pneumolib.data.pixels import decode_for, network_pixels
+from pneumolib.errors import ImageFileError, InputError
+from pneumolib.reporting.prose import sentence
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, load_trained
 
 COLUMNS = ["file", "probability", "calibrated", "threshold", "predicted_class", "warnings", "error", "map"]
 MAP_PX = 512  # the longer side of an overlay
 STDOUT = "-"
-Writer = Callable[[Scored, str], None]  # takes a row and the file of its map, which may be ""
+BATCH = 64
+_AHEAD = 2  # batches that are read while one is predicted
+Item = tuple[str, Path | bytes]
+Writer = Callable[["Scored", str], None]  # takes a row and the file of its map, which may be ""
+_Seen = tuple[np.ndarray, tuple[int, int, float]]  # the network's pixels, and the file's width, height and colour
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of one file; the numbers are None where `error` says why there are none.
+
+    Attributes:
+        name: as it was given.
+        probability: of pneumonia, the network's own, to which the frozen threshold belongs.
+        calibrated: of pneumonia, by the calibration that was frozen on validation.
+        predicted_class: `pneumonia` or `normal`.
+        warnings: what sets the image apart from the training images, in words; see `data.facts`.
+        pixels: what the network saw, uint8 (size_px, size_px, channels).
+        error: why the file could not be read.
+    """
+
+    name: str
+    probability: float | None = None
+    calibrated: float | None = None
+    predicted_class: str | None = None
+    warnings: tuple[str, ...] = ()
+    pixels: np.ndarray | None = None
+    error: str | None = None
+
+
+def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH) -> Iterator[Scored]:
+    """Score files in their order, a batch at a time, so that memory does not grow with their number.
+
+    A file that cannot be read gets its reason, and the others go on.
+
+    Args:
+        items: a name for each file, and its path or its bytes.
+        batch: images at once.
+    """
+    items, waiting = iter(items), deque[list[tuple[str, Future]]]()
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        try:
+            while portion := list(itertools.islice(items, batch)):
+                waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
+                if len(waiting) > _AHEAD:
+                    yield from _score_portion(model, waiting.popleft())
+            for readings in waiting:
+                yield from _score_portion(model, readings)
+        finally:  # whoever takes no more of them waits for no more than is being read
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
+    """As in training (`load_image` is the same two calls), or why the file cannot be read."""
+    try:
+        raw = source if isinstance(source, bytes) else source.read_bytes()
+        decoded = decode_for(raw, model.image)
+        pixels = network_pixels(decoded.image, model.image)
+        return pixels, (decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode))
+    except ImageFileError as fault:
+        return str(fault)
+    except IsADirectoryError:
+        return "a folder that holds no image"
+    except OSError as fault:
+        return f"cannot be read: {fault.strerror or fault}"
+    except MemoryError:
+        return "needs more memory than there is"
+
+
+def _score_portion(model: TrainedModel, readings: list[tuple[str, Future]]) -> Iterator[Scored]:
+    # Imported here: a bad argument is refused without waiting for Keras.
+    from pneumolib.learning.predicting import logits_of
+
+    outcomes = [(name, reading.result()) for name, reading in readings]
+    seen, found = [outcome for _, outcome in outcomes if not isinstance(outcome, str)], iter(())
+    if seen:
+        pixels = np.stack([pixels for pixels, _ in seen])
+        logits = logits_of(model.network, pixels)
+        probabilities, calibrated = expit(logits), model.calibration.apply(logits)
+        classes = [LABEL_NAMES[int(probability >= model.threshold)] for probability in probabilities]
+        warnings = [()] * len(seen)
+        if model.ood:
+            files = pd.DataFrame([facts for _, facts in seen], columns=["width_px", "height_px", "colour"])
+            warnings = model.ood.warnings(model.ood.facts(pixels, files))
+        found = zip(probabilities.tolist(), calibrated.tolist(), classes, warnings, pixels, strict=True)
+    for name, outcome in outcomes:
+        yield Scored(name, error=outcome) if isinstance(outcome, str) else Scored(name, *next(found))
 
 
 def predict_files(
@@ -51,8 +143,14 @@ def predict_files(
         raise InputError(f"--csv {csv_to} and --json {json_to}: both to one place; name two")
     files = list(image_files(named))
     model = load_trained(run, force)
-    print(_about(model), file=sys.stderr)
-    counts: Counter[str] = Counter()
+    share = model.ood and model.ood.validation_warnings["any"]
+    print(
+        sentence("serve.about", model=model, share=share).replace("\n\n", "\n"),
+        RESEARCH_ONLY,
+        sep="\n",
+        file=sys.stderr,
+    )
+    counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), "unreadable", "warned"), 0))
     with ExitStack() as opened:
         outputs = [make(to, model) for make, to in ((csv_rows, csv_to), (json_rows, json_to)) if to]
         writers = [opened.enter_context(output) for output in outputs] or [print_row]
@@ -68,29 +166,8 @@ def predict_files(
                 print(f"{scored.name}: {scored.error}", file=sys.stderr)
             for write in writers:
                 write(scored, map_file)
-    print(_summary(counts), file=sys.stderr)
+    print(sentence("serve.summary", counts=counts), file=sys.stderr)
     return 1 if counts["unreadable"] else 0
-
-
-def _about(model: TrainedModel) -> str:
-    said = (
-        f"{model.name}: pneumonia from a probability of {model.threshold:.3f} on, the threshold frozen on validation."
-    )
-    said += " Trained on drawn images: its figures mean nothing for patients." * model.result.synthetic
-    known = model.ood
-    if known and known.validation_warnings["any"] is not None:
-        said += f"\nImages unlike the training images are named; of {known.validation_images} validation images, which are like "
-        said += f"them, {known.validation_warnings['any']:.1%} would be."
-    else:
-        said += "\nThis run kept nothing of its training images that others could be compared with."
-    return f"{said}\n{RESEARCH_ONLY}"
-
-
-def _summary(counts: Counter) -> str:
-    classes = ", ".join(f"{counts[name]} {name}" for name in reversed(LABEL_NAMES.values()))
-    images = sum(counts[name] for name in LABEL_NAMES.values())
-    broken = f"; {counts['unreadable']} could not be read" if counts["unreadable"] else ""
-    return f"{images} image(s): {classes}; {counts['warned']} unlike the training images{broken}."
 
 
 def image_files(named: list[str]) -> Iterator[Item]:
@@ -101,27 +178,16 @@ def image_files(named: list[str]) -> Iterator[Item]:
     nothing: reading it will say what is wrong.
     """
     for name in named:
-        path = Path(name)
+        path, found = Path(name), []
         if path.is_dir():
-            found = _images_below(path)
+            found = path.rglob("*")
         elif glob.has_magic(name) and not path.exists():
-            found = [file for match in sorted(glob.glob(name, recursive=True)) if _is_image(file := Path(match))]
-        else:
-            yield name, path
-            continue
-        yield from ((str(file), file) for file in found or [path])
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not IGNORED.fullmatch(name))
-        found += [file for name in sorted(files) if _is_image(file := Path(place, name))]
-    return found
+            found = map(Path, glob.glob(name, recursive=True))
+        yield from [(str(file), file) for file in sorted(found) if _is_image(file)] or [(name, path)]
 
 
 def _is_image(file: Path) -> bool:
-    if IGNORED.fullmatch(file.name) or not file.is_file():  # a named pipe, say, which nothing could be read from
+    if any(map(IGNORED.fullmatch, file.parts)) or not file.is_file():  # a named pipe could not be read from
         return False
     if file.suffix.lower() in IMAGE_SUFFIXES:
         return True

@@ -68,9 +68,7 @@ def _refusal(raw: bytes, taken: Sequence[Taken]) -> str | None:
     if len(raw) > MOST_BYTES:
         return f"{len(raw) / MEGABYTE:.0f} MB; allowed are {MOST_BYTES // MEGABYTE} MB for one file"
     if len(kept) >= MOST_FILES:
-        return (
-            f"one more than the {MOST_FILES} images that fit on a page; remove those first, or use `pneumolib predict`"
-        )
+        return f"more than the {MOST_FILES} images that fit on a page; remove those first, or use `pneumolib predict`"
     if sum(kept) + len(raw) > MOST_TOGETHER:
         return f"all files together are above {MOST_TOGETHER // MEGABYTE} MB; remove the others first"
     try:
@@ -107,9 +105,7 @@ def safe_error(taken: Taken, error: str) -> str:
     known = ("DICOM with ", "DICOM without pixels", "DICOM compressed as ")
     if not taken.dicom or error.startswith(known):
         return error
-    return (
-        "DICOM does not decode: its header or its pixels are broken, or of a kind that is not a grey or colour picture"
-    )
+    return "DICOM does not decode: its header or its pixels are broken, or it is not a grey or colour picture"
 
 
 def sample(title: str, before: Sequence[Taken]) -> tuple[str, bytes]:
