@@ -143,7 +143,7 @@ def core(folder: Path) -> int:
 
 
 def _clean() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 if __name__ == "__main__":
