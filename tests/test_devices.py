@@ -35,7 +35,7 @@ def child(out: Path, **asked) -> dict:
 def trained(tmp_path_factory) -> dict:
     """Logits and facts of every way to run the same training; two processes have their turn in `test_devices_study`."""
     folder = tmp_path_factory.mktemp("devices")
-    # Two replicas, because TensorFlow traces each of them. `test_devices_study` has one device of JAX, and two processes.
+    # Two replicas, because TensorFlow traces each of them. `test_devices_study` has two processes.
     tensorflow = {"require": "cpu", "virtual_cpus": 2, "backend": "tensorflow"}
     jax = {"require": "cpu", "virtual_cpus": 8, "backend": "jax"}
     logits, maps, facts = train({"devices": {"backend": "tensorflow"}}, folder / "here")
@@ -43,7 +43,7 @@ def trained(tmp_path_factory) -> dict:
         folder / "tensorflow.npz", tf2={"devices": tensorflow}
     )
     return found | child(
-        folder / "jax.npz", jax8={"devices": jax},
+        folder / "jax.npz", jax1={"devices": jax | {"count": 1}}, jax8={"devices": jax},
         bfloat16={"devices": jax, "training": {"precision": "bfloat16"}},
     )  # fmt: skip
 
@@ -54,6 +54,7 @@ def trained(tmp_path_factory) -> dict:
     [  # logits of about 1, after six steps: sums are added in another order, and bfloat16 has three digits
         ("tf1", "^CPU .*tensorflow .*, batches of 16 images$", 0),
         ("tf2", "^2 x virtual CPU .*tensorflow .*, batches of 16 images .8 on each device.$", 1e-4),
+        ("jax1", "^CPU .*jax .*, float32, batches of 16 images$", 1e-4),
         ("jax8", "^8 x virtual CPU .*jax .*, batches of 16 images .2 on each device.$", 1e-4),
         ("bfloat16", "^8 x virtual CPU .*, mixed_bfloat16,", 0.03),
     ],
