@@ -204,10 +204,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def smoke_params(params: RunParams) -> RunParams:
     """`params` of a run, made small, as those of study `<study>-smoke`: does all of it run? Its figures mean nothing.
 
-    Images keep their size, and everything that decides which code runs stays as it is. Weights are neither fetched nor
-    looked for: they are random, and a backbone from a file becomes one of `keras.applications`.
+    Everything that decides which code runs stays as it is. Images have at most 128 pixels a side, as many as the study's
+    networks need. Weights are neither fetched nor looked for: they are random. A backbone from a file, or of hundreds of
+    layers, becomes MobileNetV2: a network is traced for each of its uses, in minutes where there are 780 layers.
     """
     values = params.model_dump()
+    values["image"]["size_px"] = min(params.image.size_px, 128)
     drawn = {
         "source": "synthetic",
         "root": "data/smoke",
@@ -215,13 +217,14 @@ def smoke_params(params: RunParams) -> RunParams:
     }  # of which the split makes both classes everywhere
     values |= {"study": params.study + SMOKE, "data": drawn}
     values["split"] = {"validation_fraction": 0.3, "ratio_tolerance_points": 25.0}
-    if params.model.from_file:
-        values["model"] |= {"backbone": "MobileNetV2", "weights": "none", "preprocess": None}
-    elif params.model.backbone:
-        values["model"]["weights"] = "none"
+    if params.model.backbone:
+        of_few_layers = params.model.backbone in ("VGG16", "VGG19")
+        backbone = params.model.backbone if of_few_layers else "MobileNetV2"
+        values["model"] |= {"backbone": backbone, "weights": "none", "preprocess": None}
     values["features"]["views"] = min(params.features.views, 1)
-    if isinstance(params.fine_tuning.unfreeze, str):
-        values["fine_tuning"]["unfreeze"] = "all"  # a stand-in need not have a layer of that name
+    # A stand-in need not have a layer of that name, nor as many.
+    unfreeze = params.fine_tuning.unfreeze
+    values["fine_tuning"]["unfreeze"] = "all" if isinstance(unfreeze, str) else min(unfreeze, 10)
     batch_size = min(params.training.batch_size, 8)  # which the eight chips of a Kaggle TPU can share
     values["training"] |= {"epochs": 1, "batch_size": batch_size, "warmup_epochs": 0.0}
     values["audit"]["folds"] = 2
@@ -231,7 +234,7 @@ def smoke_params(params: RunParams) -> RunParams:
     values["evaluation"]["threshold_views"] = min(params.evaluation.threshold_views, 1)
     values["evaluation"]["resamples"] = min(params.evaluation.resamples, 50)
     values["robustness"] = {
-        "images": min(params.robustness.images, 8),
+        "images": min(params.robustness.images, 4),
         "corruptions": params.robustness.corruptions[:2],
     }
     second = drawn | {"root": "data/smoke-hospital-2", "hospital": 2}

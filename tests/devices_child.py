@@ -2,8 +2,8 @@
 
     python devices_child.py <out.npz> <name>=<parameters as JSON> ...
 
-Each training starts from the same weights and sees the same images. `out.npz` gets its logits of 161 test images and what
-`start` returned.
+Each training starts from the same weights and sees the same images. `out.npz` gets its logits of 161 test images, maps
+and what `start` returned.
 """
 
 import json
@@ -18,24 +18,26 @@ from pneumolib.params import check
 TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 1.0e-2}
 
 
-def train(values: dict, folder: Path) -> tuple[np.ndarray, dict]:
-    """Logits after a short training, and what `start` returned."""
+def train(values: dict, folder: Path) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Logits after a short training, Grad-CAM maps of three images before it, and what `start` returned."""
     params = check({"devices": values["devices"], "training": TRAINING | values.get("training", {}),
                     "augment": {"flip": True}, "image": {"size_px": 32, "channels": 1}})  # fmt: skip
     facts = devices.start(params)
     # Not before `start`, which chooses the backend: these import Keras.
     from test_training import image_set
 
+    from pneumolib.learning.explain import grad_cam
     from pneumolib.learning.fitting import fit
     from pneumolib.learning.predicting import predict
 
-    network = plain_network()
+    test, network = image_set(161, 2, "test"), plain_network()
+    maps = grad_cam(network, test.pixels[:3])
     history = fit(network, image_set(48, 0), image_set(25, 1, "val"), params, folder)
     again = fit(plain_network(), image_set(48, 0), image_set(25, 1, "val"), params, folder)  # takes up what is finished
     assert again.drop(columns="seconds").equals(history.drop(columns="seconds"))
-    found = predict(network, image_set(161, 2, "test"))
+    found = predict(network, test)
     assert found.image_id.is_unique
-    return found.logit.to_numpy(), facts
+    return found.logit.to_numpy(), maps, facts
 
 
 def plain_network():
@@ -55,7 +57,7 @@ def plain_network():
     rng = np.random.default_rng(0)
     for weight in network.trainable_weights:
         weight.assign(rng.normal(0, 1, weight.shape))
-    return network
+    return keras.Model(network.inputs[0], network.outputs[0])
 
 
 def main() -> None:
@@ -63,8 +65,8 @@ def main() -> None:
     arrays = {}
     for item in asked:
         name, _, values = item.partition("=")
-        logits, facts = train(json.loads(values), Path(out).parent / name)
-        arrays |= {name: logits, f"{name}-facts": json.dumps(facts)}
+        logits, maps, facts = train(json.loads(values), Path(out).parent / name)
+        arrays |= {name: logits, f"{name}-maps": maps, f"{name}-facts": json.dumps(facts)}
     np.savez(out, **arrays)
 
 

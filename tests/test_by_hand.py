@@ -49,7 +49,6 @@ def shrink(study, name: str, less: dict[str, str]) -> None:
 
 FEWER = {'"n_images": 400': '"n_images": 40'}  # the same in all notebooks, so that the demo's data is drawn once
 FEWER_SPLIT = FEWER | {"2.0}": "25.0}", '"size_px": 64': '"size_px": 32'}
-FEWER_AUDITED = FEWER_SPLIT | {'"folds": 5': '"folds": 2', '"resamples": 2000': '"resamples": 50'}
 
 
 FEWER_TRAINED = FEWER_SPLIT | {
@@ -63,7 +62,6 @@ ROBUSTNESS = {'"images": 100': '"images": 2, "corruptions": ["gamma"]'}
 @pytest.mark.parametrize(
     ("name", "folder", "less"),
     [
-        ("01_exploration", "notebooks", FEWER_AUDITED),
         ("07_comparison", ".", FEWER),
         ("03_baseline_cnn", "notebooks", FEWER_TRAINED),
         ("06_evaluation", "notebooks", FEWER | ROBUSTNESS),

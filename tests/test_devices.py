@@ -35,11 +35,13 @@ def child(out: Path, **asked) -> dict:
 def trained(tmp_path_factory) -> dict:
     """Logits and facts of every way to run the same training; two processes have their turn in `test_devices_study`."""
     folder = tmp_path_factory.mktemp("devices")
-    # Two replicas, because TensorFlow traces each of them; `test_devices_study` has eight.
+    # Two replicas, because TensorFlow traces each of them. `test_devices_study` has two processes.
     tensorflow = {"require": "cpu", "virtual_cpus": 2, "backend": "tensorflow"}
     jax = {"require": "cpu", "virtual_cpus": 8, "backend": "jax"}
-    logits, facts = train({"devices": {"backend": "tensorflow"}}, folder / "here")
-    found = {"tf1": logits, "tf1-facts": facts} | child(folder / "tensorflow.npz", tf2={"devices": tensorflow})
+    logits, maps, facts = train({"devices": {"backend": "tensorflow"}}, folder / "here")
+    found = {"tf1": logits, "tf1-maps": maps, "tf1-facts": facts} | child(
+        folder / "tensorflow.npz", tf2={"devices": tensorflow}
+    )
     return found | child(
         folder / "jax.npz", jax1={"devices": jax | {"count": 1}}, jax8={"devices": jax},
         bfloat16={"devices": jax, "training": {"precision": "bfloat16"}},
@@ -64,6 +66,9 @@ def test_the_same_training_on_any_devices(trained, name, words, tolerance):
     assert np.ptp(one) > 0.1  # not because they are all the same
     np.testing.assert_allclose(trained[name], one, atol=tolerance * max(1, np.abs(one).max()))
     assert re.search(words, device_words(trained[f"{name}-facts"]))
+    if name != "bfloat16":
+        np.testing.assert_allclose(trained[f"{name}-maps"], trained["tf1-maps"], atol=1e-4)
+        assert trained["tf1-maps"].max() == 1
 
 
 @pytest.fixture

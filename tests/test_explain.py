@@ -1,9 +1,6 @@
 """Where networks look: Grad-CAM where the answer is known, on every kind of network, and the checks of its maps."""
 
-import os
 import random
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -245,23 +242,3 @@ def test_images_are_chosen_as_whole_groups_of_both_classes():
     assert choose_images(table, 40, 1) == choose_images(table, 40, 1) != choose_images(table, 40, 2)
     assert choose_images(table, 90, 1) == choose_images(table, 1000, 1) == table.image_id.tolist()
     assert choose_images(table, 0, 1) == choose_images(table, 2, 1) == []
-
-
-JAX = """
-import keras, numpy as np
-from pneumolib.learning.explain import grad_cam
-assert keras.backend.backend() == "jax"
-np.save("maps.npy", grad_cam(keras.saving.load_model("model.keras"), np.load("pixels.npy")))
-"""
-
-
-@pytest.mark.hosts
-def test_jax_gives_the_same_maps(tmp_path):
-    network, pixels = conv_network(), noise(3, 32)
-    network.save(tmp_path / "model.keras")
-    np.save(tmp_path / "pixels.npy", pixels)
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", JAX], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                          timeout=120)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "maps.npy"), grad_cam(network, pixels), atol=1e-4)

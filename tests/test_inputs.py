@@ -23,8 +23,10 @@ LIBRARY = {
 
 
 @pytest.fixture
-def library(tmp_path) -> Path:
+def library(tmp_path, monkeypatch) -> Path:
     """A small library of the same form as ours."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    inputs._read_module.cache_clear()
     for module, text in LIBRARY.items():
         file = tmp_path / f"pneumolib/{module}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +76,12 @@ def test_every_way_to_name_the_library_is_followed(library, code, modules):
 def test_code_counts_comments_docstrings_and_layout_do_not(library, module, text, changed):
     code = "import pneumolib as pn\npn.learning.fit()"
     before = library_digests(code, library)
+    kept = list(library.parent.glob(".cache/modules/*.json"))
+    for file, text_left in zip(kept, ("", '["abc'), strict=False):  # what a full disk leaves
+        file.write_text(text_left, encoding="utf-8")
+    inputs._read_module.cache_clear()  # as in another process
+    assert kept
+    assert library_digests(code, library) == before
     (library / f"{module}.py").write_text(text, encoding="utf-8")
     after = library_digests(code, library)
     assert [m for m in after if after[m] != before[m]] == changed

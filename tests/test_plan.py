@@ -132,7 +132,7 @@ def test_what_smoke_makes_of_parameters():
     }))  # fmt: skip
     assert (made.study, made.data.source, made.split.validation) == ("demo-smoke", "synthetic", "cut")
     assert (made.training.epochs, made.training.batch_size, made.training.warmup_epochs) == (1, 8, 0)
-    assert (made.features.views, made.training.floors, made.image.size_px) == (1, {"auroc": 0.9}, 300)
+    assert (made.features.views, made.training.floors, made.image.size_px) == (1, {"auroc": 0.9}, 128)
     assert made.evaluation.threshold_rule == "youden"  # a rule that needs no training
     assert (made.model.backbone, made.model.weights, made.model.preprocess) == ("MobileNetV2", "none", None)
     assert (made.model.head_units, made.fine_tuning.unfreeze) == (128, "all")
@@ -140,6 +140,9 @@ def test_what_smoke_makes_of_parameters():
         check({"features": {"views": 0}, "model": {"name": "transfer", "backbone": "VGG19", "weights": "imagenet"}})
     )
     assert (made.model.backbone, made.model.weights, made.features.views) == ("VGG19", "none", 0)
+    large = {"name": "transfer", "backbone": "InceptionResNetV2", "weights": "imagenet"}
+    made = smoke_params(check({"model": large, "fine_tuning": {"unfreeze": 200}}))
+    assert (made.model.backbone, made.fine_tuning.unfreeze) == ("MobileNetV2", 10)
 
 
 @pytest.mark.parametrize("study", sorted({p.parent for p in FILES}), ids=lambda p: p.name)

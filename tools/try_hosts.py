@@ -41,8 +41,8 @@ NOT_THERE = {
     "sequential_file_and_one_with_operations": "bare operations in a backbone's file: Keras 3.10 clones them without telling us",
     "efficientnet_of_a_file_is_the_downloaded_one": "Keras 3.11 cannot build EfficientNet with ImageNet weights at all",
 }
-# Trainings and networks that take longest, which the suite runs with the locked versions.
-SLOW = ["families_become_flat", "inception_resnet_of_the_coursework", "divergence_says_where", "floors_that_no_epoch",
+# Trainings, networks and processes that take longest, which the suite runs with the locked versions.
+SLOW = ["killed_build", "evaluation_needs_no_tensorflow", "families_become_flat", "inception_resnet_of_the_coursework", "divergence_says_where", "floors_that_no_epoch",
         "kept_features_and_states", "plateau_lowers", "other_seeds_repeat", "the_backbones_rate"]  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def core(folder: Path) -> int:
 
 
 def _clean() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ import itertools
 import json
 import platform
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pneumolib import provenance
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
 from pneumolib.project import in_root, notebook_of
@@ -145,7 +147,7 @@ def python_code(cells: list[dict]) -> str:
 def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
     """Module to digest for every module of the library that `code` reaches, directly or through other modules."""
     try:
-        todo = imported_modules(ast.parse(code), package)
+        todo = _modules(_imported_names(ast.parse(code)), package)
     except SyntaxError:  # all counts; the run will fail with a page that says where
         todo = {_module_name(file, package) for file in package.rglob("*.py")}
     digests = {SOURCES: ""}
@@ -153,21 +155,42 @@ def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
         module = todo.pop()
         if module not in digests:
             source = (package.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-            digests[module], imports = _read_module(source, package)
-            todo |= imports
+            digests[module], imported = _read_module(source)
+            todo |= _modules(imported, package)
     del digests[SOURCES]
     return dict(sorted(digests.items()))
 
 
 @functools.cache
-def _read_module(source: str, package: Path) -> tuple[str, frozenset[str]]:
-    """A digest of what a module does, and the modules of ours that it imports."""
-    tree = without_docstrings(source)
-    return text_digest(ast.dump(tree)), frozenset(imported_modules(tree, package))
+def _read_module(source: str) -> tuple[str, list[str]]:
+    """A digest of what a module does, and what it imports of ours.
+
+    Kept in `.cache/modules/` under the text itself: reading all modules takes as long as the rest of an up-to-date check.
+    """
+    file = in_root(f".cache/modules/{text_digest(_reader() + source)}.json")
+    try:
+        digest, imported = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there yet, or cut short
+        tree = without_docstrings(source)
+        digest, imported = text_digest(ast.dump(tree)), sorted(_imported_names(tree))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([digest, imported]), encoding="utf-8")
+    return digest, imported
 
 
-def imported_modules(tree: ast.AST, package: Path = PACKAGE) -> set[str]:
-    """Modules of ours that `import` statements name, inside functions too, and that `pn.room.name` uses."""
+@functools.cache
+def _reader() -> str:
+    """What else decides the digest of a module: Python, and the code that reads it."""
+    code = [Path(file).read_text(encoding="utf-8") for file in (__file__, provenance.__file__)]
+    return "".join([platform.python_version(), *code])
+
+
+def _modules(names: Iterable[str], package: Path) -> set[str]:
+    return set().union(*(_resolve(name, package) for name in names))
+
+
+def _imported_names(tree: ast.AST) -> set[str]:
+    """Names of ours in `import` statements, inside functions too, and those that are used as `pn.room.name`."""
     names, aliases, inner = set(), set(), set()
     for node in statements(tree):
         if isinstance(node, ast.ImportFrom):
@@ -181,7 +204,7 @@ def imported_modules(tree: ast.AST, package: Path = PACKAGE) -> set[str]:
             chain = re.fullmatch(r"(\w+)\.([\w.]+)", ast.unparse(node)) if node not in inner else None
             if chain and chain[1] in aliases:
                 names.add(f"pneumolib.{chain[2]}")
-    return set().union(*(_resolve(name, package) for name in names if name.startswith("pneumolib.")))
+    return {name for name in names if name.startswith("pneumolib.")}
 
 
 def _resolve(name: str, package: Path) -> set[str]:
