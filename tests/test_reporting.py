@@ -124,7 +124,7 @@ def test_leaderboard_is_ordered_by_validation():
     best_on_test = low.model_copy(update={"metrics": {"validation": low.metrics["test"], "test": high.metrics["test"]}})
     board = leaderboard([best_on_test, high])
     assert board.run.tolist() == ["b", "a"]
-    assert words.leaderboard_words(board).set_index("Run").loc["b", "AUROC"] == "0.900 (0.800 to 0.950)"
+    assert words.table("leaderboard", board).set_index("Run").loc["b", "AUROC"] == "0.900 (0.800 to 0.950)"
 
 
 def test_a_run_of_several_seeds_stands_with_their_mean():
@@ -140,7 +140,7 @@ def test_a_run_of_several_seeds_stands_with_their_mean():
     assert board.run.tolist() == ["plain", "lucky"]
     assert board.auroc.tolist() == [0.85, 0.8]
     assert board.seeds.tolist() == [1, 3]
-    shown = words.leaderboard_words(board).set_index("Run").loc["lucky"]
+    shown = words.table("leaderboard", board).set_index("Run").loc["lucky"]
     assert (shown.AUROC, shown.Seeds) == ("0.800 (0.700 to 0.900)", "mean of 3, SD 0.010")
     with pytest.raises(ResultError, match="evaluation parameters cannot be ranked"):
         leaderboard([seeds, result("other", parameters={"evaluation": rules | {"resamples": 60}})])
@@ -155,7 +155,7 @@ def test_runs_of_other_splits_or_synthetic_ones_are_not_ranked_together():
 def test_an_empty_study_has_an_empty_board():
     board = leaderboard([])
     assert board.empty
-    assert words.show(words.leaderboard_words(board), empty="no run").data == "<p>no run</p>"
+    assert words.show(words.table("leaderboard", board), empty="no run").data == "<p>no run</p>"
     assert "no finished training run" in evaluation_plots.forest(board).alt
 
 
