@@ -111,25 +111,15 @@ def compared(difference, low, high):
     return pd.DataFrame(rows, columns=columns)
 
 
-@pytest.mark.parametrize(
-    ("numbers", "expected"),
-    [
-        (
-            (0.05, 0.01, 0.09),
-            "HE changes it by +0.050 (+0.010 to +0.090), a gain. CLAHE changes it by +0.000 (-0.100 to +0.100), no significant difference.",
-        ),
-        ((-0.05, -0.09, -0.01), "HE changes it by -0.050 (-0.090 to -0.010), a loss."),
-        ((0.05, -0.01, 0.09), "HE changes it by +0.050 (-0.010 to +0.090), no significant difference."),
-        ((0.05, np.nan, np.nan), "without a verdict. CLAHE changes"),
-    ],
-)
-def test_the_closing_sentence_follows_the_numbers(numbers, expected):
-    facts = words.comparison_facts({"val": compared(*numbers), "test": compared(*numbers)})
+def test_the_closing_sentence_follows_the_numbers():
+    facts = words.comparison_facts({"val": compared(-0.05, -0.09, -0.01), "test": compared(0.05, np.nan, np.nan)})
     trainings = {way: {"epochs": 9, "best_epoch": best} for way, best in (("none", 4), ("hist", 8), ("clahe", 9))}
-    one = result(checks={"equalisation": facts}, facts={"trainings": trainings})
-    said = words.say("equalisation.summary", one).data
-    assert expected in said
-    assert "when training ended: HE, CLAHE." in said
+    said = words.say(
+        "equalisation.summary", result(checks={"equalisation": facts}, facts={"trainings": trainings})
+    ).data
+    for sentence in ("HE changes it by -0.050 (-0.090 to -0.010), a loss. CLAHE changes it by +0.000 (-0.100 to +0.100), no significant",
+                     "HE changes it by +0.050 (no interval), without a verdict.", "when training ended: HE, CLAHE."):  # fmt: skip
+        assert sentence in said
     assert "synthetic" not in said
     assert "nan" not in said
 
@@ -164,10 +154,3 @@ def test_a_figure_and_a_table_have_numbers_and_files(manifest, tmp_path, monkeyp
     show(pd.DataFrame({"x": [1]}))
     assert (folder / "tables/table-3.csv").is_file()
     _opened.clear()
-
-
-def test_intervals_in_words():
-    assert interval(0.8712, 0.823, 0.9119) == "0.871 (0.823 to 0.912)"
-    assert interval(0.012, -0.004, 0.027, signed=True) == "+0.012 (-0.004 to +0.027)"
-    assert interval(0.5, None, None) == "0.500 (no interval)"
-    assert interval(float("nan"), None, None) == interval(None, None, None) == "not computable"

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.project import COMPARISON, SMOKE, report_command
 from pneumolib.reporting.prose import NOT, PROSE, sentence
 from pneumolib.reporting.results import Result
@@ -25,6 +26,7 @@ TRIPOD_PARTS = {"3": "abc", "5": "ab", "6": "abc", "8": "abc", "9": "abc", "12":
                 "23": "ab", "27": "abc"}  # fmt: skip
 TRIPOD_ITEMS = {str(n): TRIPOD_PARTS.get(str(n), "") for n in range(1, 28)}
 Status = Literal["answered", "in part", "not available", "for the author"]
+_KNOWN = KNOWN | {"SITE": SITE, "UNRELATED": UNRELATED}  # what the templates of computed answers may ask for
 _CLASSES = dict(zip(get_args(Status), ("answered", "part", "none", "author"), strict=True))
 
 
@@ -155,7 +157,7 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
         return Answer("not available", ["No training run has finished."])
     pages = e.pages(item.get("pages", []))
     if "computed" in item:
-        status, *lines = sentence(f"checklist.{item['computed']}", KNOWN, e=e, first=e.first).split("\n\n")
+        status, *lines = sentence(f"checklist.{item['computed']}", _KNOWN, e=e, first=e.first).split("\n\n")
         return Answer(status, lines, pages if status != "not available" else [])
     if "each" in item:
         told = e.each(item["each"])

@@ -154,10 +154,8 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
                        colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
     names = [name for name in FEATURES if rows[name].min() < rows[name].max()] or list(FEATURES)
-    figure, axes = figures.new_axes(2, height=1.5 * -(-len(names) // 2) + 0.5, rows=-(-len(names) // 2))
-    for ax in axes[len(names) :]:
-        ax.set_axis_off()
-    for ax, name in zip(axes, names, strict=False):
+    figure, axes = figures.panels(len(names), 1.6)
+    for ax, name in zip(axes, names, strict=True):
         for (label, part), values in rows.groupby(["label", "split"])[name]:
             colour, y = figures.COLOURS[label], list(PARTS).index(part) - 0.17 + 0.34 * label
             if name == "colour":

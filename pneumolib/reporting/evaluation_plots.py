@@ -125,8 +125,7 @@ def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures
         tables: title, or name of an external calibration, to `evaluation.reliability`.
         where: the images, for the caption.
     """
-    rows = -(-len(tables) // 2)
-    figure, axes = figures.new_axes(2, height=2.9 * rows, rows=rows)
+    figure, axes = figures.panels(len(tables), 2.9)
     details = []
     for ax, (name, bins) in zip(axes, tables.items(), strict=True):
         title = CALIBRATION_NAMES.get(name, name)
@@ -256,11 +255,9 @@ def drift(table: pd.DataFrame) -> figures.Plot:
     ends = table[["training_low", "training_median", "training_high", "low", "high"]]
     moved = table[ends.min(axis=1) < ends.max(axis=1)]
     moved = moved if len(moved) else table
-    rows, words = -(-len(moved) // 2), []
-    figure, axes = figures.new_axes(2, height=1.15 * rows, rows=rows)
-    for ax in axes[len(moved) :]:
-        ax.set_axis_off()
-    for ax, row in zip(axes, moved.itertuples(), strict=False):
+    figure, axes = figures.panels(len(moved), 1.15)
+    words = []
+    for ax, row in zip(axes, moved.itertuples(), strict=True):
         sides = [("training", THERE, row.training_low, row.training_median, row.training_high),
                  ("here", HERE, row.low, row.median, row.high)]  # fmt: skip
         for place, (_, colour, low, median, high) in enumerate(sides):

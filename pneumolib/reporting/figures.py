@@ -85,6 +85,15 @@ def new_axes(
     return figure, list(axes.flat)
 
 
+def panels(count: int, height: float, columns: int = 2, **options):
+    """As `new_axes`, for so many axes in rows of `height` each; places that are left over stay empty."""
+    rows = -(-count // columns)
+    figure, axes = new_axes(columns, height=rows * height, rows=rows, **options)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return figure, axes[:count]
+
+
 def nothing(name: str, caption: str, details: str = "") -> Plot:
     """An empty figure, where there is nothing to draw."""
     figure, (ax,) = new_axes(height=0.6, style="white")
@@ -196,12 +205,10 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 0, wha
     """
     columns = columns or (6 if max(len(line) for title in titles for line in title.splitlines()) < 16 else 4)
     labels = [wrapped(title, 76 // columns) for title in titles]
-    rows = -(-len(pixels) // columns)
-    height = rows * (WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels))
-    figure, axes = new_axes(columns, height=height, rows=rows, style="white")
-    for ax in axes:
+    height = WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels)
+    figure, axes = panels(len(pixels), height, columns, style="white")
+    for ax, image, label in zip(axes, pixels, labels, strict=True):
         ax.set_axis_off()
-    for ax, image, label in zip(axes, pixels, labels, strict=False):
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         ax.set_title(label, fontsize=SMALL, pad=2)
     words = "; ".join(title.replace("\n", ", ") for title in titles)

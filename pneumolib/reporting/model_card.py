@@ -10,7 +10,7 @@ from markupsafe import Markup
 from pneumolib.params import FAMILIES
 from pneumolib.provenance import device_words
 from pneumolib.reporting import run_words
-from pneumolib.reporting.prose import NOT, safe, table, templates
+from pneumolib.reporting.prose import NOT, cells, safe, templates
 from pneumolib.reporting.results import Result
 from pneumolib.reporting.run_words import asked
 
@@ -50,6 +50,5 @@ def _table(name: str, found: Any) -> Markup:
     """A table of `tables.md.j2` in Markdown, without its caption: a card has headings."""
     if not found:
         return Markup(f"{NOT.capitalize()}.\n")
-    shown = table(name, found)
-    titles, *rows = ([safe(cell) for cell in line] for line in (shown.columns, *shown.to_numpy()))
+    titles, *rows = ([safe(cell) for cell in line] for line in cells(name, found)[1])
     return Markup("".join(f"| {' | '.join(line)} |\n" for line in (titles, ["---"] * len(titles), *rows)))

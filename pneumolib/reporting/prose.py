@@ -20,7 +20,6 @@ from markupsafe import Markup
 from pneumolib.data.facts import CONSTANT, FACTS, KINDS
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.ood import QUANTILES
-from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import in_root
 from pneumolib.reporting.results import figure_words, in_words, interval, plain
@@ -72,18 +71,23 @@ def sentence(passage: str, known: dict[str, Any] | None = None, *given: Any, **v
 
 
 def table(name: str, *given: Any) -> pd.DataFrame:
-    """A table for reading, by a macro of `tables.md.j2`: its caption, then titles and rows; every cell is text.
+    """A table for reading: `cells` with its caption in `attrs`, and the name of its file `tables/<name>.csv`."""
+    caption, (titles, *rows) = cells(name, *given)
+    found = pd.DataFrame(rows, columns=titles)
+    found.attrs = {"name": name.replace("_", "-"), "caption": caption}
+    return found
+
+
+def cells(name: str, *given: Any) -> tuple[str, list[list[str]]]:
+    """A table by a macro of `tables.md.j2`: its caption, and the cells of each line as plain text, titles first.
 
     Args:
-        name: of the macro. It names the file `tables/<name>.csv`, too.
+        name: of the macro.
         given: as for `say`; a value that a row lacks is None.
     """
     text = str(_rendered(f"tables.{name}", "markdown", {}, _rows(plain(given)), {}))
     caption, *lines = (" ".join(part.split()) for part in re.split(r"\n\s*(?=\| )", text.strip()))
-    titles, *rows = ([unescape(cell).strip() for cell in line[1:-1].split("|")] for line in lines)
-    found = pd.DataFrame(rows, columns=titles)
-    found.attrs = {"name": name.replace("_", "-"), "caption": unescape(caption)}
-    return found
+    return unescape(caption), [[unescape(cell).strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
 def _rows(value: Any) -> Any:
@@ -122,8 +126,8 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
     jinja.filters |= {"judged": judged, "by": lambda rows, key: {row[key]: row for row in rows}}
     jinja.tests |= {"missing": pd.isna, "large_enough": large_enough}
     jinja.globals |= {"METRIC_NAMES": METRIC_NAMES, "LABEL_NAMES": LABEL_NAMES, "FACT_NAMES": FACT_NAMES, "WAYS": WAYS,
-                      "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "SITE": SITE,
-                      "UNRELATED": UNRELATED, "FEWEST": FEWEST, "NOT": NOT, "PARTS": PARTS, "between": interval}  # fmt: skip
+                      "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "FEWEST": FEWEST,
+                       "NOT": NOT, "PARTS": PARTS, "between": interval}  # fmt: skip
     return jinja
 
 

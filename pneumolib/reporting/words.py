@@ -11,14 +11,13 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from pneumolib.audit.groups import Finding
 from pneumolib.data.manifest import Manifest
 from pneumolib.reporting.figures import named
-from pneumolib.reporting.prose import WAYS, say, table, templates
+from pneumolib.reporting.prose import WAYS, say, templates
+from pneumolib.reporting.prose import table as table  # a notebook takes both from here
 from pneumolib.reporting.results import NOT_COMPUTABLE, plain
 from pneumolib.reporting.session import numbered
 
-__all__ = ["say", "table"]  # a notebook takes them from here
 # What `interval` writes: a value, and its limits or the word that there are none.
 _ESTIMATE = re.compile(r"([-+]?\d[-+.e\d]*) \((?:(?P<low>[-+.e\d]+) to (?P<high>[-+.e\d]+)|no interval)\)")
 
@@ -69,8 +68,8 @@ def spread_out(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def findings_table(findings: Iterable[Finding]) -> HTML:
-    """One row a finding of the audit: verdict, what it says."""
+def findings_table(findings: Iterable[Any]) -> HTML:
+    """One row an `audit.Finding`: verdict, what it says."""
     return HTML(templates("html").get_template("findings.html.j2").render(findings=findings))
 
 
