@@ -75,18 +75,18 @@ def section(card: str, name: str) -> str:
         ("Training", "7 epochs trained, of at most 7; weights of epoch 6 kept, chosen on validation by AUROC"),
         ("Decision", "Platt scaling: the sigmoid of 0.812 x logit -0.104; fitted on validation"),
         ("Results", "| AUROC | 0.900 (0.800 to 0.950) | 0.900 (0.800 to 0.950) |"),
-        ("Results", "| called pneumonia | 41 | 7 |\n| called normal | 2 | 23 |"),
+        ("Results", "| pneumonia | 41 | 7 |\n| normal | 2 | 23 |"),
         ("Results", "| AUROC | 0.881 (0.800 to 0.900) | 0.012 | 0.870 to 0.893 |"),
-        ("Parts of the test images", "(a&#124;b) | 61 | 40 | 9 | 0.770 (no interval) |"),
-        ("Parts of the test images", "| site small | 49 | 40 | 9 |  |"),
+        ("Subgroups", "(a&#124;b) | 61 | 40 | 9 | 0.770 (no interval) |"),
+        ("Subgroups", "| site small | 49 | 40 | 9 |  |"),
         ("Robustness", "| none | 0 | 0.900 |  |  |  |\n| blur | 3 | 0.600 | -0.300 (-0.400 to -0.200) |"),
         (
             "Calibration on test",
             "| platt (used) | 0.1230 | not computable | 0.800 (0.510 to 1.110) | -0.100 (-0.410 to +0.210) |",
         ),
         ("Predictive values at other prevalences", "| 10% | 0.310 (0.200 to 0.400) | 0.990 (no interval) |"),
-        ("Chance", "0.402 to 0.603 in 95% of the deals; p = 0.001"),
-        ("Where it looks", "| occlusion, by_part 1, drop | 0.330 |"),
+        ("Permutation test", "0.402 to 0.603 in 95% of the permutations; p = 0.001"),
+        ("Explanation", "| occlusion, by_part 1, drop | 0.330 |"),
         ("How to load it", "pneumonia = probability >= 0.4\n"),
     ],
 )
@@ -112,10 +112,10 @@ def test_what_a_result_does_not_hold_is_not_available():
     card = model_card(result(facts={}, checks={}))
     for name in (
         "Robustness",
-        "Parts of the test images",
+        "Subgroups",
         "Calibration on test",
-        "Chance",
-        "Where it looks",
+        "Permutation test",
+        "Explanation",
         "How to load it",
     ):
         assert section(card, name) == "Not available.", name
@@ -156,7 +156,11 @@ def test_a_checklist_follows_its_results():
     both = rows([explored(), trained()])
     assert both["disjoint"].status == "answered"
     assert "Audit: None of 5 groups crosses." in both["disjoint"].lines
-    assert both["failures"].lines[0].startswith("2 of 43 test images with pneumonia called normal, 7 of 30 normal ones")
+    assert (
+        both["failures"]
+        .lines[0]
+        .startswith("2 of 43 test images with pneumonia classified as normal, 7 of 30 normal ones")
+    )
     assert both["robustness"].status == "answered"
     assert "worst: blur, severity 3, AUROC -0.300 (-0.400 to -0.200)." in both["robustness"].lines[0]
     assert both["calibration"].lines == [

@@ -161,4 +161,4 @@ def judged(row: Any, key: str = "difference") -> str:
 def large_enough(row: dict[str, Any]) -> bool:
     """Whether a row of `evaluation.subgroup_table` holds enough images of both classes to show a metric."""
     images, pneumonia = row.get("images"), row.get("pneumonia")
-    return pneumonia is None or min(pneumonia, images - pneumonia) >= FEWEST
+    return None in (images, pneumonia) or min(pneumonia, images - pneumonia) >= FEWEST

@@ -83,11 +83,6 @@ def calibration_of(result: Result) -> Calibration:
     return Calibration(**result.calibration.model_dump())
 
 
-def part_sizes(result: Result) -> list[dict]:
-    """Rows of `checks.split`: `split, images, groups, pneumonia`; none where the result does not hold it."""
-    return result.checks.get("split", [])
-
-
 def source_limits(result: Result) -> list[str]:
     """What the images keep the figures from saying."""
     return fact("limits", result).split("\n\n")
@@ -141,5 +136,5 @@ def number(value: Any) -> str:
 
 # What the templates of facts, headlines and checklists may ask for.
 KNOWN = {f.__name__: f for f in (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke, number,
-                                 part_sizes, source_limits)}  # fmt: skip
+                                 source_limits)}  # fmt: skip
 KNOWN |= {"ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}
