@@ -179,9 +179,6 @@ def test_what_lies_between_published_figures_and_ours_is_said():
                   "**a**: accuracy 0.700, published 0.650 (+0.050, the published one lies within our interval)."):  # fmt: skip
         assert part in said
     assert "theirs" not in said
-
-
-def test_published_figures_without_ours_and_ours_without_published():
     board = leaderboard([result("c")])
     assert "No finished run of this study repeats a published one." in published_summary(board, PUBLISHED).data
     assert len(published_table(leaderboard([]), PUBLISHED)) == 3
@@ -258,9 +255,11 @@ MARKED = ["1. x", "- x", "# x", "a <b>", "http://a.b/c", "$a$", "\\begin{x}a\\en
 
 @pytest.mark.parametrize("value", MARKED)
 def test_text_from_data_is_shown_as_text(value):
-    """Whatever Markdown or HTML would make of it, alone and in an item of a list."""
+    """Whatever Markdown or HTML would make of it, alone, in an item of a list and in a cell of a table."""
     assert markdown2html(safe(value)) == f"<p>{html.escape(value, quote=False)}</p>\n"
     assert f"<li>{html.escape(value, quote=False)}</li>" in markdown2html(f"- {safe(value)}")
+    table = words.table("subgroups", [{"part": value, "images": 3}])
+    assert (len(table), table.Subgroup[0], table.Images[0]) == (1, value, "3")
 
 
 HEAD = "[1/2] demo  cell 2/2"
