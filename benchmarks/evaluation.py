@@ -78,7 +78,7 @@ def main() -> None:
         evaluation_plots.threshold_sweep(sweep, threshold.value),
         evaluation_plots.score_histograms(predictions, threshold.value),
         evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, threshold.value)),
-        evaluation_plots.calibration(bins, bins, "platt"),
+        evaluation_plots.reliability({"network's own": bins, "calibrated: platt": bins}),
         evaluation_plots.decision_curve(curve, "calibrated"),
         evaluation_plots.robustness(robust),
     ]

@@ -11,7 +11,7 @@ from scipy.special import expit
 from pneumolib import evaluation
 from pneumolib.evaluation import compare
 from pneumolib.params import EvaluationParams
-from pneumolib.reporting import comparing, evaluation_plots, evaluation_words, words
+from pneumolib.reporting import comparing, evaluation_plots, words
 from pneumolib.reporting.comparing import leaderboard
 from pneumolib.reporting.results import metrics_of, write_result
 from test_reporting import result
@@ -89,17 +89,17 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
     seeds = evaluation.seed_tables(table, *at, {7: other_seed}, **OPTIONS)
     report = evaluation.classification_report(test.label, test.probability, *at)
     said = [
-        words.metric_words(metrics), evaluation_words.report_words(report), evaluation_words.calibration_words(calibrations),
-        evaluation_words.predictive_words(evaluation.predictive_values(table, "test", *at, **OPTIONS)),
-        evaluation_words.subgroup_words(evaluation.subgroup_table(table, "test", *at, **OPTIONS)),
-        evaluation_words.seed_words(seeds["test"]),
+        words.table("metrics", metrics), words.table("classification_report", report), words.table("calibration", calibrations),
+        words.table("predictive_values", evaluation.predictive_values(table, "test", *at, **OPTIONS)),
+        words.table("subgroups", evaluation.subgroup_table(table, "test", *at, **OPTIONS)),
+        words.table("seeds", seeds["test"]),
     ]  # fmt: skip
     sentences = [
-        evaluation_words.target_summary(threshold, PARAMS, metrics),
-        evaluation_words.calibration_summary(calibration, calibrations),
-        evaluation_words.robustness_summary(robust, len(test)),
-        evaluation_words.permutation_summary(evaluation.permutation_check(table, "test", 1, permutations=200)),
-        evaluation_words.seed_summary(seeds["test"]),
+        words.say("evaluation.target", threshold, PARAMS, metrics),
+        words.say("evaluation.calibration", calibration, calibrations),
+        words.robustness_summary(robust, len(test)),
+        words.say("evaluation.permutation", evaluation.permutation_check(table, "test", 1, permutations=200)),
+        words.say("evaluation.seeds", seeds["test"]),
     ]
     bins = evaluation.reliability(test, test.calibrated)
     plots = [
@@ -107,7 +107,7 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
         evaluation_plots.threshold_sweep(evaluation.threshold_sweep(table, "test"), *at),
         evaluation_plots.score_histograms(table, *at),
         evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, *at)),
-        evaluation_plots.calibration(bins, bins, "platt"),
+        evaluation_plots.reliability({"network's own": bins, "calibrated: platt": bins}),
         evaluation_plots.decision_curve(evaluation.decision_curve(table, "test", **OPTIONS), "platt"),
         evaluation_plots.robustness(robust),
     ]
@@ -119,7 +119,12 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
 def test_a_usual_evaluation_is_said_whole():
     text = spoken(table_of(), as_on_the_page=True)
     assert "not computable" not in text
-    for said in ("Over 2 seeds the mean test AUROC is", "changed in 1 ways at 1 severities", "platt (used)"):
+    for said in (
+        "Over 2 seeds the mean test AUROC is",
+        "changed in 1 ways at 1 severities",
+        "platt (used)",
+        "to 0.1053: a gain.",
+    ):
         assert said in text
 
 
@@ -128,26 +133,6 @@ def test_odd_test_sets_are_told_and_no_crash(case, said):
     text = spoken(table_of(case))
     assert said in text
     assert ("its slope is" in text) == (case == "one child a class")
-
-
-def test_a_small_subgroup_shows_counts_only():
-    row = {"part": "all", "images": 40, "pneumonia": 30, "groups": 9}
-    row |= {f"{name}{end}": 0.5 for name in evaluation.compare.CHANGED for end in ("", "_low", "_high")}
-    shown = evaluation_words.subgroup_words(pd.DataFrame([row, row | {"part": "site a", "pneumonia": 31}]))
-    assert shown.AUROC.tolist() == ["0.500 (0.500 to 0.500)", ""]
-    assert shown.Pneumonia.tolist() == [30, 31]
-
-
-@pytest.mark.parametrize(("on_test", "said"), [(-1.0, "no gain"), (1 / 3, "a gain")])
-def test_whether_calibration_helped_is_said(on_test, said):
-    """Validation's logits are a third of what they should be; test's are so too, or turned round."""
-    table = table_of()
-    logits = table.logit * np.where(table.split == "val", 1 / 3, on_test)
-    table = table.assign(logit=logits, probability=expit(logits))
-    found = evaluation.calibration_table(table, "test", **OPTIONS)
-    text = evaluation_words.calibration_summary(evaluation.fit_calibration(table, "platt"), found).data
-    assert said in text
-    assert ("no gain" in text) == (said == "no gain")
 
 
 def study(root, monkeypatch, tables: dict[str, pd.DataFrame]) -> list:
@@ -180,7 +165,7 @@ def test_runs_are_compared_from_their_files(tmp_path, monkeypatch):
     compared = comparing.compare_runs(results)
     assert compared.reference == "better"
     assert "- **worse** against better: AUROC -0." in comparing.difference_summary(compared).data
-    assert evaluation_words.difference_words(compared.differences, "better").Run.tolist() == ["worse"]
+    assert words.table("differences", compared.differences, "better").Run.tolist() == ["worse"]
     # From files or from memory, to the last digit.
     thresholds = {"better": 0.4, "worse": 0.4}
     direct = compare.paired_differences({"better": table, "worse": worse}, "test", thresholds, "better", **OPTIONS)
@@ -195,10 +180,10 @@ def test_nothing_one_run_or_one_class_to_compare_is_no_crash(tmp_path, monkeypat
     results = study(tmp_path, monkeypatch, tables)
     compared, board = comparing.compare_runs(results), leaderboard(results)
     shown = [
-        words.show(evaluation_words.difference_words(compared.differences, compared.reference), empty="no two runs").data,
-        words.show(evaluation_words.tests_words(compared.tests), empty="no two runs").data,
+        words.show(words.table("differences", compared.differences, compared.reference), empty="no two runs").data,
+        words.show(words.table("tests", compared.tests), empty="no two runs").data,
         comparing.difference_summary(compared).data,
-        words.leaderboard_words(board).to_string(), words.cost_words(board).to_string(),
+        words.table("leaderboard", board).to_string(), words.table("costs", board).to_string(),
     ]  # fmt: skip
     shown += comparison_alts(board, compared)
     assert not re.search(r"\bnan\b", "\n".join(shown).lower())

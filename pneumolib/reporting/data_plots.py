@@ -11,9 +11,9 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
 from pneumolib.reporting import figures
+from pneumolib.reporting.prose import PARTS, WAYS
 from pneumolib.reporting.results import figure_words
 
-PARTS = {"train": "training", "val": "validation", "test": "test"}
 # What of a file may tell the classes apart: column, axis label, logarithmic.
 FEATURES = {
     "width_px": ("width (px)", True),
@@ -76,8 +76,14 @@ def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
     for (x, y), words in boxes.items():
         box = {"boxstyle": "round,pad=0.5", "fc": "#eef3f7", "ec": figures.NORMAL}
         ax.text(x + 1.45, y + 0.18 * (words.count("\n") + 1), words, ha="center", va="center", fontsize=9, bbox=box)
-    for start, end in (((4.4, 6.2), (4.4, 5.75)), ((4, 4.1), (3.2, 3.3)), ((5, 4.1), (7, 3.3)), ((2.4, 2), (1.7, 1.2)),
-                       ((3.4, 2), (4.2, 1.2))):  # fmt: skip
+    arrows = {
+        (4.4, 6.2): (4.4, 5.75),
+        (4, 4.1): (3.2, 3.3),
+        (5, 4.1): (7, 3.3),
+        (2.4, 2): (1.7, 1.2),
+        (3.4, 2): (4.2, 1.2),
+    }
+    for start, end in arrows.items():
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": figures.NEUTRAL})
     details = "; ".join(text.replace("\n", ", ") for text in boxes.values())
     return figures.Plot(figure, "flow", "Flow of images from the source to training, validation and test.", details)
@@ -87,10 +93,10 @@ def _amount(rows: pd.DataFrame) -> str:
     return f"{len(rows)} images, {rows.group_id.nunique()} groups\n{rows.label.mean():.1%} pneumonia"
 
 
-def _mean_image(pixels: np.ndarray, rows: np.ndarray, portion: int = 256) -> np.ndarray:
-    """Mean of some images and their channels, float64 (height, width); summed in whole numbers, some images at a time."""
-    starts = range(0, len(rows), portion)
-    total = sum(pixels[rows[start : start + portion]].sum(axis=(0, 3), dtype=np.int64) for start in starts)
+def _mean_image(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Mean of some images and their channels, float64 (height, width); 256 images at a time, for those may be on disk."""
+    starts = range(0, len(rows), 256)
+    total = sum(pixels[rows[start : start + 256]].sum(axis=(0, 3), dtype=np.int64) for start in starts)
     return total / (len(rows) * pixels.shape[3])
 
 
@@ -115,30 +121,27 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     return figures.Plot(figure, "mean-images", caption, f"{ends}; {middle}")
 
 
-def intensities(histograms: pd.DataFrame) -> figures.Plot:
-    """Grey values of all pixels, a panel a split, a line a class; from `data.histograms_of`."""
-    parts = {part: PARTS[part] for part in dict.fromkeys(histograms.split)}
-    return _grey_values(histograms.rename(columns={"split": "panel"}), parts, "grey-values-by-split")
-
-
 def grey_values(histograms: pd.DataFrame) -> figures.Plot:
-    """Pooled grey values by class, training against test, a panel a way; from `histograms_of` in `data.contrast`."""
-    return _grey_values(histograms.rename(columns={"equalize": "panel"}), WAYS, "grey-values-by-contrast")
+    """Grey values of all pixels by class.
 
-
-def _grey_values(histograms: pd.DataFrame, panels: dict[str, str], name: str) -> figures.Plot:
-    """A panel each; where a panel holds several splits, test is dashed."""
+    Args:
+        histograms: from `data.histograms_of`: a panel a split. With a column `equalize` a panel a way, test dashed.
+    """
+    by, name, titles = "split", "grey-values-by-split", PARTS
+    if "equalize" in histograms:
+        by, name, titles = "equalize", "grey-values-by-contrast", WAYS
+    panels = [panel for panel in titles if panel in set(histograms[by])]
     figure, axes = figures.new_axes(height=1.6 * len(panels) + 0.7, rows=len(panels), sharex=True)
     words = []
-    for ax, (panel, title) in zip(axes, panels.items(), strict=True):
-        for row in histograms[histograms.panel == panel].itertuples():
-            part = getattr(row, "split", "")
+    for ax, panel in zip(axes, panels, strict=True):
+        for row in histograms[histograms[by] == panel].itertuples():
             # Smoothed over eight grey values: HE leaves gaps, which say nothing and hide the rest.
             smooth = np.convolve(row.histogram, np.ones(8) / 8, mode="same")
-            label = f"{figures.NAMES[row.label]}{', ' if part else ''}{PARTS.get(part, '')}"
-            ax.plot(smooth, color=figures.COLOURS[row.label], ls="--" if part == "test" else "-", lw=1.2, label=label)
-            words.append(f"{title}, {label} {row.histogram @ np.arange(256):.0f}")
-        ax.set(title=title, ylabel="share of pixels", ylim=(0, None))
+            label = figures.NAMES[row.label] + (f", {PARTS[row.split]}" if by == "equalize" else "")
+            line = "--" if by == "equalize" and row.split == "test" else "-"
+            ax.plot(smooth, color=figures.COLOURS[row.label], ls=line, lw=1.2, label=label)
+            words.append(f"{titles[panel]}, {label} {row.histogram @ np.arange(256):.0f}")
+        ax.set(title=titles[panel], ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
     figures.legend_below(figure, axes[0], 2)
     details = f"Means of 255: {'; '.join(words)}."
@@ -151,10 +154,8 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
                        colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
     names = [name for name in FEATURES if rows[name].min() < rows[name].max()] or list(FEATURES)
-    figure, axes = figures.new_axes(2, height=1.5 * -(-len(names) // 2) + 0.5, rows=-(-len(names) // 2))
-    for ax in axes[len(names) :]:
-        ax.set_axis_off()
-    for ax, name in zip(axes, names, strict=False):
+    figure, axes = figures.panels(len(names), 1.6)
+    for ax, name in zip(axes, names, strict=True):
         for (label, part), values in rows.groupby(["label", "split"])[name]:
             colour, y = figures.COLOURS[label], list(PARTS).index(part) - 0.17 + 0.34 * label
             if name == "colour":
@@ -215,13 +216,7 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"{words}.")
 
 
-WAYS = {"none": "as it is", "hist": "HE", "clahe": "CLAHE"}
 WAY_COLOURS = {"none": figures.NEUTRAL, "hist": figures.OTHERS[1], "clahe": figures.OTHERS[0]}  # neither class's colour
-
-
-def before_and_after(image: np.ndarray, params: ImageParams, title: str) -> figures.Plot:
-    """One image (uint8, height x width x channels) as it is, after HE and after CLAHE; see `side_by_side`."""
-    return side_by_side(image[None], [""], params, title)
 
 
 def side_by_side(

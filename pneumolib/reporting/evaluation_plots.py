@@ -1,4 +1,4 @@
-"""Figures of the evaluation of one run and of several, one per function, from tables of `evaluation` and `comparing`."""
+"""Figures of the evaluation of one run, of several, and of a frozen model on another source, from tables of `evaluation`."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting import figures
+from pneumolib.reporting.prose import CALIBRATION_NAMES, FACT_NAMES
 from pneumolib.reporting.results import figure_words
 
 SPLITS = {"val": ("validation", figures.NORMAL), "test": ("test", figures.PNEUMONIA)}
+# The two sources; colours apart from those of the classes.
+HERE, THERE = figures.OTHERS[1], figures.OTHERS[0]
+SOURCES = {"test": ("own test", THERE), "external": ("other source", HERE)}
 # The curves of a sweep; colours apart from those of the classes.
 _SWEPT = dict(
     zip(("sensitivity", "specificity", "ppv", "accuracy"), (*figures.OTHERS[:3], figures.NEUTRAL), strict=True)
@@ -61,16 +66,41 @@ def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
     row = sweep.iloc[(sweep.threshold - threshold).abs().argmin()]
     at = ", ".join(f"{METRIC_NAMES[name].lower()} {figure_words(row[name])}" for name in ("sensitivity", "specificity"))
     details = f"Near the frozen threshold, {threshold:.3f}: {at}."
-    return figures.Plot(
-        figure, "threshold-sweep", "Sensitivity, specificity, PPV and accuracy on test by threshold.", details
-    )
+    caption = "Sensitivity, specificity, PPV and accuracy on test by threshold."
+    return figures.Plot(figure, "threshold-sweep", caption, details)
 
 
-def score_histograms(predictions: pd.DataFrame, threshold: float) -> figures.Plot:
-    """Predicted probabilities by kind, validation above test, and the frozen threshold."""
-    panels = {name: (predictions[predictions.split == split], {"frozen threshold": threshold})
-              for split, (name, _) in SPLITS.items()}  # fmt: skip
-    return figures.score_plot(panels, "kind", figures.kind_palette(predictions.kind))
+def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: float | None = None) -> figures.Plot:
+    """Predicted probabilities of two splits; of each class the share of its own images, so that classes compare.
+
+    Args:
+        predictions: by kind, of validation and test; or by class, of splits `test` and `external`.
+        threshold: frozen.
+        recalibrated: threshold of the other source alone, where there is one.
+    """
+    splits, column, colours = SOURCES, "label", figures.COLOURS
+    if recalibrated is None:
+        splits, column, colours = SPLITS, "kind", figures.kind_palette(predictions.kind)
+    figure, axes = figures.new_axes(height=4.9, rows=2, sharex=True)
+    edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold}
+    for ax, (split, (title, _)) in zip(axes, splits.items(), strict=True):
+        if split == "external":
+            lines |= {"recalibrated": recalibrated}
+        rows = predictions[predictions.split == split]
+        for value, colour in colours.items():
+            scores, name = rows.probability[rows[column] == value], figures.NAMES.get(value, value)
+            shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
+            ax.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
+            ax.stairs(shares, edges, color=colour, lw=1.6, label=name)
+            medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
+        for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
+            ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
+        ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
+    axes[-1].set_xlabel("probability of pneumonia")
+    figures.legend_below(figure, axes[-1])
+    caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
+    thresholds = ", ".join(f"{name} {value:.3f}" for name, value in lines.items())
+    return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
 
 
 def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
@@ -88,9 +118,32 @@ def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
     return figures.Plot(figure, "confusion-matrix", caption, details.format(**counts))
 
 
-def calibration(raw: pd.DataFrame, calibrated: pd.DataFrame, method: str) -> figures.Plot:
-    """Reliability of the network's own and of the calibrated probabilities, each by `evaluation.reliability`."""
-    return figures.reliability_plot({"network's own": raw, f"calibrated: {method}": calibrated}, "test")
+def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures.Plot:
+    """Share with pneumonia by mean probability, a panel for each kind of probabilities.
+
+    Args:
+        tables: title, or name of an external calibration, to `evaluation.reliability`.
+        where: the images, for the caption.
+    """
+    figure, axes = figures.panels(len(tables), 2.9)
+    details = []
+    for ax, (name, bins) in zip(axes, tables.items(), strict=True):
+        title = CALIBRATION_NAMES.get(name, name)
+        ax.bar(bins.probability, 0.25 * bins.images / bins.images.max(), width=0.06, color="#c8d6df", zorder=1)
+        ax.plot([0, 1], [0, 1], color=figures.NEUTRAL, lw=0.8, ls=":")
+        arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
+        ax.errorbar(
+            bins.probability, bins.observed, yerr=arms, fmt="o-", color=figures.PNEUMONIA, lw=1, capsize=3, ms=5
+        )
+        ax.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of pneumonia")
+        words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
+        details.append(f"{title}: {words}")
+    for ax in axes[::2]:
+        ax.set_ylabel("share with pneumonia")
+    caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
+    return figures.Plot(
+        figure, "reliability", caption, f"Share with pneumonia by mean probability. {'. '.join(details)}."
+    )
 
 
 def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
@@ -100,9 +153,8 @@ def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
     figures.band_below(ax, curve.threshold, curve, figures.PNEUMONIA)
     ax.plot(curve.threshold, curve.treat_all, color=figures.NORMAL, ls="--", label="treat all")
     ax.axhline(0, color=figures.NEUTRAL, lw=1, label="treat none")
-    ax.set(
-        xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.1, curve.model.max() * 1.1 + 0.02)
-    )
+    top = curve.model.max() * 1.1 + 0.02
+    ax.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.1, top))
     figures.legend_below(figure, ax)
     better = curve[curve.model > np.maximum(curve.treat_all, 0) + 1e-9].threshold
     said = "nowhere" if better.empty else f"from {better.min():.2f} to {better.max():.2f}"
@@ -114,8 +166,7 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     """Change of AUROC, sensitivity and specificity by kind and severity of a change of the images, as heat maps."""
     changed = table[table.corruption != "none"]
     if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
-        caption = "No image was changed, or nothing can be computed of changed ones."
-        return figures.Plot(figures.new_axes(height=0.6, style="white")[0], "robustness", caption)
+        return figures.nothing("robustness", "No image was changed, or nothing can be computed of changed ones.")
     names = list(dict.fromkeys(changed.corruption))
     figure, axes = figures.new_axes(height=3 * (0.8 + 0.23 * max(len(names), 2)), rows=3, style="white", sharex=True)
     for ax, metric in zip(axes, CHANGED, strict=True):
@@ -125,12 +176,12 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
                     cmap="RdBu", cbar=False, ax=ax, annot_kws={"fontsize": figures.SMALL})  # fmt: skip
         ax.set(title=METRIC_NAMES[metric], xlabel="severity" if ax is axes[-1] else "", ylabel="")
         ax.tick_params(axis="y", rotation=0, left=False)
-    worst, said = changed.dropna(subset="auroc_change").sort_values("auroc_change").head(1), ""
-    for row in worst.itertuples():
-        said = f" most under {row.corruption}, severity {row.severity}: {row.auroc_change:+.3f}."
-        said = f"The AUROC falls{said if row.auroc_change < 0 else ' under none.'}"
+    details = ""
+    for row in changed.dropna(subset="auroc_change").sort_values("auroc_change").head(1).itertuples():
+        most = f"most under {row.corruption}, severity {row.severity}: {row.auroc_change:+.3f}"
+        details = f"The AUROC falls {most if row.auroc_change < 0 else 'under none'}."
     caption = "Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed. Red is a loss, blue a gain."
-    return figures.Plot(figure, "robustness", caption, said)
+    return figures.Plot(figure, "robustness", caption, details)
 
 
 # Runs apart by colour and, beyond so many, by line.
@@ -142,47 +193,109 @@ _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds
 
 def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity", "specificity")) -> figures.Plot:
     """Test metrics with intervals, one row a run, from `results.leaderboard`."""
-    rows = 1 if board.empty else len(metrics)
-    figure, axes = figures.new_axes(height=rows * (0.6 + 0.34 * max(len(board), 1)), rows=rows)
+    caption = "Test metrics with intervals by run."
     if board.empty:
-        axes[0].set_axis_off()
-    for ax, metric in zip(axes, () if board.empty else metrics, strict=False):
+        return figures.nothing("forest", caption, "There is no finished training run.")
+    figure, axes = figures.new_axes(height=len(metrics) * (0.6 + 0.34 * len(board)), rows=len(metrics))
+    for ax, metric in zip(axes, metrics, strict=True):
         figures.dots(ax, board, board.run, {metric: ("test", figures.NORMAL)})
         least = board[[metric, f"{metric}_low"]].astype(float).min(axis=None)
         ax.set(xlim=(0.0 if pd.isna(least) else max(0.0, least - 0.05), 1.01), xlabel=METRIC_NAMES[metric])
     words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
-    return figures.Plot(
-        figure, "forest", "Test metrics with intervals by run.", words or "There is no finished training run."
-    )
+    return figures.Plot(figure, "forest", caption, words)
 
 
 def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
     """ROC curves on test of several runs, from `evaluation.curve_bands` of each."""
+    caption = "ROC curves on test by run."
+    if not bands:
+        return figures.nothing("roc-by-run", caption, "There is no finished training run.")
     figure, (ax,) = figures.new_axes(height=4.4 + 0.2 * -(-len(bands) // 2))
     tests = {run: band[band.split == "test"] for run, band in bands.items()}
     figures.curve_panel(ax, "roc", tests, _LINES * (1 + len(bands) // len(_LINES)), alpha=0)
-    if bands:
-        figures.legend_below(figure, ax, 2)
-    details = f"{len(bands)} runs: {', '.join(bands) or 'none has finished'}."
-    return figures.Plot(figure, "roc-by-run", "ROC curves on test by run.", details)
+    figures.legend_below(figure, ax, 2)
+    return figures.Plot(figure, "roc-by-run", caption, f"{len(bands)} runs: {', '.join(bands)}.")
 
 
 def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
     """Test AUROC with its interval against what a run costs, from `results.leaderboard`; costs on logarithmic scales."""
+    caption = "Test AUROC with its interval against weights, training time and prediction time."
+    if board.empty:
+        return figures.nothing("cost", caption, "There is no finished training run.")
     figure, axes = figures.new_axes(height=6.6 + 0.2 * -(-len(board) // 2), rows=3)
     styles = _LINES * (1 + len(board) // len(_LINES))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
-        for (colour, _), (_, one) in zip(styles, board.groupby("run", sort=False), strict=False):
+        for (colour, _), (run, one) in zip(styles, board.groupby("run", sort=False), strict=False):
             arms = [arm.fillna(0) for arm in figures.reach(one, "auroc")]
-            ax.errorbar(one[name].astype(float), one.auroc.astype(float), yerr=arms, fmt="o", color=colour, capsize=3,
-                        label=one.run.iloc[0])  # fmt: skip
+            cost, auroc = one[name].astype(float), one.auroc.astype(float)
+            ax.errorbar(cost, auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
         ax.set(xlabel=title, ylabel="AUROC on test")
         if (board[name].dropna().astype(float) > 0).all() and board[name].notna().any():
             ax.set_xscale("log")
             ax.margins(x=0.2)
             figures.rounded_ticks(ax)
-    if len(board):
-        figures.legend_below(figure, axes[0], 2)
+    figures.legend_below(figure, axes[0], 2)
     words = "; ".join(f"{r.run} {figure_words(r.auroc)} with {r.parameters:,} weights" for r in board.itertuples())
-    caption = "Test AUROC with its interval against weights, training time and prediction time."
-    return figures.Plot(figure, "cost", caption, f"{words or 'There is no finished run'}.")
+    return figures.Plot(figure, "cost", caption, f"{words}.")
+
+
+def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
+    """Some images of the study's own, above, and of the other source, as the network sees them; titles name site and class."""
+    pixels, titles = [], []
+    for images in (own, others):
+        rows = images.table.sort_values(["site", "label"], kind="stable")
+        pixels += [images.pixels[place] for place in rows.index]
+        titles += [f"{row.site or 'other source'}\n{figures.NAMES[row.label]}" for row in rows.itertuples()]
+    what = "Images of the study, above, and of the other source"
+    return figures.sample_grid(np.stack(pixels), titles, columns=len(own), what=what)
+
+
+def drift(table: pd.DataFrame) -> figures.Plot:
+    """Median and middle 95% of each fact in training and in the other source, from `evaluation.drift_table`."""
+    ends = table[["training_low", "training_median", "training_high", "low", "high"]]
+    moved = table[ends.min(axis=1) < ends.max(axis=1)]
+    moved = moved if len(moved) else table
+    figure, axes = figures.panels(len(moved), 1.15)
+    words = []
+    for ax, row in zip(axes, moved.itertuples(), strict=True):
+        sides = [("training", THERE, row.training_low, row.training_median, row.training_high),
+                 ("here", HERE, row.low, row.median, row.high)]  # fmt: skip
+        for place, (_, colour, low, median, high) in enumerate(sides):
+            ax.plot([low, high], [place, place], color=colour, lw=6, solid_capstyle="round", alpha=0.6)
+            ax.plot(median, place, "o", color=colour, mec="white", ms=8)
+        said = [f"{name} {median:.3g} ({low:.3g} to {high:.3g})" for name, _, low, median, high in sides]
+        words.append(f"{FACT_NAMES[row.fact]} {', '.join(said)}")
+        ax.set(ylim=(1.6, -0.6), yticks=[0, 1], yticklabels=["training", "here"])
+        ax.set_title(FACT_NAMES[row.fact], fontsize=9)
+        ax.margins(x=0.08)
+        ax.locator_params(axis="x", nbins=4)
+    same = ", ".join(FACT_NAMES[fact] for fact in table.fact if fact not in set(moved.fact))
+    caption = "Median (dot) and middle 95% (bar) of facts of images, in training and in the other source."
+    caption += f" The same in all images, and not shown: {same}." if same else ""
+    return figures.Plot(figure, "drift", caption, f"{'; '.join(words)}.")
+
+
+def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
+    """ROC curves of both sources with bands and the frozen threshold as a dot; below them three metrics with intervals.
+
+    Args:
+        bands: `evaluation.curve_bands` of splits `test` and `external`.
+        differences: `evaluation.external_differences`.
+    """
+    figure, (above, below) = figures.new_axes(rows=2, height=6.4, height_ratios=(2, 1))
+    rows = differences.set_index("metric")
+    parts = {name: bands[bands.split == split] for split, (name, _) in SOURCES.items()}
+    figures.curve_panel(above, "roc", parts, [(colour, "-") for _, colour in SOURCES.values()])
+    series = {"internal": SOURCES["test"], "external": SOURCES["external"]}
+    for side, (_, colour) in series.items():
+        at = rows[side]
+        above.plot(1 - at["specificity"], at["sensitivity"], "o", color=colour, mec="white", ms=9)
+    figures.dots(below, rows, rows.index.map(METRIC_NAMES), series)
+    below.set(xlim=(-0.02, 1.02), xlabel="at the frozen threshold")
+    figures.legend_below(figure, above)
+    words = "; ".join(
+        f"{METRIC_NAMES[name]} {figure_words(row.internal)} on the study's own test, {figure_words(row.external)} here"
+        for name, row in rows.iterrows()
+    )
+    caption = "ROC curves and metrics of both sources with intervals. Dots mark the frozen threshold."
+    return figures.Plot(figure, "roc", caption, f"{words}.")

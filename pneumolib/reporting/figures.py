@@ -85,6 +85,22 @@ def new_axes(
     return figure, list(axes.flat)
 
 
+def panels(count: int, height: float, columns: int = 2, **options):
+    """As `new_axes`, for so many axes in rows of `height` each; places that are left over stay empty."""
+    rows = -(-count // columns)
+    figure, axes = new_axes(columns, height=rows * height, rows=rows, **options)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return figure, axes[:count]
+
+
+def nothing(name: str, caption: str, details: str = "") -> Plot:
+    """An empty figure, where there is nothing to draw."""
+    figure, (ax,) = new_axes(height=0.6, style="white")
+    ax.set_axis_off()
+    return Plot(figure, name, caption, details)
+
+
 def wrapped(text: str, width: int) -> str:
     """Lines of at most `width` characters, broken at blanks and behind `_`, `-` and `/`; a dollar sign starts no formula."""
     lines = []
@@ -170,51 +186,6 @@ def curve_panel(
     ax.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
-def reliability_plot(tables: dict[str, pd.DataFrame], where: str) -> Plot:
-    """Share with pneumonia by mean probability, a panel for each of `tables`, each by `evaluation.reliability`."""
-    figure, axes = new_axes(2, height=2.9 * -(-len(tables) // 2), rows=-(-len(tables) // 2))
-    alts = []
-    for ax, (title, bins) in zip(axes, tables.items(), strict=True):
-        ax.bar(bins.probability, 0.25 * bins.images / bins.images.max(), width=0.06, color="#c8d6df", zorder=1)
-        ax.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.8, ls=":")
-        arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
-        ax.errorbar(bins.probability, bins.observed, yerr=arms, fmt="o-", color=PNEUMONIA, lw=1, capsize=3, ms=5)
-        ax.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of pneumonia")
-        bins_in_words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
-        alts.append(f"{title}: {bins_in_words}")
-    for ax in axes[::2]:
-        ax.set_ylabel("share with pneumonia")
-    caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
-    return Plot(figure, "reliability", caption, f"Share with pneumonia by mean probability. {'. '.join(alts)}.")
-
-
-def score_plot(panels: dict[str, tuple[pd.DataFrame, dict[str, float]]], column: str, colours: dict) -> Plot:
-    """Histograms of probabilities, a panel each; of each class the share of its own images, so that classes compare.
-
-    Args:
-        panels: title to predictions and, by name, thresholds; the last panel has all of the thresholds.
-        column: of the predictions, `label` or `kind`.
-        colours: of the values of `column`.
-    """
-    figure, axes = new_axes(height=2.2 * len(panels) + 0.5, rows=len(panels), sharex=True)
-    edges, medians = np.linspace(0, 1, 21), []
-    for ax, (title, (rows, lines)) in zip(axes, panels.items(), strict=True):
-        for value, colour in colours.items():
-            scores, name = rows.probability[rows[column] == value], NAMES.get(value, value)
-            shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
-            ax.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
-            ax.stairs(shares, edges, color=colour, lw=1.6, label=name)
-            medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
-        for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
-            ax.axvline(value, color=NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
-        ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
-    axes[-1].set_xlabel("probability of pneumonia")
-    legend_below(figure, axes[-1])
-    caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
-    thresholds = ", ".join(f"{name} {value:.3f}" for name, value in lines.items())
-    return Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
-
-
 def kind_palette(kinds: pd.Series) -> dict[str, str]:
     """A colour for every kind there is, known ones always the same."""
     unknown = [kind for kind in sorted(set(kinds)) if kind not in KIND_COLOURS]
@@ -234,12 +205,10 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 0, wha
     """
     columns = columns or (6 if max(len(line) for title in titles for line in title.splitlines()) < 16 else 4)
     labels = [wrapped(title, 76 // columns) for title in titles]
-    rows = -(-len(pixels) // columns)
-    height = rows * (WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels))
-    figure, axes = new_axes(columns, height=height, rows=rows, style="white")
-    for ax in axes:
+    height = WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels)
+    figure, axes = panels(len(pixels), height, columns, style="white")
+    for ax, image, label in zip(axes, pixels, labels, strict=True):
         ax.set_axis_off()
-    for ax, image, label in zip(axes, pixels, labels, strict=False):
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         ax.set_title(label, fontsize=SMALL, pad=2)
     words = "; ".join(title.replace("\n", ", ") for title in titles)

@@ -8,19 +8,16 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.metrics import compute_metrics
-from pneumolib.reporting.prose import say
+from pneumolib.reporting.prose import say, templates
 from pneumolib.reporting.session import numbered
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
 QUALITY = 72  # JPEG; 60 cards stay well below a megabyte
-_LITTLE_LIKE, _MUCH_LIKE = 0.3, 0.7  # rank correlations below and above which maps count as unlike and alike
 
 
 def selection(
@@ -84,10 +81,7 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
         cards.append({"row": row, "place": place, "data": base64.b64encode(jpeg.getvalue()).decode()})
     if file:
         _save(pictures, shown, file)
-    jinja = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = jinja.from_string(Path(__file__).with_name("template").joinpath("gallery.html.j2").read_text("utf-8"))
-    first = {"total": int(rows.of.iloc[0]), "right": rows.right.all(), "threshold": rows.threshold.iloc[0]}
-    return HTML(template.render(label=label, shown=len(shown), cards=cards, names=LABEL_NAMES, **first))
+    return HTML(templates("html").get_template("gallery.html.j2").render(label=label, first=rows.iloc[0], cards=cards))
 
 
 def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
@@ -114,15 +108,9 @@ def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
         randomisation: from `learning.randomisation_check`.
         occlusion: from `learning.occlusion_check`.
     """
-    parts = ("centre", "border")
-    return say(
-        "gallery.explanation",
-        check=randomisation,
-        limits=(_LITTLE_LIKE, _MUCH_LIKE),
-        table=occlusion,
-        facts=occlusion_facts(occlusion),
-        by_class={p: _by_class(occlusion, occlusion[f"logit_{p}_covered"] - occlusion.logit) for p in parts},
-    )
+    moved = {part: occlusion[f"logit_{part}_covered"] - occlusion.logit for part in ("centre", "border")}
+    by_class = {part: change.groupby(occlusion.label).mean().to_dict() for part, change in moved.items()}
+    return say("gallery.explanation", randomisation, facts=occlusion_facts(occlusion), by_class=by_class)
 
 
 def occlusion_facts(table: pd.DataFrame) -> dict:
@@ -138,11 +126,6 @@ def occlusion_facts(table: pd.DataFrame) -> dict:
         for name in ("", "_centre_covered", "_border_covered"):
             facts[f"auroc{name}"] = float(compute_metrics(table.label, table[f"logit{name}"], 0)["auroc"])
     return facts
-
-
-def _by_class(table: pd.DataFrame, change: pd.Series) -> str:
-    means = change.groupby(table.label).mean()
-    return ", ".join(f"{LABEL_NAMES[label]} {mean:+.1f}" for label, mean in means.items())
 
 
 COLOUR_MAP = "inferno"  # brightness rises all the way, so that it reads without colour, too

@@ -8,13 +8,9 @@ from typing import Any
 
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
-from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import SMOKE, run_folder
-from pneumolib.reporting.check_tables import flat
 from pneumolib.reporting.prose import sentence
-from pneumolib.reporting.results import Result, read_result
-
-NOT = "not available"
+from pneumolib.reporting.results import NOT_COMPUTABLE, Result, read_result
 
 # What is known of the archive behind `kaggle_folder` and `tfrecord`, beside its files.
 ARCHIVE = {
@@ -26,13 +22,15 @@ ARCHIVE = {
     "labels": "Two physicians graded the images, and a third the evaluation set.",
     "groups": "A group stands for a child: series and number of the file name. No table of patients exists to check it by.",
 }
-PARTS = {"train": "training", "val": "validation", "test": "test"}
 NO_AUDIT = "No audit of these images is at hand: shortcuts may be present."
 
 
-def fact(name: str, result: Result) -> str:
-    """One sentence on a run, such as `fact("optimizer", result)`; `NOT` where the result does not hold it."""
-    return sentence(f"facts.{name}", KNOWN, r=result, a=lambda path: asked(result, path))
+def fact(name: str, result: Result, *more: Any) -> str:
+    """One sentence on a run, such as `fact("optimizer", result)`; `NOT` where the result does not hold it.
+
+    `more` are arguments that a sentence takes beside the result.
+    """
+    return sentence(f"facts.{name}", KNOWN, result, lambda path: asked(result, path), *more)
 
 
 def headline(result: Result) -> list[str]:
@@ -86,29 +84,9 @@ def calibration_of(result: Result) -> Calibration:
     return Calibration(**result.calibration.model_dump())
 
 
-def part_sizes(result: Result) -> list[dict]:
-    """Rows of `checks.split`: `split, images, groups, pneumonia`; of older results test alone, from its calls."""
-    if rows := result.checks.get("split"):
-        return rows
-    counts = result.checks.get("confusion")
-    if not counts:
-        return []
-    return [{"split": "test", "images": sum(counts.values()), "pneumonia": counts["tp"] + counts["fn"]}]
-
-
 def source_limits(result: Result) -> list[str]:
     """What the images keep the figures from saying."""
-    lines = []
-    if is_smoke(result):
-        lines.append("A smoke run: a few drawn images and one epoch. Its figures mean nothing.")
-    if result.synthetic:
-        return [*lines, "The images are synthetic: figures test the software and say nothing about patients."]
-    if is_archive(result):
-        lines += [f"All images come from {ARCHIVE['place']}: how the network does elsewhere these figures do not say.",
-                  f"Only {ARCHIVE['patients']}: other ages were never seen.", ARCHIVE["groups"]]  # fmt: skip
-    else:
-        lines.append("Hospital, age and how labels were made are not available for this source.")
-    return [*lines, "Sex, origin and devices are not available, so fairness across them cannot be judged."]
+    return fact("limits", result).split("\n\n")
 
 
 def limitations(result: Result, audit: dict | None = None) -> list[str]:
@@ -134,6 +112,30 @@ def change_to_test(result: Result) -> float | None:
     return pair[1].value - pair[0].value
 
 
-# What the templates of facts may ask for.
-KNOWN = {"ARCHIVE": ARCHIVE, "PARTS": PARTS, "METRIC_NAMES": METRIC_NAMES, "is_archive": is_archive, "flat": flat, "gravest": gravest,
-         "part_sizes": part_sizes, "change_to_test": change_to_test, "calibration_of": calibration_of}  # fmt: skip
+def flat(values: dict, before: str = "") -> list[tuple[str, str]]:
+    """A nested dict of figures as (name, value) pairs; lists of plain values in one cell."""
+    pairs = []
+    for key, value in values.items():
+        name = f"{before}, {key}" if before else str(key)
+        if isinstance(value, dict):
+            pairs += flat(value, name)
+        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+            pairs += flat({f"{key} {n}": v for n, v in enumerate(value, start=1)}, before)
+        else:
+            pairs.append((name, ", ".join(map(number, value)) if isinstance(value, list) else number(value)))
+    return pairs
+
+
+def number(value: Any) -> str:
+    """A figure of a check for reading."""
+    if value is None or value != value:
+        return NOT_COMPUTABLE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# What the templates of facts, headlines and checklists may ask for.
+KNOWN = {f.__name__: f for f in (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke, number,
+                                 source_limits)}  # fmt: skip
+KNOWN |= {"ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}

@@ -1,64 +1,25 @@
-"""Sentences and tables of a training run, made from results, and how every table of a page is shown.
+"""What a notebook says and shows: passages and tables of `prose`, those that need figures computed first, and how tables look.
 
 No number on a page is typed by hand.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown
 
-from pneumolib.data.facts import FACTS, KINDS, QUANTILES, TrainingReference
 from pneumolib.data.manifest import Manifest
-from pneumolib.evaluation.calibration import Threshold
-from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.params import ModelParams
-from pneumolib.reporting import results
 from pneumolib.reporting.figures import named
-from pneumolib.reporting.prose import say
+from pneumolib.reporting.prose import WAYS, say, templates
+from pneumolib.reporting.prose import table as table  # a notebook takes both from here
+from pneumolib.reporting.results import NOT_COMPUTABLE, plain
 from pneumolib.reporting.session import numbered
 
 # What `interval` writes: a value, and its limits or the word that there are none.
 _ESTIMATE = re.compile(r"([-+]?\d[-+.e\d]*) \((?:(?P<low>[-+.e\d]+) to (?P<high>[-+.e\d]+)|no interval)\)")
-
-
-def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
-    """How many images and patients there are, where they went, and what was left out."""
-    parts = split.groupby("split").agg(
-        images=("image_id", "size"), groups=("group_id", "nunique"), share=("label", "mean")
-    )
-    table = manifest.table
-    return say(
-        "training.data",
-        parts=parts.loc[["train", "val", "test"]].to_dict("index"),
-        kinds=table.groupby("kind").group_id.value_counts().groupby("kind").mean().to_dict(),
-        aspect=(table.width_px / table.height_px).groupby(table.label).median(),
-        same=int(table.sha256.duplicated().sum()),
-        problems=len(manifest.problems),
-    )
-
-
-def metric_words(table: pd.DataFrame) -> pd.DataFrame:
-    """`evaluation.metric_table` for reading, or `evaluation.own_metrics`: `Metric`, `Value (interval)`."""
-    names = [METRIC_NAMES.get(name, name) for name in table.metric]
-    values = map(results.interval, table.value, table.low, table.high)
-    columns = {"Metric": names, "Value (interval)": values}
-    return titled("metrics", "Metrics with intervals, at the frozen threshold.", columns)
-
-
-def threshold_summary(threshold: Threshold) -> Markdown:
-    """The frozen threshold and what it gave on validation."""
-    return say("training.threshold", t=threshold)
-
-
-def titled(name: str, caption: str, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """A table for reading that knows its caption, and the name of its file `tables/<name>.csv`."""
-    table = pd.DataFrame({title: list(cells) for title, cells in columns.items()})
-    table.attrs = {"name": name, "caption": caption}
-    return table
 
 
 def show(table: pd.DataFrame, empty: str = "nothing to show", caption: str = "") -> HTML:
@@ -66,7 +27,7 @@ def show(table: pd.DataFrame, empty: str = "nothing to show", caption: str = "")
 
     Args:
         table: an interval stands below its value; in the CSV value, low and high are columns.
-        caption: of a table that has none of its own, see `titled`.
+        caption: of a table that has none of its own, see `prose.table`.
     """
     if not len(table):
         return HTML(f"<p>{escape(empty)}</p>")
@@ -87,7 +48,7 @@ def _shown(table: pd.DataFrame, caption: str) -> tuple[str, str]:
     if file:
         spread_out(table).to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
     with pd.option_context("display.max_colwidth", None):
-        data = table.to_html(index=False, border=0, na_rep=results.NOT_COMPUTABLE)
+        data = table.to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
     if len(table.columns) > 2:  # limits stand below the value, so that more columns fit
         data = _ESTIMATE.sub(
             lambda cell: cell[0].replace(" (", "<br><small>(", 1).replace(" to", "&nbsp;to") + "</small>", data
@@ -107,17 +68,59 @@ def spread_out(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def findings_table(findings: Iterable[Any]) -> HTML:
+    """One row an `audit.Finding`: verdict, what it says."""
+    return HTML(templates("html").get_template("findings.html.j2").render(findings=findings))
+
+
+def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
+    """How many images and patients there are, where they went, and what was left out."""
+    table = manifest.table
+    return say(
+        "training.data",
+        parts={part: _sizes(split[split.split == part]) for part in ("train", "val", "test")},
+        kinds=table.groupby("kind").group_id.value_counts().groupby("kind").mean().to_dict(),
+        aspect=(table.width_px / table.height_px).groupby(table.label).median().to_dict(),
+        same=int(table.sha256.duplicated().sum()),
+        problems=len(manifest.problems),
+    )
+
+
+def source_summary(source: Manifest, table: pd.DataFrame, share_before: float) -> Markdown:
+    """How many images of the other source there are, what was left out, and how they were cut.
+
+    Args:
+        source: all that could be read.
+        table: from `data.split_external`.
+        share_before: of pneumonia in the study's own test.
+    """
+    return say(
+        "external.source",
+        all=_sizes(table),
+        share_before=share_before,
+        left_out=len(source.table) - len(table),
+        problems=len(source.problems),
+        sites=table.site[table.site != ""].value_counts().sort_index().to_dict(),
+        parts={part: _sizes(table[table.part == part]) for part in ("recalibration", "evaluation")},
+    )
+
+
+def _sizes(rows: pd.DataFrame) -> dict[str, float]:
+    return {"images": len(rows), "groups": rows.group_id.nunique(), "share": rows.label.mean()}
+
+
 def trained_and_frozen(layers: pd.DataFrame) -> Markdown:
     """How many weights each part of a network has, and how many of them are trained; by `learning.summary_table`."""
     # Running averages of BatchNormalization are weights, but no gradient moves them.
     parts = layers.groupby("part", sort=False)[["parameters", "trainable"]].sum()
-    total, trained = layers[["parameters", "trainable"]].sum()
-    return say("training.weights", total=total, trained=trained, parts=parts[parts.parameters > 0].to_dict("index"))
+    return say("training.weights", all=parts.sum().to_dict(), parts=parts[parts.parameters > 0].to_dict("index"))
 
 
-def backbone_origin(model: ModelParams) -> Markdown:
-    """Where a backbone's weights come from, in a sentence."""
-    return say("training.backbone", model=model)
+def robustness_summary(table: pd.DataFrame, images: int) -> Markdown:
+    """Which changes lower the AUROC, and which do not; from `evaluation.robustness_table`."""
+    changed = table[table.corruption != "none"].dropna(subset=["auroc_change"])
+    worst = changed.loc[changed.groupby("corruption").auroc_change.idxmin()].sort_values("auroc_change")
+    return say("evaluation.robustness", images=images, severities=changed.severity.nunique(), worst=worst)
 
 
 def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
@@ -125,59 +128,31 @@ def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
     before, after = compared.itertuples()
     values = {"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
               "low": after.difference_low, "high": after.difference_high}  # fmt: skip
-    return results.plain(values)
+    return plain(values)
 
 
-def change_summary(change: dict[str, float | None], before: str) -> Markdown:
-    """What `change_of` says of two networks, in words."""
-    words = results.interval(change["difference"], change["low"], change["high"], signed=True)
-    return say("training.change", change=change | {"words": words}, before=before)
+def comparison_table(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """For `data_plots.auroc_intervals`: `name`, and AUROC with its limits for validation and test.
+
+    Args:
+        compared: split to `evaluation.compare_auroc` of the ways of equalisation.
+    """
+    table = pd.DataFrame({"name": compared["test"].name.map(WAYS)})
+    for part, title in (("val", "validation"), ("test", "test")):
+        for end in ("", "_low", "_high"):
+            table[f"{title}{end}"] = compared[part][f"auroc{end}"].to_numpy()
+    return table
 
 
-# Of the metrics, those that fit beside each other; `leaderboard.csv` has them all.
-_LEADING = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "accuracy", "brier")
+def comparison_facts(compared: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The same for `result.json`: split to way to figures; NaN becomes null."""
+    ways = {part: table.set_index("name").map(lambda v: round(float(v), 6)) for part, table in compared.items()}
+    return plain({part: table.to_dict("index") for part, table in ways.items()})
 
 
-def leaderboard_words(board: pd.DataFrame) -> pd.DataFrame:
-    """`results.leaderboard` for reading, intervals folded into one column a metric."""
-    columns = {"Run": board.run, "AUROC (validation)": board.validation_auroc.map(results.figure_words)}
-    columns |= {METRIC_NAMES[name]: results.intervals(board, name) for name in _LEADING}
-    columns["Threshold"] = board.threshold.map(results.figure_words)
-    if (board.seeds > 1).any():
-        seeds = zip(board.seeds, board.auroc_sd, strict=True)
-        columns["Seeds"] = [f"mean of {n}, SD {sd:.3f}" if n > 1 else "1" for n, sd in seeds]
-    return titled("leaderboard", "Runs in the order of their validation AUROC, with metrics of test.", columns)
-
-
-def cost_words(board: pd.DataFrame) -> pd.DataFrame:
-    """What each run of `results.leaderboard` cost, for reading."""
-
-    def shown(name: str, form: str) -> list[str]:
-        return ["not measured" if pd.isna(value) else form.format(value) for value in board[name]]
-
-    return titled("costs", "What each run cost.", {
-        "Run": board.run, "Weights": shown("parameters", "{:,.0f}"), "Epochs": shown("epochs", "{:.0f}"),
-        "Training, minutes": shown("minutes", "{:.1f}"), "Prediction, ms an image": shown("milliseconds_per_image", "{:.1f}"),
-    })  # fmt: skip
-
-
-FACT_NAMES = {name: FACTS[name].title for name in KINDS}
-
-
-def ood_words(ood: TrainingReference) -> pd.DataFrame:
-    """One row a fact: median and middle 95% of the training images, and the limits of a warning."""
-    low, median, high = (QUANTILES.index(q) for q in (0.025, 0.5, 0.975))
-    spread = ood.quantiles
-    return titled("training-reference", "Training images: facts of an image, and the limits of a warning.", {
-        "Fact of an image": FACT_NAMES.values(),
-        "Training images: median": [f"{spread[fact][median]:.4g}" for fact in FACT_NAMES],
-        "Middle 95%": [f"{spread[fact][low]:.4g} to {spread[fact][high]:.4g}" for fact in FACT_NAMES],
-        "No warning within": ["{:.4g} to {:.4g}".format(*ood.limits[fact]) for fact in FACT_NAMES],
-    })  # fmt: skip
-
-
-def ood_summary(ood: TrainingReference) -> Markdown:
-    """How often validation images would be warned of."""
-    rates = ood.validation_warnings
-    kinds = [f"{kind} {rate:.1%}" for kind, rate in rates.items() if kind != "any"]
-    return say("training.ood", reference=ood, warned=rates["any"], kinds=kinds)
+def training_facts(histories: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
+    """Epochs of each training and the one that was kept, for `result.json`."""
+    return {
+        way: {"epochs": len(history), "best_epoch": int(history.epoch[history.val_auroc.idxmax()])}
+        for way, history in histories.items()
+    }

@@ -43,7 +43,7 @@ from pneumolib.reporting import run_words
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.comparing import shared_evaluation
 from pneumolib.reporting.model_card import CARD_FILE, model_card
-from pneumolib.reporting.prose import PROSE
+from pneumolib.reporting.prose import PROSE, CompiledTemplates
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result, read_results
 from pneumolib.reporting.run_words import headline
 from pneumolib.study.inputs import BOOTSTRAP
@@ -62,6 +62,7 @@ _JINJA = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    bytecode_cache=CompiledTemplates("page"),
     trim_blocks=True,
     lstrip_blocks=True,
 )
