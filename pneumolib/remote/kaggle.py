@@ -21,10 +21,8 @@ from pneumolib.errors import PneumolibError
 from pneumolib.hosts import DATASET
 from pneumolib.remote.bundle import OUTCOME, Bundle, rendered
 
-MACHINES = {"tpu": "TpuV5E8", "gpu": "NvidiaTeslaT4"}
 # Kaggle ends a session after nine hours on a TPU and after twelve elsewhere, and keeps nothing of it then.
 HOURS = {"tpu": 8.5, "gpu": 11.5, "none": 11.5}
-COLAB_MACHINES = {"tpu": " --tpu v5e1", "gpu": " --gpu T4", "none": ""}
 COLAB_HOURS = 11.5  # a session ends after twelve, or earlier
 NOBODY = "your-kaggle-name"
 STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
@@ -43,17 +41,8 @@ def write_metadata(
         dataset: the radiographs, `owner/name`; attached to studies that read the archive's folder.
         user: the account; a placeholder by default.
     """
-    title = bundle.notebook.stem
-    name = f"{user or NOBODY}/{title}"
-    text = rendered(
-        "kernel-metadata.json",
-        name=name,
-        title=title,
-        accelerator=accelerator,
-        machine=MACHINES.get(accelerator),
-        datasets=[dataset] if bundle.needs_radiographs else [],
-        kernels=[name if resume == "1" else resume] if resume else [],
-    )
+    asked = {"accelerator": accelerator, "resume": resume, "dataset": dataset, "user": user or NOBODY}
+    text = rendered("kernel-metadata.json", bundle=bundle, **asked)
     file = bundle.notebook.with_name("kernel-metadata.json")
     file.write_text(text + "\n", encoding="utf-8")
     return file
@@ -160,8 +149,6 @@ def _client(*words: str) -> str:
 
 def colab_commands(bundle: Bundle, accelerator: str, hours: float, schedule: bool = False) -> str:
     """The commands for a session of one's own on Colab, or for a weekly `schedule` in Colab Enterprise, one a line."""
-    name, notebook = bundle.notebook.stem, shlex.quote(str(bundle.notebook))
-    machine = COLAB_MACHINES[accelerator]
-    return rendered(
-        "schedule.sh" if schedule else "colab.sh", name=name, notebook=notebook, machine=machine, hours=hours
-    )
+    notebook = shlex.quote(str(bundle.notebook))
+    template, name = "schedule.sh" if schedule else "colab.sh", bundle.notebook.stem
+    return rendered(template, name=name, notebook=notebook, accelerator=accelerator, hours=hours)

@@ -20,7 +20,6 @@ import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from pneumolib import __version__
-from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.errors import InputError, ModelError, PneumolibError
 from pneumolib.params import ImageParams
 from pneumolib.provenance import file_sha256, package_versions
@@ -222,7 +221,6 @@ def model_metadata(model: TrainedModel, kind: str, folder: Path, check: dict[str
         files={name: {"bytes": f.stat().st_size, "sha256": file_sha256(f)} for name, f in files.items()},
         model=model,
         steps=preparation_steps(model.image),
-        labels={str(label): name for label, name in LABEL_NAMES.items()},
         model_file_sha256=file_sha256(model.folder / MODEL_FILE),
         check=check | {"reader": READERS[kind], "tolerance": TOLERANCE, "keras": version("keras")},
         versions={"pneumolib": __version__, "python": sys.version.split()[0]}
