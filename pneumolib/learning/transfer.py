@@ -16,7 +16,7 @@ import pandas as pd
 from keras import layers
 
 from pneumolib.errors import ModelError
-from pneumolib.learning.files import load_network
+from pneumolib.learning.files import load_model
 from pneumolib.params import FAMILIES, FineTuningParams, ModelParams
 from pneumolib.project import in_root
 
@@ -192,7 +192,7 @@ def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTe
     path, tensors = in_root(model.backbone), {}
     where = f"model.backbone {path}"
     try:
-        base = _checked(load_network(path), where, prepared.shape[1])
+        base = _checked(load_model(path), where, prepared.shape[1])
     except ModelError as cause:
         raise ModelError(
             f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
