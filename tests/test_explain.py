@@ -12,7 +12,8 @@ from pneumolib.data.corruptions import corrupt
 from pneumolib.data.pixels import ImageSet
 from pneumolib.learning import explain
 from pneumolib.learning.explain import grad_cam, map_layer, occlusion_check, randomisation_check
-from pneumolib.learning.fitting import load_model, save_model
+from pneumolib.learning.files import load_model
+from pneumolib.learning.fitting import save_model
 from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import CORRUPTED_COLUMNS, choose_images, predict, predict_corrupted
 from pneumolib.params import ImageParams, ModelParams, check

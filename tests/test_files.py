@@ -12,7 +12,7 @@ import pytest
 
 from pneumolib.errors import ModelError
 from pneumolib.learning import files
-from pneumolib.learning.files import REFUSED_LAYERS, check_model_file, load_network
+from pneumolib.learning.files import REFUSED_LAYERS, check_model_file, load_model
 
 CONFIG = {
     "module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional",
@@ -70,7 +70,7 @@ def test_a_network_is_read_as_it_was_saved(tmp_path):
     network.compile(loss=with_layer)
     network.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
-    again = load_network(tmp_path / "model.keras")
+    again = load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(pixels, training=False), network(pixels, training=False))
 
 
@@ -106,7 +106,7 @@ def test_every_layer_of_image_networks_is_read_with_its_settings(tmp_path):
     assert len(made) > 70
     network = keras.Sequential(made)
     network.save(tmp_path / "model.keras")
-    assert load_network(tmp_path / "model.keras").to_json() == network.to_json()
+    assert load_model(tmp_path / "model.keras").to_json() == network.to_json()
 
 
 def test_layers_that_take_code_or_files_are_the_refused_ones(tmp_path):
@@ -145,7 +145,7 @@ def test_layers_that_take_code_or_files_are_the_refused_ones(tmp_path):
 )  # fmt: skip
 def test_an_architecture_that_names_anything_else_is_refused(tmp_path, config, said):
     with pytest.raises(ModelError, match=said):
-        load_network(write(tmp_path / "model.keras", config))
+        load_model(write(tmp_path / "model.keras", config))
 
 
 @pytest.mark.parametrize(

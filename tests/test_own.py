@@ -14,7 +14,7 @@ from test_training import IMAGE, image_set, run_params
 
 from conftest import REPO, TINY_STUDY, Project, draw_archive
 from pneumolib.errors import InputError
-from pneumolib.learning import fitting
+from pneumolib.learning import files, fitting
 from pneumolib.learning.devices import start
 from pneumolib.learning.networks import checked
 from pneumolib.learning.predicting import predict
@@ -65,7 +65,7 @@ def test_a_network_of_any_making_gives_its_own_probabilities_and_is_loaded_again
     expected = own if name != "functional, logit" else 1 / (1 + np.exp(-own))
     np.testing.assert_allclose(predict(made, images).probability, expected, atol=1e-6)
     fitting.save_model(made, tmp_path / "model.keras")
-    loaded = fitting.load_model(tmp_path / "model.keras")
+    loaded = files.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, images).probability, expected, atol=1e-6)
     assert {type(layer).__module__.split(".")[0] for layer in loaded.layers} == {"keras"}
     if name == "subclassed":

@@ -6,9 +6,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "devices": ["start"],
-        "transfer": ["split_at_head", "summary_table", "unfreeze"],
+        "transfer": ["summary_table", "unfreeze"],
         "networks": ["build_model", "checked", "network_blocks", "network_source"],
-        "features": ["frozen_features"],
+        "files": ["load_model"],
         "predicting": ["choose_images", "milliseconds_per_image", "predict", "predict_corrupted", "predict_views"],
         "explain": ["grad_cam", "occlusion_check", "randomisation_check"],
         "fitting": [
@@ -16,7 +16,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "compile_model",
             "fit",
             "initial_logit",
-            "load_model",
             "make_optimizer",
             "predict_seeds",
             "repeat_seeds",

@@ -264,7 +264,7 @@ def synchronised(model: Any) -> Iterator[None]:
     """
     from pneumolib.learning.transfer import leaves
 
-    every = [leaf for layer in model.layers for leaf in leaves(layer)] if _replicated(describe()) else []
+    every = leaves(model) if _replicated(describe()) else ()
     layers = [layer for layer in every if hasattr(layer, "synchronized")]  # BatchNormalization
     for layer in layers:
         layer.synchronized = True

@@ -240,7 +240,7 @@ def _redrawn(network: keras.Model, seed: str, inputs: np.ndarray) -> keras.Model
         fresh = keras.models.clone_model(keras.Model(network.inputs, network.outputs))
     finally:
         random.setstate(state)
-    old, new = ([leaf for layer in of.layers for leaf in leaves(layer)] for of in (network, fresh))
+    old, new = (list(leaves(of)) for of in (network, fresh))
     for one, other in zip(old, new, strict=True):
         if isinstance(other, layers.Normalization) and other.weights:  # how pixels are scaled was not learned here
             other.set_weights(one.get_weights())

@@ -43,7 +43,7 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")  # protocols 2 to 5 say so in their fi
 _LARGEST_RATIO, _SPARE = 20, 2**26  # weights are hardly compressible; a bomb begins at a thousand
 
 
-def load_network(file: Path) -> Any:
+def load_model(file: Path) -> Any:
     """The `keras.Model` of a `.keras` file, not compiled.
 
     Raises:

@@ -20,7 +20,6 @@ from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
 from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
 from pneumolib.learning.features import frozen_features
-from pneumolib.learning.files import load_network
 from pneumolib.learning.networks import build_model, logit_network, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
 from pneumolib.learning.transfer import backbone_layers, split_at_head, trainable_parameters
@@ -408,18 +407,6 @@ def predict_seeds(folder: Path, val: ImageSet, test: ImageSet, params: RunParams
 def save_model(network: keras.Model, file: Path) -> None:
     """Save network and weights as `.keras`, its output a logit, without the optimizer; it loads without this library."""
     logit_network(network).save(file)
-
-
-def load_model(file: Path) -> keras.Model:
-    """A network that `save_model` wrote, as it was: weights, and which of them are trainable.
-
-    Raises:
-        FileNotFoundError: no such file, with what writes it.
-        ModelError: a file that must not be loaded; see `load_network`.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; the notebook that trains this network writes it")
-    return load_network(file)
 
 
 def training_facts(model: keras.Model, history: pd.DataFrame) -> dict:

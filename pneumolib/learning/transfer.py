@@ -16,7 +16,7 @@ import pandas as pd
 from keras import layers
 
 from pneumolib.errors import ModelError
-from pneumolib.learning.files import load_network
+from pneumolib.learning.files import load_model
 from pneumolib.params import FAMILIES, FineTuningParams, ModelParams
 from pneumolib.project import in_root
 
@@ -55,7 +55,7 @@ def _is_head(name: str) -> bool:
 
 
 def leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """The layer itself, or the layers of a block: ConvNeXt holds some in `Sequential`."""
+    """The layer itself, or all layers of a network or of a block: ConvNeXt holds some in `Sequential`."""
     if isinstance(layer, keras.Model):
         for inner in layer.layers:
             yield from leaves(inner)
@@ -192,7 +192,7 @@ def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTe
     path, tensors = in_root(model.backbone), {}
     where = f"model.backbone {path}"
     try:
-        base = _checked(load_network(path), where, prepared.shape[1])
+        base = _checked(load_model(path), where, prepared.shape[1])
     except ModelError as cause:
         raise ModelError(
             f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
@@ -342,7 +342,7 @@ def split_at_head(network: keras.Model) -> tuple[keras.Model, keras.Model]:
     pool = next((layer for layer in head_layers if layer.name == "head_pool"), None)
     cut = pool.output if pool else head_layers[0].input
     features = keras.Model(network.input, cut, name="features")
-    changing = [leaf for layer in features.layers for leaf in leaves(layer) if leaf.trainable_weights or _random(leaf)]
+    changing = [leaf for leaf in leaves(features) if leaf.trainable_weights or _random(leaf)]
     if changing:
         raise ValueError(
             f"features cannot be kept: {len(changing)} layers before the head train or are random in training, first "

@@ -81,10 +81,10 @@ def load_trained(run: str | Path, force: bool = False) -> TrainedModel:
     model = read_trained(run, force)
     # Imported here: the command line asks for runs without waiting for Keras.
     from pneumolib.learning.devices import import_keras
-    from pneumolib.learning.files import load_network
+    from pneumolib.learning.files import load_model
 
     import_keras()
-    return replace(model, network=load_network(model.folder / MODEL_FILE))
+    return replace(model, network=load_model(model.folder / MODEL_FILE))
 
 
 def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
