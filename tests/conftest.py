@@ -25,9 +25,9 @@ SHARED = REPO.parent / "shared" / "data"
 
 
 # Files that take longer than ten seconds each, the longest first: whole notebooks, trainings, large networks.
-LONG = ("test_notebooks", "test_study", "test_training", "test_models", "test_by_hand", "test_resume", "test_explain",
-        "test_evaluation_pages", "test_synthetic", "test_app", "test_browser", "test_devices_study",
-        "test_bundle")  # fmt: skip
+LONG = ("test_notebooks", "test_bundle", "test_own", "test_devices_study", "test_devices", "test_study", "test_training",
+        "test_models", "test_by_hand", "test_resume", "test_explain", "test_evaluation_pages", "test_synthetic", "test_app",
+        "test_browser")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items) -> None:
