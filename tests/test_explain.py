@@ -17,6 +17,7 @@ from pneumolib.learning.fitting import save_model
 from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import CORRUPTED_COLUMNS, choose_images, predict, predict_corrupted
 from pneumolib.params import ImageParams, ModelParams, check
+from pneumolib.reporting.gallery import explanation_words
 
 RNG = np.random.default_rng(0)
 
@@ -156,8 +157,15 @@ def test_what_cannot_be_mapped_is_refused():
         grad_cam(square_finder(), squares() / 255)
     with pytest.raises(ValueError, match=r"towards: received \[1, 2\], allowed 0 \(normal\), 1"):
         grad_cam(square_finder(), squares(), towards=np.array([1, 2, 1]))
-    with pytest.raises(ValueError, match="has no feature map"):
-        grad_cam(border_reader(), squares())
+
+
+def test_a_network_without_a_feature_map_has_empty_maps_and_a_page_that_says_so():
+    network, pixels = border_reader(), squares()
+    assert not grad_cam(network, pixels).any()
+    check = randomisation_check(network, pixels, seed=1)
+    assert (check["layer"], check["whole"]["mean"]) == (None, None)
+    occlusion = occlusion_check(network, image_set(pixels))
+    assert "has no feature map" in explanation_words(check, occlusion).data
 
 
 def border_reader() -> keras.Model:

@@ -37,7 +37,7 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray =
     Grad-CAM (Selvaraju et al., ICCV 2017): the feature maps of `map_layer`, each weighted by the mean gradient of the
     logit over it, are summed; what is below zero counts as nothing; enlarged (bilinear) and divided by the image's own
     maximum. An image without any evidence in that direction has a map of zeros, and so has one whose 16-bit features
-    overflow. Maps of two images cannot be compared in strength.
+    overflow, and every image for a network without a feature map. Maps of two images cannot be compared in strength.
 
     Args:
         model: a network of `build_model`, in training or from a file; weights and state stay as they are.
@@ -45,18 +45,20 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray =
         towards: 1, evidence for pneumonia (what raises the logit), or 0, evidence for normal (what lowers it); one for
             all images, or one for each, such as the predicted classes.
     Raises:
-        ValueError: a network without a feature map, pixels that are not its own, or labels other than 0 and 1.
+        ValueError: pixels that are not the network's, or labels other than 0 and 1.
     """
     _check_pixels(model, pixels)
     towards = np.broadcast_to(np.asarray(towards, dtype=int), len(pixels))
     if not np.isin(towards, (0, 1)).all():
         raise ValueError(f"towards: received {sorted(set(towards.tolist()))}, allowed 0 (normal), 1 (pneumonia)")
+    if map_layer(model) is None:
+        return np.zeros(pixels.shape[:3], np.float32)
     lower, upper = _split_at_map(model)
     evidence = np.where(towards == 1, 1, -1)[:, None, None] * _evidence(lower, [upper], pixels)[0]
     return _enlarged(evidence, pixels.shape[1:3])
 
 
-def map_layer(model: keras.Model) -> keras.Layer:
+def map_layer(model: keras.Model) -> keras.Layer | None:
     """The layer whose output Grad-CAM reads: the last feature map of 3 x 3 places or more that all later layers see.
 
     Where images are so small that none has as many, the last one of more than one place. Pooling, Dropout and padding after
@@ -64,19 +66,12 @@ def map_layer(model: keras.Model) -> keras.Layer:
     count from their average then, and without it separable_cnn, whose pneumonias lack what normal lungs have, showed no
     evidence for pneumonia anywhere. So the layer is the last convolution of the CNNs from scratch (with its
     BatchNormalization), the backbone's output under a pooled head, and the last layer of the recall_vgg19 head that is
-    large enough.
-
-    Raises:
-        ValueError: a network that has none.
+    large enough. None for a network that has no feature map, such as one of Dense layers.
     """
     seen = zip(model.layers, layer_parts(model), narrows(model), strict=True)
     own = [layer for layer, part, narrow in seen if narrow and part != "input" and not isinstance(layer, _COARSER)]
     places = {layer: _places(layer) for layer in own if _places(layer) > 1}
-    if not places:
-        raise ValueError(
-            f"{model.name} has no feature map, float (batch, height, width, channels), that Grad-CAM could read"
-        )
-    return next((layer for layer in reversed(places) if places[layer] >= SMALLEST_MAP), [*places][-1])
+    return next((layer for layer in reversed(places) if places[layer] >= SMALLEST_MAP), next(reversed(places), None))
 
 
 def _places(layer: keras.Layer) -> int:
@@ -210,11 +205,22 @@ def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws
         plain values for `result.json`: `images, draws, layer, height, width` (of the map), and for `whole` and `top`
         each `mean` over images and draws, `low` and `high` (the lowest and highest mean of a draw), `strength`, the mean
         of their absolute values (all null when no correlation can be computed), and `constant`, the number of pairs left
-        out because a map has one value only.
+        out because a map has one value only. Without a feature map `layer` is null and nothing is computed.
     Raises:
         ValueError: as `grad_cam`.
     """
     _check_pixels(model, pixels)
+    if (layer := map_layer(model)) is None:
+        nothing = _summary([np.array([])])
+        return {
+            "images": len(pixels),
+            "draws": 0,
+            "layer": None,
+            "height": 0,
+            "width": 0,
+            "whole": nothing,
+            "top": nothing,
+        }
     lower, upper = _split_at_map(model)
     some = np.ascontiguousarray(pixels[:SETTLING])
     features, names = output_and_gradient(lower)[0](some), [f"{seed} {draw}" for draw in range(draws)]
@@ -222,7 +228,7 @@ def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws
     by_whole = [_evidence(below, [above], pixels)[0]
                 for below, above in (_split_at_map(_redrawn(model, name, some)) for name in names)]  # fmt: skip
     height, width = trained.shape[1:]
-    return {"images": len(pixels), "draws": draws, "layer": map_layer(model).name, "height": height, "width": width} | {
+    return {"images": len(pixels), "draws": draws, "layer": layer.name, "height": height, "width": width} | {
         kind: _summary([_rank_correlations(trained, one) for one in drawn])
         for kind, drawn in (("whole", by_whole), ("top", by_top))
     }
