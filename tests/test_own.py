@@ -109,6 +109,8 @@ def test_a_loss_that_takes_the_output_for_what_it_is_not_is_refused(capsys):
         (OWN["functional, sigmoid"], keras.losses.BinaryCrossentropy(from_logits=True), "from_logits=False"),
         (OWN["functional, logit"], "binary_crossentropy", "from_logits=True"),
         (OWN["functional, logit"], keras.losses.BinaryFocalCrossentropy(), "from_logits=True"),
+        (OWN["functional, logit"], "mse", "which does not fit one logit; write .*from_logits=True"),
+        (OWN["functional, sigmoid"], "categorical_crossentropy", "which does not fit one probability; write"),
     ):
         network = build()
         with pytest.raises(InputError, match="is not compiled: write"):
@@ -117,7 +119,7 @@ def test_a_loss_that_takes_the_output_for_what_it_is_not_is_refused(capsys):
         with pytest.raises(InputError, match=write):
             train(network, params)
     dead = functional(layers.Dense(1, kernel_initializer="zeros"))
-    dead.compile("sgd", "mse")
+    dead.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
     train(dead, params)
     assert "gives 0 for each of 16 validation images" in capsys.readouterr().out
 
@@ -131,7 +133,8 @@ def test_own_loss_optimizer_metric_and_callback_are_used(tmp_path, capsys):
 
     def compiled():
         network = OWN["functional, sigmoid"]()
-        network.compile(keras.optimizers.SGD(0.5), brier, metrics=[keras.metrics.MeanAbsoluteError(name="distance")])
+        own = keras.metrics.MeanAbsoluteError(name="distance")
+        network.compile(keras.optimizers.SGD(0.5), brier, metrics=[own, *fitting.training_metrics(network)])
         return network
 
     params = run_params(epochs=9)
@@ -139,6 +142,7 @@ def test_own_loss_optimizer_metric_and_callback_are_used(tmp_path, capsys):
     history = train(compiled(), params, tmp_path, callbacks=[stop])
     assert "What EarlyStopping remembers is not kept" in capsys.readouterr().out
     assert history.distance.between(0, 1).all()
+    assert history.sensitivity.min() < 1  # at a probability of 0.5, not at a logit of 0
     assert (history.learning_rate == 0.5).tolist() == [True] * 3
     assert history.loss.max() < 0.4  # a Brier score weighted by class, below the 0.69 at which cross-entropy starts
     keras.utils.set_random_seed(run_params().seed)

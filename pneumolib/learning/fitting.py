@@ -29,6 +29,8 @@ from pneumolib.params import RunParams, TrainingParams
 # Sections of the parameters that decide a training.
 DECIDING = {"seed", "image", "augment", "model", "features", "fine_tuning", "training"}
 SEED_FILE = "seed-{}.keras"
+# Keras's losses that take no logit.
+_OTHER_LOSSES = re.compile("^(mean_|huber|log_cosh|poisson|kl_|dice|tversky)|categorical|hinge$")
 
 
 def class_weights(labels: np.ndarray, mode: str = "balanced") -> dict[int, float]:
@@ -210,6 +212,11 @@ def check_compiled(model: keras.Model, val: ImageSet) -> None:
             f"loss: received {name} with from_logits={takes_logits}, and the network's output is {gives}; write "
             f"from_logits={gives == 'linear'}"
         )
+    if _OTHER_LOSSES.search(name) and (gives == "linear" or "categorical" in name):
+        raise InputError(
+            f"loss: received {name}, which does not fit one {'logit' if gives == 'linear' else 'probability'}; write "
+            f"keras.losses.BinaryCrossentropy(from_logits={gives == 'linear'}), or end the network in a sigmoid"
+        )
     few = predict_logits(model, ImageSet(val.table.iloc[:16], val.pixels[:16]))
     if len(few) > 1 and np.ptp(few) == 0:  # said and not refused: random features may be this small
         print(
@@ -223,18 +230,19 @@ def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
     model.compile(
         make_optimizer(model, params, steps),
         keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=params.training.label_smoothing),
-        metrics=training_metrics(),
+        metrics=training_metrics(model),
         steps_per_execution=steps_at_once(params, steps),
     )
 
 
-def training_metrics() -> list[keras.metrics.Metric]:
-    """Metrics of logits, which see augmented images and weights that still change."""
+def training_metrics(network: keras.Model) -> list[keras.metrics.Metric]:
+    """Metrics of a network's logits or probabilities, which see augmented images and weights that still change."""
+    logits = output_activation(network) == "linear"
+    even = 0.0 if logits else 0.5  # a logit of 0 is a probability of 0.5, as in `validation_figures`
     return [
-        keras.metrics.AUC(from_logits=True, name="auroc"),
-        # A logit above 0 is a probability above 0.5, as in `validation_figures`.
-        keras.metrics.Recall(thresholds=0.0, name="sensitivity"),
-        keras.metrics.Precision(thresholds=0.0, name="ppv"),
+        keras.metrics.AUC(from_logits=logits, name="auroc"),
+        keras.metrics.Recall(thresholds=even, name="sensitivity"),
+        keras.metrics.Precision(thresholds=even, name="ppv"),
     ]
 
 
