@@ -91,7 +91,10 @@ def in_float32(network: keras.Model) -> keras.Model:
 
 
 def _rebuilt(network: keras.Model, rebuild: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
-    copy = keras.models.clone_model(network, clone_function=rebuild, recursive=True)
+    def again(one: keras.Operation) -> keras.Operation:  # of `keras.ops` there is nothing to change
+        return rebuild(one) if isinstance(one, keras.Layer) else one
+
+    copy = keras.models.clone_model(network, clone_function=again, recursive=True)
     for old, new in zip(leaves(network), leaves(copy), strict=True):
         if new.weights:  # a Rescaling has none; of a depthwise convolution only the shape is another one
             new.set_weights([w.reshape(v.shape) for w, v in zip(old.get_weights(), new.weights, strict=True)])
@@ -142,15 +145,18 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
     """
     if kind == "onnx":
         network = _rebuilt(network, _layer_for_onnx)
+    # A network of one's own may name its input otherwise, or take floats; and its image layers must not change a pixel.
+    pixels, takes = keras.Input(network.inputs[0].shape[1:], dtype="uint8", name="pixels"), network.inputs[0].dtype
+    logit = network(pixels if takes == "uint8" else keras.ops.cast(pixels, takes), training=False)
     # Float32 by name: the global policy may be another one.
-    probability = keras.layers.Activation("sigmoid", dtype="float32", name=PROBABILITY)(network.outputs[0])
+    probability = keras.layers.Activation("sigmoid", dtype="float32", name=PROBABILITY)(logit)
     if kind == "json":
-        whole = keras.Model(network.inputs[0], probability, name=network.name)
+        whole = keras.Model(pixels, probability, name=network.name)
         (folder / ARCHITECTURE_FILE).write_text(whole.to_json(indent=1) + "\n", encoding="utf-8")
         whole.save_weights(folder / WEIGHTS_FILE)
         return
     # The exporters name an output by its key; of a tensor alone each invents a name.
-    whole = keras.Model(network.inputs[0], {PROBABILITY: probability}, name=network.name)
+    whole = keras.Model(pixels, {PROBABILITY: probability}, name=network.name)
     whole(whole.inputs[0])  # that of ONNX refuses a network that was never called
     exporter, file = EXPORTERS[kind]
     whole.export(str(folder / file), format=exporter, verbose=False)
