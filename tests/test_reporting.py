@@ -25,8 +25,8 @@ from pneumolib.reporting.results import (
     Result,
     SpreadResult,
     ThresholdResult,
+    by_metric,
     interval,
-    metrics_of,
     read_result,
     read_results,
     result_schema,
@@ -39,7 +39,7 @@ from pneumolib.study.run import Progress
 
 def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
     now = datetime.now(UTC)
-    metrics = metrics_of(pd.DataFrame({"metric": METRICS, "value": auroc, "low": auroc - 0.1, "high": auroc + 0.05}))
+    metrics = by_metric(pd.DataFrame({"metric": METRICS, "value": auroc, "low": auroc - 0.1, "high": auroc + 0.05}))
     values = {
         "schema_version": 3, "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),

@@ -20,6 +20,7 @@ from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
 from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
 from pneumolib.learning.features import frozen_features
+from pneumolib.learning.files import load_model
 from pneumolib.learning.networks import build_model, logit_network, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
 from pneumolib.learning.transfer import backbone_layers, split_at_head, trainable_parameters

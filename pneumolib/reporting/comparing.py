@@ -10,7 +10,7 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import in_root
-from pneumolib.reporting.prose import row_interval, say
+from pneumolib.reporting.prose import say, table
 from pneumolib.reporting.results import Result, in_words, plain
 from pneumolib.reporting.run_words import has_random_backbone
 
@@ -30,26 +30,34 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
         ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
     """
     trained = [r for r in results if r.metrics.get("test")]
-    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(shared_evaluation(r))) for r in trained}
-    if len(kinds) > 1:
-        pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
+    if found := unlike(trained):
+        pairs = ", ".join(f"{run}: data {made['data']}, split {made['split']}" for run, made in found["runs"].items())
         raise ResultError(
             f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
         )
     columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
     costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images", "synthetic"]
-    table = pd.DataFrame(
-        [_leaderboard_row(r) for r in trained],
-        columns=["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs],
-    )
-    numbers = ["validation_auroc", "auroc_sd", *columns]
-    table[numbers] = table[numbers].apply(pd.to_numeric)
+    names = ["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs]
+    table = pd.DataFrame([_leaderboard_row(r) for r in trained], columns=names)
+    table = table.astype(dict.fromkeys(["validation_auroc", "auroc_sd", *columns], float))
     return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
 
 
-def shared_evaluation(result: Result) -> dict[str, Any]:
-    """The evaluation parameters in which runs of one table must agree."""
-    return {k: v for k, v in result.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}
+def unlike(results: list[Result]) -> dict[str, Any] | None:
+    """Why the training runs among `results` cannot be ranked, and what each was made from; None where they can."""
+    runs = {
+        r.run: {
+            "data": r.data.fingerprint,
+            "split": r.data.split_fingerprint or "none",
+            "images": "synthetic" if r.synthetic else "real",
+            "evaluation": str({k: v for k, v in r.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}),
+        }
+        for r in results
+        if r.metrics.get("test")
+    }
+    aspects = next(iter(runs.values()), ())
+    differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
+    return {"differ": differ, "runs": runs} if differ else None
 
 
 def _leaderboard_row(result: Result) -> dict[str, Any]:
@@ -175,33 +183,10 @@ def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataF
         for each metric that someone published.
         Empty when nothing is.
     """
-    names = _metrics(published)
-    if not names:
+    if not published.figures:
         return pd.DataFrame()
-    ours = {row["run"]: row for row in board.to_dict("records")}
-    rows = []
-    for system, figures in published.figures.items():
-        place = "other data" if system in published.other_data else "official test"
-        start = {"System or run": system, "Figures": "published", "Test set": place}
-        cells = {METRIC_NAMES[name]: f"{figures[name]:.3f}" if name in figures else "" for name in names}
-        rows.append(start | cells)
-        if system in ours:
-            rows.append(_measured(ours.pop(system), names))
-    return pd.DataFrame(rows + [_measured(row, names) for row in ours.values()])
-
-
-def _measured(row: dict, names: list[str]) -> dict[str, str]:
-    official = row["test_images"] == OFFICIAL_TEST_IMAGES and not row["synthetic"]
-    drawn = "drawn " if row["synthetic"] else ""
-    place = "official test" if official else f"other data, {row['test_images']} {drawn}images"
-    return {"System or run": row["run"], "Figures": "measured", "Test set": place} | {
-        METRIC_NAMES[name]: row_interval(row, name) for name in names
-    }
-
-
-def _metrics(published: PublishedParams) -> list[str]:
-    """The metrics of which a figure was published, in the usual order."""
-    return [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
+    names = [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
+    return table("published_and_measured_figures", board, published.model_dump(), names, OFFICIAL_TEST_IMAGES)
 
 
 def published_summary(board: pd.DataFrame, published: PublishedParams) -> Any:

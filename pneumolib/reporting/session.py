@@ -8,7 +8,6 @@ import hashlib
 import os
 import platform
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,18 +27,10 @@ from pneumolib.reporting.results import (
     MODEL_FILE,
     PREDICTIONS_FILE,
     RESULT_FILE,
-    CalibrationResult,
-    DataResult,
-    OodResult,
-    Provenance,
     Result,
-    SourceResult,
-    ThresholdResult,
-    metrics_of,
-    own_metrics_of,
+    by_metric,
     plain,
     read_result,
-    spread_of,
     write_result,
 )
 
@@ -107,16 +98,14 @@ class Session:
             ResultError: no such run has finished, several could be meant, or it saw other images or another split, or
                 has another precision.
         """
-        variant = self.run.removeprefix(self.notebook)
-        folder = _finished(self.params.study, self.params.fine_tuning.continues, self.interactive, variant)
-        result = read_result(folder)
+        found = self._finished(self.params.fine_tuning.continues, split, self.run.removeprefix(self.notebook))
+        folder, result = found.folder, found.result
         seen, asked = result.parameters["image"], self.params.image.model_dump()
         if seen != asked:
             raise ResultError(
                 f"{folder}: was trained on images prepared otherwise: {seen}. Give this run the same `image` section; it "
                 f"has {asked}"
             )
-        _check_split(folder, result, split)
         here, was = device["precision"], result.provenance.device.get("precision")
         if here != was:
             raise ResultError(
@@ -125,7 +114,7 @@ class Session:
                 f"{self.params.training.precision} here"
             )
         print(f"Continues {os.path.relpath(folder, project_root())}")
-        return Continued(result, folder)
+        return found
 
     def trained(self, split: pd.DataFrame) -> "Continued":
         """The training run that `evaluates` names; by hand, the one that was run by hand, if any.
@@ -135,20 +124,27 @@ class Session:
         Raises:
             ResultError: no such run has finished, or it saw another split.
         """
-        folder = _finished(self.params.study, self.params.evaluates, self.interactive)
-        result = read_result(folder)
-        _check_split(folder, result, split)
-        print(f"Evaluates {os.path.relpath(folder, project_root())}")
-        return Continued(result, folder)
+        found = self._finished(self.params.evaluates, split)
+        print(f"Evaluates {os.path.relpath(found.folder, project_root())}")
+        return found
 
     def earlier(self, trained: "Continued") -> "Continued | None":
         """The evaluated run that a fine-tuning continued; None for another training, or where it was not evaluated."""
         name = trained.result.checks.get("continues")
-        if name is None:
-            return None
-        folder = _finished(self.params.study, name, self.interactive)
+        found = self._finished(name) if name else None
+        return found if found and found.result.metrics.get("test") else None
+
+    def _finished(self, name: str, split: pd.DataFrame | None = None, variant: str = "") -> "Continued":
+        """Run `name` of this study, see `_finished`; where `split` is given, of the same one. Raises ResultError."""
+        folder = _finished(self.params.study, name, self.interactive, variant)
         result = read_result(folder)
-        return Continued(result, folder) if result.metrics.get("test") else None
+        here, was = None if split is None else table_fingerprint(split), result.data.split_fingerprint
+        if here not in (None, was):  # ids, labels and patients of every image
+            raise ResultError(
+                f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored "
+                f"here. Give both the same `data` and `split`, or run it again"
+            )
+        return Continued(result, folder)
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""
@@ -189,16 +185,16 @@ class Session:
             notebook=self.notebook,
             synthetic=any(source.synthetic for source in (manifest, external) if source),
             parameters=self.params.model_dump(),
-            data=DataResult(
+            data={
                 **_source(manifest),
-                split_fingerprint=None if split is None else table_fingerprint(split),
-                external=external and SourceResult(**_source(external)),
-            ),
-            threshold=threshold and ThresholdResult(**asdict(threshold)),
-            calibration=calibration and CalibrationResult(**plain(asdict(calibration))),
-            ood=ood and OodResult(**plain(asdict(ood))),
+                "split_fingerprint": None if split is None else table_fingerprint(split),
+                "external": external and _source(external),
+            },
+            threshold=threshold and asdict(threshold),
+            calibration=calibration and plain(asdict(calibration)),
+            ood=ood and plain(asdict(ood)),
             model_sha256=file_sha256(model) if model.is_file() else None,
-            metrics={} if validation is None else {"validation": metrics_of(validation)},
+            metrics={} if validation is None else {"validation": by_metric(validation)},
             facts=plain(facts or {}),
             checks=plain({"split": _part_sizes(split)} | (checks or {}) if split is not None else checks or {}),
             provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
@@ -227,14 +223,16 @@ class Session:
             device, facts, checks: see `finish`; facts and checks of the training stay.
         """
         stays = {name: trained.result.checks[name] for name in _OF_TRAINING if name in trained.result.checks}
-        result = trained.result.model_copy(
-            update={
+        values = trained.result.model_dump()
+        result = Result(
+            **values
+            | {
                 "run": self.run,
                 "notebook": self.notebook,
                 "parameters": self.params.model_dump(),
-                "metrics": trained.result.metrics | {"test": metrics_of(test)},
-                "spread": {_PARTS[part]: spread_of(table) for part, table in seeds.items() if len(table)},
-                "own_metrics": own_metrics_of(own),
+                "metrics": values["metrics"] | {"test": by_metric(test)},
+                "spread": {_PARTS[part]: by_metric(table) for part, table in seeds.items() if len(table)},
+                "own_metrics": by_metric(own),
                 "facts": plain(trained.result.facts | facts),
                 "checks": plain(stays | checks),
                 "provenance": _provenance(self, device),
@@ -282,15 +280,6 @@ def _finished(study: str, name: str, interactive: bool, variant: str = "") -> Pa
             f"it is then taken from {places[0]}"
         )
     return found[0]
-
-
-def _check_split(folder: Path, result: Result, split: pd.DataFrame) -> None:
-    here, was = table_fingerprint(split), result.data.split_fingerprint
-    if was != here:  # ids, labels and patients of every image
-        raise ResultError(
-            f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored here. "
-            f"Give both the same `data` and `split`, or run it again"
-        )
 
 
 def start(notebook: str, **values: Any) -> Session:
@@ -361,16 +350,16 @@ def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:
     return sizes.reindex(["train", "val", "test"]).dropna().astype(int).reset_index()
 
 
-def _provenance(session: Session, device: dict) -> Provenance:
+def _provenance(session: Session, device: dict) -> dict[str, Any]:
     finished = datetime.now(UTC)
-    return Provenance(
-        commit=session.commit,
-        dirty=session.dirty,
-        started=session.started,
-        finished=finished,
-        seconds=round((finished - session.started).total_seconds(), 1),
-        python=sys.version.split()[0],
-        platform=platform.platform(),
-        versions=package_versions(),
-        device=device,
-    )
+    return {
+        "commit": session.commit,
+        "dirty": session.dirty,
+        "started": session.started,
+        "finished": finished,
+        "seconds": round((finished - session.started).total_seconds(), 1),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": package_versions(),
+        "device": device,
+    }
