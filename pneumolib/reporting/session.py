@@ -177,29 +177,24 @@ class Session:
             ood: what the training images are like, of a run that leaves a network.
             external: another source that a frozen model was tried on.
         """
-        model = self.folder / MODEL_FILE
-        result = Result(
-            schema_version=3,
-            study=self.params.study,
-            run=self.run,
-            notebook=self.notebook,
-            synthetic=any(source.synthetic for source in (manifest, external) if source),
-            parameters=self.params.model_dump(),
-            data={
+        model, sizes = self.folder / MODEL_FILE, {} if split is None else {"split": _part_sizes(split)}
+        values = {
+            "schema_version": 3,
+            "synthetic": any(source.synthetic for source in (manifest, external) if source),
+            "data": {
                 **_source(manifest),
                 "split_fingerprint": None if split is None else table_fingerprint(split),
                 "external": external and _source(external),
             },
-            threshold=threshold and asdict(threshold),
-            calibration=calibration and plain(asdict(calibration)),
-            ood=ood and plain(asdict(ood)),
-            model_sha256=file_sha256(model) if model.is_file() else None,
-            metrics={} if validation is None else {"validation": by_metric(validation)},
-            facts=plain(facts or {}),
-            checks=plain({"split": _part_sizes(split)} | (checks or {}) if split is not None else checks or {}),
-            provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
-        )
-        return self._write(result)
+            "threshold": threshold and asdict(threshold),
+            "calibration": calibration and asdict(calibration),
+            "ood": ood and asdict(ood),
+            "model_sha256": file_sha256(model) if model.is_file() else None,
+            "metrics": {} if validation is None else {"validation": by_metric(validation)},
+            "facts": facts or {},
+            "checks": sizes | (checks or {}),
+        }
+        return self._write(values, device or {"device": "CPU", "cores": os.cpu_count()})
 
     def finish_evaluation(
         self,
@@ -223,27 +218,39 @@ class Session:
             device, facts, checks: see `finish`; facts and checks of the training stay.
         """
         stays = {name: trained.result.checks[name] for name in _OF_TRAINING if name in trained.result.checks}
-        values = trained.result.model_dump()
-        result = Result(
-            **values
-            | {
-                "run": self.run,
-                "notebook": self.notebook,
-                "parameters": self.params.model_dump(),
-                "metrics": values["metrics"] | {"test": by_metric(test)},
-                "spread": {_PARTS[part]: by_metric(table) for part, table in seeds.items() if len(table)},
-                "own_metrics": by_metric(own),
-                "facts": plain(trained.result.facts | facts),
-                "checks": plain(stays | checks),
-                "provenance": _provenance(self, device),
-            }
-        )
-        self._write(result)
+        values = trained.result.model_dump() | {
+            "spread": {_PARTS[part]: by_metric(table) for part, table in seeds.items() if len(table)},
+            "own_metrics": by_metric(own),
+            "facts": trained.result.facts | facts,
+            "checks": stays | checks,
+        }
+        values["metrics"]["test"] = by_metric(test)
+        result = self._write(values, device)
         if self.interactive and trained.folder.parent == self.folder.parent:
             complete(trained.folder, self.folder)
         return result
 
-    def _write(self, result: Result) -> Result:
+    def _write(self, values: dict[str, Any], device: dict) -> Result:
+        """Write the result of this run, made here and now."""
+        finished = datetime.now(UTC)
+        own = {
+            "study": self.params.study,
+            "run": self.run,
+            "notebook": self.notebook,
+            "parameters": self.params.model_dump(),
+            "provenance": {
+                "commit": self.commit,
+                "dirty": self.dirty,
+                "started": self.started,
+                "finished": finished,
+                "seconds": round((finished - self.started).total_seconds(), 1),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "versions": package_versions(),
+                "device": device,
+            },
+        }
+        result = Result(**plain(values | own))
         write_result(result, self.folder)
         if self.interactive:
             print(f"Results are in {os.path.relpath(self.folder, project_root())}")
@@ -348,18 +355,3 @@ def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:
         images=("image_id", "size"), groups=("group_id", "nunique"), pneumonia=("label", "sum")
     )
     return sizes.reindex(["train", "val", "test"]).dropna().astype(int).reset_index()
-
-
-def _provenance(session: Session, device: dict) -> dict[str, Any]:
-    finished = datetime.now(UTC)
-    return {
-        "commit": session.commit,
-        "dirty": session.dirty,
-        "started": session.started,
-        "finished": finished,
-        "seconds": round((finished - session.started).total_seconds(), 1),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": package_versions(),
-        "device": device,
-    }

@@ -81,7 +81,10 @@ def write_run_page(step: Step) -> None:
     other |= dict.fromkeys(TRAINING, ("Figures, subgroups, robustness, errors", evaluation_of(step.run)))
     links = [other[result.notebook]] if result.notebook in other else []
     summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result), links=links)
-    _write_notebook(step, step.folder, result.synthetic, summary, facts=_provenance(result), key=page_key(step))
+    made = result.provenance
+    words = {"result": result, "made": made, "took": duration(made.seconds), "device": device_words(made.device)}
+    made_of = _JINJA.get_template("made_of.html.j2").render(words)
+    _write_notebook(step, step.folder, result.synthetic, summary, made_of=made_of, key=page_key(step))
 
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
@@ -194,25 +197,6 @@ def _is_shown(output: Any) -> bool:
 def is_noise(line: str) -> bool:
     """Whether a library's log line tells a reader nothing; `template/noise.txt` has the patterns."""
     return bool(_NOISE.match(line.lstrip()))
-
-
-def _provenance(result: Result) -> dict[str, str]:
-    """For the foot of the page."""
-    p = result.provenance
-    commit = f"{p.commit[:12]}{' with uncommitted changes' if p.dirty else ''}" if p.commit else "not a git checkout"
-    sources = {"Data": result.data, "Other source": result.data.external}
-    return {
-        "Commit": commit,
-        "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
-        "Device": device_words(p.device),
-        **{
-            name: f"fingerprint {s.fingerprint}, {s.images} images of {s.groups} groups, {s.left_out} files left out"
-            for name, s in sources.items()
-            if s
-        },
-        "Seed": str(result.parameters["seed"]),
-        "Versions": f"Python {p.python}, " + ", ".join(f"{k} {v}" for k, v in p.versions.items()),
-    }
 
 
 def banners(study: str | None, synthetic: bool) -> str:

@@ -91,11 +91,11 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
     """
 
     @functools.cache
-    def fingerprint(source: DataParams) -> str:
+    def fingerprint(source: DataParams, place: str = "") -> str:
         try:
             return read_manifest(source).fingerprint
-        except DataError as fault:  # a reader of files knows no study
-            raise DataError(str(fault).replace("<study>", study_dir.name)) from None
+        except DataError as fault:  # a reader of files knows no study, and no other `data.root` than its own
+            raise DataError(place + str(fault).replace("<study>", study_dir.name)) from None
 
     steps: list[Step] = []
     runs = study_runs(study_dir)
@@ -104,10 +104,7 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         params = of_run(run, loaded[path])
         data = fingerprint(params.data)
         if notebook_of(run) == EXTERNAL:
-            try:
-                data += f"+{fingerprint(params.external.data)}"
-            except DataError as fault:  # its message speaks of `data.root`, which the study has two of
-                raise DataError(f"{path}: external: {fault}") from None
+            data += "+" + fingerprint(params.external.data, f"{path}: external: ")
         steps.append(_compare(run, path, params, data, steps, force))
     return steps
 
