@@ -101,7 +101,7 @@ def test_the_published_schema_is_the_one_that_results_are_checked_by(tmp_path):
         jsonschema.validate(good, published)
 
 
-def seeds_of(mean: float, low: float | None, high: float | None, sd: float, **changes) -> SpreadResult:
+def seeds_of(mean: float, low: float | None, high: float | None, sd: float) -> SpreadResult:
     return SpreadResult(seeds=3, mean=mean, low=low, high=high, sd=sd, lowest=mean - sd, highest=mean + sd)
 
 
@@ -140,14 +140,6 @@ def test_a_run_of_several_seeds_stands_with_their_mean():
     assert board.seeds.tolist() == [1, 3]
     shown = words.table("leaderboard", board).set_index("Run").loc["lucky"]
     assert (shown.AUROC, shown.Seeds) == ("0.800 (0.700 to 0.900)", "mean of 3, SD 0.010")
-
-
-@pytest.mark.parametrize(
-    "changes", [{"split": "s2"}, {"synthetic": True}, {"parameters": {"evaluation": {"resamples": 60}}}]
-)
-def test_runs_of_other_data_or_rules_are_not_ranked_together(changes):
-    with pytest.raises(ResultError, match="different data, splits or evaluation parameters cannot be ranked"):
-        leaderboard([result("a"), result("b", **changes)])
 
 
 PUBLISHED = PublishedParams(
