@@ -9,9 +9,9 @@ import pandas as pd
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
-from pneumolib.project import in_root
+from pneumolib.project import run_folder
 from pneumolib.reporting.prose import say, table
-from pneumolib.reporting.results import Result, in_words, plain
+from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
 from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
@@ -75,12 +75,6 @@ def _leaderboard_row(result: Result) -> dict[str, Any]:
     }
 
 
-def read_predictions(results: list[Result]) -> dict[str, pd.DataFrame]:
-    """`predictions.csv` of each training run among `results`, by run."""
-    trained = [r for r in results if r.metrics.get("test")]
-    return {r.run: read_prediction_table(in_root(f"runs/{r.study}/{r.run}/predictions.csv")) for r in trained}
-
-
 def read_prediction_table(file: Path) -> pd.DataFrame:
     """A table of predictions as it was written: ids and groups stay text, also where they look like numbers."""
     text = dict.fromkeys(("image_id", "split", "kind", "group_id"), str)
@@ -116,20 +110,22 @@ def compare_runs(results: list[Result]) -> Comparison:
     from pneumolib.evaluation.compare import paired_differences, secondary_tests
     from pneumolib.evaluation.curves import curve_bands
 
-    board, predictions = leaderboard(results), read_predictions(results)
+    board = leaderboard(results)
     if board.empty:
         return Comparison(None, pd.DataFrame(), pd.DataFrame(), {})
+    trained = {r.run: r for r in results if r.metrics.get("test")}
+    reference = str(board.run[0])
     # Evaluation parameters and seed are the same in all training runs: `leaderboard` has seen to it.
-    shared = next(r.parameters for r in results if r.metrics.get("test"))
+    shared = trained[reference].parameters
     options = {"params": EvaluationParams(**shared["evaluation"]), "seed": shared["split"]["seed"]}
-    bands = {run: curve_bands(predictions[run], **options) for run in board.run}
-    reference = str(board.run.iloc[0])
+    files = {run: run_folder(trained[run].study, run) / PREDICTIONS_FILE for run in board.run}
+    predictions = {run: read_prediction_table(file) for run, file in files.items()}
+    bands = {run: curve_bands(table, **options) for run, table in predictions.items()}
     if len(board) == 1:
         return Comparison(reference, pd.DataFrame(), pd.DataFrame(), bands)
-    ordered = {run: predictions[run] for run in board.run}
-    thresholds = {result.run: result.threshold.value for result in results if result.run in ordered}
-    differences = paired_differences(ordered, "test", thresholds, reference, **options)
-    return Comparison(reference, differences, secondary_tests(ordered, "test", thresholds, reference), bands)
+    thresholds = {run: result.threshold.value for run, result in trained.items()}
+    differences = paired_differences(predictions, "test", thresholds, reference, **options)
+    return Comparison(reference, differences, secondary_tests(predictions, "test", thresholds, reference), bands)
 
 
 def own_metrics_table(results: list[Result]) -> pd.DataFrame:

@@ -71,7 +71,7 @@ class Session:
         folder: where this execution writes.
         interactive: opened by a person, not run by `pneumolib`.
         started: UTC.
-        commit, dirty: of the project when it started; None where there is no checkout.
+        checkout: `commit` and `dirty` of the project when it started; None each where there is no checkout.
     """
 
     notebook: str
@@ -80,8 +80,7 @@ class Session:
     folder: Path
     interactive: bool
     started: datetime
-    commit: str | None
-    dirty: bool | None
+    checkout: dict[str, Any]
 
     @property
     def training_folder(self) -> Path:
@@ -239,8 +238,7 @@ class Session:
             "notebook": self.notebook,
             "parameters": self.params.model_dump(),
             "provenance": {
-                "commit": self.commit,
-                "dirty": self.dirty,
+                **self.checkout,
                 "started": self.started,
                 "finished": finished,
                 "seconds": round((finished - self.started).total_seconds(), 1),
@@ -305,8 +303,8 @@ def start(notebook: str, **values: Any) -> Session:
         params = check(read_result(_finished(params.study, params.evaluates, run is None)).parameters | values)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
-    commit, dirty = provenance_of_checkout()
-    session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), commit, dirty)
+    checkout = dict(zip(("commit", "dirty"), provenance_of_checkout(), strict=True))
+    session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), checkout)
     _opened[:] = [session]
     for names in _shown.values():
         names.clear()

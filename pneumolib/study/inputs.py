@@ -216,17 +216,16 @@ def _imported_names(tree: ast.AST) -> set[str]:
 
 def _homes(package: Path) -> dict[str, set[str]]:
     """Modules that a name of ours stands for: a module itself, a room all its modules, `pneumolib.data.read_manifest` its home."""
-    homes, inits = {}, []
+    homes = {}
     for file in package.rglob("*.py"):
         room = ".".join(file.relative_to(package.parent).parent.parts)
         if file.stem == "__init__":
-            inits += [(room, file.read_text(encoding="utf-8"))]
+            handed_out = _handed_out(file.read_text(encoding="utf-8"))
+            homes |= {f"{room}.{name}": {f"{room}.{module}"} for name, module in handed_out.items()}
         elif file.stem != "__main__":
             module = f"{room}.{file.stem}"
             homes[module] = {module}
             homes.setdefault(room, set()).add(module)
-    for room, text in inits:
-        homes |= {f"{room}.{name}": {f"{room}.{module}"} for name, module in _handed_out(text).items()}
     return homes
 
 

@@ -3,6 +3,7 @@
 import functools
 import os
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +139,13 @@ def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict
 
 def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
     """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
-    key, received, needed = {
-        FINE_TUNING: ("fine_tuning.continues", params.fine_tuning.continues, continued_run(path.stem, params)),
-        EXTERNAL: ("external.run", params.external.run, params.external.run),
-    }.get(notebook_of(path.stem), ("", "", ""))
+    key = {FINE_TUNING: "fine_tuning.continues", EXTERNAL: "external.run"}.get(notebook_of(path.stem))
     trained = [run for run in runs if run.startswith(TRAINING)]
-    if key and needed not in trained:
+    if key and (needed := evaluated(upstream_of(path.stem, params, runs)[0])) not in trained:
         raise ParamsError(
-            f"{path}: {key}: received {received!r}, so it builds on {needed}: the study has no training run of that name. "
-            f"Add {needed}.yaml, or name another run and the same variant. Training runs: {', '.join(trained) or 'none'}"
+            f"{path}: {key}: received {attrgetter(key)(params)!r}, so it builds on {needed}: the study has no training run "
+            f"of that name. Add {needed}.yaml, or name another run and the same variant. Training runs: "
+            f"{', '.join(trained) or 'none'}"
         )
 
 
