@@ -107,9 +107,8 @@ def run(file: Path, data: str | None, smoke: bool, force: bool, verbose: bool) -
 
     steps = plan(file.resolve().parent, data, smoke=smoke)
     # An evaluation shares the file. Where several processes train, `report` evaluates in one of them afterwards.
-    chosen = [replace(step, forced=force) for step in steps if step.path.stem == file.stem][
-        : 1 if processes()[1] > 1 else 2
-    ]
+    several = processes()[1] > 1
+    chosen = [replace(step, forced=force) for step in steps if step.path.stem == file.stem][: 1 if several else None]
     if not chosen:
         raise ParamsError(f"{file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
     needed = {run for step in chosen for run in step.upstream} - {step.run for step in chosen}

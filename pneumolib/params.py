@@ -7,7 +7,6 @@ weights and the smallest side in pixels.
 """
 
 import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -441,8 +440,9 @@ def _unknown(key: str, location: list[str], received: Any) -> str:
         return f"this parameter no longer exists ({REMOVED[key]}); delete the line"
     if key in RENAMED:
         return f"this parameter is now called {RENAMED[key]}; rename it (received {received!r})"
+    *parents, word = location
     section = RunParams
-    for part in location[:-1]:
+    for part in parents:
         section = section.model_fields[part].annotation
     homes = {
         name: f"{other}.{name}"
@@ -450,11 +450,7 @@ def _unknown(key: str, location: list[str], received: Any) -> str:
         if isinstance(field.default, Section)
         for name in type(field.default).model_fields
     }
-    near = [".".join([*location[:-1], name]) for name in _near(location[-1], section.model_fields, 0.5)]
-    near += [homes[name] for name in _near(location[-1], homes, 0.7)]
+    near = [".".join([*parents, name]) for name in difflib.get_close_matches(word, section.model_fields, 1, 0.5)]
+    near += [homes[name] for name in difflib.get_close_matches(word, homes, 1, 0.7)]
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"unknown key (received {received!r}).{hint} Allowed here: {', '.join(section.model_fields)}"
-
-
-def _near(word: str, allowed: Iterable[str], cutoff: float) -> list[str]:
-    return difflib.get_close_matches(word, list(allowed), n=1, cutoff=cutoff)

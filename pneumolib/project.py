@@ -210,11 +210,8 @@ def smoke_params(params: RunParams) -> RunParams:
     """
     values = params.model_dump()
     values["image"]["size_px"] = min(params.image.size_px, 128)
-    drawn = {
-        "source": "synthetic",
-        "root": "data/smoke",
-        "n_images": 24,
-    }  # of which the split makes both classes everywhere
+    # So many images that the split makes both classes everywhere.
+    drawn = {"source": "synthetic", "root": "data/smoke", "n_images": 24}
     values |= {"study": params.study + SMOKE, "data": drawn}
     values["split"] = {"validation_fraction": 0.3, "ratio_tolerance_points": 25.0}
     if params.model.backbone:
@@ -233,10 +230,8 @@ def smoke_params(params: RunParams) -> RunParams:
     values["evaluation"]["seeds"] = params.evaluation.seeds[:1]
     values["evaluation"]["threshold_views"] = min(params.evaluation.threshold_views, 1)
     values["evaluation"]["resamples"] = min(params.evaluation.resamples, 50)
-    values["robustness"] = {
-        "images": min(params.robustness.images, 4),
-        "corruptions": params.robustness.corruptions[:2],
-    }
+    few, kinds = min(params.robustness.images, 4), params.robustness.corruptions[:2]
+    values["robustness"] = {"images": few, "corruptions": kinds}
     second = drawn | {"root": "data/smoke-hospital-2", "hospital": 2}
     values["external"] |= {"data": second, "recalibration_fraction": 0.5}
     return check(values, "made small for SMOKE=1")

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ PACKAGES = [
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that decide numbers; read from metadata, nothing is imported."""
     found = {}

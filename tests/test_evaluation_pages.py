@@ -13,7 +13,7 @@ from pneumolib.evaluation import compare
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import comparing, evaluation_plots, words
 from pneumolib.reporting.comparing import leaderboard
-from pneumolib.reporting.results import metrics_of, write_result
+from pneumolib.reporting.results import by_metric, write_result
 from test_reporting import result
 
 PARAMS = EvaluationParams(resamples=60)
@@ -140,7 +140,7 @@ def study(root, monkeypatch, tables: dict[str, pd.DataFrame]) -> list:
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(root))
     results = []
     for run, table in tables.items():
-        metrics = {name: metrics_of(evaluation.metric_table(table, part, 0.5, **OPTIONS))
+        metrics = {name: by_metric(evaluation.metric_table(table, part, 0.5, **OPTIONS))
                    for name, part in (("validation", "val"), ("test", "test"))}  # fmt: skip
         one = result(run, metrics=metrics, parameters={"evaluation": PARAMS.model_dump(), "split": {"seed": 1}})
         folder = root / "runs/x" / run

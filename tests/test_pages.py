@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from conftest import Project
+from pneumolib.errors import ResultError
 from pneumolib.params import RunParams
 from pneumolib.project import TRAINING, evaluation_of
-from pneumolib.reporting.results import DataResult, write_result
+from pneumolib.reporting.comparing import leaderboard
+from pneumolib.reporting.results import DataResult, read_results, write_result
 from pneumolib.study import pages
 from pneumolib.study.plan import Step
 from test_reporting import result
@@ -184,12 +186,8 @@ def test_failures_come_first_with_what_they_said_and_like_runs_can_be_sorted_by_
     assert re.findall(r'class="chip \w+">([^<]+)', page) == ["failed", "unfinished", "out of date", *["done"] * 3]
     assert '<td data-label="Result" class="what">cell 5: ValueError: &lt;drawn&gt; by hand, a_path/' in page
     assert '<td data-label="Result" data-value="0.7">AUROC: 0.700 (' in page
-    assert re.findall(r'data-label="Duration" data-value="[\d.]+">([^<]+)', page) == [
-        "8 s",
-        "9 s",
-        "1 min 15 s",
-        "1 h 23 min",
-    ]
+    durations = re.findall(r'data-label="Duration" data-value="[\d.]+">([^<]+)', page)
+    assert durations == ["8 s", "9 s", "1 min 15 s", "1 h 23 min"]
     assert '<th scope="col" data-sort>Result</th>' in page
     assert "not ranked" not in page
 
@@ -220,6 +218,8 @@ def test_unlike_runs_are_not_ranked_and_the_index_says_why(tmp_path, monkeypatch
     finish(tmp_path, "pair", "03_baseline_cnn-b", **changes)
     pages.write_index("pair")
     page = text(tmp_path / "reports", "pair/index")
+    with pytest.raises(ResultError, match="different data, splits or evaluation parameters cannot be ranked"):
+        leaderboard(read_results("pair"))
     assert "These runs are not ranked" in page
     assert f"They differ in {said}, so their results cannot be compared" in page
     assert '<th scope="col">Result</th>' in page

@@ -9,9 +9,9 @@ import pandas as pd
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
-from pneumolib.project import in_root
-from pneumolib.reporting.prose import row_interval, say
-from pneumolib.reporting.results import Result, in_words, plain
+from pneumolib.project import run_folder
+from pneumolib.reporting.prose import say, table
+from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
 from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
@@ -30,26 +30,34 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
         ResultError: runs of different data, splits or evaluation parameters, whose figures must not stand in one table.
     """
     trained = [r for r in results if r.metrics.get("test")]
-    kinds = {(r.data.fingerprint, r.data.split_fingerprint, r.synthetic, str(shared_evaluation(r))) for r in trained}
-    if len(kinds) > 1:
-        pairs = ", ".join(f"{r.run}: data {r.data.fingerprint}, split {r.data.split_fingerprint}" for r in trained)
+    if found := unlike(trained):
+        pairs = ", ".join(f"{run}: data {made['data']}, split {made['split']}" for run, made in found["runs"].items())
         raise ResultError(
             f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
         )
     columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
     costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images", "synthetic"]
-    table = pd.DataFrame(
-        [_leaderboard_row(r) for r in trained],
-        columns=["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs],
-    )
-    numbers = ["validation_auroc", "auroc_sd", *columns]
-    table[numbers] = table[numbers].apply(pd.to_numeric)
+    names = ["run", "seeds", "validation_auroc", *columns, "auroc_sd", *costs]
+    table = pd.DataFrame([_leaderboard_row(r) for r in trained], columns=names)
+    table = table.astype(dict.fromkeys(["validation_auroc", "auroc_sd", *columns], float))
     return table.sort_values("validation_auroc", ascending=False, ignore_index=True)
 
 
-def shared_evaluation(result: Result) -> dict[str, Any]:
-    """The evaluation parameters in which runs of one table must agree."""
-    return {k: v for k, v in result.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}
+def unlike(results: list[Result]) -> dict[str, Any] | None:
+    """Why the training runs among `results` cannot be ranked, and what each was made from; None where they can."""
+    runs = {
+        r.run: {
+            "data": r.data.fingerprint,
+            "split": r.data.split_fingerprint or "none",
+            "images": "synthetic" if r.synthetic else "real",
+            "evaluation": str({k: v for k, v in r.parameters.get("evaluation", {}).items() if k not in _OF_ONE_RUN}),
+        }
+        for r in results
+        if r.metrics.get("test")
+    }
+    aspects = next(iter(runs.values()), ())
+    differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
+    return {"differ": differ, "runs": runs} if differ else None
 
 
 def _leaderboard_row(result: Result) -> dict[str, Any]:
@@ -65,12 +73,6 @@ def _leaderboard_row(result: Result) -> dict[str, Any]:
         "synthetic": result.synthetic,
         **{name: facts.get(name) for name in ("parameters", "epochs", "milliseconds_per_image", "test_images")},
     }
-
-
-def read_predictions(results: list[Result]) -> dict[str, pd.DataFrame]:
-    """`predictions.csv` of each training run among `results`, by run."""
-    trained = [r for r in results if r.metrics.get("test")]
-    return {r.run: read_prediction_table(in_root(f"runs/{r.study}/{r.run}/predictions.csv")) for r in trained}
 
 
 def read_prediction_table(file: Path) -> pd.DataFrame:
@@ -108,20 +110,22 @@ def compare_runs(results: list[Result]) -> Comparison:
     from pneumolib.evaluation.compare import paired_differences, secondary_tests
     from pneumolib.evaluation.curves import curve_bands
 
-    board, predictions = leaderboard(results), read_predictions(results)
+    board = leaderboard(results)
     if board.empty:
         return Comparison(None, pd.DataFrame(), pd.DataFrame(), {})
+    trained = {r.run: r for r in results if r.metrics.get("test")}
+    reference = str(board.run[0])
     # Evaluation parameters and seed are the same in all training runs: `leaderboard` has seen to it.
-    shared = next(r.parameters for r in results if r.metrics.get("test"))
+    shared = trained[reference].parameters
     options = {"params": EvaluationParams(**shared["evaluation"]), "seed": shared["split"]["seed"]}
-    bands = {run: curve_bands(predictions[run], **options) for run in board.run}
-    reference = str(board.run.iloc[0])
+    files = {run: run_folder(trained[run].study, run) / PREDICTIONS_FILE for run in board.run}
+    predictions = {run: read_prediction_table(file) for run, file in files.items()}
+    bands = {run: curve_bands(table, **options) for run, table in predictions.items()}
     if len(board) == 1:
         return Comparison(reference, pd.DataFrame(), pd.DataFrame(), bands)
-    ordered = {run: predictions[run] for run in board.run}
-    thresholds = {result.run: result.threshold.value for result in results if result.run in ordered}
-    differences = paired_differences(ordered, "test", thresholds, reference, **options)
-    return Comparison(reference, differences, secondary_tests(ordered, "test", thresholds, reference), bands)
+    thresholds = {run: result.threshold.value for run, result in trained.items()}
+    differences = paired_differences(predictions, "test", thresholds, reference, **options)
+    return Comparison(reference, differences, secondary_tests(predictions, "test", thresholds, reference), bands)
 
 
 def own_metrics_table(results: list[Result]) -> pd.DataFrame:
@@ -175,33 +179,10 @@ def published_table(board: pd.DataFrame, published: PublishedParams) -> pd.DataF
         for each metric that someone published.
         Empty when nothing is.
     """
-    names = _metrics(published)
-    if not names:
+    if not published.figures:
         return pd.DataFrame()
-    ours = {row["run"]: row for row in board.to_dict("records")}
-    rows = []
-    for system, figures in published.figures.items():
-        place = "other data" if system in published.other_data else "official test"
-        start = {"System or run": system, "Figures": "published", "Test set": place}
-        cells = {METRIC_NAMES[name]: f"{figures[name]:.3f}" if name in figures else "" for name in names}
-        rows.append(start | cells)
-        if system in ours:
-            rows.append(_measured(ours.pop(system), names))
-    return pd.DataFrame(rows + [_measured(row, names) for row in ours.values()])
-
-
-def _measured(row: dict, names: list[str]) -> dict[str, str]:
-    official = row["test_images"] == OFFICIAL_TEST_IMAGES and not row["synthetic"]
-    drawn = "drawn " if row["synthetic"] else ""
-    place = "official test" if official else f"other data, {row['test_images']} {drawn}images"
-    return {"System or run": row["run"], "Figures": "measured", "Test set": place} | {
-        METRIC_NAMES[name]: row_interval(row, name) for name in names
-    }
-
-
-def _metrics(published: PublishedParams) -> list[str]:
-    """The metrics of which a figure was published, in the usual order."""
-    return [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
+    names = [name for name in METRIC_NAMES if any(name in figures for figures in published.figures.values())]
+    return table("published_and_measured_figures", board, published.model_dump(), names, OFFICIAL_TEST_IMAGES)
 
 
 def published_summary(board: pd.DataFrame, published: PublishedParams) -> Any:

@@ -190,25 +190,9 @@ class Result(_Part):
         return several.seeds if several else 1
 
 
-def metrics_of(table: pd.DataFrame) -> SplitMetrics:
-    """The rows of `evaluation.metric_table` as result entries; NaN becomes null."""
-    return {
-        row["metric"]: _KINDS.get(row["metric"], MetricResult)(**{k: plain(row[k]) for k in ("value", "low", "high")})
-        for row in table.to_dict("records")
-    }
-
-
-def own_metrics_of(table: pd.DataFrame) -> dict[str, _Interval[float]]:
-    """The rows of `evaluation.own_metrics` as result entries."""
-    rows = table.to_dict("records")
-    return {row.pop("metric"): _Interval[float](**{k: plain(v) for k, v in row.items()}) for row in rows}
-
-
-def spread_of(table: pd.DataFrame) -> dict[str, SpreadResult]:
-    """The rows of `evaluation.seed_table` as result entries."""
-    return {
-        row.pop("metric"): SpreadResult(**{k: plain(v) for k, v in row.items()}) for row in table.to_dict("records")
-    }
+def by_metric(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The rows of a table of metrics as `Result` takes them: the metric's name to its other columns, NaN as null."""
+    return {row.pop("metric"): row for row in plain(table)}
 
 
 def plain(value: Any) -> Any:
@@ -237,12 +221,6 @@ def interval(
     if NOT_COMPUTABLE in (value, *limits):
         return value if value == NOT_COMPUTABLE else f"{value} (no interval)"
     return f"{value} ({limits[0]} to {limits[1]})"
-
-
-def intervals(table: pd.DataFrame, name: str, signed: bool = False, form: str = ".3f") -> list[str]:
-    """Column `name` of a table with its limits, `<name>_low` and `<name>_high`, as `interval` shows them."""
-    cells = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return [interval(*cell, signed=signed, form=form) for cell in cells]
 
 
 def figure_words(value: float | None, form: str = ".3f") -> str:

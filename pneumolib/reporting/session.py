@@ -8,7 +8,6 @@ import hashlib
 import os
 import platform
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,18 +27,10 @@ from pneumolib.reporting.results import (
     MODEL_FILE,
     PREDICTIONS_FILE,
     RESULT_FILE,
-    CalibrationResult,
-    DataResult,
-    OodResult,
-    Provenance,
     Result,
-    SourceResult,
-    ThresholdResult,
-    metrics_of,
-    own_metrics_of,
+    by_metric,
     plain,
     read_result,
-    spread_of,
     write_result,
 )
 
@@ -80,7 +71,7 @@ class Session:
         folder: where this execution writes.
         interactive: opened by a person, not run by `pneumolib`.
         started: UTC.
-        commit, dirty: of the project when it started; None where there is no checkout.
+        checkout: `commit` and `dirty` of the project when it started; None each where there is no checkout.
     """
 
     notebook: str
@@ -89,8 +80,7 @@ class Session:
     folder: Path
     interactive: bool
     started: datetime
-    commit: str | None
-    dirty: bool | None
+    checkout: dict[str, Any]
 
     @property
     def training_folder(self) -> Path:
@@ -107,16 +97,14 @@ class Session:
             ResultError: no such run has finished, several could be meant, or it saw other images or another split, or
                 has another precision.
         """
-        variant = self.run.removeprefix(self.notebook)
-        folder = _finished(self.params.study, self.params.fine_tuning.continues, self.interactive, variant)
-        result = read_result(folder)
+        found = self._finished(self.params.fine_tuning.continues, split, self.run.removeprefix(self.notebook))
+        folder, result = found.folder, found.result
         seen, asked = result.parameters["image"], self.params.image.model_dump()
         if seen != asked:
             raise ResultError(
                 f"{folder}: was trained on images prepared otherwise: {seen}. Give this run the same `image` section; it "
                 f"has {asked}"
             )
-        _check_split(folder, result, split)
         here, was = device["precision"], result.provenance.device.get("precision")
         if here != was:
             raise ResultError(
@@ -125,7 +113,7 @@ class Session:
                 f"{self.params.training.precision} here"
             )
         print(f"Continues {os.path.relpath(folder, project_root())}")
-        return Continued(result, folder)
+        return found
 
     def trained(self, split: pd.DataFrame) -> "Continued":
         """The training run that `evaluates` names; by hand, the one that was run by hand, if any.
@@ -135,20 +123,27 @@ class Session:
         Raises:
             ResultError: no such run has finished, or it saw another split.
         """
-        folder = _finished(self.params.study, self.params.evaluates, self.interactive)
-        result = read_result(folder)
-        _check_split(folder, result, split)
-        print(f"Evaluates {os.path.relpath(folder, project_root())}")
-        return Continued(result, folder)
+        found = self._finished(self.params.evaluates, split)
+        print(f"Evaluates {os.path.relpath(found.folder, project_root())}")
+        return found
 
     def earlier(self, trained: "Continued") -> "Continued | None":
         """The evaluated run that a fine-tuning continued; None for another training, or where it was not evaluated."""
         name = trained.result.checks.get("continues")
-        if name is None:
-            return None
-        folder = _finished(self.params.study, name, self.interactive)
+        found = self._finished(name) if name else None
+        return found if found and found.result.metrics.get("test") else None
+
+    def _finished(self, name: str, split: pd.DataFrame | None = None, variant: str = "") -> "Continued":
+        """Run `name` of this study, see `_finished`; where `split` is given, of the same one. Raises ResultError."""
+        folder = _finished(self.params.study, name, self.interactive, variant)
         result = read_result(folder)
-        return Continued(result, folder) if result.metrics.get("test") else None
+        here, was = None if split is None else table_fingerprint(split), result.data.split_fingerprint
+        if here not in (None, was):  # ids, labels and patients of every image
+            raise ResultError(
+                f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored "
+                f"here. Give both the same `data` and `split`, or run it again"
+            )
+        return Continued(result, folder)
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""
@@ -181,29 +176,24 @@ class Session:
             ood: what the training images are like, of a run that leaves a network.
             external: another source that a frozen model was tried on.
         """
-        model = self.folder / MODEL_FILE
-        result = Result(
-            schema_version=3,
-            study=self.params.study,
-            run=self.run,
-            notebook=self.notebook,
-            synthetic=any(source.synthetic for source in (manifest, external) if source),
-            parameters=self.params.model_dump(),
-            data=DataResult(
+        model, sizes = self.folder / MODEL_FILE, {} if split is None else {"split": _part_sizes(split)}
+        values = {
+            "schema_version": 3,
+            "synthetic": any(source.synthetic for source in (manifest, external) if source),
+            "data": {
                 **_source(manifest),
-                split_fingerprint=None if split is None else table_fingerprint(split),
-                external=external and SourceResult(**_source(external)),
-            ),
-            threshold=threshold and ThresholdResult(**asdict(threshold)),
-            calibration=calibration and CalibrationResult(**plain(asdict(calibration))),
-            ood=ood and OodResult(**plain(asdict(ood))),
-            model_sha256=file_sha256(model) if model.is_file() else None,
-            metrics={} if validation is None else {"validation": metrics_of(validation)},
-            facts=plain(facts or {}),
-            checks=plain({"split": _part_sizes(split)} | (checks or {}) if split is not None else checks or {}),
-            provenance=_provenance(self, device or {"device": "CPU", "cores": os.cpu_count()}),
-        )
-        return self._write(result)
+                "split_fingerprint": None if split is None else table_fingerprint(split),
+                "external": external and _source(external),
+            },
+            "threshold": threshold and asdict(threshold),
+            "calibration": calibration and asdict(calibration),
+            "ood": ood and asdict(ood),
+            "model_sha256": file_sha256(model) if model.is_file() else None,
+            "metrics": {} if validation is None else {"validation": by_metric(validation)},
+            "facts": facts or {},
+            "checks": sizes | (checks or {}),
+        }
+        return self._write(values, device or {"device": "CPU", "cores": os.cpu_count()})
 
     def finish_evaluation(
         self,
@@ -227,25 +217,38 @@ class Session:
             device, facts, checks: see `finish`; facts and checks of the training stay.
         """
         stays = {name: trained.result.checks[name] for name in _OF_TRAINING if name in trained.result.checks}
-        result = trained.result.model_copy(
-            update={
-                "run": self.run,
-                "notebook": self.notebook,
-                "parameters": self.params.model_dump(),
-                "metrics": trained.result.metrics | {"test": metrics_of(test)},
-                "spread": {_PARTS[part]: spread_of(table) for part, table in seeds.items() if len(table)},
-                "own_metrics": own_metrics_of(own),
-                "facts": plain(trained.result.facts | facts),
-                "checks": plain(stays | checks),
-                "provenance": _provenance(self, device),
-            }
-        )
-        self._write(result)
+        values = trained.result.model_dump() | {
+            "spread": {_PARTS[part]: by_metric(table) for part, table in seeds.items() if len(table)},
+            "own_metrics": by_metric(own),
+            "facts": trained.result.facts | facts,
+            "checks": stays | checks,
+        }
+        values["metrics"]["test"] = by_metric(test)
+        result = self._write(values, device)
         if self.interactive and trained.folder.parent == self.folder.parent:
             complete(trained.folder, self.folder)
         return result
 
-    def _write(self, result: Result) -> Result:
+    def _write(self, values: dict[str, Any], device: dict) -> Result:
+        """Write the result of this run, made here and now."""
+        finished = datetime.now(UTC)
+        own = {
+            "study": self.params.study,
+            "run": self.run,
+            "notebook": self.notebook,
+            "parameters": self.params.model_dump(),
+            "provenance": {
+                **self.checkout,
+                "started": self.started,
+                "finished": finished,
+                "seconds": round((finished - self.started).total_seconds(), 1),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "versions": package_versions(),
+                "device": device,
+            },
+        }
+        result = Result(**plain(values | own))
         write_result(result, self.folder)
         if self.interactive:
             print(f"Results are in {os.path.relpath(self.folder, project_root())}")
@@ -284,15 +287,6 @@ def _finished(study: str, name: str, interactive: bool, variant: str = "") -> Pa
     return found[0]
 
 
-def _check_split(folder: Path, result: Result, split: pd.DataFrame) -> None:
-    here, was = table_fingerprint(split), result.data.split_fingerprint
-    if was != here:  # ids, labels and patients of every image
-        raise ResultError(
-            f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored here. "
-            f"Give both the same `data` and `split`, or run it again"
-        )
-
-
 def start(notebook: str, **values: Any) -> Session:
     """Check the parameters cell and open the folder this execution writes to.
 
@@ -309,8 +303,8 @@ def start(notebook: str, **values: Any) -> Session:
         params = check(read_result(_finished(params.study, params.evaluates, run is None)).parameters | values)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
-    commit, dirty = provenance_of_checkout()
-    session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), commit, dirty)
+    checkout = dict(zip(("commit", "dirty"), provenance_of_checkout(), strict=True))
+    session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), checkout)
     _opened[:] = [session]
     for names in _shown.values():
         names.clear()
@@ -359,18 +353,3 @@ def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:
         images=("image_id", "size"), groups=("group_id", "nunique"), pneumonia=("label", "sum")
     )
     return sizes.reindex(["train", "val", "test"]).dropna().astype(int).reset_index()
-
-
-def _provenance(session: Session, device: dict) -> Provenance:
-    finished = datetime.now(UTC)
-    return Provenance(
-        commit=session.commit,
-        dirty=session.dirty,
-        started=session.started,
-        finished=finished,
-        seconds=round((finished - session.started).total_seconds(), 1),
-        python=sys.version.split()[0],
-        platform=platform.platform(),
-        versions=package_versions(),
-        device=device,
-    )

@@ -135,7 +135,7 @@ def python_code(cells: list[dict]) -> str:
     """The code cells as one text, magics and shell lines turned into the calls that IPython makes of them."""
     sources = [cell["source"] for cell in cells if cell["type"] == "code"]
     try:
-        ast.parse("\n".join(sources))
+        _read_module("\n".join(sources))
     except SyntaxError:
         # Imported here: IPython takes as long to load as the whole up-to-date check, and few notebooks need it.
         from IPython.core.inputtransformer2 import TransformerManager
@@ -146,24 +146,25 @@ def python_code(cells: list[dict]) -> str:
 
 def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
     """Module to digest for every module of the library that `code` reaches, directly or through other modules."""
+    homes = _homes(package)
     try:
-        todo = _modules(_imported_names(ast.parse(code)), package)
+        todo = _modules(_read_module(code)[1], homes)
     except SyntaxError:  # all counts; the run will fail with a page that says where
-        todo = {_module_name(file, package) for file in package.rglob("*.py")}
+        todo = set().union(*homes.values())
     digests = {SOURCES: ""}
     while todo:
         module = todo.pop()
         if module not in digests:
             source = (package.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
             digests[module], imported = _read_module(source)
-            todo |= _modules(imported, package)
+            todo |= _modules(imported, homes)
     del digests[SOURCES]
     return dict(sorted(digests.items()))
 
 
 @functools.cache
 def _read_module(source: str) -> tuple[str, list[str]]:
-    """A digest of what a module does, and what it imports of ours.
+    """A digest of what a module or a notebook's code does, and what it imports of ours.
 
     Kept in `.cache/modules/` under the text itself: reading all modules takes as long as the rest of an up-to-date check.
     """
@@ -185,8 +186,14 @@ def _reader() -> str:
     return "".join([platform.python_version(), *code])
 
 
-def _modules(names: Iterable[str], package: Path) -> set[str]:
-    return set().union(*(_resolve(name, package) for name in names))
+def _modules(names: Iterable[str], homes: dict[str, set[str]]) -> set[str]:
+    """`pneumolib.params.check` is no name of `homes`, but `pneumolib.params` is."""
+    found = set()
+    for name in names:
+        while name not in homes:
+            name = name.rpartition(".")[0]
+        found |= homes[name]
+    return found
 
 
 def _imported_names(tree: ast.AST) -> set[str]:
@@ -207,26 +214,23 @@ def _imported_names(tree: ast.AST) -> set[str]:
     return {name for name in names if name.startswith("pneumolib.")}
 
 
-def _resolve(name: str, package: Path) -> set[str]:
-    """`pneumolib.data.read_manifest` to `{"pneumolib.data.manifest"}`; a room alone, or a name it does not hand out, to all its modules."""
-    folder = package
-    for word in name.split(".")[1:]:
-        if (folder / f"{word}.py").is_file():
-            return {_module_name(folder / word, package)}
-        if not (folder / word).is_dir():
-            if home := _homes((folder / "__init__.py").read_text(encoding="utf-8")).get(word):
-                return {f"{_module_name(folder, package)}.{home}"}
-            break
-        folder = folder / word
-    return {_module_name(file, package) for file in folder.glob("*.py") if not file.stem.startswith("__")}
-
-
-def _module_name(path: Path, package: Path) -> str:
-    return ".".join(path.relative_to(package.parent).with_suffix("").parts)
+def _homes(package: Path) -> dict[str, set[str]]:
+    """Modules that a name of ours stands for: a module itself, a room all its modules, `pneumolib.data.read_manifest` its home."""
+    homes = {}
+    for file in package.rglob("*.py"):
+        room = ".".join(file.relative_to(package.parent).parent.parts)
+        if file.stem == "__init__":
+            handed_out = _handed_out(file.read_text(encoding="utf-8"))
+            homes |= {f"{room}.{name}": {f"{room}.{module}"} for name, module in handed_out.items()}
+        elif file.stem != "__main__":
+            module = f"{room}.{file.stem}"
+            homes[module] = {module}
+            homes.setdefault(room, set()).add(module)
+    return homes
 
 
 @functools.cache
-def _homes(init: str) -> dict[str, str]:
+def _handed_out(init: str) -> dict[str, str]:
     """Name to module for all that the text of a room's `__init__.py` hands out by `submod_attrs`."""
     found = [n.value for n in ast.walk(ast.parse(init)) if isinstance(n, ast.keyword) and n.arg == "submod_attrs"]
     return {name: module for homes in found for module, names in ast.literal_eval(homes).items() for name in names}

@@ -41,7 +41,7 @@ from pneumolib.project import (
 from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting import run_words
 from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
-from pneumolib.reporting.comparing import shared_evaluation
+from pneumolib.reporting.comparing import unlike
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.prose import PROSE, CompiledTemplates
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result, read_results
@@ -81,7 +81,10 @@ def write_run_page(step: Step) -> None:
     other |= dict.fromkeys(TRAINING, ("Figures, subgroups, robustness, errors", evaluation_of(step.run)))
     links = [other[result.notebook]] if result.notebook in other else []
     summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result), links=links)
-    _write_notebook(step, step.folder, result.synthetic, summary, facts=_provenance(result), key=page_key(step))
+    made = result.provenance
+    words = {"result": result, "made": made, "took": duration(made.seconds), "device": device_words(made.device)}
+    made_of = _JINJA.get_template("made_of.html.j2").render(words)
+    _write_notebook(step, step.folder, result.synthetic, summary, made_of=made_of, key=page_key(step))
 
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
@@ -196,25 +199,6 @@ def is_noise(line: str) -> bool:
     return bool(_NOISE.match(line.lstrip()))
 
 
-def _provenance(result: Result) -> dict[str, str]:
-    """For the foot of the page."""
-    p = result.provenance
-    commit = f"{p.commit[:12]}{' with uncommitted changes' if p.dirty else ''}" if p.commit else "not a git checkout"
-    sources = {"Data": result.data, "Other source": result.data.external}
-    return {
-        "Commit": commit,
-        "Run": f"{p.started:%Y-%m-%d %H:%M} UTC, {duration(p.seconds)}",
-        "Device": device_words(p.device),
-        **{
-            name: f"fingerprint {s.fingerprint}, {s.images} images of {s.groups} groups, {s.left_out} files left out"
-            for name, s in sources.items()
-            if s
-        },
-        "Seed": str(result.parameters["seed"]),
-        "Versions": f"Python {p.python}, " + ", ".join(f"{k} {v}" for k, v in p.versions.items()),
-    }
-
-
 def banners(study: str | None, synthetic: bool) -> str:
     """What every page says of itself first; `study` is None for the index of all."""
     smoke = study is not None and study.endswith(SMOKE)
@@ -262,7 +246,7 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     drawn = is_synthetic(load_run(first, smoke=study.endswith(SMOKE))[0])
     shared = {"banners": banners(study, drawn or any(r.synthetic for r in results))}
     folder = in_root(f"reports/{study}")
-    index = {"study": study, "rows": rows, "unlike": _unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
+    index = {"study": study, "rows": rows, "unlike": unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
     _write(folder / "index.html", "index.html.j2", **index, **shared)
     _write(folder / CHECKLIST_PAGE, "checklist.html.j2", **checklist_page(study, results, waiting), **shared)
     # With what the study's audit found in the very same images.
@@ -276,41 +260,47 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
 
 
 def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
-    rows = {run: _run_row(study, run, run in waiting) for run in study_runs(params_folder(study))}
-    for run in [run for run in rows if notebook_of(run) == EVALUATION]:
-        rows[evaluated(run)] = _with_evaluation(rows[evaluated(run)], rows.pop(run))
-    return sorted(rows.values(), key=_urgency)
-
-
-def _with_evaluation(trained: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """One row for a training and its evaluation: the links of both, and the state that needs a person more."""
-    worse = min(trained, found, key=_urgency)
-    said = trained["cells"][0] if found["result"] else found["cells"][0] or trained["cells"][0]
-    made = [row["result"] for row in (trained, found) if row["result"]]
-    return trained | {"chips": worse["chips"], "cells": [said, *_made_of(made)], "evaluation": found["link"]}
+    """A training and its evaluation share a row."""
+    runs = [run for run in study_runs(params_folder(study)) if notebook_of(run) != EVALUATION]
+    return sorted((_run_row(study, run, waiting) for run in runs), key=_urgency)
 
 
 def _urgency(row: dict[str, Any]) -> int:
     return STATES.index(row["chips"][0][0])
 
 
-def _run_row(study: str, run: str, out_of_date: bool) -> dict[str, Any]:
-    """One line of a study's index. Nothing but a whole `result.json` that is up to date counts as done.
+def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
+    """One line of a study's index; of a training and its evaluation, the state that needs a person more.
 
     `chips` are states with words for them, the one that needs a person most first. A cell has `text`, or `lines`.
     """
-    row = {"name": run, "link": f"{run}.html" if in_root(f"reports/{study}/{run}.html").is_file() else None}
+    runs = [run, evaluation_of(run)] if notebook_of(run) in TRAINING else [run]
+    chips, cells, results = zip(*(_state(study, name, name in waiting) for name in runs), strict=True)
+    links = [f"{name}.html" if in_root(f"reports/{study}/{name}.html").is_file() else None for name in runs]
+    # What a failed evaluation said comes before the result of its training.
+    said = cells[0] if results[-1] else cells[-1] or cells[0]
+    return {
+        "name": run,
+        "link": links[0],
+        "evaluation": links[1] if links[1:] else None,
+        "chips": [min(chips, key=lambda chip: STATES.index(chip[0]))],
+        "cells": [said, *_made_of([r for r in results if r])],
+        "result": results[0],
+    }
+
+
+def _state(study: str, run: str, out_of_date: bool) -> tuple[tuple[str, str], dict[str, Any], Result | None]:
+    """State with words for it, a cell of what the run said, and its result: only a whole `result.json` counts as done."""
     try:
         result = read_result(run_folder(study, run))
     except ResultError:
         failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
-        state, said = "unfinished", {}
         if failure.is_file():
-            state, said = "failed", {"text": failure.read_text("utf-8").strip(), "kind": "what"}
-        return row | {"chips": [(state, state)], "cells": [said] + [{}] * 4, "result": None}
-    auroc, chip = result.metric("auroc"), ("due", "out of date") if out_of_date else ("done", "done")
-    cells = [{"text": "".join(headline(result)[:1]), "value": auroc and auroc.value}, *_made_of([result])]
-    return row | {"chips": [chip], "cells": cells, "result": result}
+            return ("failed", "failed"), {"text": failure.read_text("utf-8").strip(), "kind": "what"}, None
+        return ("unfinished", "unfinished"), {}, None
+    auroc = result.metric("auroc")
+    said = {"text": "".join(headline(result)[:1]), "value": auroc and auroc.value}
+    return ("due", "out of date") if out_of_date else ("done", "done"), said, result
 
 
 def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
@@ -339,23 +329,6 @@ def _made_of(results: list[Result]) -> list[dict[str, Any]]:
     device, commit, data = (", ".join(dict.fromkeys(words)) for words in (devices, commits, images))
     took = {"text": duration(seconds), "value": seconds} if results else {}
     return [took, {"text": device}, {"text": commit, "kind": "code"}, {"text": data, "kind": "code"}]
-
-
-def _unlike(results: list[Result]) -> dict[str, Any] | None:
-    """Why the trained runs cannot be ranked, and what each was made from; None where they can."""
-    runs = {
-        r.run: {
-            "data": r.data.fingerprint,
-            "split": r.data.split_fingerprint or "none",
-            "images": "synthetic" if r.synthetic else "real",
-            "evaluation": str(shared_evaluation(r)),
-        }
-        for r in results
-        if r.metrics.get("test")
-    }
-    aspects = next(iter(runs.values()), ())
-    differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
-    return {"differ": differ, "runs": runs} if differ else None
 
 
 def study_headline(study: str) -> str:

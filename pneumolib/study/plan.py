@@ -3,6 +3,7 @@
 import functools
 import os
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,11 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
     """
 
     @functools.cache
-    def fingerprint(source: DataParams) -> str:
+    def fingerprint(source: DataParams, place: str = "") -> str:
         try:
             return read_manifest(source).fingerprint
-        except DataError as fault:  # a reader of files knows no study
-            raise DataError(str(fault).replace("<study>", study_dir.name)) from None
+        except DataError as fault:  # a reader of files knows no study, and no other `data.root` than its own
+            raise DataError(place + str(fault).replace("<study>", study_dir.name)) from None
 
     steps: list[Step] = []
     runs = study_runs(study_dir)
@@ -104,10 +105,7 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         params = of_run(run, loaded[path])
         data = fingerprint(params.data)
         if notebook_of(run) == EXTERNAL:
-            try:
-                data += f"+{fingerprint(params.external.data)}"
-            except DataError as fault:  # its message speaks of `data.root`, which the study has two of
-                raise DataError(f"{path}: external: {fault}") from None
+            data += "+" + fingerprint(params.external.data, f"{path}: external: ")
         steps.append(_compare(run, path, params, data, steps, force))
     return steps
 
@@ -141,15 +139,13 @@ def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict
 
 def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
     """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
-    key, received, needed = {
-        FINE_TUNING: ("fine_tuning.continues", params.fine_tuning.continues, continued_run(path.stem, params)),
-        EXTERNAL: ("external.run", params.external.run, params.external.run),
-    }.get(notebook_of(path.stem), ("", "", ""))
+    key = {FINE_TUNING: "fine_tuning.continues", EXTERNAL: "external.run"}.get(notebook_of(path.stem))
     trained = [run for run in runs if run.startswith(TRAINING)]
-    if key and needed not in trained:
+    if key and (needed := evaluated(upstream_of(path.stem, params, runs)[0])) not in trained:
         raise ParamsError(
-            f"{path}: {key}: received {received!r}, so it builds on {needed}: the study has no training run of that name. "
-            f"Add {needed}.yaml, or name another run and the same variant. Training runs: {', '.join(trained) or 'none'}"
+            f"{path}: {key}: received {attrgetter(key)(params)!r}, so it builds on {needed}: the study has no training run "
+            f"of that name. Add {needed}.yaml, or name another run and the same variant. Training runs: "
+            f"{', '.join(trained) or 'none'}"
         )
 
 

@@ -192,9 +192,8 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
             _run_notebook(step, work, progress)
             _seal(inputs, work)
             if notebook_of(step.run) == EVALUATION:
-                complete(
-                    run_folder(step.study, evaluated(step.run)), work
-                )  # before the evaluation looks done: if this is interrupted, it is due again
+                # Before the evaluation looks done: if this is interrupted, it is due again.
+                complete(run_folder(step.study, evaluated(step.run)), work)
         except _FAULTS as fault:
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
