@@ -72,11 +72,6 @@ class Evidence:
         """Runs with figures on test."""
         return [r for r in self.results if r.metrics.get("test")]
 
-    @cached_property
-    def explored(self) -> Result | None:
-        """The run with the audit."""
-        return next((r for r in self.results if "audit" in r.checks), None)
-
     @property
     def first(self) -> Result:
         """The run to read what all of a study share, such as the source: a trained one where there is one."""
@@ -85,7 +80,7 @@ class Evidence:
     @property
     def audit(self) -> dict:
         """The audit's findings, empty without an exploration."""
-        return self.explored.checks["audit"] if self.explored else {}
+        return next((r.checks["audit"] for r in self.results if "audit" in r.checks), {})
 
     def pages(self, kinds: Sequence[str]) -> list[str]:
         """Names of runs: `audit`, `trained`, `comparison`, `external`."""
@@ -148,10 +143,9 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
         told = e.each(item["each"])
         after = [] if told.status == "not available" else item.get("after", [])
         return Answer(told.status, [*item.get("before", []), *told.lines, *after], told.runs)
-    if "answer" in item:
-        return Answer(item["answer"]["status"], [_filled(line, e) for line in item["answer"]["lines"]], pages)
-    if is_archive(e.first):
-        return Answer(item["archive"]["status"], [_filled(line, e) for line in item["archive"]["lines"]], pages)
+    if "answer" in item or is_archive(e.first):
+        told = item.get("answer") or item["archive"]
+        return Answer(told["status"], [_filled(line, e) for line in told["lines"]], pages)
     return Answer("not available", [_filled(item["drawn" if e.first.synthetic else "own"], e)])
 
 

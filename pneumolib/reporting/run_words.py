@@ -91,21 +91,6 @@ def source_limits(result: Result) -> list[str]:
     return fact("limits", result).split("\n\n")
 
 
-def limitations(result: Result, audit: dict | None = None) -> list[str]:
-    """What keeps a training run's figures from meaning more, as far as results tell.
-
-    Args:
-        result: of the run.
-        audit: `checks.audit` of the exploration of the same images; None where there is none.
-    """
-    lines = source_limits(result)
-    if (moved := change_to_test(result)) is not None:
-        lines.append(f"From validation to test the AUROC changes by {moved:+.3f}.")
-    if audit is None:
-        return [*lines, NO_AUDIT]
-    return lines + [found["sentence"] for found in audit.values() if found["verdict"] in ("warning", "error")]
-
-
 def change_to_test(result: Result) -> float | None:
     """Test AUROC less that of validation; None where one is missing."""
     before, after = (result.own("auroc", part) for part in ("validation", "test"))
