@@ -20,7 +20,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -65,7 +64,7 @@ class Plot:
             file.with_suffix(".png").write_bytes(buffer.getvalue())
             self.figure.set_layout_engine("none")  # it is laid out already
             with mpl.rc_context({"svg.hashsalt": self.name}):  # the same figure is the same file
-                FigureCanvasSVG(self.figure).print_svg(file.with_suffix(".svg"), metadata={"Date": None})
+                self.figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
         data = base64.b64encode(buffer.getvalue()).decode()
         source = f'alt="{escape(self.alt)}" src="data:image/png;base64,{data}"'
         caption = f"<figcaption><strong>{label}.</strong> {escape(self.caption)}</figcaption>"
