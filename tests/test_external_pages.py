@@ -48,9 +48,8 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
     threshold, calibration = choose_threshold(INTERNAL, PARAMS).value, fit_calibration(INTERNAL, "platt")
     facts, reference = facts_of(len(rows), grey), known()
     drift, ood_warnings = evaluation.drift_table(reference, facts), evaluation.ood_warning_table(reference, facts)
-    errors = evaluation.errors_by_warning(
-        rows, pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id), threshold, **OPTIONS
-    )
+    warned = pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id)
+    errors = evaluation.errors_by_warning(rows, warned, threshold, **OPTIONS)
     differences = evaluation.external_differences(rows, INTERNAL, threshold, **OPTIONS)
     local, refitted = evaluation.recalibrate(rows, PARAMS)
     thresholds = evaluation.threshold_differences(rows, threshold, local, **OPTIONS)
@@ -77,12 +76,8 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
     found = {"run": "03_baseline_cnn", "images": len(rows), "groups": rows.group_id.nunique(), "threshold": threshold,
              "metrics": metrics, "differences": differences, "thresholds": thresholds, "ood_warnings": ood_warnings, "subgroups": parts,
              "recalibration": {"images": 80, "threshold": local.value, "rule": local.rule}}  # fmt: skip
-    said = [
-        *(t.to_string() for t in tables),
-        *(s.data for s in sentences),
-        *(alts(plots) if shown else [plot.alt for plot in plots]),
-    ]
-    return plain(found), "\n".join(said)
+    said = [t.to_string() for t in tables] + [s.data for s in sentences]
+    return plain(found), "\n".join(said + (alts(plots) if shown else [plot.alt for plot in plots]))
 
 
 def tried(found: dict, **changes):

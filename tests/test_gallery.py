@@ -51,24 +51,22 @@ def test_selection_takes_the_most_confident_errors_and_right_calls_of_both_class
     rows = selection(predictions(), 0.5, limit=3, right=6)
     errors, right = rows[~rows.right], rows[rows.right]
     assert errors.image_id.tolist() == ["person30_x", "person21_x", "person8_x"]
-    assert set(errors.of) == {4}
     assert right.label.tolist() == [0, 0, 0, 1, 1, 1]
-    assert set(right.of) == {36}
+    assert (set(errors.of), set(right.of)) == ({4}, {36})
     assert (rows.call == (rows.probability >= 0.5)).all()
-    assert not selection(predictions(), 0.5, seed=2).equals(selection(predictions(), 0.5))
-    assert selection(predictions(), 0.5, seed=2).equals(selection(predictions(), 0.5, seed=2))
+    first, again, other = (selection(predictions(), 0.5, seed=seed) for seed in (2, 2, 1))
+    assert first.equals(again)
+    assert not first.equals(other)
 
 
 def test_selection_with_no_errors_another_threshold_or_two_splits():
-    assert selection(predictions(wrong=()), 0.5, right=2).right.all()
     assert len(selection(predictions(6, wrong=()), 0.5)) == 6
     table = predictions(4, wrong=()).assign(logit=[0.2, 3.0, -1.0, -4.0])
     table["probability"] = 1 / (1 + np.exp(-table.logit))
     # At a threshold of 0.1, logit -2.2, a logit of -1 is a false call 1.2 away, and 0.2 one 2.4 away.
     assert selection(table, 0.1, right=0).image_id.tolist() == ["person0_x", "person3_x", "person2_x"]
-    two = predictions().assign(split=["val", "test"] * 20)
     with pytest.raises(ValueError, match="rows of one split, received test, val"):
-        selection(two, 0.5)
+        selection(predictions().assign(split=["val", "test"] * 20), 0.5)
 
 
 def test_a_card_says_who_it_is_what_was_called_and_how_sure():
@@ -77,11 +75,9 @@ def test_a_card_says_who_it_is_what_was_called_and_how_sure():
     assert page.count('<figure class="card"') == page.count("<figcaption") == 4
     assert "<strong>person21_x</strong><br>True class pneumonia (virus), predicted class normal.<br>" in page
     assert "<strong>person30_x</strong><br>True class normal, predicted class pneumonia.<br>" in page
-    sick = float(rows.probability[rows.image_id == "person21_x"].iloc[0])
-    assert f"Probability of pneumonia {sick:.1%}." in page
+    assert f"Probability of pneumonia {rows.set_index('image_id').probability['person21_x']:.1%}." in page
     assert "The map is strongest at the upper right of the picture." in page
     assert "The 2 most confident of 4 errors; 2 are left out." in shown(rows, limit=2)
-    assert shown(rows, limit=2).count("<figure") == 2
     assert shown(rows.iloc[:0]) == "<p>There is no such image on this split.</p>"
     with pytest.raises(ValueError, match=r"Length of values \(3\)"):
         gallery(image_set(rows), rows, maps_of(3))
@@ -91,28 +87,22 @@ def test_a_card_says_who_it_is_what_was_called_and_how_sure():
 def test_the_picture_is_the_radiograph_over_its_map(side, channels):
     rows = selection(predictions(), 0.5, right=0)
     images = image_set(rows, side, channels)
-    centre = side // 2
-    maps = maps_of(len(rows), side, (centre, centre))
+    maps = maps_of(len(rows), side, (side // 2, side // 2))
     picture = pictures(gallery(images, rows, maps).data)[0]
     assert picture.shape == (324, 160, 3)
     above, below = picture[:160], picture[164:]
-    expected = np.asarray(Image.fromarray(images.pixels[0, ..., 0]).resize((160, 160), Image.Resampling.BICUBIC))
-    assert np.abs(above.mean(axis=2) - expected).mean() < 4
+    expected = Image.fromarray(images.pixels[0, ..., 0]).resize((160, 160), Image.Resampling.BICUBIC)
+    assert np.abs(above - np.asarray(expected)[..., None]).mean() < 4
     assert np.abs(above - below)[:40, :40].mean() < 4  # where the map says nothing, the radiograph stays
     assert np.abs(above - below)[78:83, 78:83].mean() > 30
-    assert np.ptp(above.reshape(-1, 3), axis=1).mean() < 3
 
 
 def test_images_are_found_by_id_whatever_the_order():
     rows = selection(predictions(), 0.5, right=0)
-    images = image_set(predictions())
-    pixels = np.repeat(np.arange(40, dtype=np.uint8)[:, None, None, None] * 6, 64, axis=1)
-    images = ImageSet(images.table, np.repeat(pixels, 64, axis=2))
+    images = ImageSet(predictions(), np.repeat(np.arange(0, 240, 6, dtype=np.uint8), 64 * 64).reshape(40, 64, 64, 1))
     page = gallery(images, rows, np.zeros((40, 64, 64), np.float32)).data
     assert [round(p[:160].mean() / 6) for p in pictures(page)] == [30, 21, 8, 3]
-    assert (
-        page.count("The map is empty: no evidence for the predicted class") == page.count("<br>The map is empty.") == 4
-    )
+    assert page.count("<br>The map is empty.") == 4
     some = subset(images, rows.image_id)
     assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
     with pytest.raises(KeyError, match=r"1 image id\(s\) are not among the 40 images, such as nobody"):

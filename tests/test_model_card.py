@@ -7,7 +7,7 @@ import pytest
 
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import check
-from pneumolib.reporting.checklist import CLAIM_ITEMS, TRIPOD_ITEMS, checklist, checklist_page, counts, sections
+from pneumolib.reporting.checklist import checklist, sections
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.results import CalibrationResult, DataResult, SpreadResult, write_result
 from pneumolib.study import pages
@@ -33,7 +33,7 @@ EVERYTHING = {
                     "auroc_change_high": -0.2}],
     "permutation": {"mean": 0.501, "low": 0.402, "high": 0.603, "p": 0.001},
     "predictive_values": [{"prevalence": 0.1, "ppv": 0.31, "ppv_low": 0.2, "ppv_high": 0.4, "npv": 0.99}],
-    "explanation": {"randomisation": {"head": 0.125}, "occlusion": {"images": 12, "by_part": [{"drop": 0.33}]}},
+    "explanation": {"randomisation": {"head": 0.125}, "occlusion": {"images": 1200, "by_part": {"drop": 0.33}}},
     "continues": "04_transfer_learning",
 }  # fmt: skip
 FACTS = {"parameters": 1234567, "trainable_parameters": 1200000, "epochs": 7, "best_epoch": 6, "floors_exceeded": True,
@@ -48,13 +48,17 @@ def result(run="03_baseline_cnn", auroc=0.9, **changes):
 
 def trained(run="03_baseline_cnn", **changes):
     """A training run with all its checks, on the archive's images."""
-    platt = CalibrationResult(
-        method="platt", slope=0.812, intercept=-0.104, logits=[], probabilities=[], chosen_on="validation"
-    )
+    platt = {
+        "method": "platt",
+        "slope": 0.812,
+        "intercept": -0.104,
+        "logits": [],
+        "probabilities": [],
+        "chosen_on": "validation",
+    }
     parameters = check({"study": "x", **PARAMETERS}).model_dump()
-    return result(
-        run, **({"parameters": parameters, "facts": FACTS, "checks": EVERYTHING, "calibration": platt} | changes)
-    )
+    values = {"parameters": parameters, "facts": FACTS, "checks": EVERYTHING, "calibration": CalibrationResult(**platt)}
+    return result(run, **(values | changes))
 
 
 def explored(**checks):
@@ -83,7 +87,7 @@ def section(card: str, name: str) -> str:
         ("Calibration on test", "| platt (used) | 0.1230 | not computable | 0.800 (0.510 to 1.110) | -0.100 (-0.410"),
         ("Predictive values at other prevalences", "| 10% | 0.310 (0.200 to 0.400) | 0.990 (no interval) |"),
         ("Permutation test", "0.402 to 0.603 in 95% of the permutations; p = 0.001"),
-        ("Explanation", "| occlusion, by_part 1, drop | 0.330 |"),
+        ("Explanation", "| occlusion, images | 1,200 |\n| occlusion, by_part, drop | 0.330 |"),
         ("How to load it", "pneumonia = probability >= 0.4\n"),
     ],
 )
@@ -130,10 +134,24 @@ def rows(results, study="x"):
 
 def test_every_item_of_both_checklists_is_asked_and_answered_once():
     items = [pair for part in sections().values() for pair in part.items()]
-    assert set(CLAIM_ITEMS) == {n for _, item in items for n in item.get("claim", [])}
-    wanted = {number + letter for number, letters in TRIPOD_ITEMS.items() for letter in letters or [""]}
+    assert {n for _, item in items for n in item.get("claim", [])} == set(range(1, 45))
+    last = {
+        3: "c",
+        5: "b",
+        6: "c",
+        8: "c",
+        9: "c",
+        12: "g",
+        18: "f",
+        20: "c",
+        23: "b",
+        27: "c",
+    }  # sub-items are a to this
+    wanted = {
+        f"{n}{letter}" for n in range(1, 28) for letter in ("abcdefg"[: ord(last[n]) - 96] if n in last else [""])
+    }
     assert wanted == {number for _, item in items for number in item.get("tripod", [])}
-    assert (len(CLAIM_ITEMS), len(wanted)) == (44, 52)
+    assert len(wanted) == 52
     assert len({key for key, _ in items}) == len(items)
     kinds = [[way for way in ("author", "answer", "archive", "each", "computed") if way in item] for _, item in items]
     assert all(len(ways) == 1 for ways in kinds)
@@ -143,38 +161,32 @@ def test_a_checklist_follows_its_results():
     both = rows([explored(), trained()])
     assert both["disjoint"].status == "answered"
     assert "Audit: None of 5 groups crosses." in both["disjoint"].lines
-    assert (
-        both["failures"]
-        .lines[0]
-        .startswith("2 of 43 test images with pneumonia classified as normal, 7 of 30 normal ones")
-    )
-    assert both["robustness"].status == "answered"
+    assert "2 of 43 test images with pneumonia classified as normal, 7 of 30" in both["failures"].lines[0]
     assert "worst: blur, severity 3, AUROC -0.300 (-0.400 to -0.200)." in both["robustness"].lines[0]
-    assert both["calibration"].lines == [
-        "platt, on test: slope 0.800 (0.510 to 1.110), intercept -0.100 (-0.410 to +0.210), ECE not computable (floor not computable)."
-    ]
+    assert (
+        both["calibration"]
+        .lines[0]
+        .endswith("intercept -0.100 (-0.410 to +0.210), ECE not computable (floor not computable).")
+    )
     assert both["performance"].runs == ["03_baseline_cnn"]
     assert "error 0, warning 1." in " ".join(both["limitations"].lines)
     crossing = AUDIT | {"groups_across_splits": {"verdict": "error", "sentence": "2 groups cross."}}
     assert rows([explored(audit=crossing), trained()])["disjoint"].status == "in part"
     assert rows([trained()])["disjoint"].status == "in part"
-    bare = rows([trained(checks={})])
-    assert {bare[key].status for key in ("robustness", "calibration", "explanation", "subgroups", "failures")} == {
-        "not available"
-    }
-    assert bare["numbers"].status == "not available"
+    bare, keys = (
+        rows([trained(checks={})]),
+        ("robustness", "calibration", "explanation", "subgroups", "failures", "numbers"),
+    )
+    assert {bare[key].status for key in keys} == {"not available"}
 
 
 def test_runs_that_differ_are_told_apart_and_a_silent_one_leaves_a_gap():
     two = [trained("a", auroc=0.8), trained("b", auroc=0.9, checks={})]
     told = rows(two)
-    assert told["internal"].lines[0].startswith("a: validation AUROC 0.800")
-    assert told["internal"].lines[1].startswith("b: validation AUROC 0.900")
+    assert [line[:25] for line in told["internal"].lines] == ["a: validation AUROC 0.800", "b: validation AUROC 0.900"]
     assert "Best of 2: b, validation AUROC 0.900." in told["selection"].lines
     assert told["calibration"].status == "in part"
     assert told["calibration"].lines[1] == "b: not available."
-    found = checklist("x", two)
-    assert sum(counts(found).values()) == len(found)
     assert {row.answer.status for row in checklist("x", [])} == {"not available", "for the author"}
 
 
@@ -201,10 +213,9 @@ def test_the_page_is_written_with_the_index(root):
     finish(root, trained())
     pages.write_index("x", waiting=["03_baseline_cnn"])
     text = page.read_text()
-    assert "Out of date and due again: 03_baseline_cnn." in text
-    assert '<a href="03_baseline_cnn.html">03_baseline_cnn</a>' in text
-    assert "Research only, not a medical device" in text
-    assert text.count('class="chip ') == checklist_page("x", [])["total"]
+    for said in ("Out of date and due again: 03_baseline_cnn.", '<a href="03_baseline_cnn.html">03_b', "Research only"):
+        assert said in text
+    assert text.count('class="chip ') == len(checklist("x", []))
     for row in checklist("x", [explored(), trained()]):
         assert f'id="{row.key}"' in text
         assert all(line in unescape(text) for line in row.answer.lines), row.key

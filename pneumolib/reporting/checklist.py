@@ -9,25 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import yaml
 
 from pneumolib.evaluation.compare import SITE, UNRELATED
-from pneumolib.project import COMPARISON, SMOKE, report_command
+from pneumolib.project import SMOKE, report_command
 from pneumolib.reporting.prose import NOT, PROSE, sentence
 from pneumolib.reporting.results import Result
 from pneumolib.reporting.run_words import ARCHIVE, KNOWN, fact, is_archive
 
 CHECKLIST_PAGE = "checklist.html"
-CLAIM_ITEMS = range(1, 45)
-# Main items of TRIPOD+AI with their sub-items; those without are not named.
-TRIPOD_PARTS = {"3": "abc", "5": "ab", "6": "abc", "8": "abc", "9": "abc", "12": "abcdefg", "18": "abcdef", "20": "abc",
-                "23": "ab", "27": "abc"}  # fmt: skip
-TRIPOD_ITEMS = {str(n): TRIPOD_PARTS.get(str(n), "") for n in range(1, 28)}
-Status = Literal["answered", "in part", "not available", "for the author"]
+# Each status, and how the page's style names it.
+STATUSES = {"answered": "answered", "in part": "part", "not available": "none", "for the author": "author"}
 _KNOWN = KNOWN | {"SITE": SITE, "UNRELATED": UNRELATED}  # what the templates of computed answers may ask for
-_CLASSES = dict(zip(get_args(Status), ("answered", "part", "none", "author"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -35,11 +30,12 @@ class Answer:
     """What can be said to one question.
 
     Attributes:
+        status: one of `STATUSES`.
         lines: plain text, one thought or one run each.
         runs: names of runs whose pages show more.
     """
 
-    status: Status
+    status: str
     lines: list[str]
     runs: list[str] = field(default_factory=list)
 
@@ -54,11 +50,6 @@ class Row:
     claim: list[int]
     tripod: list[str]
     answer: Answer
-
-    @property
-    def css_class(self) -> str:
-        """The status as the page's style names it."""
-        return _CLASSES[self.answer.status]
 
 
 @functools.cache
@@ -81,11 +72,6 @@ class Evidence:
         """Runs with figures on test."""
         return [r for r in self.results if r.metrics.get("test")]
 
-    @cached_property
-    def explored(self) -> Result | None:
-        """The run with the audit."""
-        return next((r for r in self.results if "audit" in r.checks), None)
-
     @property
     def first(self) -> Result:
         """The run to read what all of a study share, such as the source: a trained one where there is one."""
@@ -94,15 +80,12 @@ class Evidence:
     @property
     def audit(self) -> dict:
         """The audit's findings, empty without an exploration."""
-        return self.explored.checks["audit"] if self.explored else {}
+        return next((r.checks["audit"] for r in self.results if "audit" in r.checks), {})
 
     def pages(self, kinds: Sequence[str]) -> list[str]:
         """Names of runs: `audit`, `trained`, `comparison`, `external`."""
-        runs = {
-            "audit": [self.explored] if self.explored else [],
-            "trained": self.trained,
-            "comparison": [r for r in self.results if r.notebook == COMPARISON],
-            "external": [r for r in self.results if "external" in r.checks],
+        runs = {"trained": self.trained} | {
+            kind: [r for r in self.results if kind in r.checks] for kind in ("audit", "comparison", "external")
         }
         return [r.run for kind in kinds for r in runs[kind]]
 
@@ -110,12 +93,10 @@ class Evidence:
         """Trained runs with this check."""
         return [r for r in self.trained if r.checks.get(check)]
 
-    def best_on_validation(self) -> dict[str, Any] | None:
-        """The trained run with the highest validation AUROC: `run`, `auroc`, and `of` how many."""
-        scored = [
-            (m.value, r.run) for r in self.trained if (m := r.metric("auroc", "validation")) and m.value is not None
-        ]
-        return {"auroc": max(scored)[0], "run": max(scored)[1], "of": len(scored)} if scored else None
+    def by_validation(self) -> list[tuple[float, str]]:
+        """Validation AUROC and name of each trained run that has one, the highest first."""
+        scored = [(m.value, r.run) for r in self.trained if (m := r.metric("auroc", "validation"))]
+        return sorted((pair for pair in scored if pair[0] is not None), reverse=True)
 
     def each(self, name: str, *more: Any) -> Answer:
         """The fact of that name of every trained run: once where all say the same, else by run.
@@ -123,13 +104,12 @@ class Evidence:
         In part where some say nothing.
         """
         told = {r.run: fact(name, r, *more) for r in self.trained}
-        silent = [run for run, words in told.items() if words == NOT]
-        if len(silent) == len(told):
+        if set(told.values()) == {NOT}:
             return Answer("not available", ["The results hold nothing on it."])
         same = len(set(told.values())) == 1
-        lines = [next(iter(told.values()))] if same else [f"{run}: {words}" for run, words in told.items()]
-        lines = [line if line.endswith(".") else f"{line}." for line in lines]
-        return Answer("in part" if silent else "answered", lines, self.pages(["trained"]))
+        lines = list(told.values())[:1] if same else [f"{run}: {words}" for run, words in told.items()]
+        lines = [f"{line.removesuffix('.')}." for line in lines]
+        return Answer("in part" if NOT in told.values() else "answered", lines, self.pages(["trained"]))
 
 
 def checklist(study: str, results: list[Result]) -> list[Row]:
@@ -163,22 +143,15 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
         told = e.each(item["each"])
         after = [] if told.status == "not available" else item.get("after", [])
         return Answer(told.status, [*item.get("before", []), *told.lines, *after], told.runs)
-    if "answer" in item:
-        return Answer(item["answer"]["status"], [_filled(line, e) for line in item["answer"]["lines"]], pages)
-    if is_archive(e.first):
-        return Answer(item["archive"]["status"], [_filled(line, e) for line in item["archive"]["lines"]], pages)
+    if "answer" in item or is_archive(e.first):
+        told = item.get("answer") or item["archive"]
+        return Answer(told["status"], [_filled(line, e) for line in told["lines"]], pages)
     return Answer("not available", [_filled(item["drawn" if e.first.synthetic else "own"], e)])
 
 
 def _filled(line: str, e: Evidence) -> str:
     known = {"study": e.study.removesuffix(SMOKE), "left_out": f"{e.first.data.left_out:,}"}
     return line.format(**ARCHIVE, **known, Images=ARCHIVE["images"].capitalize())
-
-
-def counts(rows: list[Row]) -> dict[Status, int]:
-    """How many rows have each status."""
-    found = Counter(row.answer.status for row in rows)
-    return {status: found[status] for status in _CLASSES}
 
 
 def checklist_page(study: str, results: list[Result], waiting: Sequence[str] = ()) -> dict[str, Any]:
@@ -191,11 +164,9 @@ def checklist_page(study: str, results: list[Result], waiting: Sequence[str] = (
     rows = checklist(study, results)
     return {
         "study": study,
-        "sections": {section: [row for row in rows if row.section == section] for section in sections()},
-        "counts": [(status, _CLASSES[status], n) for status, n in counts(rows).items()],
-        "total": len(rows),
-        "claim_items": len(CLAIM_ITEMS),
-        "tripod_items": len(TRIPOD_ITEMS),
+        "rows": rows,
+        "classes": STATUSES,
+        "counts": Counter(row.answer.status for row in rows),
         "trained": Evidence(study, results).pages(["trained"]),
         "command": report_command(study),
         "late": [r.run for r in results if r.run in waiting],

@@ -1,6 +1,8 @@
 """Figures of the images, of what the audit finds in them, and of histogram equalisation; one per function, no file access."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -37,7 +39,6 @@ def class_counts(counts: pd.DataFrame) -> figures.Plot:
         ax.bar_label(bars, fontsize=figures.SMALL, padding=3)
     ax.set(xlabel="images", ylabel="folder")
     ax.margins(x=0.1)
-    ax.get_legend().remove()
     figures.legend_below(figure, ax)
     words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
     return figures.Plot(figure, "class-counts", "Images of each kind by folder.", f"{words}.")
@@ -45,7 +46,7 @@ def class_counts(counts: pd.DataFrame) -> figures.Plot:
 
 def image_sizes(table: pd.DataFrame) -> figures.Plot:
     """Width against height, and the aspect ratio of each class: a shortcut a network can take."""
-    figure, (left, right) = figures.new_axes(2)
+    figure, (left, right) = figures.new_axes(2, columns=2)
     ratio = table.width_px / table.height_px
     for label, colour in figures.COLOURS.items():
         rows = table[table.label == label]
@@ -60,32 +61,25 @@ def image_sizes(table: pd.DataFrame) -> figures.Plot:
 
 def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
     """From the archive to the splits: images and groups in every box."""
+    table, bad, pool = manifest.table, len(manifest.problems), split[split.split != "test"]
+    boxes = {  # words, place, and the box above
+        "files": (f"Files found\n{len(table) + bad} files", (0.5, 0.94), None),
+        "usable": (f"Usable\n{_amount(table)}\n{bad} files left out", (0.5, 0.67), "files"),
+        "pool": (f"Training pool\n{_amount(pool)}", (0.33, 0.36), "usable"),
+        "test": (f"Test, as published\n{_amount(split[split.split == 'test'])}", (0.83, 0.36), "usable"),
+        "train": (f"Training\n{_amount(split[split.split == 'train'])}", (0.16, 0.07), "pool"),
+        "val": (f"Validation\n{_amount(split[split.split == 'val'])}", (0.5, 0.07), "pool"),
+    }
     figure, (ax,) = figures.new_axes(height=4.6, style="white")
-    ax.set(xlim=(0, 9), ylim=(-0.2, 7.3))
     ax.set_axis_off()
-    table, n_bad = manifest.table, len(manifest.problems)
-    pool = split[split.split != "test"]
-    boxes = {
-        (3, 6.3): f"Files found\n{len(table) + n_bad} files",
-        (3, 4.2): f"Usable\n{_amount(table)}\n{n_bad} files left out",
-        (1.5, 2.1): f"Training pool\n{_amount(pool)}",
-        (6, 2.1): f"Test, as published\n{_amount(split[split.split == 'test'])}",
-        (0, 0): f"Training\n{_amount(split[split.split == 'train'])}",
-        (3, 0): f"Validation\n{_amount(split[split.split == 'val'])}",
-    }
-    for (x, y), words in boxes.items():
-        box = {"boxstyle": "round,pad=0.5", "fc": "#eef3f7", "ec": figures.NORMAL}
-        ax.text(x + 1.45, y + 0.18 * (words.count("\n") + 1), words, ha="center", va="center", fontsize=9, bbox=box)
-    arrows = {
-        (4.4, 6.2): (4.4, 5.75),
-        (4, 4.1): (3.2, 3.3),
-        (5, 4.1): (7, 3.3),
-        (2.4, 2): (1.7, 1.2),
-        (3.4, 2): (4.2, 1.2),
-    }
-    for start, end in arrows.items():
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": figures.NEUTRAL})
-    details = "; ".join(text.replace("\n", ", ") for text in boxes.values())
+    box = {"boxstyle": "round,pad=0.5", "fc": "#eef3f7", "ec": figures.NORMAL}
+    style = {"textcoords": "axes fraction", "ha": "center", "va": "center", "fontsize": 9, "bbox": box}
+    arrow = {"arrowstyle": "<|-", "color": figures.NEUTRAL, "shrinkA": 0, "shrinkB": 6}
+    drawn = {}
+    for name, (words, place, above) in boxes.items():
+        ends = {"xycoords": drawn[above], "arrowprops": arrow} if above else {}
+        drawn[name] = ax.annotate(words, (0.5, 0), place, **style, **ends)
+    details = "; ".join(words.replace("\n", ", ") for words, *_ in boxes.values())
     return figures.Plot(figure, "flow", "Flow of images from the source to training, validation and test.", details)
 
 
@@ -102,11 +96,11 @@ def _mean_image(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
-    figure, axes = figures.new_axes(3, height=2.7, style="white")
+    figure, axes = figures.new_axes(3, 2.7, 3, style="white")
     means = [_mean_image(pixels, np.flatnonzero(labels == label)) for label in (0, 1)]
-    for ax, mean, label in zip(axes, means, (0, 1), strict=False):
-        ax.imshow(mean, **_GREY)
-        ax.set_title(f"{figures.NAMES[label]}\n{np.sum(labels == label)} images", fontsize=9)
+    for label, mean in enumerate(means):
+        axes[label].imshow(mean, **_GREY)
+        axes[label].set_title(f"{figures.NAMES[label]}\n{np.sum(labels == label)} images", fontsize=9)
     difference = means[1] - means[0]
     most = max(float(np.abs(difference).max()), 1.0)
     shown = axes[2].imshow(difference, cmap="RdBu_r", vmin=-most, vmax=most)
@@ -131,7 +125,7 @@ def grey_values(histograms: pd.DataFrame) -> figures.Plot:
     if "equalize" in histograms:
         by, name, titles = "equalize", "grey-values-by-contrast", WAYS
     panels = [panel for panel in titles if panel in set(histograms[by])]
-    figure, axes = figures.new_axes(height=1.6 * len(panels) + 0.7, rows=len(panels), sharex=True)
+    figure, axes = figures.new_axes(len(panels), 1.6 + 0.7 / len(panels), sharex=True)
     words = []
     for ax, panel in zip(axes, panels, strict=True):
         for row in histograms[histograms[by] == panel].itertuples():
@@ -154,21 +148,24 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
                        colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
     names = [name for name in FEATURES if rows[name].min() < rows[name].max()] or list(FEATURES)
-    figure, axes = figures.panels(len(names), 1.6)
+    figure, axes = figures.new_axes(len(names), 1.6, 2)
+    shape = {"data": rows, "y": "split", "order": list(PARTS), "hue": rows.label.map(figures.NAMES),
+             "palette": {figures.NAMES[label]: colour for label, colour in figures.COLOURS.items()}}  # fmt: skip
+    dots = {"estimator": "median", "dodge": 0.34, "ls": "none", "markersize": 8, "mec": "white"}
+    bar, line = (
+        {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}},
+        {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}},
+    )
     for ax, name in zip(axes, names, strict=True):
-        for (label, part), values in rows.groupby(["label", "split"])[name]:
-            colour, y = figures.COLOURS[label], list(PARTS).index(part) - 0.17 + 0.34 * label
-            if name == "colour":
-                ax.barh(y, values.mean(), 0.3, color=colour)
-                continue
-            low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95])
-            ax.hlines(y, low, high, color=colour, lw=1.2)
-            ax.hlines(y, first, third, color=colour, lw=6, alpha=0.6)
-            ax.plot(middle, y, "o", color=colour, mec="white", label=figures.NAMES[label] if part == "train" else None)
         title, logarithmic = FEATURES[name]
-        ax.set(xlabel=title, xscale="log" if logarithmic and rows[name].min() > 0 else "linear",
-               yticks=range(len(PARTS)), yticklabels=list(PARTS), ylim=(len(PARTS) - 0.5, -0.5))  # fmt: skip
-        if ax.get_xscale() == "log":
+        if name == "colour":
+            sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=ax is axes[0], ax=ax)
+        else:
+            sns.pointplot(**shape, x=name, **dots, **bar, legend=False, ax=ax)
+            sns.pointplot(**shape, x=name, **dots, **line, legend=ax is axes[0], ax=ax)
+        ax.set(xlabel=title, ylabel="")
+        if logarithmic and rows[name].min() > 0:
+            ax.set_xscale("log")
             figures.rounded_ticks(ax)
     figures.legend_below(figure, axes[0])
     medians = rows.groupby("label")[list(FEATURES)].median()
@@ -186,17 +183,14 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
     """
     size = table.width_px.astype(str) + " x " + table.height_px.astype(str)
     grey = "mean " + table.mean_intensity.round().astype(int).astype(str)
-    measured = table.assign(area=table.width_px * table.height_px)
-    picks = {"largest": ("area", -1, size), "smallest": ("area", 1, size), "brightest": ("mean_intensity", -1, grey),
-             "darkest": ("mean_intensity", 1, grey)}  # fmt: skip
     stem = table.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
-    rows = []
-    for what, (column, sign, seen) in picks.items():
-        if column == "area" and measured.area.min() == measured.area.max():
-            continue
-        ends = measured.assign(what=what, title=what + ": " + seen + "\n" + stem)
-        rows.append(ends.sort_values(column, ascending=sign > 0, kind="stable").head(n))
-    return pd.concat(rows, ignore_index=True)
+    measured = table.assign(area=table.width_px * table.height_px)
+    sizes, greys = measured.assign(title=": " + size + "\n" + stem), measured.assign(title=": " + grey + "\n" + stem)
+    ends = {"brightest": greys.nlargest(n, "mean_intensity"), "darkest": greys.nsmallest(n, "mean_intensity")}
+    if measured.area.min() < measured.area.max():
+        ends = {"largest": sizes.nlargest(n, "area"), "smallest": sizes.nsmallest(n, "area")} | ends
+    found = pd.concat(ends, names=["what"]).reset_index("what")
+    return found.assign(title=found.what + found.title).reset_index(drop=True)
 
 
 _SCORED = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}
@@ -206,10 +200,9 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     """AUROC with intervals, a row of `table` each: `<column>, <column>_low, <column>_high` for each of `columns`."""
     figure, (ax,) = figures.new_axes(height=1.2 + 0.5 * len(table))
     series = {column: (_SCORED[column], colour) for column, colour in zip(columns, figures.OTHERS, strict=False)}
-    figures.dots(ax, table, table[label], series)
     ax.axvline(0.5, color=figures.NEUTRAL, lw=0.8, ls=":")
-    least = table[[f"{column}{end}" for column in columns for end in ("", "_low")]].min(axis=None)
-    ax.set(xlabel="AUROC (0.5 is chance)", xlim=(0.45 if pd.isna(least) else max(0.0, min(0.45, least - 0.05)), 1.02))
+    figures.dots(ax, table, table[label], series)
+    ax.set(xlabel="AUROC (0.5 is chance)", xlim=(None, 1.02))
     figures.legend_below(figure, ax, 2)
     scored = [[f"{column} {figure_words(row[column], '.2f')}" for column in columns] for _, row in table.iterrows()]
     words = "; ".join(f"{name} {', '.join(row)}" for name, row in zip(table[label], scored, strict=True))
@@ -225,10 +218,11 @@ def side_by_side(
     """Images (uint8, n x height x width x channels), a row each: as they are, after HE, after CLAHE, and all three
     histograms (steps) with their cumulative curves.
     """
-    figure, axes = figures.new_axes(len(WAYS) + 1, height=1.35 * len(pixels) + 0.9, rows=len(pixels), style="white")
+    columns = len(WAYS) + 1
+    figure, axes = figures.new_axes(columns * len(pixels), 1.35 + 0.9 / len(pixels), columns, style="white")
     spans = []
     for place, image in enumerate(pixels):
-        *row, last = axes[place * (len(WAYS) + 1) :][: len(WAYS) + 1]
+        *row, last = axes[place * columns :][:columns]
         for ax, (way, name) in zip(row, WAYS.items(), strict=True):
             equalised = equalize(image, params.model_copy(update={"equalize": way}))
             ax.imshow(equalised.squeeze(), **_GREY)
@@ -253,17 +247,14 @@ def clahe_settings(
 
     Each title says how many pixels of a tile may have one grey value: a share that is less than one counts as one.
     """
-    figure, axes = figures.new_axes(len(tiles), height=2 * len(clip_limits) + 0.3, rows=len(clip_limits), style="white")
-    for ax, (clip, n) in zip(axes, [(clip, n) for clip in clip_limits for n in tiles], strict=True):
+    shown, titles, tile_px = [], [], {n: (params.size_px // n) ** 2 for n in tiles}
+    for clip, n in itertools.product(clip_limits, tiles):
         changed = params.model_copy(update={"equalize": "clahe", "clahe_clip_limit": clip, "clahe_tiles": n})
-        ax.imshow(equalize(image, changed).squeeze(), **_GREY)
-        ax.set(xticks=[], yticks=[])
-        tile_px = (params.size_px // n) ** 2
-        ax.set_title(f"{n} x {n} tiles:\n{max(1, int(clip * tile_px))} of {tile_px} px", fontsize=figures.SMALL)
-        ax.set_ylabel(f"clip limit {clip:g}" if n == tiles[0] else "")
+        shown.append(equalize(image, changed))
+        titles.append(f"clip limit {clip:g}\n{n} x {n} tiles:\n{max(1, int(clip * tile_px[n]))} of {tile_px[n]} px")
     limits, sides = (", ".join(f"{value:g}" for value in values) for values in (clip_limits, tiles))
-    caption = f"One image after CLAHE with clip limits {limits} (rows) and {sides} tiles along a side (columns)."
-    return figures.Plot(figure, "clahe-settings", caption)
+    what = f"One image after CLAHE with clip limits {limits} (rows) and {sides} tiles along a side (columns)"
+    return replace(figures.sample_grid(shown, titles, len(tiles), what), name="clahe-settings", details="")
 
 
 def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:

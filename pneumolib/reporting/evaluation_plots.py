@@ -10,17 +10,13 @@ from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting import figures
-from pneumolib.reporting.prose import CALIBRATION_NAMES, FACT_NAMES
+from pneumolib.reporting.prose import CALIBRATION_NAMES, FACT_NAMES, row_interval
 from pneumolib.reporting.results import figure_words
 
 SPLITS = {"val": ("validation", figures.NORMAL), "test": ("test", figures.PNEUMONIA)}
 # The two sources; colours apart from those of the classes.
 HERE, THERE = figures.OTHERS[1], figures.OTHERS[0]
 SOURCES = {"test": ("own test", THERE), "external": ("other source", HERE)}
-# The curves of a sweep; colours apart from those of the classes.
-_SWEPT = dict(
-    zip(("sensitivity", "specificity", "ppv", "accuracy"), (*figures.OTHERS[:3], figures.NEUTRAL), strict=True)
-)
 
 
 def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) -> figures.Plot:
@@ -30,7 +26,7 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
         bands: `evaluation.curve_bands`.
         validation, test: `evaluation.metric_table` of each, at the frozen threshold.
     """
-    figure, axes = figures.new_axes(2, height=2.9)
+    figure, axes = figures.new_axes(2, 2.9, 2)
     values = [table.set_index("metric").value for table in (validation, test)]
     parts = [bands[bands.split == split] for split in SPLITS]
     words, styles = [], [(colour, "-") for _, colour in SPLITS.values()]
@@ -58,7 +54,7 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
 def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
     """What every threshold would give on test, and the frozen one, from `evaluation.threshold_sweep`."""
     figure, (ax,) = figures.new_axes(height=3.8)
-    for name, colour in _SWEPT.items():
+    for name, colour in zip(("sensitivity", "specificity", "ppv", "accuracy"), (*figures.OTHERS[:3], "k"), strict=True):
         ax.plot(sweep.threshold, sweep[name], color=colour, label=METRIC_NAMES[name])
     ax.axvline(threshold, color=figures.PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
@@ -81,7 +77,7 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
     splits, column, colours = SOURCES, "label", figures.COLOURS
     if recalibrated is None:
         splits, column, colours = SPLITS, "kind", figures.kind_palette(predictions.kind)
-    figure, axes = figures.new_axes(height=4.9, rows=2, sharex=True)
+    figure, axes = figures.new_axes(2, 2.45, sharex=True)
     edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold}
     for ax, (split, (title, _)) in zip(axes, splits.items(), strict=True):
         if split == "external":
@@ -90,8 +86,7 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
         for value, colour in colours.items():
             scores, name = rows.probability[rows[column] == value], figures.NAMES.get(value, value)
             shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
-            ax.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
-            ax.stairs(shares, edges, color=colour, lw=1.6, label=name)
+            ax.stairs(shares, edges, fill=True, fc=(colour, 0.25), ec=colour, lw=1.6, label=name)
             medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
         for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
             ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
@@ -125,7 +120,7 @@ def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures
         tables: title, or name of an external calibration, to `evaluation.reliability`.
         where: the images, for the caption.
     """
-    figure, axes = figures.panels(len(tables), 2.9)
+    figure, axes = figures.new_axes(len(tables), 2.9, 2)
     details = []
     for ax, (name, bins) in zip(axes, tables.items(), strict=True):
         title = CALIBRATION_NAMES.get(name, name)
@@ -168,12 +163,11 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
         return figures.nothing("robustness", "No image was changed, or nothing can be computed of changed ones.")
     names = list(dict.fromkeys(changed.corruption))
-    figure, axes = figures.new_axes(height=3 * (0.8 + 0.23 * max(len(names), 2)), rows=3, style="white", sharex=True)
+    figure, axes = figures.new_axes(3, 0.8 + 0.23 * max(len(names), 2), style="white", sharex=True)
     for ax, metric in zip(axes, CHANGED, strict=True):
-        grid = changed.pivot_table(index="corruption", columns="severity", values=f"{metric}_change", dropna=False)
-        grid = grid.reindex(names).astype(float)
-        sns.heatmap(grid, annot=grid.map(lambda v: "" if pd.isna(v) else f"{v:+.2f}"), fmt="", vmin=-0.5, vmax=0.5,
-                    cmap="RdBu", cbar=False, ax=ax, annot_kws={"fontsize": figures.SMALL})  # fmt: skip
+        grid = changed.pivot_table(f"{metric}_change", "corruption", "severity", dropna=False).reindex(names)
+        sns.heatmap(grid.astype(float), annot=True, fmt="+.2f", vmin=-0.5, vmax=0.5, cmap="RdBu", cbar=False, ax=ax,
+                    annot_kws={"fontsize": figures.SMALL})  # fmt: skip
         ax.set(title=METRIC_NAMES[metric], xlabel="severity" if ax is axes[-1] else "", ylabel="")
         ax.tick_params(axis="y", rotation=0, left=False)
     details = ""
@@ -196,11 +190,10 @@ def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity"
     caption = "Test metrics with intervals by run."
     if board.empty:
         return figures.nothing("forest", caption, "There is no finished training run.")
-    figure, axes = figures.new_axes(height=len(metrics) * (0.6 + 0.34 * len(board)), rows=len(metrics))
+    figure, axes = figures.new_axes(len(metrics), 0.6 + 0.34 * len(board))
     for ax, metric in zip(axes, metrics, strict=True):
         figures.dots(ax, board, board.run, {metric: ("test", figures.NORMAL)})
-        least = board[[metric, f"{metric}_low"]].astype(float).min(axis=None)
-        ax.set(xlim=(0.0 if pd.isna(least) else max(0.0, least - 0.05), 1.01), xlabel=METRIC_NAMES[metric])
+        ax.set(xlabel=METRIC_NAMES[metric], xlim=(None, 1.01))
     words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
     return figures.Plot(figure, "forest", caption, words)
 
@@ -222,18 +215,14 @@ def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
     caption = "Test AUROC with its interval against weights, training time and prediction time."
     if board.empty:
         return figures.nothing("cost", caption, "There is no finished training run.")
-    figure, axes = figures.new_axes(height=6.6 + 0.2 * -(-len(board) // 2), rows=3)
+    figure, axes = figures.new_axes(3, 2.2 + 0.07 * -(-len(board) // 2))
     styles = _LINES * (1 + len(board) // len(_LINES))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
         for (colour, _), (run, one) in zip(styles, board.groupby("run", sort=False), strict=False):
-            arms = [arm.fillna(0) for arm in figures.reach(one, "auroc")]
-            cost, auroc = one[name].astype(float), one.auroc.astype(float)
-            ax.errorbar(cost, auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
-        ax.set(xlabel=title, ylabel="AUROC on test")
-        if (board[name].dropna().astype(float) > 0).all() and board[name].notna().any():
-            ax.set_xscale("log")
-            ax.margins(x=0.2)
-            figures.rounded_ticks(ax)
+            cost, arms = one[name].astype(float), figures.reach(one, "auroc")
+            ax.errorbar(cost, one.auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
+        ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)
+        figures.rounded_ticks(ax)
     figures.legend_below(figure, axes[0], 2)
     words = "; ".join(f"{r.run} {figure_words(r.auroc)} with {r.parameters:,} weights" for r in board.itertuples())
     return figures.Plot(figure, "cost", caption, f"{words}.")
@@ -252,23 +241,22 @@ def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
 
 def drift(table: pd.DataFrame) -> figures.Plot:
     """Median and middle 95% of each fact in training and in the other source, from `evaluation.drift_table`."""
-    ends = table[["training_low", "training_median", "training_high", "low", "high"]]
+    sides = {"training": ("training", THERE), "here": ("here", HERE)}
+    table = table.rename(
+        columns={"training_median": "training", "median": "here", "low": "here_low", "high": "here_high"}
+    )
+    ends = table[[f"{side}{end}" for side in sides for end in ("", "_low", "_high")]]
     moved = table[ends.min(axis=1) < ends.max(axis=1)]
     moved = moved if len(moved) else table
-    figure, axes = figures.panels(len(moved), 1.15)
+    figure, axes = figures.new_axes(len(moved), 1.15, 2)
     words = []
-    for ax, row in zip(axes, moved.itertuples(), strict=True):
-        sides = [("training", THERE, row.training_low, row.training_median, row.training_high),
-                 ("here", HERE, row.low, row.median, row.high)]  # fmt: skip
-        for place, (_, colour, low, median, high) in enumerate(sides):
-            ax.plot([low, high], [place, place], color=colour, lw=6, solid_capstyle="round", alpha=0.6)
-            ax.plot(median, place, "o", color=colour, mec="white", ms=8)
-        said = [f"{name} {median:.3g} ({low:.3g} to {high:.3g})" for name, _, low, median, high in sides]
-        words.append(f"{FACT_NAMES[row.fact]} {', '.join(said)}")
-        ax.set(ylim=(1.6, -0.6), yticks=[0, 1], yticklabels=["training", "here"])
-        ax.set_title(FACT_NAMES[row.fact], fontsize=9)
-        ax.margins(x=0.08)
+    for ax, (name, row) in zip(axes, moved.groupby("fact", sort=False), strict=True):
+        figures.dots(ax, row, [""], sides)
+        ax.set_title(FACT_NAMES[name], fontsize=9)
         ax.locator_params(axis="x", nbins=4)
+        said = [f"{side} {row_interval(row.iloc[0], side, form='.3g')}" for side in sides]
+        words.append(f"{FACT_NAMES[name]} {', '.join(said)}")
+    figures.legend_below(figure, axes[0])
     same = ", ".join(FACT_NAMES[fact] for fact in table.fact if fact not in set(moved.fact))
     caption = "Median (dot) and middle 95% (bar) of facts of images, in training and in the other source."
     caption += f" The same in all images, and not shown: {same}." if same else ""
@@ -282,7 +270,7 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
         bands: `evaluation.curve_bands` of splits `test` and `external`.
         differences: `evaluation.external_differences`.
     """
-    figure, (above, below) = figures.new_axes(rows=2, height=6.4, height_ratios=(2, 1))
+    figure, (above, below) = figures.new_axes(2, 3.2, height_ratios=(2, 1))
     rows = differences.set_index("metric")
     parts = {name: bands[bands.split == split] for split, (name, _) in SOURCES.items()}
     figures.curve_panel(above, "roc", parts, [(colour, "-") for _, colour in SOURCES.values()])
@@ -291,7 +279,7 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
         at = rows[side]
         above.plot(1 - at["specificity"], at["sensitivity"], "o", color=colour, mec="white", ms=9)
     figures.dots(below, rows, rows.index.map(METRIC_NAMES), series)
-    below.set(xlim=(-0.02, 1.02), xlabel="at the frozen threshold")
+    below.set(xlabel="at the frozen threshold", xlim=(None, 1.01))
     figures.legend_below(figure, above)
     words = "; ".join(
         f"{METRIC_NAMES[name]} {figure_words(row.internal)} on the study's own test, {figure_words(row.external)} here"

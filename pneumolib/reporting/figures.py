@@ -7,7 +7,9 @@ with at most two panels beside each other, so that their text can be read on a t
 
 import base64
 import io
+import itertools
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,7 +20,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -63,32 +64,28 @@ class Plot:
             file.with_suffix(".png").write_bytes(buffer.getvalue())
             self.figure.set_layout_engine("none")  # it is laid out already
             with mpl.rc_context({"svg.hashsalt": self.name}):  # the same figure is the same file
-                FigureCanvasSVG(self.figure).print_svg(file.with_suffix(".svg"), metadata={"Date": None})
+                self.figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
         data = base64.b64encode(buffer.getvalue()).decode()
-        image = (
-            f'<img style="max-width: 100%; height: auto" alt="{escape(self.alt)}" src="data:image/png;base64,{data}">'
-        )
+        source = f'alt="{escape(self.alt)}" src="data:image/png;base64,{data}"'
         caption = f"<figcaption><strong>{label}.</strong> {escape(self.caption)}</figcaption>"
-        return {"text/html": f"<figure>{image}{caption}</figure>", "text/plain": f"{label}. {self.alt}"}
+        page = f'<figure><img style="max-width: 100%; height: auto" {source}>{caption}</figure>'
+        return {"text/html": page, "text/plain": f"{label}. {self.alt}"}
 
 
 def new_axes(
-    columns: int = 1, height: float = 3.2, rows: int = 1, style: str = "whitegrid", width: float = WIDTH, **options
+    count: int = 1, height: float = 3.2, columns: int = 1, style: str = "whitegrid", width: float = WIDTH, **options
 ):
     """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes.
 
-    `options` are those of `Figure.subplots`.
+    Args:
+        count: of axes; places that are left over in the last row stay empty.
+        height: of each row, in inches.
+        options: of `Figure.subplots`.
     """
-    with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.8):
-        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
-    return figure, list(axes.flat)
-
-
-def panels(count: int, height: float, columns: int = 2, **options):
-    """As `new_axes`, for so many axes in rows of `height` each; places that are left over stay empty."""
     rows = -(-count // columns)
-    figure, axes = new_axes(columns, height=rows * height, rows=rows, **options)
+    with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.8):
+        figure = Figure(figsize=(width, rows * height), dpi=DPI, facecolor="white", layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for ax in axes[count:]:
         ax.set_axis_off()
     return figure, axes[:count]
@@ -103,14 +100,9 @@ def nothing(name: str, caption: str, details: str = "") -> Plot:
 
 def wrapped(text: str, width: int) -> str:
     """Lines of at most `width` characters, broken at blanks and behind `_`, `-` and `/`; a dollar sign starts no formula."""
-    lines = []
-    for line in text.replace("$", r"\$").splitlines():
-        lines.append("")
-        for word in re.split(r"(?<=[ _/-])", line):
-            if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
-                lines.append("")
-            lines[-1] += word
-    return "\n".join(line.strip() for line in lines)
+    breaks = textwrap.TextWrapper(width, break_long_words=False)
+    breaks.wordsep_re = re.compile(r"(\s+)|(?<=[_/-])")
+    return "\n".join(breaks.fill(line) for line in text.replace("$", r"\$").splitlines())
 
 
 def named(words: str) -> str:
@@ -120,8 +112,9 @@ def named(words: str) -> str:
 
 def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
     """The legend of one panel under the whole figure."""
-    names = ax.get_legend_handles_labels()
-    figure.legend(*names, frameon=False, loc="outside lower center", ncols=columns, **options)
+    if own := ax.get_legend():  # seaborn draws one into the panel
+        own.remove()
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns, **options)
 
 
 def rounded_ticks(ax: Axes) -> None:
@@ -155,7 +148,9 @@ def dots(ax: Axes, table: pd.DataFrame, labels: Iterable[str], series: dict[str,
         shift = 0.28 * (place - (len(series) - 1) / 2)
         ax.errorbar(table[column].astype(float), places + shift, xerr=reach(table, column), fmt="o", color=colour,
                     capsize=3, label=name)  # fmt: skip
-    ax.set(yticks=places, yticklabels=[wrapped(label, 24) for label in labels], ylim=(len(table) - 0.5, -0.5))
+    ax.set(
+        yticks=places, yticklabels=[wrapped(label, 24) for label in labels], ylim=(len(table) - 0.5, -0.5), xmargin=0.1
+    )
 
 
 def band_below(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str, alpha: float = 0.15) -> None:
@@ -188,9 +183,8 @@ def curve_panel(
 
 def kind_palette(kinds: pd.Series) -> dict[str, str]:
     """A colour for every kind there is, known ones always the same."""
-    unknown = [kind for kind in sorted(set(kinds)) if kind not in KIND_COLOURS]
     known = {kind: colour for kind, colour in KIND_COLOURS.items() if kind in set(kinds)}
-    return known | {kind: OTHERS[i % len(OTHERS)] for i, kind in enumerate(unknown)}
+    return known | dict(zip(sorted(set(kinds) - set(known)), itertools.cycle(OTHERS), strict=False))
 
 
 def by_class(values: pd.Series, form: str) -> str:
@@ -206,7 +200,7 @@ def sample_grid(pixels: np.ndarray, titles: Sequence[str], columns: int = 0, wha
     columns = columns or (6 if max(len(line) for title in titles for line in title.splitlines()) < 16 else 4)
     labels = [wrapped(title, 76 // columns) for title in titles]
     height = WIDTH / columns + 0.14 * max(label.count("\n") + 1 for label in labels)
-    figure, axes = panels(len(pixels), height, columns, style="white")
+    figure, axes = new_axes(len(pixels), height, columns, style="white")
     for ax, image, label in zip(axes, pixels, labels, strict=True):
         ax.set_axis_off()
         ax.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
@@ -219,9 +213,9 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
     """A network from its input, on top, to its output: a bar a block, as wide as its feature map, by `network_blocks`."""
     figure, (ax,) = new_axes(height=0.52 * len(blocks) + 0.6, style="white")
     widths = np.maximum(np.sqrt(blocks.width / blocks.width.max()), 0.02)
-    for place, (width, b) in enumerate(zip(widths, blocks.itertuples(), strict=True)):
-        colour = EMPTY if not b.parameters else NORMAL if b.trainable else FROZEN
-        ax.barh(place, width, left=-width / 2, height=0.7, color=colour, edgecolor="white")
+    colours = np.select([blocks.parameters == 0, blocks.trainable > 0], [EMPTY, NORMAL], FROZEN)
+    ax.barh(range(len(blocks)), widths, left=-widths / 2, height=0.7, color=colours, edgecolor="white")
+    for place, b in enumerate(blocks.itertuples()):
         words = f"{wrapped(f'{b.part}: {b.kinds}', 58)}\n{b.output}{_block_weights(b)}"
         ax.text(0.62, place, words, va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
@@ -244,7 +238,7 @@ def _block_weights(block) -> str:
 
 def learning_curves(history: pd.DataFrame) -> Plot:
     """Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, training and validation; the kept epoch is marked."""
-    figure, axes = new_axes(2, height=5, rows=2, sharex=True)
+    figure, axes = new_axes(4, 2.5, 2, sharex=True)
     best = history[history.kept].iloc[-1] if history.kept.any() else history.iloc[-1]
     panels = {"loss": "loss", "auroc": "AUROC", "ppv": "PPV at 0.5", "sensitivity": "sensitivity at 0.5"}
     for ax, (name, title) in zip(axes, panels.items(), strict=True):

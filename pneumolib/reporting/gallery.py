@@ -86,9 +86,8 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
 
 def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
     """One sheet of eight pictures a row, and which images they are."""
-    empty = np.full_like(pictures[0], 255)
-    pictures = [*pictures, *[empty] * (-len(pictures) % min(8, len(pictures)))]
     wide = min(8, len(pictures))
+    pictures = pictures + [np.full_like(pictures[0], 255)] * (-len(pictures) % wide)
     lines = [np.concatenate(pictures[start : start + wide], axis=1) for start in range(0, len(pictures), wide)]
     Image.fromarray(np.concatenate(lines)).save(file.with_suffix(".png"))
     rows[["image_id", "label", "call", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)

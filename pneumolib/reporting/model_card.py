@@ -24,25 +24,16 @@ def model_card(result: Result, audit: dict | None = None) -> str:
         result: with metrics of test.
         audit: `checks.audit` of the exploration of the same images, for the limitations; None where there is none.
     """
-    image, warnings = asked(result, "image") or {}, result.ood.validation_warnings if result.ood else {}
+    image = asked(result, "image") or {}
     settings = [f"{k}={v!r}" for k, v in image.items() if isinstance(v, bool | int | float | str)]
-    spread = {
-        split: [{"metric": name, **dict(entry)} for name, entry in entries.items()]
-        for split, entries in result.spread.items()
-    }
-    text = templates("markdown").get_template("model_card.md.j2").render(
-        r=result,
-        w=run_words,
-        table=_table,
-        audit=audit,
-        image=image,
+    template = templates("markdown").get_template("model_card.md.j2")
+    values = {"r": result, "w": run_words, "table": _table, "audit": audit, "image": image}
+    text = template.render(
+        **values,
         settings=Markup(", ".join(settings)),
         way=asked(result, "model.preprocess") or FAMILIES.get(asked(result, "model.backbone"), (None,))[0],
-        archive=run_words.is_archive(result),
         machine=device_words(result.provenance.device),
-        spread=spread,
-        warned=warnings.get("any"),
-    )  # fmt: skip
+    )
     return text.rstrip() + "\n"
 
 

@@ -6,6 +6,8 @@ What a result does not hold is `NOT`, never a guess; results of runs that left a
 import contextlib
 from typing import Any
 
+import pandas as pd
+
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.project import SMOKE, run_folder
@@ -65,7 +67,7 @@ def asked(result: Result, path: str) -> Any:
     """A parameter by its full name, such as `image.size_px`; None where the result does not hold it."""
     value: Any = result.parameters
     for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        value = (value or {}).get(part)
     return value
 
 
@@ -89,41 +91,16 @@ def source_limits(result: Result) -> list[str]:
     return fact("limits", result).split("\n\n")
 
 
-def limitations(result: Result, audit: dict | None = None) -> list[str]:
-    """What keeps a training run's figures from meaning more, as far as results tell.
-
-    Args:
-        result: of the run.
-        audit: `checks.audit` of the exploration of the same images; None where there is none.
-    """
-    lines = source_limits(result)
-    if (moved := change_to_test(result)) is not None:
-        lines.append(f"From validation to test the AUROC changes by {moved:+.3f}.")
-    if audit is None:
-        return [*lines, NO_AUDIT]
-    return lines + [found["sentence"] for found in audit.values() if found["verdict"] in ("warning", "error")]
-
-
 def change_to_test(result: Result) -> float | None:
     """Test AUROC less that of validation; None where one is missing."""
-    pair = [result.own("auroc", part) for part in ("validation", "test")]
-    if any(m is None or m.value is None for m in pair):
-        return None
-    return pair[1].value - pair[0].value
+    before, after = (result.own("auroc", part) for part in ("validation", "test"))
+    return after.value - before.value if before and after and None not in (before.value, after.value) else None
 
 
-def flat(values: dict, before: str = "") -> list[tuple[str, str]]:
-    """A nested dict of figures as (name, value) pairs; lists of plain values in one cell."""
-    pairs = []
-    for key, value in values.items():
-        name = f"{before}, {key}" if before else str(key)
-        if isinstance(value, dict):
-            pairs += flat(value, name)
-        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
-            pairs += flat({f"{key} {n}": v for n, v in enumerate(value, start=1)}, before)
-        else:
-            pairs.append((name, ", ".join(map(number, value)) if isinstance(value, list) else number(value)))
-    return pairs
+def flat(values: dict) -> dict[str, str]:
+    """A nested dict of figures as one: the names of the way to each, and the figure for reading."""
+    rows = pd.json_normalize(values, sep=", ").astype(object).to_dict("records")
+    return {name: number(value) for row in rows for name, value in row.items()}
 
 
 def number(value: Any) -> str:
