@@ -157,16 +157,14 @@ def duplicate_findings(duplicates: pd.DataFrame) -> list[Finding]:
     """Four findings from `find_duplicates`: all sets (note), those in several splits (error), of several groups
     (warning), with both labels (error); the value is the number of sets.
     """
-    sets, kinds = duplicates.groupby("set"), [("duplicates", "note", duplicates)]
-    for verdict, column, name in (
-        ("error", "split", "across_splits"), ("warning", "group_id", "across_groups"), ("error", "label", "with_two_labels"),
+    sets, findings = duplicates.groupby("set"), []
+    for name, verdict, column in (
+        ("duplicates", "note", "image_id"), ("duplicates_across_splits", "error", "split"),
+        ("duplicates_across_groups", "warning", "group_id"), ("duplicates_with_two_labels", "error", "label"),
     ):  # fmt: skip
-        kinds.append((f"duplicates_{name}", verdict, duplicates[sets[column].transform("nunique") > 1]))
-    return [_duplicate_finding(*kind) for kind in kinds]
-
-
-def _duplicate_finding(name: str, verdict: str, rows: pd.DataFrame) -> Finding:
-    sets = [" = ".join(ids.head(3)) for _, ids in rows.groupby("set").image_id]
-    to_the_byte = int((rows.drop_duplicates("set").how == "bytes").sum())
-    facts = {"sets": sets[:3], "files": len(rows), "to_the_byte": to_the_byte}
-    return Finding(name, verdict if sets else "ok", len(sets), "duplicates", facts)
+        rows = duplicates[sets[column].transform("nunique") > 1]
+        equal = [" = ".join(ids.head(3)) for _, ids in rows.groupby("set").image_id]
+        to_the_byte = int((rows.drop_duplicates("set").how == "bytes").sum())
+        facts = {"sets": equal[:3], "files": len(rows), "to_the_byte": to_the_byte}
+        findings.append(Finding(name, verdict if equal else "ok", len(equal), "duplicates", facts))
+    return findings
