@@ -116,11 +116,12 @@ def prepare(environment: MutableMapping[str, str] = os.environ, local_project: P
     if place == "local" and local_project is None:
         return None
     top = Path(environment.get(HOST_ROOT, "/"))
-    notes = choose_backend(environment, top / "dev")
+    if tpu_hint(environment, top / "dev") and find_spec("jax"):  # before a cell of one's own imports Keras
+        environment.setdefault("KERAS_BACKEND", "jax")
     if environment.get(RUN):
         return None  # the process that runs the study has prepared all else
-    if added := add_missing():
-        notes.append(f"packages added, none replaced: {', '.join(added)}")
+    added = add_missing()
+    notes = [f"packages added, none replaced: {', '.join(added)}"] if added else []
     project, lost = (local_project, []) if place == "local" else _lasting_folder(place, top, environment)
     project.mkdir(parents=True, exist_ok=True)
     environment[PROJECT] = str(project)
@@ -133,23 +134,6 @@ def prepare(environment: MutableMapping[str, str] = os.environ, local_project: P
     name = {"kaggle": "Kaggle", "colab": "Colab", "local": "This machine"}[place]
     print("; ".join([f"{name}: results go to {project}", found, *notes]) + ".", flush=True)
     return Prepared(place, project, radiographs)
-
-
-def choose_backend(variables: MutableMapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """Set `KERAS_BACKEND=jax` where a TPU is, unless it is set already; returns what is to be said about it."""
-    hint = tpu_hint(variables, devices)
-    chosen, loaded = variables.get("KERAS_BACKEND"), sys.modules.get("keras")
-    if hint is None or find_spec("jax") is None or chosen == "jax":
-        return []
-    if chosen:
-        return [f"a TPU is here ({hint}), but KERAS_BACKEND={chosen} was set: it is not used"]
-    if loaded is not None and loaded.config.backend() != "jax":
-        return [
-            f"a TPU is here ({hint}), but Keras was imported with {loaded.config.backend()} before: restart the kernel "
-            f"and run this cell first"
-        ]
-    variables["KERAS_BACKEND"] = "jax"
-    return [f"TPU ({hint}), so Keras computes with JAX"]
 
 
 def _lasting_folder(place: str, top: Path, variables: Mapping[str, str]) -> tuple[Path, list[str]]:

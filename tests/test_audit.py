@@ -7,13 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import save_image
-from pneumolib.audit.groups import (
-    duplicate_findings,
-    find_duplicates,
-    group_findings,
-    sensitivity_list,
-    shared_groups,
-)
+from pneumolib.audit.groups import duplicate_findings, find_duplicates, group_findings, sensitivity_list, shared_groups
 from pneumolib.audit.shortcuts import (
     ALL,
     BEFORE,
@@ -30,6 +24,7 @@ from pneumolib.data.pixels import ImageSet
 from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
 from pneumolib.params import EvaluationParams, check
+from pneumolib.reporting.words import as_checks
 
 PARAMS = EvaluationParams(resamples=100)
 
@@ -59,6 +54,11 @@ def judge(table, **options):
     return judge_shortcut(metadata_features(table), split_of(table), PARAMS, seed=1, **options)
 
 
+def said(finding) -> str:
+    """What `result.json` and the page say of it."""
+    return as_checks([finding])[finding.name]["sentence"]
+
+
 def alone(table) -> pd.DataFrame:
     return feature_table(metadata_features(table), split_of(table), PARAMS, seed=1).set_index("feature")
 
@@ -86,11 +86,11 @@ def test_only_keys_that_drop_the_series_share_groups(named):
 def test_group_findings_count_from_the_table(named):
     findings = {f.name: f for f in group_findings(named, split_of(named))}
     assert [f.verdict for f in findings.values()] == ["ok", "note", "note", "ok"]
-    assert "share 2 groups (3 test images). In 2 of the 2 the two sides" in findings["groups_merged_all"].sentence
+    assert "share 2 groups (3 test images). In 2 of the 2 the two sides" in said(findings["groups_merged_all"])
     crossing = named.assign(group_id=named.group_id.replace({"virus-1": "bacteria-1"}))
     findings = {f.name: f for f in group_findings(crossing, split_of(crossing))}
     assert (findings["groups_across_splits"].verdict, findings["groups_across_splits"].value) == ("error", 1)
-    assert "In 1 of the 2 the two sides" in findings["groups_merged_all"].sentence
+    assert "In 1 of the 2 the two sides" in said(findings["groups_merged_all"])
     pool = named[named.source_split != "test"]
     assert group_findings(pool, split_of(pool))[1].value is None
     other = named.assign(group_id="patient " + named.group_id)  # ids with no number to merge
@@ -110,7 +110,7 @@ def test_giant_and_lone_groups_are_pointed_out(table):
     giant = table.assign(group_id=table.group_id.where(table.index >= 60, "virus-1"))
     finding = group_findings(giant, split_of(giant))[-1]
     assert (finding.verdict, finding.value) == ("warning", 60 / 2)
-    assert "normal 2, virus 2; the largest, virus-1, holds 30." in finding.sentence
+    assert "normal 2, virus 2; the largest, virus-1, holds 30." in said(finding)
     lone = table.assign(group_id=table.image_id)
     crossing, *_, sizes = group_findings(lone, split_of(lone))
     assert (crossing.verdict, sizes.verdict) == ("note", "note")
@@ -158,7 +158,7 @@ def test_equal_bytes_and_equal_pixels(described):
         [1, "bytes", "a"], [1, "bytes", "a_again"], [2, "pixels", "b"], [2, "pixels", "b_colour"],
     ]  # fmt: skip
     again = found.assign(split=np.where(found.image_id == "a_again", "test", "train"))
-    sentence = duplicate_findings(again)[1].sentence
+    sentence = said(duplicate_findings(again)[1])
     assert sentence.startswith("1 set(s) of 2 files stand in more than one split: a = a_again.")
 
 
@@ -202,12 +202,9 @@ def test_a_label_in_the_quantisation_is_found(table):
     assert first.odds_ratio == pytest.approx(np.exp(first.coefficient))
     assert alone(coded).iloc[0][["in_words", "pool"]].tolist() == [first.in_words, 1]
     findings = shortcut_findings("metadata_only", "file facts", shortcut)
-    assert [(f.name, f.verdict) for f in findings] == [
-        ("metadata_only_cv", "warning"),
-        ("metadata_only_test", "warning"),
-    ]
-    assert "most weight: coarser JPEG quantisation → pneumonia" in findings[0].sentence
-    assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f} to {shortcut.cv.high:.3f})" in findings[0].sentence
+    assert {f.name: f.verdict for f in findings} == dict.fromkeys(["metadata_only_cv", "metadata_only_test"], "warning")
+    assert "most weight: coarser JPEG quantisation → pneumonia" in said(findings[0])
+    assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f} to {shortcut.cv.high:.3f})" in said(findings[0])
     fewer = table.assign(bytes=table.width_px * table.height_px / np.where(table.label, 16, 4))
     assert judge(fewer).coefficients.in_words[0] == "more bytes per pixel → normal"
 
@@ -218,7 +215,7 @@ def test_a_shortcut_turned_round_on_test(table):
     assert alone(coded).iloc[0][["pool", "test", "test_high"]].tolist() == [1, 0, 0]
     finding = shortcut_findings("x", "file facts", judge(coded))[1]
     assert (finding.verdict, finding.high < 0.1) == ("warning", True)
-    assert "points the other way" in finding.sentence
+    assert "points the other way" in said(finding)
 
 
 def test_without_a_shortcut_the_interval_covers_a_half_whatever_the_order_of_rows(table):
@@ -264,7 +261,7 @@ def test_what_cannot_be_judged_says_why(table, kept, cv, test, in_cv, in_test):
     assert set(shortcut.predictions.split) == {name for name, judged in (("pool", in_cv), ("test", in_test)) if judged}
     finding = shortcut_findings("x", "file facts", shortcut)[1]
     assert finding.verdict == "note"
-    assert f"not computable, because {test}" in finding.sentence
+    assert f"not computable, because {test}" in said(finding)
     assert alone(kept(table)).test_low.isna().all()
 
 
@@ -310,7 +307,7 @@ def test_a_label_in_the_border_is_found_and_one_in_the_centre_is_not(table):
         shortcut = judge_shortcut(features, split, PARAMS, seed=1, l2=100)
         assert (shortcut.cv.low > 0.9, shortcut.test.low > 0.9) == (found, found)
         assert found or shortcut.cv.low < 0.5
-        assert "most weight" not in shortcut_findings("border_only", "the border", shortcut)[0].sentence
+        assert "most weight" not in said(shortcut_findings("border_only", "the border", shortcut)[0])
 
 
 @pytest.mark.shared
@@ -368,7 +365,7 @@ def test_mitigations_remove_quality_and_shape(tell_tale):
     assert table.cv_low[ALL] < 0.5 < table.cv_high[ALL]
     files, network, study = mitigation_findings(table.reset_index())
     assert (files.value, network.value, study.value) == (table.cv[ALL], table.cv.iloc[-1], table.cv.iloc[-2])
-    assert "from 1.000 (1.000 to 1.000) to" in files.sentence
+    assert "from 1.000 (1.000 to 1.000) to" in said(files)
     assert table.change[ALL] == pytest.approx(table.cv[ALL] - 1)
     assert table.change_low[ALL] < table.change[ALL] < table.change_high[ALL] < 0
 
@@ -405,5 +402,5 @@ def scored(before, after, change):
 def test_the_verdict_on_mitigations_follows_the_numbers(after, change, verdict, words):
     for finding in mitigation_findings(scored((0.95, 0.92, 0.98), after, change)):
         assert finding.verdict == verdict
-        assert words in finding.sentence
-        assert "nan" not in finding.sentence
+        assert words in said(finding)
+        assert "nan" not in said(finding)

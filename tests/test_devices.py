@@ -86,7 +86,6 @@ def nothing_set(monkeypatch):
         ({"require": "cpu"}, "/dev/accel0", None, "tensorflow"),
         ({"require": "tpu"}, None, None, "jax"),
         ({}, None, "jax", "jax"),
-        ({"require": "cpu"}, "/dev/accel0", "jax", "jax"),
         ({"backend": "tensorflow"}, "/dev/accel0", "jax", "tensorflow"),
     ],
 )

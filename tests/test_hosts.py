@@ -14,7 +14,7 @@ import pytest
 from pneumolib import hosts
 from pneumolib.data import synthetic
 from pneumolib.errors import PneumolibError
-from pneumolib.hosts import HOST_ROOT, MARKER, PACKED, add_missing, choose_backend, missing, pack, take_up, tpu_hint
+from pneumolib.hosts import HOST_ROOT, MARKER, PACKED, add_missing, missing, pack, take_up, tpu_hint
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261101", "COLAB_TPU_1VM": ""}
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
@@ -111,22 +111,13 @@ def test_drive_is_mounted_or_said_why_not(tmp_path, monkeypatch, capsys, fault):
     assert ("there is no Google Drive here" in said) == isinstance(fault, ImportError)
 
 
-@pytest.mark.parametrize(
-    ("variables", "loaded", "backend", "said"),
-    [
-        ({}, None, None, ""),
-        ({"ISTPUVM": "1"}, None, "jax", "Keras computes with JAX"),
-        ({"ISTPUVM": "1", "KERAS_BACKEND": "tensorflow"}, None, "tensorflow", "KERAS_BACKEND=tensorflow was set"),
-        ({"ISTPUVM": "1"}, "tensorflow", None, "restart the kernel"),
-    ],
-)
-def test_the_backend_is_chosen_before_keras(variables, loaded, backend, said, tmp_path, monkeypatch):
-    keras = loaded and SimpleNamespace(config=SimpleNamespace(backend=lambda: loaded))
-    monkeypatch.setitem(sys.modules, "keras", keras)
-    words = choose_backend(variables, tmp_path)
-    assert variables.get("KERAS_BACKEND") == backend
-    assert said in " ".join(words)
-    assert bool(words) == bool(said)
+@pytest.mark.parametrize(("own", "backend"), [({}, "jax"), ({"KERAS_BACKEND": "tensorflow"}, "tensorflow")])
+def test_a_tpu_chooses_the_backend_before_a_cell_imports_keras(own, backend, tmp_path):
+    variables = KAGGLE | own | {HOST_ROOT: str(tmp_path), "PNEUMOLIB_RUN": "03_baseline_cnn"}
+    hosts.prepare(variables)
+    assert variables.get("KERAS_BACKEND") == own.get("KERAS_BACKEND")
+    hosts.prepare(variables := variables | {"ISTPUVM": "1"})
+    assert variables["KERAS_BACKEND"] == backend
 
 
 def wheel(folder: Path, name: str, *needs: str) -> None:

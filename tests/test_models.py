@@ -191,7 +191,7 @@ def test_what_is_frozen_does_not_move(loaded, opened):
     assert not same(before[2], weights_of([loaded.get_layer("logit")]))
 
 
-def test_unfreezing_from_a_named_layer(loaded):
+def test_unfreezing_from_a_named_layer_and_from_none_that_is_there(loaded):
     moved = unfreeze(loaded, FineTuningParams(unfreeze="conv_pw_13")).set_index("part")
     assert moved.trainable["backbone"] == 1024 * 1024
     assert moved.first_trained.tolist() == ["conv_pw_13", "head_dense"]
@@ -203,9 +203,6 @@ def test_unfreezing_from_a_named_layer(loaded):
     moved = unfreeze(loaded, FineTuningParams(unfreeze=1)).set_index("part")
     assert (moved.trainable["backbone"], moved.trained["backbone"], moved.first_trained["backbone"]) == (0, 0, "")
     split_at_head(loaded)
-
-
-def test_unfreezing_what_is_not_there(loaded):
     for asked, near in ((86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"), ("conv_pw13", "conv_pw_13")):
         said = rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
         with pytest.raises(ValueError, match=said):
@@ -245,6 +242,9 @@ def test_a_sequential_file_and_one_with_operations_work_too(in_tmp):
         network = transfer(name, preprocess="none")
         np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-3)
     assert network_blocks(network).part.tolist() == ["input", "backbone", "backbone", "head"]
+    said = r"own\.keras cannot be read as a \.keras file: .*No such file.*Save it with Keras 3"
+    with pytest.raises(ModelError, match=said):
+        transfer("own.keras", preprocess="unit")
 
 
 def within(path):
@@ -271,15 +271,6 @@ def test_a_file_that_holds_no_backbone_says_what_is_wrong(in_tmp, fault):
     make(in_tmp / "own.keras")
     with pytest.raises(ValueError, match=r"(?s)model\.backbone .*own\.keras.*" + message):
         transfer("own.keras", preprocess="unit")
-
-
-def test_a_file_that_cannot_be_read_says_so(in_tmp):
-    for content, said in ((None, "No such file"), (b"no model", r"no \.keras file")):
-        if content:
-            (in_tmp / "own.keras").write_bytes(content)
-        whole = rf"own\.keras cannot be read as a \.keras file: .*{said}.*Save it with Keras 3"
-        with pytest.raises(ModelError, match=whole):
-            transfer("own.keras", preprocess="unit")
 
 
 def test_weights_from_a_file(in_tmp):
@@ -324,14 +315,7 @@ def download(monkeypatch) -> mock.Mock:
     return instead
 
 
-def test_a_failed_download_says_what_to_do(download):
-    download.side_effect = Exception("URL fetch failure on https://there: Name or service not known")
-    said = "weights of VGG19 are not available: URL fetch failure on .*give its path as model.weights, or write weights: none"
-    with pytest.raises(ModelError, match=said):
-        transfer("VGG19", weights="imagenet")
-
-
-def test_downloaded_weights_arrive(download, tmp_path):
+def test_downloaded_weights_arrive_or_it_is_said_what_to_do(download, tmp_path):
     base = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
     write_legacy(base, tmp_path / "notop.h5")
     download.return_value = str(tmp_path / "notop.h5")
@@ -340,6 +324,10 @@ def test_downloaded_weights_arrive(download, tmp_path):
     assert heard == []  # of Keras's on sizes, which concerns no one here
     assert same(weights_of(backbone_layers(network)), base.get_weights())
     assert "224" in str(download.call_args)
+    download.side_effect = Exception("URL fetch failure on https://there: Name or service not known")
+    said = "weights of VGG19 are not available: URL fetch failure on .*give its path as model.weights, or write weights: none"
+    with pytest.raises(ModelError, match=said):
+        transfer("VGG19", weights="imagenet")
 
 
 @pytest.mark.hosts  # EfficientNet, three times

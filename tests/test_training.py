@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from pneumolib.data.pixels import ImageSet
 from pneumolib.errors import InputError
-from pneumolib.learning import callbacks, features, fitting, predicting
+from pneumolib.learning import callbacks, fitting, predicting
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, ValidationWatch, current_rate, source_digest, weights_hash
 from pneumolib.learning.devices import start
 from pneumolib.learning.fitting import make_optimizer, rate_callbacks
@@ -142,7 +142,7 @@ def test_cells_that_a_training_depends_on_are_in_its_key(monkeypatch):
 def test_features_that_memory_cannot_hold_are_refused_before_they_are_made():
     said = r"features\.views 4: the features of 10,000,000 images .* 1003\.5 GB.* or set it to 0"
     with pytest.raises(ValueError, match=said):
-        features.check_memory((10_000_000, 4, 7, 7, 128))
+        callbacks.check_memory((10_000_000, 4, 7, 7, 128))
 
 
 @pytest.mark.parametrize("average", [{}, {"ema_momentum": 0.5}])

@@ -8,9 +8,8 @@ Of duplicates only exact equality is looked for, of bytes or of pixels: on this 
 paired normal with pneumonia.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,22 +36,18 @@ class Finding:
         name: snake_case key in `result.json`.
         verdict: `ok`; `note`, worth knowing; `warning`, figures may mislead; `error`, to be mended before training.
         value: what was counted or computed, None where that was not possible.
-        sentence: plain words with the number in them, ending with what it means.
+        passage: of `reporting/template/prose/findings.md.j2`, which says the finding in plain words.
+        facts: what the passage asks for besides.
         low, high: ends of the interval, None or NaN where there is none.
     """
 
     name: str
     verdict: Literal["ok", "note", "warning", "error"]
     value: float | int | None
-    sentence: str
+    passage: str
+    facts: dict[str, Any]
     low: float | None = None
     high: float | None = None
-
-
-def as_checks(findings: Iterable[Finding]) -> dict[str, dict]:
-    """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`; of two of one name the last."""
-    keys = ("verdict", "value", "low", "high", "sentence")
-    return {finding.name: {key: getattr(finding, key) for key in keys} for finding in findings}
 
 
 def shared_groups(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -92,18 +87,10 @@ def group_findings(table: pd.DataFrame, split: pd.DataFrame) -> list[Finding]:
     """`groups_across_splits` (error unless 0), `groups_<wider key>` (notes), `group_sizes`; see the module."""
     placed = _placed(table, split)
     spread = placed.groupby("series_and_number").part.nunique()
-    crossing, verdict = sorted(spread.index[spread > 1]), "ok"
-    words = f"None of {len(spread)} groups stands in two of train, val and test: no patient crosses, as far as group ids tell."
-    if len(spread) == len(placed):
-        verdict = "note"
-        words = f"Each of the {len(spread)} images is a group of its own: whether a patient crosses cannot be told."
-    elif crossing:
-        verdict = "error"
-        words = (
-            f"{len(crossing)} of {len(spread)} groups stand in more than one of train, val and test: "
-            f"{', '.join(crossing[:5])}. The network is judged on patients it was trained on."
-        )
-    found = [Finding("groups_across_splits", verdict, len(crossing), words)]
+    crossing = sorted(spread.index[spread > 1])
+    verdict = "note" if len(spread) == len(placed) else "error" if crossing else "ok"
+    facts = {"groups": len(spread), "crossing": crossing[:5]}
+    found = [Finding("groups_across_splits", verdict, len(crossing), "groups_across_splits", facts)]
     found += [_wider_finding(name, placed) for name in placed.columns.intersection(WIDER)]
     return [*found, _size_finding(table)]
 
@@ -130,34 +117,19 @@ def _wider_finding(name: str, placed: pd.DataFrame) -> Finding:
     """Shared numbers, and how many of them are of one series on both sides: those alone would be evidence."""
     shared, concerned = _overlap(placed, name)
     differing = len(shared) - placed[name][_overlap(placed, "series_and_number")[1]].nunique()
-    key, name = KEYS[name], f"groups_{name}"
+    value, verdict = len(shared), "note" if shared else "ok"
     if not (placed.part == "test").any():
-        return Finding(name, "note", None, f"By {key}: not computable, because there are no test images.")
-    if not shared:
-        return Finding(
-            name, "ok", 0, f"By {key}, no group is shared by the training pool and test: this key changes nothing."
-        )
-    words = (
-        f"By {key}, the training pool and test would share {len(shared)} groups ({concerned.sum()} test images). In "
-        f"{differing} of the {len(shared)} the two sides are of different series, and each series counts from the start, so equal "
-        f"numbers say nothing of equal children there. No table of patients exists to prove it: a sensitivity analysis leaves "
-        f"these images out."
-    )
-    return Finding(name, "note", len(shared), words)
+        value, verdict = None, "note"
+    facts = {"key": KEYS[name], "test_images": int(concerned.sum()), "differing": differing}
+    return Finding(f"groups_{name}", verdict, value, "wider_key", facts)
 
 
 def _size_finding(table: pd.DataFrame) -> Finding:
     sizes = table.groupby(["kind", "group_id"]).size()
     medians, largest, (kind, group) = sizes.groupby("kind").median(), int(sizes.max()), sizes.idxmax()
-    usual = ", ".join(f"{name} {median:g}" for name, median in medians.items())
-    verdict, meaning = "ok", "No group is so large that its key must be wrong."
-    if largest > _GIANT_SHARE * len(table) and largest > _GIANT_TIMES * medians[kind]:
-        verdict, meaning = "warning", "That is more than one patient's images: the group key is probably wrong."
-    elif largest == 1:
-        verdict = "note"
-        meaning = "Either there is one image of each patient, or the patients are unknown and intervals too narrow."
-    words = f"Median images in a group: {usual}; the largest, {group}, holds {largest}. {meaning}"
-    return Finding("group_sizes", verdict, largest, words)
+    is_giant = largest > _GIANT_SHARE * len(table) and largest > _GIANT_TIMES * medians[kind]
+    verdict = "warning" if is_giant else "note" if largest == 1 else "ok"
+    return Finding("group_sizes", verdict, largest, "group_sizes", {"medians": medians.to_dict(), "group": group})
 
 
 def find_duplicates(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
@@ -185,28 +157,14 @@ def duplicate_findings(duplicates: pd.DataFrame) -> list[Finding]:
     """Four findings from `find_duplicates`: all sets (note), those in several splits (error), of several groups
     (warning), with both labels (error); the value is the number of sets.
     """
-    counts = duplicates.groupby("set")[["split", "group_id", "label"]].nunique()
-    several = {column: duplicates[duplicates.set.isin(counts.index[counts[column] > 1])] for column in counts}
-    to_the_byte = int((duplicates.drop_duplicates("set").how == "bytes").sum())
-    again = len(duplicates) - len(counts)
-    return [
-        _duplicate_finding("duplicates", "note", duplicates, f"have equal pixels, {to_the_byte} set(s) to the byte",
-                           f"{again} of these files show nothing new and count more than once",
-                           "were found; copies that were resized or saved anew are not looked for"),
-        _duplicate_finding("duplicates_across_splits", "error", several["split"], "stand in more than one split",
-                           "The network is judged on images it was trained on; their groups belong into one split",
-                           "stand in two splits: none is seen in training and again in a test"),
-        _duplicate_finding("duplicates_across_groups", "warning", several["group_id"], "stand in more than one group",
-                           "A group is then not a patient: validation is easier and intervals are narrower than they should be",
-                           "stand in two groups: no copy speaks against a group being one patient"),
-        _duplicate_finding("duplicates_with_two_labels", "error", several["label"], "carry both labels",
-                           "One of the two labels must be wrong", "carry both labels: no label is refuted by a copy"),
-    ]  # fmt: skip
-
-
-def _duplicate_finding(name: str, verdict: str, rows: pd.DataFrame, what: str, meaning: str, none: str) -> Finding:
-    sets = [" = ".join(ids.head(3)) for _, ids in rows.groupby("set").image_id]
-    if not sets:
-        return Finding(name, "ok", 0, f"No images with equal pixels {none}.")
-    named = "; ".join(sets[:3]) + (f" and {len(sets) - 3} more set(s)" if len(sets) > 3 else "")
-    return Finding(name, verdict, len(sets), f"{len(sets)} set(s) of {len(rows)} files {what}: {named}. {meaning}.")
+    sets, findings = duplicates.groupby("set"), []
+    for name, verdict, column in (
+        ("duplicates", "note", "image_id"), ("duplicates_across_splits", "error", "split"),
+        ("duplicates_across_groups", "warning", "group_id"), ("duplicates_with_two_labels", "error", "label"),
+    ):  # fmt: skip
+        rows = duplicates[sets[column].transform("nunique") > 1]
+        equal = [" = ".join(ids.head(3)) for _, ids in rows.groupby("set").image_id]
+        to_the_byte = int((rows.drop_duplicates("set").how == "bytes").sum())
+        facts = {"sets": equal[:3], "files": len(rows), "to_the_byte": to_the_byte}
+        findings.append(Finding(name, verdict if equal else "ok", len(equal), "duplicates", facts))
+    return findings

@@ -41,31 +41,8 @@ from pneumolib.params import AuditParams, EvaluationParams, ImageParams, RunPara
 WARNING_ABOVE, STRONG_ABOVE = 0.6, 0.8
 BEFORE, ALL = "none: the files as they are", "all three, with fit: crop"
 _MOST_NAMED = 20  # of more features, single ones are not worth naming in a sentence
-# What a grade of `grade` means: verdict and words.
-_IN_POOL = {
-    "strong": ("warning", "That is near to the task itself: figures of a network have to be read beside it"),
-    "clear": ("warning", "A network can learn this beside the disease"),
-    "weak": ("note", "That is more than chance, but little"),
-    "unclear": ("note", "The interval is too wide to say whether that is more than chance"),
-    "none": ("ok", "That is chance, or next to it"),
-    "turned": ("note", "Below chance: what holds in some groups is turned round in others"),
-}
-_ON_TEST = {
-    "strong": ("warning", "Figures of a network on test have to be read beside it"),
-    "clear": ("warning", "Figures on test can owe something to it"),
-    "weak": ("note", "On test that is more than chance, but little"),
-    "unclear": ("note", "The interval is too wide to say whether it tells anything on test"),
-    "none": ("ok", "On test it tells nothing"),
-    "turned": ("warning", "On test it points the other way"),
-}
-_LEFT = {
-    "strong": ("warning", "Very much is left: more than four of five pairs of images are still told apart"),
-    "clear": ("warning", "Much is left: a network can learn it"),
-    "weak": ("note", "What is left is more than chance, but little"),
-    "unclear": ("note", "The interval is too wide to say whether anything is left"),
-    "none": ("ok", "Nothing is left that can be shown"),
-    "turned": ("note", "What is left lies below chance: it holds in some groups and is turned round in others"),
-}
+# What a grade of `grade` is worth.
+_VERDICTS = {"strong": "warning", "clear": "warning", "weak": "note", "unclear": "note", "none": "ok", "turned": "note"}
 
 
 class Score(NamedTuple):
@@ -228,23 +205,14 @@ def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Findi
         shortcut: from `judge_shortcut`.
     """
     telling = shortcut.coefficients[shortcut.coefficients.coefficient.abs() > 0].head(3)
-    named = len(telling) and len(shortcut.coefficients) <= _MOST_NAMED
-    weight = f"; most weight: {', '.join(telling.in_words)}" if named else ""
-    is_misled = grade(shortcut.cv) in ("strong", "clear") and grade(shortcut.test) in ("none", "turned")
-    misled = ", so a network that relies on it is misled there" if is_misled else ""
-    findings = []
-    for part, how, score, meanings, with_weight, consequence in (
-        ("cv", "cross-validated on the training pool", shortcut.cv, _IN_POOL, weight, ""),
-        ("test", "fitted on the training pool and scored on test", shortcut.test, _ON_TEST, "", misled),
-    ):
-        verdict, meaning = meanings[grade(score)]
-        value, tells = score.value, f"a linear classifier tells the classes apart with an AUROC of {score}"
-        no_interval = f" (interval not computable, because {score.reason})" if np.isnan(score.low) else ""
-        sentence = f"From {subject} alone, {how}, {tells}{no_interval}{with_weight}. {meaning}{consequence}."
-        if np.isnan(value):
-            verdict, value = "note", None
-            sentence = f"From {subject} alone, {how}: not computable, because {score.reason}."
-        findings.append(Finding(f"{name}_{part}", verdict, value, sentence, score.low, score.high))
+    named = telling.in_words.tolist() if len(shortcut.coefficients) <= _MOST_NAMED else []
+    grades, findings = {"cv": grade(shortcut.cv), "test": grade(shortcut.test)}, []
+    for part, score in (("cv", shortcut.cv), ("test", shortcut.test)):
+        is_turned = (part, grades[part]) == ("test", "turned")
+        facts = {"subject": subject, "part": part, "score": score, "grades": grades, "telling": named}
+        value = None if np.isnan(score.value) else score.value
+        verdict = "warning" if is_turned else _VERDICTS[grades[part]]
+        findings.append(Finding(f"{name}_{part}", verdict, value, "shortcut", facts, score.low, score.high))
     return findings
 
 
@@ -351,28 +319,20 @@ def mitigation_findings(table: pd.DataFrame) -> list[Finding]:
     three mitigations, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
     """
     files, network = (table[table.seen == seen].set_index("mitigation") for seen in ("file", "network"))
-    three = "all three mitigations (one JPEG quality, borders cut, a square of the middle)"
-    gets = f"What a network gets {network.index[0].split(',')[0]}: with"
     found = [
-        ("metadata_after_mitigations", f"The files themselves: with {three}", files.loc[[BEFORE, ALL]]),
-        ("metadata_at_network", f"{gets} {three}", network.iloc[[0, -1]]),
-        ("metadata_at_study", f"{gets} this study's own image settings", network.iloc[:2]),
+        ("metadata_after_mitigations", files.loc[[BEFORE, ALL]]),
+        ("metadata_at_network", network.iloc[[0, -1]]),
+        ("metadata_at_study", network.iloc[:2]),
     ]
     return [_mitigation_finding(*one) for one in found[: len(network)]]  # the third where there are three rows
 
 
-def _mitigation_finding(name: str, what: str, rows: pd.DataFrame) -> Finding:
+def _mitigation_finding(name: str, rows: pd.DataFrame) -> Finding:
     """The rows are those before and after."""
     old, new = (Score(*row) for row in rows[["cv", "cv_low", "cv_high"]].to_numpy())
     change = Score(*rows[["change", "change_low", "change_high"]].iloc[1])
+    facts = {"first": rows.index[0], "old": old, "new": new, "change": change, "grade": grade(new)}
     if np.isnan(old.value) or np.isnan(new.value):
-        return Finding(name, "note", None, f"{what}, nothing can be computed.")
-    verdict, left = _LEFT[grade(new)]
-    moved = "No change is shown"
-    if change.high < 0:
-        moved = "That takes part of it away"
-    elif change.low > 0:
-        verdict, moved = "warning", "That makes it worse: look at each row before setting one"
-    by = "" if np.isnan(change.low) else f", by {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
-    sentence = f"{what}, the cross-validated AUROC of file facts goes from {old} to {new}{by}. {moved}. {left}."
-    return Finding(name, verdict, new.value, sentence, new.low, new.high)
+        return Finding(name, "note", None, "mitigation", facts)
+    verdict = "warning" if change.low > 0 else _VERDICTS[grade(new)]
+    return Finding(name, verdict, new.value, "mitigation", facts, new.low, new.high)

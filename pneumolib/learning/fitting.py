@@ -17,9 +17,15 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.errors import InputError
 from pneumolib.hosts import processes
-from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
+from pneumolib.learning.callbacks import (
+    HISTORY_COLUMNS,
+    Checkpoint,
+    ValidationWatch,
+    frozen_features,
+    training_key,
+    weights_hash,
+)
 from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
-from pneumolib.learning.features import frozen_features
 from pneumolib.learning.files import load_model
 from pneumolib.learning.networks import build_model, logit_network, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views

@@ -288,33 +288,23 @@ def network_blocks(network: keras.Model) -> pd.DataFrame:
         one row a block, columns `part, kinds` ("5 Conv2D, 2 MaxPooling2D", at most three, the most frequent first),
         `output` ("height x width x channels"), `width` (1 of a vector), `parameters, trainable`.
     """
-    table = summary_table(network)
-    table["size"] = [shape if len(shape) == 3 else (1, 1, shape[-1]) for shape in map(output_shape, network.layers)]
-    table["narrow"] = narrows(network)
-    table["block"] = [size for _, part in table.groupby("part", sort=False) for size in _block_sizes(part)]
-    starts = (table[["part", "block"]] != table[["part", "block"]].shift()).any(axis=1)
-    return pd.DataFrame([_block(rows) for _, rows in table.groupby(starts.cumsum())])
-
-
-def _block_sizes(part: pd.DataFrame) -> list[tuple[int, int]]:
-    """For each layer of a part the (height, width) of its block: the largest still to come.
-
-    A branch that goes down and comes up again is thereby part of the block it comes up to. A padding belongs to the
-    layer after it.
-    """
-    sizes, largest = [], (0, 0)
-    for kind, (height, width, _) in zip(part.type[::-1], part["size"][::-1], strict=True):
-        if largest == (0, 0) or kind not in ("ZeroPadding2D", "Cropping2D"):
-            largest = max(largest, (height, width))
-        sizes.append(largest)
-    return sizes[::-1]
+    table = summary_table(network).assign(narrow=narrows(network))
+    shapes = [shape if len(shape) == 3 else (1, 1, shape[-1]) for shape in map(output_shape, network.layers)]
+    table[["height", "width", "channels"]] = shapes
+    # A block has the largest size still to come in its part, so that a branch that goes down and comes up again is part of the
+    # block it comes up to. A padding belongs to the layer after it.
+    sides = table[["height", "width"]].mask(table.type.isin(["ZeroPadding2D", "Cropping2D"]))[::-1]
+    to_come = sides.groupby(table.part).cummax().groupby(table.part).ffill()
+    table[["tall", "wide"]] = to_come.fillna(table[["height", "width"]]).astype(int)
+    block = table[["part", "tall", "wide"]]
+    return pd.DataFrame([_block(rows) for _, rows in table.groupby((block != block.shift()).any(axis=1).cumsum())])
 
 
 def _block(rows: pd.DataFrame) -> dict:
     """One row of `network_blocks`; its channels are those that leave it, where one layer alone hands them on."""
-    height, width = rows.block.iloc[0]
-    sized = rows[[size[:2] == (height, width) for size in rows["size"]]]
-    channels = [size[2] for size in sized["size"][sized.narrow]][-1:] or [max(size[2] for size in sized["size"])]
+    height, width = rows.tall.iloc[0], rows.wide.iloc[0]
+    sized = rows[(rows.height == height) & (rows.width == width)]
+    channels = sized.channels[sized.narrow].tolist()[-1:] or [sized.channels.max()]
     return {
         "part": rows.part.iloc[0],
         "kinds": ", ".join(f"{n} {kind}" for kind, n in Counter(rows.type).most_common(3)),

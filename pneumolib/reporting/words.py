@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown
 
 from pneumolib.data.manifest import Manifest
 from pneumolib.reporting.figures import named
-from pneumolib.reporting.prose import WAYS, say, templates
+from pneumolib.reporting.prose import WAYS, say, sentence, templates
 from pneumolib.reporting.prose import table as table  # a notebook takes both from here
 from pneumolib.reporting.results import NOT_COMPUTABLE, plain
 from pneumolib.reporting.session import numbered
@@ -70,7 +70,16 @@ def spread_out(table: pd.DataFrame) -> pd.DataFrame:
 
 def findings_table(findings: Iterable[Any]) -> HTML:
     """One row an `audit.Finding`: verdict, what it says."""
-    return HTML(templates("html").get_template("findings.html.j2").render(findings=findings))
+    return HTML(templates("html").get_template("findings.html.j2").render(findings=as_checks(findings).values()))
+
+
+def as_checks(findings: Iterable[Any]) -> dict[str, dict]:
+    """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`; of two of one name the last."""
+    return {
+        found.name: {"verdict": found.verdict, "value": found.value, "low": found.low, "high": found.high,
+                     "sentence": sentence(f"findings.{found.passage}", {}, found)}
+        for found in findings
+    }  # fmt: skip
 
 
 def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
