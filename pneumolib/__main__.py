@@ -107,15 +107,14 @@ def run(file: Path, data: str | None, smoke: bool, force: bool, verbose: bool) -
 
     steps = plan(file.resolve().parent, data, smoke=smoke)
     # An evaluation shares the file. Where several processes train, `report` evaluates in one of them afterwards.
-    several = processes()[1] > 1
-    chosen = [replace(step, forced=force) for step in steps if step.path.stem == file.stem][: 1 if several else None]
+    last = 1 if processes()[1] > 1 else None
+    chosen = [replace(step, forced=force) for step in steps if file.stem in (step.path.stem, step.run)][:last]
     if not chosen:
         raise ParamsError(f"{file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
-    needed = {run for step in chosen for run in step.upstream} - {step.run for step in chosen}
-    for late in (step for step in steps if step.run in needed and step.reasons):
-        raise ParamsError(
-            f"{chosen[0].run} builds on {late.run}, which is due: {late.reasons[0]}. Run that first, or make report"
-        )
+    late = {step.run: step.reasons[0] for step in steps if step.reasons and step.run not in [c.run for c in chosen]}
+    for step in chosen:
+        for run in [run for run in step.upstream if run in late]:
+            raise ParamsError(f"{step.run} builds on {run}, which is due: {late[run]}. Run that first, or make report")
     return _execute(chosen, steps, verbose)
 
 
@@ -134,10 +133,11 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
         runs = [step.run for step in steps]
         for number, step in enumerate(due, 1):
             position = f"[{runs.index(step.run) + 1}/{len(steps)}]"
+            started = time.monotonic()
             execute(step, position, still_due(steps, due[:number]), verbose)
             if first:
-                found = {run: f"{found}  {took}" for run, found, took, _ in pages.summaries(step.study)}
-                print(f"{position} {step.run}  {found.get(evaluated(step.run), 'done')}", flush=True)
+                found = {run: found for run, found, *_ in pages.summaries(step.study)}.get(evaluated(step.run), "done")
+                print(f"{position} {step.run}  {found}  {pages.duration(time.monotonic() - started)}", flush=True)
     if not first:  # of several processes, the first one writes pages
         return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))

@@ -606,7 +606,7 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status):
     with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
         download.download("kaggle", "nothing")
     monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:9")
-    with pytest.raises(PneumolibError, match="(?s)Connection refused.*FROM=<file"):
+    with pytest.raises(PneumolibError, match=r"(?s)Connection refused.*FROM=<file"):
         download.download("kaggle")
 
 

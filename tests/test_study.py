@@ -69,8 +69,15 @@ def quick(name: str) -> str:
     if name == "06_evaluation":
         values["source"] += '\nevaluates = "03_baseline_cnn"'
         start["source"] = start["source"].replace("image=image", "image=image, evaluates=evaluates")
-        score = 'print("scores test")\n(run.folder / "predictions.csv").write_text("test")'
+        score = '(run.folder / "predictions.csv").write_text("test")'
         notebook["cells"].insert(3, start | {"id": "score", "source": score})
+        # Of the training that it tested: a quick one has no threshold, which metrics of test would need.
+        end = (
+            "\nfrom pneumolib.reporting.results import write_result\nsha = run.trained(split_table).result.model_sha256"
+        )
+        notebook["cells"][-1]["source"] += (
+            f'{end}\nwrite_result(result.model_copy(update={{"model_sha256": sha}}), run.folder)'
+        )
     return json.dumps(notebook)
 
 

@@ -396,6 +396,8 @@ def repeat_seeds(
         folder: each network is saved there, for `predict_seeds`.
         training_folder: the run's own; each seed keeps its state in a folder in there, and continues from it.
     """
+    if not params.evaluation.seeds:
+        print("evaluation.seeds names no other seeds")
     for seed in params.evaluation.seeds:
         print(f"Seed {seed}", flush=True)
         keras.utils.set_random_seed(seed)

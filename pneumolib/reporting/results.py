@@ -3,8 +3,10 @@
 `docs/result.schema.json` holds its types and bounds as a JSON Schema, for programs in other languages; `pneumolib schema` prints it.
 """
 
+import filecmp
 import math
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -241,6 +243,41 @@ def write_result(result: Result, folder: Path) -> Path:
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
     return file
+
+
+def checks_of_training(result: Result) -> dict[str, Any]:
+    """The checks that a training leaves; an evaluation adds the others."""
+    return {name: result.checks[name] for name in ("split", "continues") if name in result.checks}
+
+
+def complete(trained: Path, evaluation: Path | None = None) -> None:
+    """Take what an evaluation found into result and predictions of its training; without an evaluation, take it out again.
+
+    Args:
+        trained, evaluation: the folders of two runs. What is there already is not written again.
+    Raises:
+        ResultError: the evaluation left no predictions, or tested another network.
+    """
+    result, kept = read_result(trained), trained / PREDICTIONS_FILE
+    if evaluation is None:
+        validation = {part: found for part, found in result.metrics.items() if part == "validation"}
+        changes = {"metrics": validation, "spread": {}, "own_metrics": {}, "checks": checks_of_training(result)}
+    else:
+        found, file = read_result(evaluation), evaluation / PREDICTIONS_FILE
+        if not file.is_file():
+            raise ResultError(
+                f"{evaluation}: holds no {file.name}: the notebook must save it, see the section on results"
+            )
+        if found.model_sha256 != result.model_sha256:
+            raise ResultError(f"{trained}: was trained again while it was evaluated; run the evaluation again")
+        names = ("parameters", "metrics", "spread", "own_metrics", "facts", "checks")
+        changes = {name: getattr(found, name) for name in names}
+        if not kept.is_file() or not filecmp.cmp(file, kept, shallow=False):
+            shutil.copyfile(file, copy := kept.with_suffix(".tmp"))
+            os.replace(copy, kept)
+    completed = result.model_copy(update=changes)
+    if completed != result:
+        write_result(completed, trained)
 
 
 def read_result(folder: Path) -> Result:

@@ -7,7 +7,6 @@ never over a study's results.
 import hashlib
 import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
-from pneumolib.project import in_root, project_root
+from pneumolib.project import in_root, notebook_of, project_root
 from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
 from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import (
@@ -29,6 +28,8 @@ from pneumolib.reporting.results import (
     RESULT_FILE,
     Result,
     by_metric,
+    checks_of_training,
+    complete,
     plain,
     read_result,
     write_result,
@@ -37,7 +38,6 @@ from pneumolib.reporting.results import (
 # Set by `study.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
 _PARTS = {"val": "validation", "test": "test"}
-_OF_TRAINING = ("split", "continues")  # the checks that a training leaves
 FOLDERS = {"Figure": "figures", "Table": "tables"}  # in the folder of a run
 _opened: list["Session"] = []  # the last one is this kernel's
 _shown: dict[str, list[str]] = {kind: [] for kind in FOLDERS}
@@ -216,12 +216,11 @@ class Session:
             own: `evaluation.own_metrics`.
             device, facts, checks: see `finish`; facts and checks of the training stay.
         """
-        stays = {name: trained.result.checks[name] for name in _OF_TRAINING if name in trained.result.checks}
         values = trained.result.model_dump() | {
             "spread": {_PARTS[part]: by_metric(table) for part, table in seeds.items() if len(table)},
             "own_metrics": by_metric(own),
             "facts": trained.result.facts | facts,
-            "checks": stays | checks,
+            "checks": checks_of_training(trained.result) | checks,
         }
         values["metrics"]["test"] = by_metric(test)
         result = self._write(values, device)
@@ -255,34 +254,28 @@ class Session:
         return result
 
 
-def complete(trained: Path, evaluation: Path) -> None:
-    """Take what an evaluation found into the result and the predictions of its training, which stay its own otherwise."""
-    found, result = read_result(evaluation), read_result(trained)
-    stays = {name: getattr(result, name) for name in ("run", "notebook", "provenance", "inputs", "artefacts")}
-    shutil.copyfile(evaluation / PREDICTIONS_FILE, copy := trained / f"{PREDICTIONS_FILE}.tmp")
-    os.replace(copy, trained / PREDICTIONS_FILE)
-    write_result(found.model_copy(update=stays), trained)
-
-
 def _finished(study: str, name: str, interactive: bool, variant: str = "") -> Path:
     """Folder of the finished run `name` of a study, of the variant that starts with a hyphen.
 
-    By hand it is the run that was run by hand, else the study's one run of that notebook. Raises ResultError.
+    By hand it is the run of that notebook and study that was run by hand; else the study's, or its one variant. Raises
+    ResultError.
     """
-    runs = in_root(f"runs/{study}")
-    places = [in_root("runs/interactive") / name if interactive else runs / f"{name}{variant}"]
-    if interactive and not (places[0] / RESULT_FILE).is_file():
-        places += [*runs.glob(name), *runs.glob(f"{name}-*")]
-    found = [place for place in places if (place / RESULT_FILE).is_file()]
+    runs, by_hand = in_root(f"runs/{study}"), in_root("runs/interactive") / notebook_of(name)
+    if interactive and (by_hand / RESULT_FILE).is_file() and read_result(by_hand).study == study:
+        return by_hand
+    exact = runs / f"{name}{variant}"
+    if (exact / RESULT_FILE).is_file():
+        return exact
+    found = sorted(file.parent for file in runs.glob(f"{name}-*/{RESULT_FILE}")) if interactive else []
     if not found:
         raise ResultError(
-            f"{name} has not finished: looked for {places[0] / RESULT_FILE}. Run notebook {name} first, or "
-            f"`make report STUDY={study}`"
+            f"{name} has not finished: looked for {(by_hand if interactive else exact) / RESULT_FILE}. Run notebook "
+            f"{notebook_of(name)} first, or `make report STUDY={study}`"
         )
     if len(found) > 1:
         raise ResultError(
             f"several runs could be meant: {', '.join(place.name for place in found)}. Run the one you mean by hand first; "
-            f"it is then taken from {places[0]}"
+            f"it is then taken from {by_hand}"
         )
     return found[0]
 

@@ -44,7 +44,7 @@ from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
 from pneumolib.reporting.comparing import unlike
 from pneumolib.reporting.model_card import CARD_FILE, model_card
 from pneumolib.reporting.prose import PROSE, CompiledTemplates
-from pneumolib.reporting.results import RESULT_FILE, Result, read_result, read_results
+from pneumolib.reporting.results import RESULT_FILE, Result, read_result
 from pneumolib.reporting.run_words import headline
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
@@ -80,6 +80,7 @@ def write_run_page(step: Step) -> None:
     other = {EVALUATION: ("Network and training", evaluated(step.run))}
     other |= dict.fromkeys(TRAINING, ("Figures, subgroups, robustness, errors", evaluation_of(step.run)))
     links = [other[result.notebook]] if result.notebook in other else []
+    links = [link for link in links if step.page.with_name(f"{link[1]}.html").is_file()]
     summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result), links=links)
     made = result.provenance
     words = {"result": result, "made": made, "took": duration(made.seconds), "device": device_words(made.device)}
@@ -248,7 +249,12 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     folder = in_root(f"reports/{study}")
     index = {"study": study, "rows": rows, "unlike": unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
     _write(folder / "index.html", "index.html.j2", **index, **shared)
-    _write(folder / CHECKLIST_PAGE, "checklist.html.j2", **checklist_page(study, results, waiting), **shared)
+    _write(
+        folder / CHECKLIST_PAGE,
+        "checklist.html.j2",
+        **checklist_page(study, results, [*map(evaluated, waiting)]),
+        **shared,
+    )
     # With what the study's audit found in the very same images.
     audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
     for result in (r for r in results if r.metrics.get("test")):
@@ -286,6 +292,7 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
         "chips": [min(chips, key=lambda chip: STATES.index(chip[0]))],
         "cells": [said, *_made_of([r for r in results if r])],
         "result": results[0],
+        "made": [r for r in results if r],
     }
 
 
@@ -316,7 +323,7 @@ def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     lines = [f"{r.run}: {first_sentence(r)}" for r in results if headline(r)]
     cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"text": NO_RESULT, "lines": lines}]
     chips = [(state, f"{n} {words}") for (state, words), n in count.items()]
-    return row | {"chips": chips, "cells": [*cells, *_made_of(results)]}
+    return row | {"chips": chips, "cells": [*cells, *_made_of([r for run in runs for r in run["made"]])]}
 
 
 def _made_of(results: list[Result]) -> list[dict[str, Any]]:
@@ -338,12 +345,12 @@ def study_headline(study: str) -> str:
 
 def summaries(study: str) -> list[tuple[str, str, str, str]]:
     """Each finished run: its name, the first sentence of its headline or `done`, how long it took, and its page."""
-    try:
-        results = read_results(study)
-    except ResultError:  # the index says which run it is, and `make report` redoes it
-        return []
     folder = os.path.relpath(in_root(f"reports/{study}"), project_root())
-    return [(r.run, first_sentence(r), duration(r.provenance.seconds), f"{folder}/{r.run}.html") for r in results]
+    rows = sorted((row for row in _run_rows(study, ()) if row["result"]), key=lambda row: row["name"])
+    return [
+        (row["name"], first_sentence(row["result"]), row["cells"][1]["text"], f"{folder}/{row['name']}.html")
+        for row in rows
+    ]
 
 
 def first_sentence(result: Result) -> str:

@@ -29,7 +29,7 @@ from pneumolib.project import (
     study_runs,
 )
 from pneumolib.provenance import text_digest
-from pneumolib.reporting.results import RESULT_FILE, read_result
+from pneumolib.reporting.results import RESULT_FILE, complete, read_result
 from pneumolib.study.inputs import declared_parameters, differences, gather, notebook_path
 
 
@@ -189,7 +189,13 @@ def _reasons(step: Step) -> list[str]:
         there = (step.folder / RESULT_FILE).exists()
         return [str(fault).splitlines()[0] if there else "has not finished yet"]
     gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
-    return differences(result.inputs, step.inputs) + gone
+    found = differences(result.inputs, step.inputs) + gone
+    if not found and notebook_of(step.run) == EVALUATION:  # one that was brought back, or its training was
+        try:
+            complete(run_folder(step.study, evaluated(step.run)), step.folder)
+        except ResultError as fault:
+            return [str(fault)]
+    return found
 
 
 def still_due(steps: list[Step], executed: list[Step]) -> list[str]:

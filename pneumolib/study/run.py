@@ -42,8 +42,8 @@ from pneumolib.project import (
     study_runs,
     training_folder,
 )
-from pneumolib.reporting.results import RESULT_FILE, read_result, write_result
-from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, complete
+from pneumolib.reporting.results import RESULT_FILE, complete, read_result, write_result
+from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.study import pages
 from pneumolib.study.inputs import declared_parameters, gather, notebook_path
 from pneumolib.study.plan import Step, of_run, upstream_digests
@@ -177,6 +177,9 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
     if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
         os.replace(step.folder, _emptied(aside))
+    if notebook_of(step.run) == EVALUATION:  # until the new findings are there, the training shows none
+        complete(trained := run_folder(step.study, evaluated(step.run)))
+        pages.write_run_page(replace(step, run=evaluated(step.run)))
     if step.forced:  # otherwise a training goes on from what is kept of it, or is not repeated
         _emptied(training_folder(step.study, step.run))
     _emptied(failed)
@@ -192,8 +195,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
             _run_notebook(step, work, progress)
             _seal(inputs, work)
             if notebook_of(step.run) == EVALUATION:
-                # Before the evaluation looks done: if this is interrupted, it is due again.
-                complete(run_folder(step.study, evaluated(step.run)), work)
+                complete(trained, work)  # before the evaluation looks done: if this is interrupted, it is due again
         except _FAULTS as fault:
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
