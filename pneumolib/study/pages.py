@@ -346,7 +346,10 @@ def study_headline(study: str) -> str:
 def summaries(study: str) -> list[tuple[str, str, str, str]]:
     """Each finished run: its name, the first sentence of its headline or `done`, how long it took, and its page."""
     folder = os.path.relpath(in_root(f"reports/{study}"), project_root())
-    rows = sorted((row for row in _run_rows(study, ()) if row["result"]), key=lambda row: row["name"])
+    try:
+        rows = sorted((row for row in _run_rows(study, ()) if row["result"]), key=lambda row: row["name"])
+    except ParamsError:  # a study whose parameter files are gone
+        return []
     return [
         (row["name"], first_sentence(row["result"]), row["cells"][1]["text"], f"{folder}/{row['name']}.html")
         for row in rows
