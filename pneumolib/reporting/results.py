@@ -4,7 +4,6 @@
 """
 
 import math
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.project import in_root, params_folder
+from pneumolib.project import in_root, params_folder, write_whole
 
 RESULT_FILE, MODEL_FILE, PREDICTIONS_FILE = "result.json", "model.keras", "predictions.csv"
 NOT_COMPUTABLE = "not computable"
@@ -237,9 +236,7 @@ def write_result(result: Result, folder: Path) -> Path:
     file = folder / RESULT_FILE
     text = result.model_dump_json(indent=1) + "\n"
     _checked(text, file)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole(file, text)
     return file
 
 

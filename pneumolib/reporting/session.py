@@ -7,7 +7,6 @@ never over a study's results.
 import hashlib
 import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
-from pneumolib.project import in_root, project_root
+from pneumolib.project import in_root, project_root, write_whole
 from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
 from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import (
@@ -259,8 +258,7 @@ def complete(trained: Path, evaluation: Path) -> None:
     """Take what an evaluation found into the result and the predictions of its training, which stay its own otherwise."""
     found, result = read_result(evaluation), read_result(trained)
     stays = {name: getattr(result, name) for name in ("run", "notebook", "provenance", "inputs", "artefacts")}
-    shutil.copyfile(evaluation / PREDICTIONS_FILE, copy := trained / f"{PREDICTIONS_FILE}.tmp")
-    os.replace(copy, trained / PREDICTIONS_FILE)
+    write_whole(trained / PREDICTIONS_FILE, (evaluation / PREDICTIONS_FILE).read_text(encoding="utf-8"))
     write_result(found.model_copy(update=stays), trained)
 
 
