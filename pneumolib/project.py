@@ -41,6 +41,14 @@ def in_root(path: str | Path) -> Path:
     return Path(os.path.normpath(project_root() / path))
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that is never seen half written, and its folder where that is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, file)
+
+
 def params_folder(study: str) -> Path:
     """Where a study's parameter files lie; those of a study run small are the study's own."""
     return in_root(f"params/{study.removesuffix(SMOKE)}")

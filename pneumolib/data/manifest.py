@@ -27,7 +27,7 @@ from pneumolib.data.layout import CLASSES, bar, is_drawn
 from pneumolib.data.sources import Listing, list_source
 from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
 from pneumolib.params import DataParams
-from pneumolib.project import in_root
+from pneumolib.project import in_root, write_whole
 from pneumolib.provenance import text_digest
 
 COLUMNS = [
@@ -118,10 +118,7 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
         known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
     if todo:
         kept = {path: {"stamp": stamps[path], "fact": known[path]} for path in stamps if not known[path].get("passing")}
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(kept), encoding="utf-8")
-        os.replace(temporary, file)
+        write_whole(file, json.dumps(kept))
     return [item | known[item["path"]] for item in listing.images]
 
 

@@ -5,8 +5,6 @@
 
 import filecmp
 import math
-import os
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -17,7 +15,7 @@ from typing_extensions import TypedDict
 
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.project import in_root, params_folder
+from pneumolib.project import in_root, params_folder, write_whole
 
 RESULT_FILE, MODEL_FILE, PREDICTIONS_FILE = "result.json", "model.keras", "predictions.csv"
 NOT_COMPUTABLE = "not computable"
@@ -239,9 +237,7 @@ def write_result(result: Result, folder: Path) -> Path:
     file = folder / RESULT_FILE
     text = result.model_dump_json(indent=1) + "\n"
     _checked(text, file)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole(file, text)
     return file
 
 
@@ -273,8 +269,7 @@ def complete(trained: Path, evaluation: Path | None = None) -> None:
         names = ("parameters", "metrics", "spread", "own_metrics", "facts", "checks")
         changes = {name: getattr(found, name) for name in names}
         if not kept.is_file() or not filecmp.cmp(file, kept, shallow=False):
-            shutil.copyfile(file, copy := kept.with_suffix(".tmp"))
-            os.replace(copy, kept)
+            write_whole(kept, file.read_text(encoding="utf-8"))
     completed = result.model_copy(update=changes)
     if completed != result:
         write_result(completed, trained)

@@ -18,7 +18,7 @@ from typing import Any
 from pneumolib import provenance
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
-from pneumolib.project import in_root, notebook_of
+from pneumolib.project import in_root, notebook_of, write_whole
 from pneumolib.provenance import package_versions, statements, text_digest, without_docstrings
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -174,8 +174,7 @@ def _read_module(source: str) -> tuple[str, list[str]]:
     except (OSError, ValueError):  # not there yet, or cut short
         tree = without_docstrings(source)
         digest, imported = text_digest(ast.dump(tree)), sorted(_imported_names(tree))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps([digest, imported]), encoding="utf-8")
+        write_whole(file, json.dumps([digest, imported]))
     return digest, imported
 
 

@@ -37,6 +37,7 @@ from pneumolib.project import (
     report_command,
     run_folder,
     study_runs,
+    write_whole,
 )
 from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting import run_words
@@ -226,12 +227,8 @@ def _write(path: Path, template: str, **words: Any) -> None:
 
 def write_page(path: Path, text: str) -> None:
     """Write atomically, and only when the text differs."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_whole(path, text)
 
 
 def write_index(study: str, waiting: Sequence[str] = ()) -> None:
