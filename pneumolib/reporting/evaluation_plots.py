@@ -1,5 +1,6 @@
 """Figures of the evaluation of one run, of several, and of a frozen model on another source, from tables of `evaluation`."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,8 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
 def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
     """What every threshold would give on test, and the frozen one, from `evaluation.threshold_sweep`."""
     figure, (ax,) = figures.new_axes(height=3.8)
-    for name, colour in zip(("sensitivity", "specificity", "ppv", "accuracy"), (*figures.OTHERS[:3], "k"), strict=True):
+    swept = ("sensitivity", "specificity", "ppv", "accuracy")  # in colours apart from those of the classes
+    for name, colour in zip(swept, (*figures.OTHERS[:3], figures.NEUTRAL), strict=True):
         ax.plot(sweep.threshold, sweep[name], color=colour, label=METRIC_NAMES[name])
     ax.axvline(threshold, color=figures.PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
@@ -178,10 +180,7 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     return figures.Plot(figure, "robustness", caption, details)
 
 
-# Runs apart by colour and, beyond so many, by line.
-_LINES = [
-    (colour, line) for line in ("-", "--", ":") for colour in (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
-]
+_COLOURS = (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
 _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds_per_image": "prediction, ms an image"}
 
 
@@ -205,7 +204,9 @@ def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
         return figures.nothing("roc-by-run", caption, "There is no finished training run.")
     figure, (ax,) = figures.new_axes(height=4.4 + 0.2 * -(-len(bands) // 2))
     tests = {run: band[band.split == "test"] for run, band in bands.items()}
-    figures.curve_panel(ax, "roc", tests, _LINES * (1 + len(bands) // len(_LINES)), alpha=0)
+    # Runs apart by colour and, beyond so many, by line.
+    styles = itertools.cycle((colour, line) for line in ("-", "--", ":") for colour in _COLOURS)
+    figures.curve_panel(ax, "roc", tests, styles, alpha=0)
     figures.legend_below(figure, ax, 2)
     return figures.Plot(figure, "roc-by-run", caption, f"{len(bands)} runs: {', '.join(bands)}.")
 
@@ -216,9 +217,8 @@ def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
     if board.empty:
         return figures.nothing("cost", caption, "There is no finished training run.")
     figure, axes = figures.new_axes(3, 2.2 + 0.07 * -(-len(board) // 2))
-    styles = _LINES * (1 + len(board) // len(_LINES))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
-        for (colour, _), (run, one) in zip(styles, board.groupby("run", sort=False), strict=False):
+        for colour, (run, one) in zip(itertools.cycle(_COLOURS), board.groupby("run", sort=False), strict=False):
             cost, arms = one[name].astype(float), figures.reach(one, "auroc")
             ax.errorbar(cost, one.auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
         ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)
