@@ -1,7 +1,6 @@
 """Figures of the evaluation of one run, of several, and of a frozen model on another source, from tables of `evaluation`."""
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -76,17 +75,16 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
         threshold: frozen.
         recalibrated: threshold of the other source alone, where there is one.
     """
-    splits, column, colours = SOURCES, "label", figures.COLOURS
-    if recalibrated is None:
-        splits, column, colours = SPLITS, "kind", figures.kind_palette(predictions.kind)
+    splits, kinds = SPLITS, predictions.kind
+    if recalibrated is not None:
+        splits, kinds = SOURCES, predictions.label.map(figures.NAMES)
     figure, axes = figures.new_axes(2, 2.45, sharex=True)
     edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold}
     for ax, (split, (title, _)) in zip(axes, splits.items(), strict=True):
         if split == "external":
             lines |= {"recalibrated": recalibrated}
-        rows = predictions[predictions.split == split]
-        for value, colour in colours.items():
-            scores, name = rows.probability[rows[column] == value], figures.NAMES.get(value, value)
+        for name, colour in figures.kind_palette(kinds).items():
+            scores = predictions.probability[(predictions.split == split) & (kinds == name)]
             shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
             ax.stairs(shares, edges, fill=True, fc=(colour, 0.25), ec=colour, lw=1.6, label=name)
             medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
@@ -164,7 +162,7 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     changed = table[table.corruption != "none"]
     if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
         return figures.nothing("robustness", "No image was changed, or nothing can be computed of changed ones.")
-    names = list(dict.fromkeys(changed.corruption))
+    names = changed.corruption.unique()
     figure, axes = figures.new_axes(3, 0.8 + 0.23 * max(len(names), 2), style="white", sharex=True)
     for ax, metric in zip(axes, CHANGED, strict=True):
         grid = changed.pivot_table(f"{metric}_change", "corruption", "severity", dropna=False).reindex(names)
@@ -184,13 +182,13 @@ _COLOURS = (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
 _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds_per_image": "prediction, ms an image"}
 
 
-def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity", "specificity")) -> figures.Plot:
-    """Test metrics with intervals, one row a run, from `results.leaderboard`."""
+def forest(board: pd.DataFrame) -> figures.Plot:
+    """AUROC, sensitivity and specificity on test with intervals, one row a run, from `comparing.leaderboard`."""
     caption = "Test metrics with intervals by run."
     if board.empty:
         return figures.nothing("forest", caption, "There is no finished training run.")
-    figure, axes = figures.new_axes(len(metrics), 0.6 + 0.34 * len(board))
-    for ax, metric in zip(axes, metrics, strict=True):
+    figure, axes = figures.new_axes(len(CHANGED), 0.6 + 0.34 * len(board))
+    for ax, metric in zip(axes, CHANGED, strict=True):
         figures.dots(ax, board, board.run, {metric: ("test", figures.NORMAL)})
         ax.set(xlabel=METRIC_NAMES[metric], xlim=(None, 1.01))
     words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
