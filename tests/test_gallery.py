@@ -38,8 +38,8 @@ def maps_of(n: int, side: int = 64, place: tuple[int, int] = (10, 50)) -> np.nda
     return maps
 
 
-def shown(rows: pd.DataFrame, **options) -> str:
-    return gallery(image_set(rows), rows, maps_of(len(rows)), **options).data
+def shown(rows: pd.DataFrame) -> str:
+    return gallery(image_set(rows), rows, maps_of(len(rows))).data
 
 
 def pictures(page: str) -> list[np.ndarray]:
@@ -77,7 +77,7 @@ def test_a_card_says_who_it_is_what_was_called_and_how_sure():
     assert "<strong>person30_x</strong><br>True class normal, predicted class pneumonia.<br>" in page
     assert f"Probability of pneumonia {rows.set_index('image_id').probability['person21_x']:.1%}." in page
     assert "The map is strongest at the upper right of the picture." in page
-    assert "The 2 most confident of 4 errors; 2 are left out." in shown(rows, limit=2)
+    assert "The 2 most confident of 4 errors; 2 are left out." in shown(selection(predictions(), 0.5, limit=2, right=0))
     assert shown(rows.iloc[:0]) == "<p>There is no such image on this split.</p>"
     with pytest.raises(ValueError, match=r"Length of values \(3\)"):
         gallery(image_set(rows), rows, maps_of(3))

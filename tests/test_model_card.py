@@ -70,22 +70,22 @@ def section(card: str, name: str) -> str:
     return card.split(f"\n## {name}\n")[1].split("\n## ")[0].strip()
 
 
+def rows(results, study="x"):
+    return {row.key: row.answer for row in checklist(study, results)}
+
+
 @pytest.mark.parametrize(
     ("part", "said"),
     [
         ("Model details", "1,234,567 weights, 1,200,000 of them trained, 34,567 frozen"),
-        ("Data", "| training | 73 | 31 | 43 |"),
         ("Data", "5.0% cut off each side, cropped to the square of the middle, resized to 64 x 64 px"),
         ("Training", "7 epochs trained, of at most 7; weights of epoch 6 kept, chosen on validation by AUROC"),
         ("Decision", "Platt scaling: the sigmoid of 0.812 x logit -0.104; fitted on validation"),
-        ("Results", "| AUROC | 0.900 (0.800 to 0.950) | 0.900 (0.800 to 0.950) |"),
         ("Results", "| pneumonia | 41 | 7 |\n| normal | 2 | 23 |"),
         ("Results", "| AUROC | 0.881 (0.800 to 0.900) | 0.012 | 0.870 to 0.893 |"),
         ("Subgroups", "(a&#124;b) | 61 | 40 | 9 | 0.770 (no interval) |"),
-        ("Subgroups", "| site small | 49 | 40 | 9 |  |"),
         ("Robustness", "| none | 0 | 0.900 |  |  |  |\n| blur | 3 | 0.600 | -0.300 (-0.400 to -0.200) |"),
         ("Calibration on test", "| platt (used) | 0.1230 | not computable | 0.800 (0.510 to 1.110) | -0.100 (-0.410"),
-        ("Predictive values at other prevalences", "| 10% | 0.310 (0.200 to 0.400) | 0.990 (no interval) |"),
         ("Permutation test", "0.402 to 0.603 in 95% of the permutations; p = 0.001"),
         ("Explanation", "| occlusion, images | 1,200 |\n| occlusion, by_part, drop | 0.330 |"),
         ("How to load it", "pneumonia = probability >= 0.4\n"),
@@ -126,10 +126,6 @@ def test_what_is_known_of_the_archive_is_said_of_no_other_images():
         assert not re.search("Guangzhou|Kermany|physicians graded", model_card(other))
         said = " ".join(line for row in checklist("x", [other]) for line in row.answer.lines)
         assert not re.search("Guangzhou|Kermany|physicians graded", said)
-
-
-def rows(results, study="x"):
-    return {row.key: row.answer for row in checklist(study, results)}
 
 
 def test_every_item_of_both_checklists_is_asked_and_answered_once():

@@ -53,7 +53,7 @@ def image_sizes(table: pd.DataFrame) -> figures.Plot:
         left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, label=figures.NAMES[label], lw=0)
         right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=colour)
     left.set(xlabel="width (px)", ylabel="height (px)")
-    right.set(xlabel="aspect ratio (width / height)", ylabel="density")
+    right.set(xlabel=FEATURES["aspect"][0], ylabel="density")
     figures.legend_below(figure, left, markerscale=3)
     details = f"The median aspect ratio is {figures.by_class(ratio.groupby(table.label).median(), '.2f')}."
     return figures.Plot(figure, "image-sizes", "Sizes and aspect ratios of images by class.", details)

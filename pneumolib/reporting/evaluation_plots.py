@@ -1,6 +1,6 @@
 """Figures of the evaluation of one run, of several, and of a frozen model on another source, from tables of `evaluation`."""
 
-from collections.abc import Sequence
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,8 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
 def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
     """What every threshold would give on test, and the frozen one, from `evaluation.threshold_sweep`."""
     figure, (ax,) = figures.new_axes(height=3.8)
-    for name, colour in zip(("sensitivity", "specificity", "ppv", "accuracy"), (*figures.OTHERS[:3], "k"), strict=True):
+    swept = ("sensitivity", "specificity", "ppv", "accuracy")  # in colours apart from those of the classes
+    for name, colour in zip(swept, (*figures.OTHERS[:3], figures.NEUTRAL), strict=True):
         ax.plot(sweep.threshold, sweep[name], color=colour, label=METRIC_NAMES[name])
     ax.axvline(threshold, color=figures.PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
@@ -74,17 +75,16 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
         threshold: frozen.
         recalibrated: threshold of the other source alone, where there is one.
     """
-    splits, column, colours = SOURCES, "label", figures.COLOURS
-    if recalibrated is None:
-        splits, column, colours = SPLITS, "kind", figures.kind_palette(predictions.kind)
+    splits, kinds = SPLITS, predictions.kind
+    if recalibrated is not None:
+        splits, kinds = SOURCES, predictions.label.map(figures.NAMES)
     figure, axes = figures.new_axes(2, 2.45, sharex=True)
     edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold}
     for ax, (split, (title, _)) in zip(axes, splits.items(), strict=True):
         if split == "external":
             lines |= {"recalibrated": recalibrated}
-        rows = predictions[predictions.split == split]
-        for value, colour in colours.items():
-            scores, name = rows.probability[rows[column] == value], figures.NAMES.get(value, value)
+        for name, colour in figures.kind_palette(kinds).items():
+            scores = predictions.probability[(predictions.split == split) & (kinds == name)]
             shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
             ax.stairs(shares, edges, fill=True, fc=(colour, 0.25), ec=colour, lw=1.6, label=name)
             medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
@@ -162,7 +162,7 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     changed = table[table.corruption != "none"]
     if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
         return figures.nothing("robustness", "No image was changed, or nothing can be computed of changed ones.")
-    names = list(dict.fromkeys(changed.corruption))
+    names = changed.corruption.unique()
     figure, axes = figures.new_axes(3, 0.8 + 0.23 * max(len(names), 2), style="white", sharex=True)
     for ax, metric in zip(axes, CHANGED, strict=True):
         grid = changed.pivot_table(f"{metric}_change", "corruption", "severity", dropna=False).reindex(names)
@@ -178,20 +178,17 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
     return figures.Plot(figure, "robustness", caption, details)
 
 
-# Runs apart by colour and, beyond so many, by line.
-_LINES = [
-    (colour, line) for line in ("-", "--", ":") for colour in (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
-]
+_COLOURS = (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
 _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds_per_image": "prediction, ms an image"}
 
 
-def forest(board: pd.DataFrame, metrics: Sequence[str] = ("auroc", "sensitivity", "specificity")) -> figures.Plot:
-    """Test metrics with intervals, one row a run, from `results.leaderboard`."""
+def forest(board: pd.DataFrame) -> figures.Plot:
+    """AUROC, sensitivity and specificity on test with intervals, one row a run, from `comparing.leaderboard`."""
     caption = "Test metrics with intervals by run."
     if board.empty:
         return figures.nothing("forest", caption, "There is no finished training run.")
-    figure, axes = figures.new_axes(len(metrics), 0.6 + 0.34 * len(board))
-    for ax, metric in zip(axes, metrics, strict=True):
+    figure, axes = figures.new_axes(len(CHANGED), 0.6 + 0.34 * len(board))
+    for ax, metric in zip(axes, CHANGED, strict=True):
         figures.dots(ax, board, board.run, {metric: ("test", figures.NORMAL)})
         ax.set(xlabel=METRIC_NAMES[metric], xlim=(None, 1.01))
     words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
@@ -205,7 +202,9 @@ def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
         return figures.nothing("roc-by-run", caption, "There is no finished training run.")
     figure, (ax,) = figures.new_axes(height=4.4 + 0.2 * -(-len(bands) // 2))
     tests = {run: band[band.split == "test"] for run, band in bands.items()}
-    figures.curve_panel(ax, "roc", tests, _LINES * (1 + len(bands) // len(_LINES)), alpha=0)
+    # Runs apart by colour and, beyond so many, by line.
+    styles = itertools.cycle((colour, line) for line in ("-", "--", ":") for colour in _COLOURS)
+    figures.curve_panel(ax, "roc", tests, styles, alpha=0)
     figures.legend_below(figure, ax, 2)
     return figures.Plot(figure, "roc-by-run", caption, f"{len(bands)} runs: {', '.join(bands)}.")
 
@@ -216,9 +215,8 @@ def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
     if board.empty:
         return figures.nothing("cost", caption, "There is no finished training run.")
     figure, axes = figures.new_axes(3, 2.2 + 0.07 * -(-len(board) // 2))
-    styles = _LINES * (1 + len(board) // len(_LINES))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
-        for (colour, _), (run, one) in zip(styles, board.groupby("run", sort=False), strict=False):
+        for colour, (run, one) in zip(itertools.cycle(_COLOURS), board.groupby("run", sort=False), strict=False):
             cost, arms = one[name].astype(float), figures.reach(one, "auroc")
             ax.errorbar(cost, one.auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
         ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)

@@ -52,7 +52,7 @@ def selection(
     return pd.concat([errors, *drawn], ignore_index=True)
 
 
-def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int = 60) -> HTML:
+def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray) -> HTML:
     """A card for each row: the radiograph, under it the same with its map, and image, true and predicted class in words.
 
     All pictures of the cards, row by row, are also the file `figures/errors.png` or `figures/correct.png`; a table beside
@@ -62,7 +62,6 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
         images: holds at least the images of `rows`.
         rows: from `selection`, errors or correct ones; all of its columns are needed.
         maps: from `learning.grad_cam`, float (n, height, width), 0 to 1, in the order of `images.table`.
-        limit: cards; a sentence says how many more there are.
     Raises:
         ValueError: as many maps as images are needed.
         KeyError: a row whose image is not there.
@@ -71,8 +70,8 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
     if rows.empty:
         return HTML("<p>There is no such image on this split.</p>")
     label, file = numbered("Figure", "correct" if rows.right.all() else "errors")
-    shown, pictures, cards = rows.head(limit), [], []
-    for row in shown.itertuples():
+    pictures, cards = [], []
+    for row in rows.itertuples():
         saliency = maps[places[row.image_id]]
         pictures.append(_picture(np.asarray(images.pixels[places[row.image_id]]), saliency))
         jpeg = io.BytesIO()
@@ -80,7 +79,7 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray, limit: int =
         place = strongest_place(saliency) if saliency.any() else ""
         cards.append({"row": row, "place": place, "data": base64.b64encode(jpeg.getvalue()).decode()})
     if file:
-        _save(pictures, shown, file)
+        _save(pictures, rows, file)
     return HTML(templates("html").get_template("gallery.html.j2").render(label=label, first=rows.iloc[0], cards=cards))
 
 
@@ -107,8 +106,8 @@ def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
         randomisation: from `learning.randomisation_check`.
         occlusion: from `learning.occlusion_check`.
     """
-    moved = {part: occlusion[f"logit_{part}_covered"] - occlusion.logit for part in ("centre", "border")}
-    by_class = {part: change.groupby(occlusion.label).mean().to_dict() for part, change in moved.items()}
+    covered = occlusion[["logit_centre_covered", "logit_border_covered"]]
+    by_class = covered.sub(occlusion.logit, axis=0).groupby(occlusion.label).mean().to_dict()
     return say("gallery.explanation", randomisation, facts=occlusion_facts(occlusion), by_class=by_class)
 
 

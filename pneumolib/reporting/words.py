@@ -61,10 +61,10 @@ def spread_out(table: pd.DataFrame) -> pd.DataFrame:
     """The same table, with `<column> low` and `<column> high` behind each column of intervals."""
     columns = {}
     for name, cells in table.items():
-        found = [_ESTIMATE.fullmatch(str(cell)) for cell in cells]
-        columns[name] = [one[1] if one else cell for one, cell in zip(found, cells, strict=True)]
-        if any(found):
-            columns |= {f"{name} {end}": [one and one[end] for one in found] for end in ("low", "high")}
+        found = cells.astype(str).str.extract(f"^{_ESTIMATE.pattern}$")
+        columns[name] = cells.where(found[0].isna(), found[0])
+        if found[0].notna().any():
+            columns |= {f"{name} {end}": found[end] for end in ("low", "high")}
     return pd.DataFrame(columns)
 
 
