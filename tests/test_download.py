@@ -537,20 +537,16 @@ TWO = {f"{folder}/{name}": body for folder in "ab" for name, body in IMAGES.item
         (IMAGES | {"..\\train\\NORMAL\\x.jpeg": b""}, {}, "unsafe name"),
         (IMAGES | {"../elsewhere.txt": b""}, {}, "unsafe name"),
         (IMAGES | {compressed(zipfile.ZIP_BZIP2): jpeg(1)}, {}, r"x\.jpeg: compressed by another method than deflate"),
-        (
-            IMAGES | {compressed(zipfile.ZIP_DEFLATED): bytes(2**20)},
-            {},
-            r"x\.jpeg: 1048576 bytes from \d+: no radiograph",
-        ),
+        (IMAGES | {compressed(zipfile.ZIP_DEFLATED): bytes(2**20)}, {}, r"x\.jpeg: 1048576 bytes from \d+: no"),
         (
             IMAGES | {"train/NORMAL/x.jpeg": bytes(2000)},
             {"MAX_FILE_BYTES": 1000},
-            r"x\.jpeg: 2000 bytes from 2000: no radiograph",
+            "2000 bytes from 2000: no radiograph",
         ),
         (IMAGES | {"train/normal/im-0001-0001.JPEG": jpeg(9)}, {}, "one image a place is allowed"),
         (IMAGES, {"MAX_TOTAL_BYTES": sum(map(len, IMAGES.values())) - 1}, "images are larger than 1327 bytes"),
-        ({"a.txt": b""}, {}, "looked for one folder with images .* found none"),
-        (TWO, {}, "looked for one folder .* found a and b"),
+        ({"a.txt": b""}, {}, r"looked for one folder with images .* found none"),
+        (TWO, {}, r"looked for one folder .* found a and b"),
     ],
 )
 def test_a_hostile_archive_is_refused_and_nothing_put_in_place(tmp_path, monkeypatch, members, limits, message):

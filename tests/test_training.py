@@ -139,12 +139,6 @@ def test_cells_that_a_training_depends_on_are_in_its_key(monkeypatch):
     assert key[0] != callbacks.network_key(network)[0]
 
 
-def test_features_that_memory_cannot_hold_are_refused_before_they_are_made():
-    said = r"features\.views 4: the features of 10,000,000 images .* 1003\.5 GB.* or set it to 0"
-    with pytest.raises(ValueError, match=said):
-        callbacks.check_memory((10_000_000, 4, 7, 7, 128))
-
-
 @pytest.mark.parametrize("average", [{}, {"ema_momentum": 0.5}])
 def test_best_weights_are_kept_and_figures_are_exact(capsys, average):
     """With a moving average, that is what validation sees and what is kept."""
@@ -366,6 +360,9 @@ def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys, mo
     head_fitted(transfer_params(tmp_path, preprocess="none"), kept)  # another network before the head
     assert len(names ^ {file.name for file in kept.glob("features-*")}) == 4
     assert "An earlier training is not taken up: parameters, network differ" in capsys.readouterr().out
+    said = r"features\.views 4: the features of 10,000,000 images .* 1003\.5 GB.* or set it to 0"
+    with pytest.raises(ValueError, match=said):
+        callbacks.check_memory((10_000_000, 4, 7, 7, 128))
 
 
 def test_features_of_views_and_through_the_backbone_give_the_same_head_its_input(tmp_path):

@@ -143,9 +143,11 @@ def training(
     watch = ValidationWatch(lambda: predict_logits(model, val_inputs), val.table.label.to_numpy(), asked)
     rates = rate_callbacks(asked)
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if asked.ema_momentum else []
+    is_logged = asked.tensorboard and folder is not None and processes()[0] == 0
+    board = [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if is_logged else []
     checkpoint = Checkpoint(folder, key, watch, [*average, *rates])
     # The moving average goes into the model before validation sees it; the checkpoint sees what all others did.
-    every = [*average, watch, *rates, *_board(asked, folder), *callbacks, checkpoint]
+    every = [*average, watch, *rates, *board, *callbacks, checkpoint]
     going = _taken_up(model, train, steps, batches, params, checkpoint, every)
     if callbacks and folder:
         names = ", ".join(type(callback).__name__ for callback in callbacks)
@@ -173,11 +175,6 @@ def _inputs(network, model, train, val, params, folder, change) -> tuple[Callabl
     val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
     batches = partial(feature_dataset, seen, train.table.label.to_numpy())
     return batches, ImageSet(val.table, val_seen[:, 0]), seconds + val_seconds
-
-
-def _board(asked: TrainingParams, folder: Path | None) -> list[keras.callbacks.Callback]:
-    logged = asked.tensorboard and folder is not None and processes()[0] == 0
-    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)] if logged else []
 
 
 def _taken_up(model, train, steps, batches, params, checkpoint, callbacks) -> Training:
