@@ -3,6 +3,7 @@
 Modules are imported inside the commands, so that `--help` is instant and TensorFlow is loaded by a training only.
 """
 
+import gc
 import json
 import os
 import sys
@@ -47,6 +48,9 @@ def cli():
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 it failed, 2 bad input, 130 interrupted."""
+    gc.set_threshold(
+        100_000
+    )  # modules of half a million objects are imported, and collecting garbage between takes longer
     words = sys.argv[1:] if argv is None else argv
     command = words[0] if words else ""
     try:

@@ -68,6 +68,7 @@ _JINJA = jinja2.Environment(
     lstrip_blocks=True,
 )
 _JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT)}
+DONE = "done"
 NO_RESULT = "no run has finished that has a result to show"
 _CODE = re.compile(r'<details class="code"(?: open)?>.*?</details>', re.DOTALL)
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
@@ -289,6 +290,7 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
         "chips": [min(chips, key=lambda chip: STATES.index(chip[0]))],
         "cells": [said, *_made_of([r for r in results if r])],
         "result": results[0],
+        "found": results[0] and first_sentence(cells[0]["text"]),
         "made": [r for r in results if r],
     }
 
@@ -303,7 +305,9 @@ def _state(study: str, run: str, out_of_date: bool) -> tuple[tuple[str, str], di
             return ("failed", "failed"), {"text": failure.read_text("utf-8").strip(), "kind": "what"}, None
         return ("unfinished", "unfinished"), {}, None
     auroc = result.metric("auroc")
-    said = {"text": "".join(headline(result)[:1]), "value": auroc and auroc.value}
+    # What an evaluation found is said by its training.
+    lines = [] if result.notebook == EVALUATION else headline(result)
+    said = {"text": "".join(lines[:1]), "value": auroc and auroc.value}
     return ("due", "out of date") if out_of_date else ("done", "done"), said, result
 
 
@@ -317,7 +321,8 @@ def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     results = sorted((run["result"] for run in runs if run["result"]), key=lambda r: r.run)
     count = Counter(chip for run in runs for chip in run["chips"])
     kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
-    lines = [f"{r.run}: {first_sentence(r)}" for r in results if headline(r)]
+    found = sorted((run["name"], run["found"]) for run in runs if run["found"] not in (None, DONE))
+    lines = [f"{run}: {sentence}" for run, sentence in found]
     cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"text": NO_RESULT, "lines": lines}]
     chips = [(state, f"{n} {words}") for (state, words), n in count.items()]
     return row | {"chips": chips, "cells": [*cells, *_made_of([r for run in runs for r in run["made"]])]}
@@ -337,7 +342,7 @@ def _made_of(results: list[Result]) -> list[dict[str, Any]]:
 
 def study_headline(study: str) -> str:
     """What each run has to show, a line each, with the run's name."""
-    return "\n".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != "done") or NO_RESULT
+    return "\n".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != DONE) or NO_RESULT
 
 
 def summaries(study: str) -> list[tuple[str, str, str, str]]:
@@ -347,12 +352,9 @@ def summaries(study: str) -> list[tuple[str, str, str, str]]:
         rows = sorted((row for row in _run_rows(study, ()) if row["result"]), key=lambda row: row["name"])
     except ParamsError:  # a study whose parameter files are gone
         return []
-    return [
-        (row["name"], first_sentence(row["result"]), row["cells"][1]["text"], f"{folder}/{row['name']}.html")
-        for row in rows
-    ]
+    return [(row["name"], row["found"], row["cells"][1]["text"], f"{folder}/{row['name']}.html") for row in rows]
 
 
-def first_sentence(result: Result) -> str:
-    """Of its headline; `done` for a run that judges nothing."""
-    return "".join(headline(result)[:1]).partition(". ")[0].rstrip(".") or "done"
+def first_sentence(text: str) -> str:
+    """Of what a run found; `done` for a run that judges nothing."""
+    return text.partition(". ")[0].rstrip(".") or DONE
