@@ -147,6 +147,16 @@ def test_no_registry_host_and_no_path_of_a_machine():
             text = file.read_text(encoding="utf-8")
             assert not hosts.search(text), file
             assert not paths.search(text), file
+            # The data beside the repository is on its developers' machines only.
+            used = file.relative_to(REPO).parts[0] in (
+                "params",
+                "notebooks",
+                "pneumolib",
+                "docs",
+                "README.md",
+                "Makefile",
+            )
+            assert not used or "../shared" not in text, file
 
 
 def test_make_alone_prints_help_in_groups():
