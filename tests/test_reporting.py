@@ -26,6 +26,7 @@ from pneumolib.reporting.results import (
     SpreadResult,
     ThresholdResult,
     by_metric,
+    complete,
     interval,
     read_result,
     read_results,
@@ -65,6 +66,28 @@ def test_a_result_survives_the_disk_and_what_could_not_be_read_is_not_written(tm
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(ResultError, match=r"result\.json"):
         read_result(tmp_path)
+
+
+def test_an_evaluation_completes_the_network_that_it_tested_and_no_other(tmp_path):
+    trained, tested = tmp_path / "03_baseline_cnn", tmp_path / "06_evaluation-03_baseline_cnn"
+    for folder, run, sha in ((trained, "03_baseline_cnn", "a" * 64), (tested, tested.name, "a" * 64)):
+        folder.mkdir()
+        write_result(result(run, model_sha256=sha, checks={"split": [], "confusion": {"tp": 1}}), folder)
+    complete(trained)
+    alone = read_result(trained)
+    assert (list(alone.metrics), alone.checks) == (["validation"], {"split": []})
+    with pytest.raises(ResultError, match=r"holds no predictions\.csv"):
+        complete(trained, tested)
+    assert read_result(trained) == alone
+    (tested / "predictions.csv").write_text("test", encoding="utf-8")
+    complete(trained, tested)
+    found = read_result(trained)
+    assert (found.run, list(found.metrics)) == ("03_baseline_cnn", ["validation", "test"])
+    assert (found.provenance, found.checks["confusion"]) == (alone.provenance, {"tp": 1})
+    assert (trained / "predictions.csv").read_text(encoding="utf-8") == "test"
+    write_result(alone.model_copy(update={"model_sha256": "b" * 64}), trained)
+    with pytest.raises(ResultError, match="was trained again while it was evaluated"):
+        complete(trained, tested)
 
 
 def test_the_published_schema_is_the_one_that_results_are_checked_by(tmp_path):
