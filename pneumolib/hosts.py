@@ -1,6 +1,6 @@
 """Where is this? Kaggle, Colab or a person's own machine, and what must be ready there before a notebook's first line.
 
-Imports nothing but Python's own and our errors, because missing packages are added here. What the platforms' images set was
+Imports nothing but Python's own, `packaging`, which the hosts bring, and our errors, because missing packages are added here. What the platforms' images set was
 read in their sources: Kaggle's exports Colab's variables too, so Kaggle is asked for first; importing TensorFlow sets
 variables that begin with `TPU_`, so no prefix is matched.
 """
@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pneumolib.errors import InputError, PneumolibError
 
@@ -223,17 +226,10 @@ def add_missing() -> list[str]:
 
 def missing() -> list[str]:
     """Names of required packages that are not installed, or are older than we can use."""
-    there, bounds = installed(), {}
-    for line in requirements():
-        name, bound = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups(default="0")
-        bounds[_plain(name)] = _numbers(bound)
-    names = [name for name, bound in bounds.items() if name not in there or _numbers(there[name]) < bound]
+    there = installed()
+    needed = {canonicalize_name(one.name): one.specifier for one in map(Requirement, requirements())}
+    names = [name for name, bound in needed.items() if name not in there or not bound.contains(there[name], True)]
     return names + ([TENSORFLOW] if find_spec("tensorflow") is None else [])
-
-
-def _numbers(version: str) -> list[int]:
-    """`3.10.0rc1` to `[3, 10, 0]`."""
-    return [int(number) for number in re.match(r"[\d.]*\d", version)[0].split(".")]
 
 
 def requirements() -> list[str]:
@@ -247,11 +243,7 @@ def requirements() -> list[str]:
 def installed() -> dict[str, str]:
     """Name to version of every installed package but this one; the first on the path counts, as it does for an import."""
     packages = reversed([package for package in metadata.distributions() if package.name not in (None, "pneumolib")])
-    return {_plain(package.name): package.version for package in packages}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return {canonicalize_name(package.name): package.version for package in packages}
 
 
 def pack(project: Path) -> None:

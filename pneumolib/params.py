@@ -318,9 +318,7 @@ class AuditParams(Section):
 
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     border_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.125  # of each side, what the border-only classifier sees
-    mitigation_images: Annotated[int, Field(ge=24)] = (
-        1000  # at most so many files are prepared anew for each mitigation
-    )
+    mitigation_images: Annotated[int, Field(ge=24)] = 1000  # at most so many files are prepared anew for each
     mitigation_quality: Annotated[int, Field(ge=1, le=95)] = 75
     mitigation_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
 
@@ -415,9 +413,12 @@ def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cel
         raise ParamsError("\n".join(lines)) from None
 
 
-# Parameters of earlier versions, and what took their place.
-RENAMED = {f"audit.cure_{key}": f"audit.mitigation_{key}" for key in ("images", "quality", "crop_border")}
-REMOVED = {"image.memory_gb": "pixels are read from a file that is mapped into memory, whatever their size"}
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"image": {"size_px": 96}}` to `{"image.size_px": 96}`."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _explain(error: dict, origin: dict[str, str]) -> str:
@@ -436,21 +437,11 @@ def _explain(error: dict, origin: dict[str, str]) -> str:
 
 
 def _unknown(key: str, location: list[str], received: Any) -> str:
-    if key in REMOVED:
-        return f"this parameter no longer exists ({REMOVED[key]}); delete the line"
-    if key in RENAMED:
-        return f"this parameter is now called {RENAMED[key]}; rename it (received {received!r})"
-    *parents, word = location
     section = RunParams
-    for part in parents:
+    for part in location[:-1]:
         section = section.model_fields[part].annotation
-    homes = {
-        name: f"{other}.{name}"
-        for other, field in RunParams.model_fields.items()
-        if isinstance(field.default, Section)
-        for name in type(field.default).model_fields
-    }
-    near = [".".join([*parents, name]) for name in difflib.get_close_matches(word, section.model_fields, 1, 0.5)]
-    near += [homes[name] for name in difflib.get_close_matches(word, homes, 1, 0.7)]
+    known = [*RunParams.model_fields, *flatten(RunParams().model_dump())]
+    elsewhere = [name for name in known if name.endswith(f".{location[-1]}")]
+    near = elsewhere or difflib.get_close_matches(key, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"unknown key (received {received!r}).{hint} Allowed here: {', '.join(section.model_fields)}"

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -19,7 +18,6 @@ PACKAGES = [
     "tensorflow-cpu", "tensorflow", "keras", "jax", "numpy", "pandas", "pillow", "scikit-learn", "scikit-image",
     "scipy", "papermill", "nbconvert",
 ]  # fmt: skip
-_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @functools.cache
@@ -87,15 +85,9 @@ def text_digest(text: str) -> str:
 def without_docstrings(source: str) -> ast.Module:
     """The syntax tree of `source`, docstrings taken out. Raises SyntaxError for what is no Python."""
     tree = ast.parse(source)
-    for node in statements(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+    documented = [tree]
+    for node in documented:  # which grows: methods, and functions in functions
+        documented += [inner for inner in node.body if isinstance(inner, ast.ClassDef | ast.FunctionDef)]
+        if ast.get_docstring(node, clean=False):
             node.body = node.body[1:] or [ast.Pass()]
     return tree
-
-
-def statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """The tree and all statements in it, at any depth: a tenth of the nodes that `ast.walk` gives."""
-    todo: list[ast.AST] = [tree]
-    while todo:
-        yield (node := todo.pop())
-        todo += (inner for field in _BLOCKS for inner in getattr(node, field, ()))

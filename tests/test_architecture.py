@@ -27,6 +27,8 @@ def test_no_arrow_runs_back_and_imports_are_spelt_out():
             words += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             if isinstance(node, ast.ImportFrom) and node.level:
                 wrong.append(f"{name}:{node.lineno}: a relative import")
+            if isinstance(node, ast.Import) and any(alias.name.startswith("pneumolib") for alias in node.names):
+                wrong.append(f"{name}:{node.lineno}: study.inputs looks for `from pneumolib.room.module import`")
             for word in words:
                 top, _, rest = word.partition(".")
                 room = rest.split(".")[0]

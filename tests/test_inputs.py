@@ -7,26 +7,23 @@ import pytest
 
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams
-from pneumolib.study import inputs
-from pneumolib.study.inputs import differences, gather, library_digests, python_code, read_cells
+from pneumolib.study.inputs import SOURCES, declared_parameters, differences, gather, library_digests, read_cells
 
 HANDS_OUT = "import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={})\n"
 MANIFEST = '"""Which images?"""\nfrom pneumolib.data.sources import listed\nfrom pneumolib.data.layout import SPLITS\n'
 FITTING = '"""How is it fitted?"""\n\n\ndef fit(rate=0.1):\n    """Fit."""\n    from pneumolib.params import EPOCHS\n'
 LIBRARY = {
-    "__init__": HANDS_OUT.format({"report.session": ["start"]}), "params": "EPOCHS = 3\n", "__main__": "",
-    "data/__init__": HANDS_OUT.format({"manifest": ["read_manifest"]}), "data/manifest": MANIFEST, "data/layout": "SPLITS = 3\n",
+    "__init__": HANDS_OUT.format(json.dumps({"report.session": ["start"]})), "params": "EPOCHS = 3\n", "__main__": "",
+    "data/__init__": HANDS_OUT.format(json.dumps({"manifest": ["read_manifest"]})), "data/manifest": MANIFEST, "data/layout": "SPLITS = 3\n",
     "data/sources": "from pneumolib.data.drawing import draw\n", "data/drawing": "",
-    "learning/__init__": HANDS_OUT.format({"fitting": ["fit"]}), "learning/fitting": FITTING, "learning/explain": "",
-    "report/__init__": HANDS_OUT.format({}), "report/session": "import numpy\n", "report/plots": "",
+    "learning/__init__": HANDS_OUT.format(json.dumps({"fitting": ["fit"]})), "learning/fitting": FITTING, "learning/explain": "",
+    "report/__init__": HANDS_OUT.format(json.dumps({})), "report/session": "import numpy\n", "report/plots": "",
 }  # fmt: skip
 
 
 @pytest.fixture
-def library(tmp_path, monkeypatch) -> Path:
+def library(tmp_path) -> Path:
     """A small library of the same form as ours."""
-    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
-    inputs._read_module.cache_clear()
     for module, text in LIBRARY.items():
         file = tmp_path / f"pneumolib/{module}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +46,20 @@ EVERYTHING = {"params", "data.manifest", "data.layout", "data.drawing", "learnin
         ("import pneumolib as pn\nroom = pn.learning\npn.learning.fit", {*FIT, "learning.explain"}),
         ("import pneumolib as pn\npn.report.plots.roc(1, 2)", {"report.plots"}),
         ("import pneumolib as pn\npn.data.something_unknown(1)", {*READING, "data.drawing"}),
-        ("import numpy as pn\npn.data.read_manifest\n'pn.learning'", set()),
+        ("from pneumolib.data import read_manifest, \\\n    other", {*READING, "data.drawing"}),
+        ("from pneumolib.learning import *", {*FIT, "learning.explain"}),
+        ("from pneumolib.report import plots; import pneumolib as pn; pn.params.check", {"report.plots", "params"}),
+        ("import numpy as np  # for `pneumolib report`\ndata.read_manifest", set()),
         ("%matplotlib inline\n!ls\nimport pneumolib as pn\npn.learning.fit", FIT),
-        ("def broken(:", EVERYTHING),
+        *(
+            (code, EVERYTHING)
+            for code in ("import pneumolib", "import numpy as np, pneumolib as p", "getattr(pn, name)")
+        ),
     ],
 )
 def test_every_way_to_name_the_library_is_followed(library, code, modules):
     """All but how images are listed, which concerns a run through the images alone."""
-    reached = library_digests(python_code([{"type": "code", "source": code}]), library)
+    reached = library_digests(code, library)
     assert {name.removeprefix("pneumolib.") for name in reached if "__" not in name} == modules
 
 
@@ -72,24 +75,18 @@ def test_every_way_to_name_the_library_is_followed(library, code, modules):
 def test_code_counts_comments_docstrings_and_layout_do_not(library, module, text, changed):
     code = "import pneumolib as pn\npn.learning.fit()"
     before = library_digests(code, library)
-    kept = list(library.parent.glob(".cache/modules/*.json"))
-    for file, text_left in zip(kept, ("", '["abc'), strict=False):  # what a full disk leaves
-        file.write_text(text_left, encoding="utf-8")
-    inputs._read_module.cache_clear()  # as in another process
-    assert kept
-    assert library_digests(code, library) == before
     (library / f"{module}.py").write_text(text, encoding="utf-8")
     after = library_digests(code, library)
     assert [m for m in after if after[m] != before[m]] == changed
 
 
-def test_the_reach_of_the_repository_s_notebooks(project):
+def test_the_reach_of_the_repository_s_notebooks():
     for name in ("01_exploration", "03_baseline_cnn", "07_comparison"):
-        modules = set(library_digests(python_code(read_cells(project.root / f"notebooks/{name}.ipynb"))))
+        modules = gather(name, RunParams(), "f", {})["library"].keys()
         assert any(".learning." in module for module in modules) == (name == "03_baseline_cnn")
         assert {"pneumolib.params", "pneumolib.data.manifest"} <= modules
         # How images are drawn, runs are executed and pages are written changes no result.
-        assert not [m for m in modules if m.startswith(("pneumolib.study.", "pneumolib.data.synth", inputs.SOURCES))]
+        assert not [m for m in modules if m.startswith(("pneumolib.study.", "pneumolib.data.synth", SOURCES))]
 
 
 def test_what_counts_of_a_notebook(project, monkeypatch):
@@ -145,4 +142,4 @@ def test_a_notebook_that_cannot_be_run_is_named(tmp_path, text, said):
     path = tmp_path / "03_broken.ipynb"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ParamsError, match=rf"03_broken\.ipynb: {said}"):
-        inputs.declared_parameters(path)
+        declared_parameters(path)

@@ -42,11 +42,9 @@ def test_study_and_run_become_one_frozen_object(study):
         ("training: {learning_rat: 0.01}", None, "03_baseline_cnn.yaml: training.learning_rat: unknown key (received 0.01). "
          "Did you mean training.learning_rate? Allowed here: epochs, batch_size, "),
         ("augmant: {flip: true}", None, "Did you mean augment?"),
-        ("model: {learning_rate: 0.1}", None, "Did you mean training.learning_rate?"),
+        ("model: {batch_size: 8}", None, "Did you mean training.batch_size?"),
         ("size_px: 10", "", "Did you mean image.size_px?"),
         ("", "image: {size_px: big}", "study.yaml: image.size_px"),
-        ("image: {memory_gb: 2.0}", "", "image.memory_gb: this parameter no longer exists"),
-        ("audit: {cure_images: 30}", None, "audit.cure_images: this parameter is now called audit.mitigation_images; rename it (received 30)"),
         ("image: {equalize: clahe, clahe_tiles: 32}", "", "image: clahe_clip_limit 0.02 is less than one pixel of a tile: 32 tiles "
          "along 180 px have 25 pixels each. Use fewer tiles, or at least 0.040"),
         ("training: {optimizer: adam, weight_decay: 0.1}", None, "03_baseline_cnn.yaml: training: weight_decay 0.1 needs optimizer: adamw"),

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from conftest import REPO
-from pneumolib.params import check
+from pneumolib.params import check, flatten
 from pneumolib.project import EVALUATION, TRAINING, evaluation_of, load_run, study_runs
-from pneumolib.study.inputs import declared_parameters, flatten
+from pneumolib.study.inputs import declared_parameters
 from pneumolib.study.plan import of_run
 
 sys.path.insert(0, str(REPO / "tools"))

@@ -26,7 +26,7 @@ from PIL import Image
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import equalize, load_image
 from pneumolib.errors import InputError, ModelError
-from pneumolib.params import ImageParams
+from pneumolib.params import ImageParams, flatten
 from pneumolib.project import in_root
 from pneumolib.reporting.figures import PNEUMONIA
 from pneumolib.reporting.gallery import STRONGEST_COVER, overlay, strongest_place
@@ -35,7 +35,6 @@ from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serve.predict import Scored, inert, score_images
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, find_run, load_trained, trained_runs
 from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, MOST_PIXELS, SAMPLES, safe_error, sample, take_in
-from pneumolib.study.inputs import flatten
 
 MOST_MODELS = 3  # in memory at once
 MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more

@@ -1,7 +1,7 @@
 """What is a run made from, and what of it has changed? Content decides, never a time stamp.
 
 Counted: the parameters that its notebook declares, the notebook's cells and tags (not its outputs), the modules of the
-library that the notebook reaches (comments, docstrings and layout aside), the data's fingerprint, the versions of the
+library that the notebook names or they import (comments, docstrings and layout aside), the data's fingerprint, the versions of the
 packages that decide numbers, and the results of the runs it builds on. TensorFlow is never imported here.
 """
 
@@ -11,15 +11,13 @@ import itertools
 import json
 import platform
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pneumolib import provenance
 from pneumolib.errors import ParamsError
-from pneumolib.params import RunParams
-from pneumolib.project import in_root, notebook_of, write_whole
-from pneumolib.provenance import package_versions, statements, text_digest, without_docstrings
+from pneumolib.params import RunParams, flatten
+from pneumolib.project import in_root, notebook_of
+from pneumolib.provenance import package_versions, text_digest, without_docstrings
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
@@ -27,6 +25,9 @@ ROOTS = ("data.root", "external.data.root")
 # How images are listed, drawn or downloaded concerns a run only through the images, and the data's fingerprint covers
 # those. So this module does not count, and neither does what only this module imports.
 SOURCES = "pneumolib.data.sources"
+# An import from a room, with the names where they can be read; and what a notebook uses of the library, or the whole of it.
+_IMPORT = re.compile(r"from (pneumolib[\w.]*) import (\([^)]*\)|[\w, ]+(?=[;#\n]|$)|)")
+_USE = re.compile(r"(?<!`)\b(?:pn|pneumolib)\b([\w.]*)")  # not in a comment's `pneumolib report`
 # Tag of the first code cell, which prepares Colab and Kaggle and decides no number. It holds the notebook's commit.
 BOOTSTRAP = "bootstrap"
 
@@ -95,7 +96,7 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
     return {
         "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k not in ROOTS},
         "notebook": [text_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
-        "library": library_digests(python_code([cell for cell in cells if cell != BOOTSTRAP])),
+        "library": library_digests("\n".join(c["source"] for c in cells if c != BOOTSTRAP and c["type"] == "code")),
         "data": fingerprint,
         "packages": {"python": platform.python_version()}
         | {name: v for name, v in package_versions().items() if name not in DECIDE_NO_NUMBER},
@@ -123,69 +124,37 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, A
     return [(k, old.get(k, "none"), new.get(k, "none")) for k in keys if old.get(k, ...) != new.get(k, ...)]
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"image": {"size_px": 96}}` to `{"image.size_px": 96}`."""
-    flat = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def python_code(cells: list[dict]) -> str:
-    """The code cells as one text, magics and shell lines turned into the calls that IPython makes of them."""
-    sources = [cell["source"] for cell in cells if cell["type"] == "code"]
-    try:
-        _read_module("\n".join(sources))
-    except SyntaxError:
-        # Imported here: IPython takes as long to load as the whole up-to-date check, and few notebooks need it.
-        from IPython.core.inputtransformer2 import TransformerManager
-
-        sources = [TransformerManager().transform_cell(source) for source in sources]
-    return "\n".join(sources)
-
-
 def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
-    """Module to digest for every module of the library that `code` reaches, directly or through other modules."""
+    """Module to digest for every module of the library that `code` names, directly or through other modules.
+
+    Names are looked for in the text: `pn.room.name`, and what follows `from pneumolib.room import`. A name that no room
+    hands out stands for its whole room, and the library under another name than `pn` for all of it. So too many modules
+    may count, in a comment for example, and never too few.
+    """
     homes = _homes(package)
-    try:
-        todo = _modules(_read_module(code)[1], homes)
-    except SyntaxError:  # all counts; the run will fail with a page that says where
-        todo = set().union(*homes.values())
+    used = _USE.findall(_IMPORT.sub("", code.replace("import pneumolib as pn", "")))
+    todo = _modules([*_imported(code), *(f"pneumolib{name}" for name in used)], homes)
     digests = {SOURCES: ""}
-    while todo:
-        module = todo.pop()
-        if module not in digests:
-            source = (package.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-            digests[module], imported = _read_module(source)
-            todo |= _modules(imported, homes)
+    while left := todo - digests.keys():
+        module = left.pop()
+        source = (package.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        digests[module] = _digest(source)
+        todo |= _modules(_imported(source), homes)
     del digests[SOURCES]
     return dict(sorted(digests.items()))
 
 
 @functools.cache
-def _read_module(source: str) -> tuple[str, list[str]]:
-    """A digest of what a module or a notebook's code does, and what it imports of ours.
-
-    Kept in `.cache/modules/` under the text itself: reading all modules takes as long as the rest of an up-to-date check.
-    """
-    file = in_root(f".cache/modules/{text_digest(_reader() + source)}.json")
-    try:
-        digest, imported = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or cut short
-        tree = without_docstrings(source)
-        digest, imported = text_digest(ast.dump(tree)), sorted(_imported_names(tree))
-        write_whole(file, json.dumps([digest, imported]))
-    return digest, imported
+def _digest(source: str) -> str:
+    """Of what a module does: comments, docstrings and layout do not count."""
+    return text_digest(ast.dump(without_docstrings(source)))
 
 
-@functools.cache
-def _reader() -> str:
-    """What else decides the digest of a module: Python, and the code that reads it."""
-    code = [Path(file).read_text(encoding="utf-8") for file in (__file__, provenance.__file__)]
-    return "".join([platform.python_version(), *code])
+def _imported(text: str) -> list[str]:
+    return [f"{room}.{word}" for room, names in _IMPORT.findall(text) for word in re.findall(r"\w+", names) or [""]]
 
 
-def _modules(names: Iterable[str], homes: dict[str, set[str]]) -> set[str]:
+def _modules(names: list[str], homes: dict[str, set[str]]) -> set[str]:
     """`pneumolib.params.check` is no name of `homes`, but `pneumolib.params` is."""
     found = set()
     for name in names:
@@ -195,41 +164,17 @@ def _modules(names: Iterable[str], homes: dict[str, set[str]]) -> set[str]:
     return found
 
 
-def _imported_names(tree: ast.AST) -> set[str]:
-    """Names of ours in `import` statements, inside functions too, and those that are used as `pn.room.name`."""
-    names, aliases, inner = set(), set(), set()
-    for node in statements(tree):
-        if isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if "." in alias.name}
-            aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "pneumolib"}
-    for node in ast.walk(tree) if aliases else ():
-        if isinstance(node, ast.Attribute):
-            inner.add(node.value)  # `pn.data` inside `pn.data.read_manifest` is no use of the whole room
-            chain = re.fullmatch(r"(\w+)\.([\w.]+)", ast.unparse(node)) if node not in inner else None
-            if chain and chain[1] in aliases:
-                names.add(f"pneumolib.{chain[2]}")
-    return {name for name in names if name.startswith("pneumolib.")}
-
-
 def _homes(package: Path) -> dict[str, set[str]]:
     """Modules that a name of ours stands for: a module itself, a room all its modules, `pneumolib.data.read_manifest` its home."""
     homes = {}
     for file in package.rglob("*.py"):
         room = ".".join(file.relative_to(package.parent).parent.parts)
-        if file.stem == "__init__":
-            handed_out = _handed_out(file.read_text(encoding="utf-8"))
-            homes |= {f"{room}.{name}": {f"{room}.{module}"} for name, module in handed_out.items()}
+        if file.stem == "__init__":  # of `submod_attrs`
+            for module, names in re.findall(r'"([\w.]+)": \[([^]]*)\]', file.read_text(encoding="utf-8")):
+                homes |= {f"{room}.{name}": {f"{room}.{module}"} for name in re.findall(r'"(\w+)"', names)}
         elif file.stem != "__main__":
             module = f"{room}.{file.stem}"
             homes[module] = {module}
-            homes.setdefault(room, set()).add(module)
+            for whole in {room, "pneumolib"}:
+                homes.setdefault(whole, set()).add(module)
     return homes
-
-
-@functools.cache
-def _handed_out(init: str) -> dict[str, str]:
-    """Name to module for all that the text of a room's `__init__.py` hands out by `submod_attrs`."""
-    found = [n.value for n in ast.walk(ast.parse(init)) if isinstance(n, ast.keyword) and n.arg == "submod_attrs"]
-    return {name: module for homes in found for module, names in ast.literal_eval(homes).items() for name in names}
