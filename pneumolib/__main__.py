@@ -16,56 +16,28 @@ import click
 
 from pneumolib.errors import InputError, ParamsError, PneumolibError
 from pneumolib.hosts import DATASET, processes
-from pneumolib.project import evaluated, in_root, project_root
-
-# Commands by what a user wants; what a person reads who interrupts one.
-GROUPS = {
-    "Study": ("report", "run", "open"),
-    "Data": ("data", "schema"),
-    "Model at work": ("predict", "export", "app"),
-    "Other machines": ("kaggle", "colab"),
-}
-INTERRUPTED = {
-    **dict.fromkeys(("report", "run"), "Finished runs are kept; `make report` goes on from there."),
-    "data": "What was fetched is kept; the same command goes on from there.",
-    "export": "Nothing was exported.",
-}
+from pneumolib.project import evaluated, in_root
 
 
-class _Groups(click.Group):
-    """Lists the commands under the headings of `GROUPS`."""
-
-    def format_commands(self, ctx, formatter):
-        for heading, names in GROUPS.items():
-            with formatter.section(heading):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
-
-
-@click.group(cls=_Groups, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def cli():
     """Pneumonia or normal, on children's chest radiographs: from parameter files to pages."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 it failed, 2 bad input, 130 interrupted."""
-    gc.set_threshold(
-        100_000
-    )  # modules of half a million objects are imported, and collecting garbage between takes longer
-    words = sys.argv[1:] if argv is None else argv
-    command = words[0] if words else ""
+    # Modules of half a million objects are imported, and collecting garbage between takes longer.
+    gc.set_threshold(100_000)
     try:
-        return cli.main(words, "pneumolib", standalone_mode=False) or 0
+        return cli.main(argv, "pneumolib", standalone_mode=False) or 0
     except click.ClickException as fault:
         fault.show()
         return fault.exit_code
     except PneumolibError as fault:
-        # What has begun to work has printed lines already, from which its end is set apart.
-        before = "Stopped before any run:\n" if command in GROUPS["Study"] else ""
-        before = before if isinstance(fault, InputError) else "\n"
-        print(f"{before}{fault}", file=sys.stderr)
+        print(fault, file=sys.stderr)
         return fault.exit_code
     except click.Abort:  # click's word for KeyboardInterrupt
-        print(f"\nInterrupted. {INTERRUPTED.get(command, '')}".rstrip(), file=sys.stderr)
+        print("\nInterrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
 
 
@@ -150,7 +122,7 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print("", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table), sep="\n")
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
-    print(f"Index: {os.path.relpath(in_root(f'reports/{steps[0].study}/index.html'), project_root())}")
+    print(f"Index: reports/{steps[0].study}/index.html")
     return 0
 
 

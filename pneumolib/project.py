@@ -99,10 +99,6 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
     files, and for a file that has the name of an earlier version's notebook or of an evaluation.
     """
     if not study_dir.is_dir():
-        if study_dir.name.endswith(SMOKE):
-            raise ParamsError(
-                f"{study_dir}: no such study; a smoke run is asked for by {report_command(study_dir.name)}"
-            )
         found = sorted(p.parent.name for p in in_root("params").glob("*/study.yaml"))
         raise ParamsError(f"{study_dir}: no such study. Studies found: {', '.join(found) or 'none'}")
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
@@ -194,10 +190,8 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ParamsError(
-            f"{path}: no such file. " + (f"Beside it: {', '.join(beside)}" if beside else "Its folder is missing")
-        )
+        beside = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
+        raise ParamsError(f"{path}: no such file. Beside it: {beside or 'none'}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ParamsError) as fault:

@@ -154,7 +154,7 @@ def test_root_is_found_from_the_notebooks_folder(tmp_path, monkeypatch):
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "head": "recall_vgg19", "head_units": 8}},
          "head_units and head_dropout are for head: pooled"),
         ({"model": {"name": "transfer"}}, "needs a backbone"),
-        ({"model": {"name": "transfer", "backbone": "VGG91", "weights": "none"}}, "Did you mean VGG19?"),
+        ({"model": {"name": "transfer", "backbone": "VGG91", "weights": "none"}}, "nor one of: ConvNeXtTiny, "),
         ({"model": {"name": "transfer", "backbone": "VGG19"}}, "needs weights: imagenet, none, or the path"),
         ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, unit or none"),
         ({"model": {"name": "transfer", "backbone": "x.keras", "preprocess": "tf", "weights": "none"}}, "brings its own"),

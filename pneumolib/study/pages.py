@@ -8,7 +8,6 @@ import base64
 import functools
 import hashlib
 import html
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -30,10 +29,8 @@ from pneumolib.project import (
     evaluated,
     evaluation_of,
     in_root,
-    load_run,
     notebook_of,
     params_folder,
-    project_root,
     report_command,
     run_folder,
     study_runs,
@@ -58,7 +55,7 @@ POLICY = (
     f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
 )
 FAILURE_FILE = "failure.txt"
-STATES = ["failed", "unfinished", "due", "done"]  # in the order of the page: what needs a person comes first
+STATES = ["failed", "unfinished", "out of date", "done"]  # in the order of the page: what needs a person comes first
 _JINJA = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
@@ -67,7 +64,7 @@ _JINJA = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT)}
+_JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT), "states": STATES}
 DONE = "done"
 NO_RESULT = "no run has finished that has a result to show"
 _CODE = re.compile(r'<details class="code"(?: open)?>.*?</details>', re.DOTALL)
@@ -99,9 +96,8 @@ def write_failed_page(step: Step, failed: Path, headline: str) -> None:
 
 def write_unfinished_page(step: Step, started: datetime) -> None:
     """The page in place while the run is at work, and after it was killed."""
-    words = {"study": step.study, "run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC",
-             "command": report_command(step.study), "banners": banners(step.study, is_synthetic(step.params))}  # fmt: skip
-    _write(step.page, "unfinished.html.j2", **words)
+    words = {"run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC", "command": report_command(step.study)}
+    _write(step.page, "unfinished.html.j2", step.study, synthetic=is_synthetic(step.params), **words)
 
 
 def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
@@ -150,9 +146,9 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = ""
         ],
     )
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
-    page = {"study": step.study, "run": step.run, "policy": POLICY, "script": SCRIPT,
-            "banners": banners(step.study, synthetic), "light": light, "dark": dark, **words}  # fmt: skip
-    write_page(step.page, exporter.from_notebook_node(notebook, resources={"page": page})[0])
+    page = {"study": step.study, "run": step.run, "policy": POLICY, "script": SCRIPT, "light": light, "dark": dark}
+    page |= {"synthetic": synthetic, "smoke": step.study.endswith(SMOKE), **words}
+    write_whole(step.page, exporter.from_notebook_node(notebook, resources={"page": page})[0])
 
 
 def with_contents(page: str, summary: str = "") -> tuple[str, list[dict[str, str]]]:
@@ -202,12 +198,6 @@ def is_noise(line: str) -> bool:
     return bool(_NOISE.match(line.lstrip()))
 
 
-def banners(study: str | None, synthetic: bool) -> str:
-    """What every page says of itself first; `study` is None for the index of all."""
-    smoke = study is not None and study.endswith(SMOKE)
-    return _JINJA.get_template("banners.html.j2").render(smoke=smoke, synthetic=synthetic)
-
-
 def is_synthetic(params: RunParams) -> bool:
     """Whether the images are drawn: by the parameters, or by the mark that a drawing carries wherever it is copied."""
     return params.data.source == "synthetic" or is_drawn(in_root(params.data.root))
@@ -221,19 +211,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _write(path: Path, template: str, **words: Any) -> None:
+def _write(path: Path, template: str, study: str | None = None, **words: Any) -> None:
     """A page from a file in `template/`; a word that the template needs and is not given is an error."""
-    write_page(path, _JINJA.get_template(template).render(**words))
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write atomically, and only when the text differs."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_whole(path, text)
+    words |= {"study": study, "smoke": str(study).endswith(SMOKE)}
+    write_whole(path, _JINJA.get_template(template).render(words))
 
 
 def write_index(study: str, waiting: Sequence[str] = ()) -> None:
-    """`reports/<study>/index.html`, its checklist and model cards, and `reports/index.html`; unchanged files are left alone.
+    """`reports/<study>/index.html`, its checklist and model cards, and `reports/index.html`.
 
     Args:
         study: its name.
@@ -241,26 +226,18 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     """
     rows = _run_rows(study, waiting)
     results = [row["result"] for row in rows if row["result"]]
-    first = next(iter(study_runs(params_folder(study)).values()))
-    drawn = is_synthetic(load_run(first, smoke=study.endswith(SMOKE))[0])
-    shared = {"banners": banners(study, drawn or any(r.synthetic for r in results))}
-    folder = in_root(f"reports/{study}")
-    index = {"study": study, "rows": rows, "unlike": unlike(results), "checklist": CHECKLIST_PAGE, "states": STATES}
-    _write(folder / "index.html", "index.html.j2", **index, **shared)
-    _write(
-        folder / CHECKLIST_PAGE,
-        "checklist.html.j2",
-        **checklist_page(study, results, [*map(evaluated, waiting)]),
-        **shared,
-    )
+    synthetic = any(result.synthetic for result in results)
+    index = {"rows": rows, "unlike": unlike(results), "checklist": CHECKLIST_PAGE}
+    _write(in_root(f"reports/{study}/index.html"), "index.html.j2", study, synthetic=synthetic, **index)
+    checked = checklist_page(study, results, [*map(evaluated, waiting)])
+    _write(in_root(f"reports/{study}/{CHECKLIST_PAGE}"), "checklist.html.j2", synthetic=synthetic, **checked)
     # With what the study's audit found in the very same images.
     audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
     for result in (r for r in results if r.metrics.get("test")):
-        write_page(run_folder(study, result.run) / CARD_FILE, model_card(result, audits.get(result.data.fingerprint)))
+        write_whole(run_folder(study, result.run) / CARD_FILE, model_card(result, audits.get(result.data.fingerprint)))
     studies = sorted(p.parent.name for p in in_root("reports").glob("*/index.html"))
     rows = sorted((_study_row(name, waiting if name == study else ()) for name in studies), key=_urgency)
-    index = {"study": None, "rows": rows, "unlike": None, "states": STATES}
-    _write(in_root("reports/index.html"), "index.html.j2", **index, banners=banners(None, False))
+    _write(in_root("reports/index.html"), "index.html.j2", rows=rows, unlike=None, synthetic=False)
 
 
 def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
@@ -279,53 +256,48 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
     `chips` are states with words for them, the one that needs a person most first. A cell has `text`, or `lines`.
     """
     runs = [run, evaluation_of(run)] if notebook_of(run) in TRAINING else [run]
-    chips, cells, results = zip(*(_state(study, name, name in waiting) for name in runs), strict=True)
-    links = [f"{name}.html" if in_root(f"reports/{study}/{name}.html").is_file() else None for name in runs]
-    # What a failed evaluation said comes before the result of its training.
-    said = cells[0] if results[-1] else cells[-1] or cells[0]
+    states, cells, results = zip(*(_state(study, name, waiting) for name in runs), strict=True)
+    state = min(states, key=STATES.index)
+    made = [result for result in results if result]
     return {
         "name": run,
-        "link": links[0],
-        "evaluation": links[1] if links[1:] else None,
-        "chips": [min(chips, key=lambda chip: STATES.index(chip[0]))],
-        "cells": [said, *_made_of([r for r in results if r])],
+        "links": [f"{name}.html" if in_root(f"reports/{study}/{name}.html").is_file() else None for name in runs],
+        "chips": [(state, state)],
+        # What a failed evaluation said comes before the result of its training.
+        "cells": [cells[0] if results[-1] else cells[-1] or cells[0], *_made_of(made)],
         "result": results[0],
-        "found": results[0] and first_sentence(cells[0]["text"]),
-        "made": [r for r in results if r],
+        "found": cells[0].get("text", "").partition(". ")[0].rstrip("."),
+        "made": made,
     }
 
 
-def _state(study: str, run: str, out_of_date: bool) -> tuple[tuple[str, str], dict[str, Any], Result | None]:
-    """State with words for it, a cell of what the run said, and its result: only a whole `result.json` counts as done."""
+def _state(study: str, run: str, waiting: Sequence[str]) -> tuple[str, dict[str, Any], Result | None]:
+    """State, a cell of what the run said, and its result: only a whole `result.json` counts as done."""
     try:
         result = read_result(run_folder(study, run))
     except ResultError:
         failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
-        if failure.is_file():
-            return ("failed", "failed"), {"text": failure.read_text("utf-8").strip(), "kind": "what"}, None
-        return ("unfinished", "unfinished"), {}, None
+        said = {"text": failure.read_text("utf-8").strip(), "kind": "what"} if failure.is_file() else {}
+        return "failed" if said else "unfinished", said, None
     auroc = result.metric("auroc")
     # What an evaluation found is said by its training.
     lines = [] if result.notebook == EVALUATION else headline(result)
     said = {"text": "".join(lines[:1]), "value": auroc and auroc.value}
-    return ("due", "out of date") if out_of_date else ("done", "done"), said, result
+    return "out of date" if run in waiting else "done", said, result
 
 
 def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     """One line of the index of all; a study whose parameter files are gone or faulty has no runs to show."""
-    row = {"name": study, "link": f"{study}/index.html"}
+    row = {"name": study, "links": [f"{study}/index.html"]}
     try:
         runs = _run_rows(study, waiting)
     except ParamsError:
         return row | {"chips": [("unfinished", "no parameter files")], "cells": [{}] * 6}
-    results = sorted((run["result"] for run in runs if run["result"]), key=lambda r: r.run)
-    count = Counter(chip for run in runs for chip in run["chips"])
-    kind = "synthetic" if any(r.synthetic for r in results) else "radiographs" if results else ""
-    found = sorted((run["name"], run["found"]) for run in runs if run["found"] not in (None, DONE))
-    lines = [f"{run}: {sentence}" for run, sentence in found]
-    cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"text": NO_RESULT, "lines": lines}]
-    chips = [(state, f"{n} {words}") for (state, words), n in count.items()]
-    return row | {"chips": chips, "cells": [*cells, *_made_of([r for run in runs for r in run["made"]])]}
+    made = [result for run in runs for result in run["made"]]
+    count = Counter(state for run in runs for state, _ in run["chips"])
+    kind = "synthetic" if any(result.synthetic for result in made) else "radiographs" if made else ""
+    cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"lines": study_headline(study).splitlines()}]
+    return row | {"chips": [(state, f"{n} {state}") for state, n in count.items()], "cells": [*cells, *_made_of(made)]}
 
 
 def _made_of(results: list[Result]) -> list[dict[str, Any]]:
@@ -347,14 +319,11 @@ def study_headline(study: str) -> str:
 
 def summaries(study: str) -> list[tuple[str, str, str, str]]:
     """Each finished run: its name, the first sentence of its headline or `done`, how long it took, and its page."""
-    folder = os.path.relpath(in_root(f"reports/{study}"), project_root())
     try:
         rows = sorted((row for row in _run_rows(study, ()) if row["result"]), key=lambda row: row["name"])
     except ParamsError:  # a study whose parameter files are gone
         return []
-    return [(row["name"], row["found"], row["cells"][1]["text"], f"{folder}/{row['name']}.html") for row in rows]
-
-
-def first_sentence(text: str) -> str:
-    """Of what a run found; `done` for a run that judges nothing."""
-    return text.partition(". ")[0].rstrip(".") or DONE
+    return [
+        (row["name"], row["found"] or DONE, row["cells"][1]["text"], f"reports/{study}/{row['name']}.html")
+        for row in rows
+    ]

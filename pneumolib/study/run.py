@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,25 +52,22 @@ from pneumolib.study.plan import Step, of_run, upstream_digests
 _FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError)
 # Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
 _CONTROL = re.compile(r"\x1b\[[\d;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|(?![\t\n\r])[\x00-\x1f\x7f]")
-# Lines that say how far a cell is: an epoch of `ValidationWatch` or of Keras, or a progress bar; and the time left.
-_STATE = re.compile(r"(epoch \d+/\d+|.+: +\d+%(?=\|))(?:.*((?:at most |<)[\d:]+(?: s| min| h)?))?", re.IGNORECASE)
+# Lines that say how far a cell is: an epoch of `ValidationWatch`, with the time left, or of Keras, or a progress bar.
+_STATE = re.compile(r"epoch \d+/\d+|.+: +\d+%\|", re.IGNORECASE)
 
 
 class Progress:
     """A run as it goes: everything in `run.log`, without control codes, and one line in the terminal. Cells write to it as to a file.
 
-    The terminal's line is rewritten in place: the cell, the epoch or progress bar that the cell shows, the time left. Where
-    standard output is no terminal, the line of the start is printed instead. `verbose` prints the log's lines, too.
-
-    Attributes:
-        seconds: how long the run took the last time, 0 where it has never finished.
+       The terminal's line is rewritten in place: the cell, and the epoch or progress bar that the cell shows. Where standard
+    output is no terminal, the line of the start is printed instead. `verbose` prints the log's lines, too.
     """
 
     def __init__(self, position: str, run: str, log: Path, verbose: bool = False):
         # For appending: the kernel's own process writes to the same file.
         self.head, self.file = f"{position} {run}".strip(), log.open("a", encoding="utf-8")
         self.pending, self.began, self.number, self.place = "", time.monotonic(), 0, ""
-        self.verbose, self.live, self.seconds, self.flush = verbose, sys.stdout.isatty(), 0.0, self.file.flush
+        self.verbose, self.live, self.flush = verbose, sys.stdout.isatty(), self.file.flush
 
     def close(self) -> None:
         self.write("\n")
@@ -78,28 +75,24 @@ class Progress:
         self.file.close()
 
     def begin(self, notebook: Any) -> None:
-        """Number the cells as the notebook's author does, without the cell that papermill put in, and find their headings."""
-        self.places, number, heading = [], 0, ""
-        for cell in notebook.cells:
-            number += "injected-parameters" not in cell.metadata.get("tags", [])
-            if cell.cell_type == "markdown":
-                heading = [heading, *re.findall(r"^#+ *(.*)", cell.source, re.MULTILINE)][-1]
-            self.places.append((number, heading))
+        """Take the cells that are going to be executed."""
+        self.cells = notebook.cells
 
     def start(self, reasons: str) -> None:
         """Say why the run is due."""
         self._line(f"started: {reasons}", f"{self.head}  ", always=not self.live)
 
     def cell(self, cell: Any, cell_index: int) -> None:
-        """Announce a code cell by its number, the heading above it, and the time."""
+        """Announce a code cell by its number, as the notebook's author counts, and the heading above it."""
         if cell.cell_type == "code":
             self.write("\n")
-            self.number, heading = self.places[cell_index]
-            self.place = f"{self.head}  cell {self.number}/{self.places[-1][0]}"
+            own = ["injected-parameters" not in one.metadata.get("tags", []) for one in self.cells]
+            self.number = sum(own[: cell_index + 1])
+            self.place = f"{self.head}  cell {self.number}/{sum(own)}"
+            above = [one.source for one in self.cells[:cell_index] if one.cell_type == "markdown"]
+            heading = "".join(re.findall(r"^#+ *(.*)", "\n".join(above), re.MULTILINE)[-1:])
             self._line(f"  {heading}", self.place)
-            spent = time.monotonic() - self.began
-            words, seconds = ("about {} left", self.seconds - spent) if self.seconds > spent else ("{} so far", spent)
-            self._rewrite(f"{self.place}, {words.format(pages.duration(seconds))}  {heading}")
+            self._rewrite(f"{self.place}  {heading}")
 
     def write(self, text: str) -> None:
         """Text that a cell printed, in pieces of any size."""
@@ -118,8 +111,8 @@ class Progress:
             self._follow(text)
 
     def _follow(self, text: str) -> None:
-        if found := _STATE.search(_last_state(text)):
-            self._rewrite(f"{self.place}, {found[1]}" + (f", {found[2].strip('<')} left" if found[2] else ""))
+        if _STATE.match(text := _last_state(text)):
+            self._rewrite(f"{self.place}, {text}")
 
     def _rewrite(self, text: str) -> None:
         if self.live:
@@ -188,8 +181,6 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
     inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
     with closing(Progress(position, step.run, work / "run.log", verbose)) as progress:
-        with suppress(ResultError):
-            progress.seconds = read_result(aside).provenance.seconds
         progress.start("; ".join(step.reasons) or "asked for")
         try:
             _run_notebook(step, work, progress)
