@@ -5,14 +5,12 @@ read in their sources: Kaggle's exports Colab's variables too, so Kaggle is aske
 variables that begin with `TPU_`, so no prefix is matched.
 """
 
-import contextlib
 import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -40,9 +38,6 @@ DEEPEST = 6  # kaggle/input/datasets/<owner>/<name>/chest_xray/chest_xray
 TENSORFLOW = "tensorflow-cpu"
 # A version that pip can read as a constraint; Debian's own packages have others.
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
-PACKED = "trainings.tar"
-# Of a run at work, or of the machine that the run was at work on.
-_NOT_KEPT = re.compile(r"/\.work-|\.(tmp|lock)$")
 
 
 @dataclass(frozen=True)
@@ -246,54 +241,24 @@ def installed() -> dict[str, str]:
     return {canonicalize_name(package.name): package.version for package in packages}
 
 
-def pack(project: Path) -> None:
-    """Write the hidden folders of `runs/`, among them `.training`, which an exact resume needs, into `trainings.tar`.
-
-    Whether Kaggle keeps folders whose names begin with a dot in a notebook's output is not documented. A study may be at
-    work meanwhile. A disk that is full, say, gives a warning and ends nothing.
-    """
-    files = _kept(project.glob("runs/*/.*/**/*"))
-    temporary = project / "trainings.tmp"
-    try:
-        if files:
-            with tarfile.open(temporary, "w") as archive:  # not compressed: weights hardly shrink
-                for file in files:
-                    name = str(file.relative_to(project))
-                    with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:  # replaced in this moment
-                        # Of the open file, so that size and contents are of one and the same.
-                        archive.addfile(archive.gettarinfo(arcname=name, fileobj=opened), opened)
-            os.replace(temporary, project / PACKED)
-    except OSError as fault:
-        print(f"Warning: {project / 'runs'} could not be packed for the next session: {fault}", flush=True)
-
-
-def _kept(files: Iterable[Path]) -> list[Path]:
-    return [file for file in sorted(files) if file.is_file() and not _NOT_KEPT.search(str(file))]
-
-
 def take_up(folders: Iterable[Path], project: Path) -> list[str]:
-    """Bring the runs of earlier sessions into `project`; what is there already stays.
+    """Bring the runs and trainings of earlier sessions into `project`; what is there already stays.
+
+    Whole folders only, so that two sessions never mix in one.
 
     Args:
-        folders: where to look for `runs/` and `trainings.tar`, such as every folder of `/kaggle/input`.
+        folders: where to look for `runs/`, such as every folder of `/kaggle/input`.
     Returns:
         `<study>/<run>` of finished runs and of trainings begun, each once.
     """
     found = set()
     for folder in folders:
-        # Whole runs only, so that two sessions never mix in one folder; of hidden folders, file by file.
-        ours = {run.relative_to(project) for run in project.glob("runs/*/[!.]*")}
-        for file in _kept(folder.glob("runs/*/*/**/*")):
-            place = file.relative_to(folder)
-            if not ours & set(place.parents) and not (project / place).exists():
-                (project / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, project / place)  # an input is read-only: contents, not permissions
-                found.add(place)
-        # What a cut transfer left incomplete, or what is none of ours, is passed over from where it cannot be used.
-        with contextlib.suppress(FileNotFoundError, tarfile.TarError), tarfile.open(folder / PACKED) as archive:
-            for member in archive:
-                place = Path(member.name)
-                if place.parts[:1] == ("runs",) and len(place.parts) > 3 and not (project / place).exists():
-                    archive.extract(member, project, filter="data")
-                    found.add(place)
-    return sorted({f"{place.parts[1]}/{place.parts[3 if place.parts[2].startswith('.') else 2]}" for place in found})
+        for run in sorted([*folder.glob("runs/*/[0-9]*"), *folder.glob("runs/*/trainings/*")]):
+            place = run.relative_to(folder)
+            if not (project / place).exists():
+                for file in (path for path in run.rglob("*") if path.is_file()):
+                    copy = project / place / file.relative_to(run)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)  # an input is read-only: contents, not permissions
+                found.add(f"{place.parts[1]}/{run.name}")
+    return sorted(found)

@@ -78,8 +78,11 @@ def set_aside_folder(study: str, run: str) -> Path:
 
 
 def training_folder(study: str, run: str) -> Path:
-    """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`."""
-    return in_root(f"runs/{study}/.training/{run}")
+    """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`.
+
+    Not hidden: whether Kaggle keeps folders whose names begin with a dot in a notebook's output is not documented.
+    """
+    return in_root(f"runs/{study}/trainings/{run}")
 
 
 def evaluation_of(run: str) -> str:

@@ -37,7 +37,7 @@ split: {validation_fraction: 0.3, ratio_tolerance_points: 25.0}
 image: {size_px: 32, channels: 1}
 """
 RUNS = ["01_quick", "03_baseline_cnn"]
-FIRST_CHECKPOINT = "runs/tiny/.training/03_baseline_cnn/checkpoint.npz"
+FIRST_CHECKPOINT = "runs/tiny/trainings/03_baseline_cnn/checkpoint.npz"
 
 
 class Machine:
@@ -153,5 +153,5 @@ def test_sessions_that_are_killed_and_ended_in_time_leave_the_pages_and_numbers_
     assert "AUROC: " in outcome["headline"]
     # Neither images, nor links to them, nor code are among what Kaggle keeps.
     left = {path.name for path in last.project.iterdir()}
-    assert left == {"notebooks", "params", "runs", "reports", "trainings.tar", "outcome.json"}
+    assert left == {"notebooks", "params", "runs", "reports", "outcome.json"}
     assert not [path for path in last.working.rglob("*") if path.is_symlink()]

@@ -1,9 +1,8 @@
 """Where is this? What the platforms set, and what only looks like it; packages that the real pip adds, from wheels made here;
-what a session reached, packed and taken up by the next one.
+what a session reached, taken up by the next one.
 """
 
 import sys
-import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from pneumolib import hosts
 from pneumolib.data import synthetic
 from pneumolib.errors import PneumolibError
-from pneumolib.hosts import HOST_ROOT, MARKER, PACKED, add_missing, missing, pack, take_up, tpu_hint
+from pneumolib.hosts import HOST_ROOT, MARKER, add_missing, missing, take_up, tpu_hint
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261101", "COLAB_TPU_1VM": ""}
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
@@ -181,51 +180,22 @@ def test_what_is_too_old_counts_as_missing(monkeypatch):
     assert missing() == ["nbconvert", "tensorflow-cpu"]
 
 
-@pytest.fixture
-def session(tmp_path) -> Path:
-    """A run that has finished, a training that has not, and what no one needs of either."""
-    for name, text in {
-        "01_exploration/result.json": "{}",
-        ".training/03_baseline_cnn/checkpoint.npz": "epoch 3",
-        ".training/03_baseline_cnn/checkpoint.npz.tmp": "half",
-        ".work-03_baseline_cnn/run.log": "at work",
-        ".03_baseline_cnn.lock": "",
-    }.items():
-        file = tmp_path / "session/runs/demo" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    return tmp_path / "session"
-
-
 def files(root: Path) -> dict[str, str]:
     return {str(f.relative_to(root)): f.read_text(encoding="utf-8") for f in sorted(root.rglob("*")) if f.is_file()}
 
 
-CHECKPOINT = "runs/demo/.training/03_baseline_cnn/checkpoint.npz"
-TAKEN = {"runs/demo/01_exploration/result.json": "{}", CHECKPOINT: "epoch 3"}
+TAKEN = {"runs/demo/01_exploration/result.json": "{}", "runs/demo/trainings/03_baseline_cnn/checkpoint.npz": "epoch 3"}
 
 
-def test_only_what_is_hidden_is_packed(session, tmp_path, capsys):
-    pack(session)
-    with tarfile.open(session / PACKED) as archive:
-        assert archive.getnames() == [CHECKPOINT]
-    assert not list(session.glob("*.tmp"))
-    (tmp_path / "cut").mkdir()  # a transfer that broke off: the blocks that end the archive are missing
-    (tmp_path / "cut" / PACKED).write_bytes((session / PACKED).read_bytes()[:2048])
-    assert take_up([tmp_path / "cut"], tmp_path / "next") == ["demo/03_baseline_cnn"]
-    (session / "trainings.tmp").mkdir()  # in place of a disk that refuses
-    pack(session)
-    assert "could not be packed for the next session" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("hidden_kept", [True, False])
-def test_the_next_session_takes_it_up_whether_hidden_folders_were_kept_or_not(session, tmp_path, hidden_kept):
-    pack(session)
-    (session / (PACKED if hidden_kept else CHECKPOINT)).unlink()
+def test_the_next_session_takes_up_whole_runs_and_trainings(tmp_path):
+    session, project = tmp_path / "session", tmp_path / "next"
+    at_work = dict.fromkeys(("runs/demo/.work-03_baseline_cnn/run.log", "runs/demo/.03_baseline_cnn.lock"), "at work")
+    for name, text in (TAKEN | at_work).items():
+        (session / name).parent.mkdir(parents=True, exist_ok=True)
+        (session / name).write_text(text, encoding="utf-8")
     for file in session.rglob("*"):  # an input is read-only
         file.chmod(0o555 if file.is_dir() else 0o444)
-    project = tmp_path / "next"
-    assert take_up([session], project) == ["demo/01_exploration", "demo/03_baseline_cnn"]
+    assert take_up([tmp_path / "none", session], project) == ["demo/01_exploration", "demo/03_baseline_cnn"]
     assert files(project) == TAKEN
     assert all((project / name).parent.stat().st_mode & 0o200 for name in TAKEN)
     for name in TAKEN:
@@ -233,18 +203,3 @@ def test_the_next_session_takes_it_up_whether_hidden_folders_were_kept_or_not(se
     (session / "runs/demo/01_exploration/more.csv").write_text("of another session", encoding="utf-8")
     assert take_up([session], project) == []
     assert set(files(project).values()) == {"newer"}
-
-
-@pytest.mark.parametrize(
-    "name", ["../a", "runs/../../a/b/c", "params/demo/study/yaml", "/tmp/a/b/c/d", "runs/a/.b/link"]
-)
-def test_a_packed_file_writes_nowhere_else(tmp_path, name):
-    attached = tmp_path / "attached"
-    attached.mkdir()
-    with tarfile.open(attached / PACKED, "w") as archive:
-        member = tarfile.TarInfo(name)
-        if name.endswith("link"):
-            member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path)
-        archive.addfile(member)
-    assert take_up([attached], tmp_path / "next") == []
-    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [attached / PACKED]

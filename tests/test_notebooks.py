@@ -138,7 +138,7 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     command = study.command("run", "params/tiny/05_fine_tuning.yaml")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=study.root, env=study.environment(), **quiet)
-    kept = study.root / "runs/tiny/.training/05_fine_tuning/checkpoint.npz"
+    kept = study.root / "runs/tiny/trainings/05_fine_tuning/checkpoint.npz"
     until = time.monotonic() + 120
     while not kept.exists():
         assert process.poll() is None

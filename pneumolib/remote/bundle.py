@@ -26,8 +26,8 @@ from typing import Any
 
 from jinja2 import StrictUndefined, Template
 
-from pneumolib.errors import ParamsError, PneumolibError
-from pneumolib.hosts import Prepared, pack, prepare
+from pneumolib.errors import PneumolibError
+from pneumolib.hosts import Prepared, prepare
 from pneumolib.params import DataParams
 from pneumolib.project import SMOKE, in_root, load_run, project_root, study_runs
 from pneumolib.provenance import CHANGED, COMMIT_VARIABLE, provenance_of_checkout
@@ -180,7 +180,6 @@ def run_study(here: Prepared, study: str, smoke: bool = False, hours: float = 8.
     began, name = time.monotonic(), study + SMOKE if smoke else study
     options = ["-v", "--smoke"] if smoke else ["-v", *_data_option(here, study)]
     code = _watch([sys.executable, "-u", "-m", "pneumolib", "report", study, *options], here.project, 3600 * hours)
-    pack(here.project)
     state = _LATE.format(hours) if code == ENDED_IN_TIME else _STATES.get(code, f"ended with code {code}")
     outcome = {"study": name, "commit": os.environ.get(COMMIT_VARIABLE, ""), "state": state, "code": code,
                "seconds": round(time.monotonic() - began, 1), "headline": study_headline(name), "stamp": stamp}  # fmt: skip
@@ -195,41 +194,25 @@ def run_study(here: Prepared, study: str, smoke: bool = False, hours: float = 8.
 
 
 def _watch(command: list[str], project: Path, limit_s: float) -> int:
-    """Run a command, its lines shown as they come, what a resume needs packed after each run that ends.
-
-    Returns its code, or `ENDED_IN_TIME` where it had to be interrupted.
-    """
-    until, late, finished = time.monotonic() + limit_s, False, None
+    """Run a command, its lines shown as they come; returns its code, or `ENDED_IN_TIME` where it had to be interrupted."""
+    until = time.monotonic() + limit_s
     with subprocess.Popen(
         command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
-        shown = threading.Thread(target=_show, args=(process,), daemon=True)
-        shown.start()
-        while process.poll() is None:
-            before, finished = finished, set(project.glob("runs/*/[!.]*/result.json"))
-            if before not in (None, finished):
-                pack(project)
-            if time.monotonic() > until + GRACE_S:
-                process.kill()
-            elif time.monotonic() > until and not late:
-                late = True
-                process.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        shown.join(timeout=10)
-    return ENDED_IN_TIME if late and process.returncode else process.returncode
-
-
-def _show(process: subprocess.Popen) -> None:
-    for line in process.stdout:
-        print(line, end="", flush=True)
+        # Neither does anything to a process that has ended.
+        interrupt = threading.Timer(limit_s, process.send_signal, [signal.SIGINT])
+        kill = threading.Timer(limit_s + GRACE_S, process.kill)
+        for timer in (interrupt, kill):
+            timer.daemon = True
+            timer.start()
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    return ENDED_IN_TIME if process.returncode and time.monotonic() > until else process.returncode
 
 
 def _data_option(here: Prepared, study: str) -> list[str]:
     """`--data` for a study of an archive's folder: the one found whose path names the study's own, else the first."""
-    try:
-        data = _study_data(study)
-    except ParamsError:
-        return []  # which the command will say, for all files
+    data = _study_data(study)
     if data.source != "kaggle_folder" or not here.radiographs:
         return []
     wanted = Path(data.root).name

@@ -26,7 +26,6 @@ HOURS = {"tpu": 8.5, "gpu": 11.5, "none": 11.5}
 COLAB_HOURS = 11.5  # a session ends after twelve, or earlier
 NOBODY = "your-kaggle-name"
 STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
-FAULTS_IN_A_ROW = 5  # of the network, say, before the wait is given up
 
 
 def write_metadata(
@@ -78,14 +77,12 @@ def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
 
 def _wait(name: str, until: float, pause_s: float) -> None:
     """Look every `pause_s` seconds, print what changes, return when the session is complete."""
-    last, faults = "", 0
+    last = ""
     while last != "COMPLETE":
         try:
-            said, faults = _client("kernels", "status", name), 0
-        except PneumolibError as fault:
-            said, faults = f"no answer ({str(fault).splitlines()[-1]})", faults + 1
-            if faults == FAULTS_IN_A_ROW:
-                raise
+            said = _client("kernels", "status", name)
+        except PneumolibError as fault:  # of the network, say
+            said = f"no answer ({str(fault).splitlines()[-1]})"
         status = match[1].upper() if (match := STATUS.search(said)) else said.strip()
         if status != last:
             print(f"{time.strftime('%H:%M')}  {name}: {status}", flush=True)

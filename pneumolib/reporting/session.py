@@ -85,7 +85,7 @@ class Session:
     @property
     def training_folder(self) -> Path:
         """Where a training keeps its state from epoch to epoch; it outlives the run's own folder."""
-        return self.folder.parent / ".training" / self.run
+        return self.folder.parent / "trainings" / self.run
 
     def continued(self, split: pd.DataFrame, device: dict) -> "Continued":
         """The run that `fine_tuning.continues` names, of the same variant; by hand, the one that was run by hand.
