@@ -61,9 +61,7 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
     from pneumolib.study.plan import plan
 
     if processes()[1] > 1:
-        raise ParamsError(
-            "several processes run one parameter file together: pneumolib run params/<study>/<run>.yaml on each"
-        )
+        raise ParamsError("several processes train one network: pneumolib run params/<study>/<run>.yaml on each")
     folder = Path(study).resolve() if "/" in study else in_root(f"params/{study}")
     steps = plan(folder, data, force, smoke)
     for step in steps:

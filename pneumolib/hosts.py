@@ -138,17 +138,15 @@ def _lasting_folder(place: str, top: Path, variables: Mapping[str, str]) -> tupl
     """The folder for results, and what is to be said where it does not last."""
     if place == "kaggle" or variables.get(PROJECT):
         return Path(variables.get(PROJECT) or top / "kaggle/working/pneumolib"), []
-    drive, fault = top / "content/drive/MyDrive", "Google Drive was not mounted"
+    drive, fault = top / "content/drive/MyDrive", ""
     if not drive.is_dir():
         try:
             importlib.import_module("google.colab.drive").mount(str(drive.parent))
-        except ImportError:
-            fault = "there is no Google Drive here"
         except Exception as refusal:  # noqa: BLE001 - a person's refusal is an exception of Colab's own
-            fault += f" ({type(refusal).__name__}: {refusal})"
+            fault = f" ({type(refusal).__name__}: {refusal})"
     if drive.is_dir():
         return drive / "pneumolib", []
-    return top / "content/pneumolib", [f"{fault}, so results are lost when this machine is given back"]
+    return top / "content/pneumolib", [f"no Google Drive{fault}, so results are lost when this machine is given back"]
 
 
 def find_radiographs(places: list[Path]) -> Iterator[Path]:

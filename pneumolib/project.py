@@ -72,19 +72,6 @@ def run_folder(study: str, run: str) -> Path:
     return in_root(f"runs/{study}/{run}")
 
 
-def set_aside_folder(study: str, run: str) -> Path:
-    """Where an out-of-date result waits until the new one has succeeded."""
-    return in_root(f"runs/{study}/.previous/{run}")
-
-
-def training_folder(study: str, run: str) -> Path:
-    """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`.
-
-    Not hidden: whether Kaggle keeps folders whose names begin with a dot in a notebook's output is not documented.
-    """
-    return in_root(f"runs/{study}/trainings/{run}")
-
-
 def evaluation_of(run: str) -> str:
     """The run that evaluates a training run: `06_evaluation-03_baseline_cnn`."""
     return f"{EVALUATION}-{run}"

@@ -11,7 +11,7 @@ from conftest import REPO, TINY_STUDY
 from pneumolib.errors import DataError, ParamsError, PneumolibError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedMetric, RunParams, check
-from pneumolib.project import load_run, smoke_params, training_folder
+from pneumolib.project import load_run, smoke_params
 from pneumolib.study import run as running
 from pneumolib.study.plan import Step, plan, still_due
 
@@ -111,8 +111,8 @@ def test_only_a_forced_run_forgets_its_training(root, monkeypatch):
     for forced, reason in ((False, "has not finished yet"), (True, "FORCE=1")):
         step = plan(root / "params/tiny", force=forced)[0]
         assert (step.forced, step.reasons) == (forced, [reason])
-        kept = training_folder("tiny", step.run) / "checkpoint.npz"
-        other = training_folder("tiny", "04_transfer_learning-vgg19") / "checkpoint.npz"
+        kept = step.training / "checkpoint.npz"
+        other = root / "runs/tiny/trainings/04_transfer_learning-vgg19/checkpoint.npz"
         for file in (kept, other):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()

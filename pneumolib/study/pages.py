@@ -266,7 +266,7 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
         # What a failed evaluation said comes before the result of its training.
         "cells": [cells[0] if results[-1] else cells[-1] or cells[0], *_made_of(made)],
         "result": results[0],
-        "found": cells[0].get("text", "").partition(". ")[0].rstrip("."),
+        "found": cells[0].get("text", "").partition(". ")[0].rstrip(".") or DONE,
         "made": made,
     }
 
@@ -323,7 +323,4 @@ def summaries(study: str) -> list[tuple[str, str, str, str]]:
         rows = sorted((row for row in _run_rows(study, ()) if row["result"]), key=lambda row: row["name"])
     except ParamsError:  # a study whose parameter files are gone
         return []
-    return [
-        (row["name"], row["found"] or DONE, row["cells"][1]["text"], f"reports/{study}/{row['name']}.html")
-        for row in rows
-    ]
+    return [(row["name"], row["found"], row["cells"][1]["text"], f"reports/{study}/{row['name']}.html") for row in rows]

@@ -25,7 +25,6 @@ from pneumolib.project import (
     notebook_of,
     project_root,
     run_folder,
-    set_aside_folder,
     study_runs,
 )
 from pneumolib.provenance import text_digest
@@ -64,6 +63,19 @@ class Step:
     def folder(self) -> Path:
         """The folder of the finished run."""
         return run_folder(self.study, self.run)
+
+    @property
+    def previous(self) -> Path:
+        """Where an out-of-date result waits until the new one has succeeded."""
+        return self.folder.parent / ".previous" / self.run
+
+    @property
+    def training(self) -> Path:
+        """Where a training keeps its checkpoints, a finished one too; see `Session.training_folder`.
+
+        Not hidden: whether Kaggle keeps folders whose names begin with a dot in a notebook's output is not documented.
+        """
+        return self.folder.parent / "trainings" / self.run
 
     def lock(self) -> FileLock:
         """Held by the one process that may write this run's folders."""
@@ -221,12 +233,11 @@ def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
 
 def restore_previous(step: Step) -> None:
     """Bring back a result that was set aside, when a change that failed has been taken back: it is whole and right."""
-    previous = set_aside_folder(step.study, step.run)
-    if step.folder.exists() or not (previous / RESULT_FILE).is_file():
+    if step.folder.exists() or not (step.previous / RESULT_FILE).is_file():
         return
     try:
         with step.lock().acquire(timeout=0):
-            if not differences(read_result(previous).inputs, step.inputs) and not step.folder.exists():
-                os.replace(previous, step.folder)
+            if not differences(read_result(step.previous).inputs, step.inputs) and not step.folder.exists():
+                os.replace(step.previous, step.folder)
     except (ResultError, Timeout):
         return  # not readable, or a process is at work on this run and will put its own result there

@@ -30,18 +30,7 @@ from traitlets.config import Config
 from pneumolib.errors import PneumolibError, ResultError
 from pneumolib.hosts import processes
 from pneumolib.params import RunParams
-from pneumolib.project import (
-    EVALUATION,
-    evaluated,
-    in_root,
-    load_run,
-    notebook_of,
-    project_root,
-    run_folder,
-    set_aside_folder,
-    study_runs,
-    training_folder,
-)
+from pneumolib.project import EVALUATION, evaluated, in_root, load_run, notebook_of, project_root, study_runs
 from pneumolib.reporting.results import RESULT_FILE, complete, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.study import pages
@@ -166,15 +155,15 @@ def _execute_beside(step: Step, verbose: bool) -> None:
 
 def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: bool) -> None:
     work, failed = (step.folder.parent / name for name in (f".work-{step.run}", f".failed/{step.run}"))
-    aside = set_aside_folder(step.study, step.run)
+    trained = replace(step, run=evaluated(step.run))
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
     if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
-        os.replace(step.folder, _emptied(aside))
+        os.replace(step.folder, _emptied(step.previous))
     if notebook_of(step.run) == EVALUATION:  # until the new findings are there, the training shows none
-        complete(trained := run_folder(step.study, evaluated(step.run)))
-        pages.write_run_page(replace(step, run=evaluated(step.run)))
+        complete(trained.folder)
+        pages.write_run_page(trained)
     if step.forced:  # otherwise a training goes on from what is kept of it, or is not repeated
-        _emptied(training_folder(step.study, step.run))
+        _emptied(step.training)
     _emptied(failed)
     _emptied(work).mkdir()
     pages.write_index(step.study, waiting)
@@ -185,8 +174,9 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
         try:
             _run_notebook(step, work, progress)
             _seal(inputs, work)
+            # Before the evaluation looks done: if this is interrupted, it is due again.
             if notebook_of(step.run) == EVALUATION:
-                complete(trained, work)  # before the evaluation looks done: if this is interrupted, it is due again
+                complete(trained.folder, work)
         except _FAULTS as fault:
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
@@ -198,7 +188,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
                 f"{step.study}/{step.run} failed: {headline}\n  page: {page}\n  log:  {log}"
             ) from fault
     os.replace(work, step.folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(step.previous, ignore_errors=True)
     for run in dict.fromkeys([step.run, evaluated(step.run)]):  # the page of a training shows what its evaluation found
         pages.write_run_page(replace(step, run=run))
     pages.write_index(step.study, waiting)
