@@ -88,12 +88,10 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
     A training run is followed by its evaluation, which shares its parameter file. Raises ParamsError for a study without
     files, and for a file that has the name of an earlier version's notebook or of an evaluation.
     """
-    if not study_dir.is_dir():
-        found = sorted(p.parent.name for p in in_root("params").glob("*/study.yaml"))
-        raise ParamsError(f"{study_dir}: no such study. Studies found: {', '.join(found) or 'none'}")
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
     if not files:
-        raise ParamsError(f"{study_dir}: holds no NN_<notebook>.yaml")
+        found = ", ".join(sorted(p.parent.name for p in in_root("params").glob("*/study.yaml")))
+        raise ParamsError(f"{study_dir}: no folder with NN_<notebook>.yaml. Studies found: {found or 'none'}")
     runs, faults = {}, []
     for file in files:
         notebook = file.stem.partition("-")[0]
@@ -125,14 +123,9 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
             is, both `data_root` and `smoke`, or whatever `check` refuses.
     """
     if smoke and data_root is not None:
-        raise ParamsError(
-            f"DATA: received {data_root!r} together with SMOKE=1, which draws its own images; leave one out"
-        )
+        raise ParamsError(f"DATA: received {data_root!r} together with SMOKE=1, which draws images; leave one out")
     if path.parent.name.endswith(SMOKE):
-        raise ParamsError(
-            f"{path.parent}: a study may not be named ...{SMOKE}; that is where `make report SMOKE=1` keeps its results. "
-            f"Rename the folder"
-        )
+        raise ParamsError(f"{path.parent}: names that end with {SMOKE} are for runs with SMOKE=1; rename the folder")
     shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
     if twice := sorted(shared.keys() & own.keys()):
         raise ParamsError(f"{path}: {twice[0]}: set in study.yaml already, which decides it for all runs; delete one")
@@ -159,14 +152,10 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise ParamsError(f"line {line}: a key must be a plain word")
-            if key_node.value in seen:
-                raise ParamsError(f"line {line}: {key_node.value}: set twice")
-            seen.add(key_node.value)
+        keys = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in keys[:number]:
+                raise ParamsError(f"line {key.start_mark.line + 1}: {key.value}: set twice")
         return super().construct_mapping(node, deep)
 
 
@@ -183,11 +172,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         beside = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
         raise ParamsError(f"{path}: no such file. Beside it: {beside or 'none'}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, ParamsError) as fault:
         raise ParamsError(f"{path}: {fault}") from None
-    if values is None:
-        return {}
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected `key: value` lines, received {type(values).__name__}")
     return values

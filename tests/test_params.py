@@ -52,7 +52,7 @@ def test_study_and_run_become_one_frozen_object(study):
         ("seed: 1\nseed: 2", None, "line 2: seed: set twice"),
         ("a: [1", None, "03_baseline_cnn.yaml: "),
         ("- 1", None, "expected `key: value` lines, received list"),
-        ("[1]: 2", None, "a key must be a plain word"),
+        ("[1]: 2", None, "03_baseline_cnn.yaml: while constructing a mapping"),
     ],
 )  # fmt: skip
 def test_a_fault_names_file_key_value_and_what_is_near(study, run, shared, said):

@@ -305,7 +305,7 @@ def test_faulty_parameters_stop_before_anything_is_touched(study, stamps):
     study.write("params/tiny/03_baseline_cnn.yaml", TRAINING)
     assert "07_comparison.yaml: model: notebook 07_comparison does not use it" in said
     assert "03_baseline_cnn.yaml: training.epoch: unknown key" in said
-    assert "no such study. Studies found: tiny" in study.run("report", "none", code=2)
+    assert "no folder with NN_<notebook>.yaml. Studies found: tiny" in study.run("report", "none", code=2)
     assert stamps() == []
 
 
