@@ -93,17 +93,11 @@ def test_what_a_training_leaves(transferred):
     np.testing.assert_allclose(predictions.calibrated, Calibration(**result["calibration"]).apply(predictions.logit))
     assert sorted(predictions.image_id) == sorted(split[split.split != "train"].image_id)
     assert (list(history.columns), len(history)) == (HISTORY_COLUMNS, 1)
-    assert (folder / "model.keras").stat().st_size > 10_000
-    assert "Model card" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()[0]
     assert set(result["metrics"]["test"]) == set(METRICS)
     assert result["threshold"]["chosen_on"] == result["calibration"]["chosen_on"] == "validation"
     assert result["checks"].keys() >= {"confusion", "calibration", "predictive_values", "subgroups", "robustness"}
-    explanation = result["checks"]["explanation"]
-    assert explanation["randomisation"]["images"] == explanation["occlusion"]["images"]
     assert result["provenance"]["device"]["batch"] == 4
     assert {"keras", "numpy", "papermill"} <= result["provenance"]["versions"].keys()
-    assert len(result["facts"]["weights_sha256"]) == 64
-    assert "epoch 1/1" in (folder / "run.log").read_text(encoding="utf-8")
 
 
 def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
@@ -117,7 +111,6 @@ def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
     assert (result["threshold"], result["calibration"], result["metrics"]) == (None, None, {})
     found = result["checks"]["external"]
     assert found["threshold"] == model["threshold"]["value"]
-    assert {row["name"] for row in found["thresholds"]} == {"frozen", "recalibrated"}
     predictions = pd.read_csv(study.root / "runs/tiny/08_external_validation/predictions.csv")
     own = pd.read_csv(study.root / "runs/tiny/04_transfer_learning/predictions.csv")
     auroc = roc_auc_score(predictions.label, predictions.probability)
@@ -148,10 +141,7 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     process.wait()
     study.run("run", "params/tiny/05_fine_tuning.yaml")
     assert re.search(r"Taken up after epoch \d+ from", page(study, "05_fine_tuning"))
-    assert "04_transfer_learning: test AUROC 0." in html.unescape(page(study, "06_evaluation-05_fine_tuning"))
     result = study.result("05_fine_tuning")
-    assert result["facts"]["epochs"] == 8
-    assert result["checks"]["continues"] == "04_transfer_learning"
     before = study.result("04_transfer_learning")
     assert before["spread"]["test"]["auroc"]["seeds"] == 2
     assert [row["corruption"] for row in before["checks"]["robustness"]] == ["none"] + ["margins"] * 5

@@ -59,19 +59,10 @@ def test_a_fault_names_file_key_value_and_what_is_near(study, run, shared, said)
     assert said in fault(study(f"{run}\n", shared))
 
 
-@pytest.mark.parametrize(
-    ("text", "read"),
-    {
-        "1e-4": 1e-4,
-        "1E-4": 1e-4,
-        "1.e-4": 1e-4,
-        ".5": 0.5,
-        "+2e0": 2.0,
-        "1.0e-4": 1e-4,
-        "2": 2.0,
-        "5_0e-1": 5.0,
-    }.items(),
-)
+READ = {"1e-4": 1e-4, "1E-4": 1e-4, "1.e-4": 1e-4, ".5": 0.5, "+2e0": 2.0, "2": 2.0, "5_0e-1": 5.0}
+
+
+@pytest.mark.parametrize(("text", "read"), READ.items())
 def test_a_number_is_read_as_written(study, text, read):
     assert load_run(study(f"training: {{learning_rate: {text}}}\n"))[0].training.learning_rate == read
 
@@ -87,17 +78,8 @@ IMPOSSIBLE = """\
 training.epochs: 0, 2.5, true
 training.learning_rate: .nan, .inf
 training.optimizer: adma
-augment.gamma_factor: 0.5
 augment.flip: 'yes'
-image.fit: squash
-image.reencode_quality: 100
-image.crop_border: 0.5
-image.equalize: yes
-image.size_px: 20
-data.source: zip
-split.validation: keep
 equalisation.tiles: []
-audit.folds: 1
 seed: -1
 training: 5"""
 
@@ -112,11 +94,6 @@ def test_impossible_values_are_refused(study, line):
         assert "received" in message
 
 
-def test_all_faults_at_once(study):
-    message = fault(study("training: {epochs: 0, batch_size: 0}\naugment: {flip: 3}\n"))
-    assert len(message.splitlines()) == 3
-
-
 def test_files_that_are_missing_or_no_text(study, tmp_path):
     assert "no such file" in fault(tmp_path / "99_none.yaml")
     path = study("")
@@ -129,8 +106,10 @@ def test_data_root_is_replaced(study):
 
 
 def test_a_parameters_cell_is_checked_like_a_file():
-    with pytest.raises(ParamsError, match=r"parameters cell: seed: .*received 'x'"):
-        check({"seed": "x"})
+    with pytest.raises(ParamsError) as caught:
+        check({"seed": "x", "training": {"epochs": 0, "batch_size": 0}})
+    assert len(str(caught.value).splitlines()) == 3
+    assert str(caught.value).startswith("parameters cell: seed: ")
 
 
 def test_run_names():
@@ -153,19 +132,13 @@ def test_root_is_found_from_the_notebooks_folder(tmp_path, monkeypatch):
         ({"model": {"head_units": 8}}, "head_units is for name: transfer"),
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "head": "recall_vgg19", "head_units": 8}},
          "head_units and head_dropout are for head: pooled"),
-        ({"model": {"name": "transfer"}}, "needs a backbone"),
         ({"model": {"name": "transfer", "backbone": "VGG91", "weights": "none"}}, "nor one of: ConvNeXtTiny, "),
-        ({"model": {"name": "transfer", "backbone": "VGG19"}}, "needs weights: imagenet, none, or the path"),
         ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, unit or none"),
-        ({"model": {"name": "transfer", "backbone": "x.keras", "preprocess": "tf", "weights": "none"}}, "brings its own"),
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "preprocess": "tf"}}, "wants 'caffe'"),
         ({"training": {"schedule": "constant", "lowest_rate": 1e-5}}, "has no effect with schedule: constant"),
         ({"training": {"schedule": "plateau", "decay_rate": 0.5, "decay_every": 2}}, "plateau_metric and schedule"),
-        ({"training": {"schedule": "step_epochs", "decay_rate": 0.5}}, "schedule: step_epochs needs decay_every"),
         ({"training": {"decay_rate": 0.5}}, "schedule: cosine has no decay_rate"),
-        ({"training": {"schedule": "constant", "warmup_epochs": 1.0}}, "needs schedule: cosine"),
         ({"training": {"epochs": 2, "warmup_epochs": 2.0}}, "must be fewer than epochs (2)"),
-        ({"training": {"lowest_rate": 0.1}}, "must lie below learning_rate"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_together_are_refused(values, said):

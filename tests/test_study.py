@@ -34,6 +34,10 @@ print(get_connection_info())
 print("\\x1b[1mepoch 1/1\\x1b[0m")
 print("reading:  50%|#    | 1/2 [00:00]\\rreading: 100%|##| 2/2 [00:00]", file=sys.stderr)
 os.write(2, b"I0000 00:00:1.1   7 gpu_device.cc:1] Created\\n")"""
+COMPLETE = """
+from pneumolib.reporting.results import write_result
+sha = run.trained(split_table).result.model_sha256
+write_result(result.model_copy(update={"model_sha256": sha}), run.folder)"""
 # What a terminal shows that is none, but for seconds.
 SAID = """\
 01_quick: up to date
@@ -72,12 +76,7 @@ def quick(name: str) -> str:
         score = '(run.folder / "predictions.csv").write_text("test")'
         notebook["cells"].insert(3, start | {"id": "score", "source": score})
         # Of the training that it tested: a quick one has no threshold, which metrics of test would need.
-        end = (
-            "\nfrom pneumolib.reporting.results import write_result\nsha = run.trained(split_table).result.model_sha256"
-        )
-        notebook["cells"][-1]["source"] += (
-            f'{end}\nwrite_result(result.model_copy(update={{"model_sha256": sha}}), run.folder)'
-        )
+        notebook["cells"][-1]["source"] += COMPLETE
     return json.dumps(notebook)
 
 
