@@ -53,7 +53,7 @@ EVERYTHING = {"params", "data.manifest", "data.layout", "data.drawing", "learnin
         ("%matplotlib inline\n!ls\nimport pneumolib as pn\npn.learning.fit", FIT),
         *(
             (code, EVERYTHING)
-            for code in ("import pneumolib", "import numpy as np, pneumolib as p", "getattr(pn, name)")
+            for code in ("import pneumolib as pnx", "import numpy as np, pneumolib as p", "getattr(pn, name)")
         ),
     ],
 )

@@ -132,7 +132,7 @@ def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
     may count, in a comment for example, and never too few.
     """
     homes = _homes(package)
-    used = _USE.findall(_IMPORT.sub("", code.replace("import pneumolib as pn", "")))
+    used = _USE.findall(_IMPORT.sub("", re.sub(r"import pneumolib as pn\b", "", code)))
     todo = _modules([*_imported(code), *(f"pneumolib{name}" for name in used)], homes)
     digests = {SOURCES: ""}
     while left := todo - digests.keys():
