@@ -99,7 +99,6 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
     assert int(re.search(r"\((\d+) kB\)", project.said)[1]) < 600
     first = metadata(project.kaggle)
     assert first["dataset_sources"] == first["kernel_sources"] == []  # drawn images
-    assert first["id"] == "your-kaggle-name/pneumolib-tiny"
     monkeypatch.setenv("KAGGLE_USERNAME", "me")
     monkeypatch.setattr(kaggle.shutil, "which", lambda *_, **__: None)
     project.write("params/tiny/07_comparison.yaml", "# changed\n")
@@ -198,15 +197,13 @@ def test_a_study_is_ended_before_the_machine_is_taken(tmp_path, monkeypatch, cap
 
 def test_the_folder_that_the_study_means_is_read(project, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(project.root))
-    project.write("params/revised/study.yaml", "data: {source: kaggle_folder, root: data/pneumonia-xray-images}")
-    project.write("params/plain/study.yaml", "# all defaults")
-    for study in ("revised", "plain"):
-        project.write(f"params/{study}/01_quick.yaml", "")
     archive, revised = Path("/kaggle/input/chest_xray"), Path("/kaggle/input/pneumonia-xray-images")
     here = Prepared("kaggle", project.root, [archive, revised])
-    assert bundles._data_option(here, "revised") == ["--data", str(revised)]
     assert bundles._data_option(here, "tiny") == []  # draws its own
-    assert bundles._data_option(here, "plain") == ["--data", str(archive)]
+    for root, found in (("chest_xray", archive), ("pneumonia-xray-images", revised)):
+        project.write("params/real/study.yaml", f"data: {{source: kaggle_folder, root: data/{root}}}")
+        project.write("params/real/01_quick.yaml", "")
+        assert bundles._data_option(here, "real") == ["--data", str(found)]
 
 
 def test_the_commands_for_colab_and_the_schedule_for_google_cloud(project, tmp_path):
