@@ -92,6 +92,15 @@ def test_a_run_that_builds_on_none_of_the_study_is_refused_before_anything_is_dr
     assert not (root / "data").exists()
 
 
+def test_faults_of_all_files_are_said_at_once(root, project):
+    project.write("params/tiny/07_comparison.yaml", "model: {name: separable_cnn}\n")
+    project.write("params/tiny/03_baseline_cnn-wide.yaml", "training: {epoch: 1}\n")
+    said = project.run("report", "tiny", code=2)
+    assert "07_comparison.yaml: model: notebook 07_comparison does not use it" in said
+    assert "03_baseline_cnn-wide.yaml: training.epoch: unknown key" in said
+    assert "no folder with NN_<notebook>.yaml. Studies found: tiny" in project.run("report", "none", code=2)
+
+
 def test_files_with_a_name_of_earlier_versions_or_of_an_evaluation_say_what_to_do(root, project):
     for name in ("07_external_validation-b", "06_evaluation-03_baseline_cnn"):
         project.write(f"params/tiny/{name}.yaml", "")
