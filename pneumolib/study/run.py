@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +48,9 @@ _STATE = re.compile(r"epoch \d+/\d+|.+: +\d+%\|", re.IGNORECASE)
 class Progress:
     """A run as it goes: everything in `run.log`, without control codes, and one line in the terminal. Cells write to it as to a file.
 
-       The terminal's line is rewritten in place: the cell, and the epoch or progress bar that the cell shows. Where standard
-    output is no terminal, the line of the start is printed instead. `verbose` prints the log's lines, too.
+    The terminal's line is rewritten in place: the cell with the time left by how long the run took the last time, or the epoch or
+    progress bar that the cell shows. Where standard output is no terminal, the line of the start is printed instead.
+    `verbose` prints the log's lines, too.
     """
 
     def __init__(self, position: str, run: str, log: Path, verbose: bool = False):
@@ -57,6 +58,7 @@ class Progress:
         self.head, self.file = f"{position} {run}".strip(), log.open("a", encoding="utf-8")
         self.pending, self.began, self.number, self.place = "", time.monotonic(), 0, ""
         self.verbose, self.live, self.flush = verbose, sys.stdout.isatty(), self.file.flush
+        self.seconds = 0.0  # that the run took the last time
 
     def close(self) -> None:
         self.write("\n")
@@ -81,7 +83,8 @@ class Progress:
             above = [one.source for one in self.cells[:cell_index] if one.cell_type == "markdown"]
             heading = "".join(re.findall(r"^#+ *(.*)", "\n".join(above), re.MULTILINE)[-1:])
             self._line(f"  {heading}", self.place)
-            self._rewrite(f"{self.place}  {heading}")
+            left = self.seconds - (time.monotonic() - self.began)
+            self._rewrite(f"{self.place}{f', about {pages.duration(left)} left' if left > 0 else ''}  {heading}")
 
     def write(self, text: str) -> None:
         """Text that a cell printed, in pieces of any size."""
@@ -170,6 +173,8 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     # Taken now, not when the plan was made: earlier runs may have taken hours, and a person may have edited since.
     inputs = gather(step.run, step.params, step.inputs["data"], upstream_digests(step.study, step.upstream))
     with closing(Progress(position, step.run, work / "run.log", verbose)) as progress:
+        with suppress(ResultError):
+            progress.seconds = read_result(step.previous).provenance.seconds
         progress.start("; ".join(step.reasons) or "asked for")
         try:
             _run_notebook(step, work, progress)
