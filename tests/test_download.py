@@ -309,16 +309,6 @@ def test_a_path_that_cannot_be_used_is_refused_and_nothing_written(source, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "records"]
 
 
-def test_what_a_killed_unpacking_left_is_deleted_and_links_and_empty_folders_serve(source, tmp_path):
-    (tmp_path / ".elsewhere.filling/train/NORMAL").mkdir(parents=True)
-    (tmp_path / ".elsewhere.filling/train/NORMAL/half.jpeg").write_bytes(b"half")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-    assert contents(unpack_pairs(str(source), tmp_path / "out")) == UNPACKED
-    assert (tmp_path / "out").is_symlink()
-    assert not (tmp_path / ".elsewhere.filling").exists()
-
-
 @pytest.mark.parametrize("strange", ["mine.txt", "train/NORMAL/mine.jpeg", "more/train/mine.jpeg", "", None])
 def test_whatever_belongs_to_others_is_never_overwritten(source, tmp_path, strange):
     out = tmp_path / "out"
@@ -367,21 +357,11 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert main(["data", "--address", records, "--to", "out"]) == 0
     assert "is complete already" in capsys.readouterr().out
     assert remote.asked == asked
+    for words in (["--from", "nothing"], ["--address", "ftp://x/y"], ["--from", "missing.zip"]):
+        assert main(["data", *words, "--to", "other"]) == 1
+        assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
     download.download("tfrecord", str(tmp_path / "records"), "from a folder")
     assert contents(tmp_path / "from a folder") == UNPACKED
-
-
-def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(download.ADDRESSES, "tfrecord", records)
-    with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
-        download.download()
-    assert not (tmp_path / "data/chest_xray").exists()
-    counts = {"train/NORMAL": 2, "train/PNEUMONIA": 2, "test/NORMAL": 1, "test/PNEUMONIA": 1}  # with the image of val
-    monkeypatch.setattr(download, "PUBLISHED", counts)
-    download.download()
-    said = capsys.readouterr().out
-    assert "Counts: as published" in said
-    assert said.endswith("Next: make report STUDY=kermany\n")
 
 
 def test_a_page_in_place_of_a_file_and_a_folder_of_others_are_refused(records, remote, tmp_path):
@@ -430,12 +410,6 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
     assert re.search(r"(?s)tfrecord from gs://.*storage\.googleapis\.com.*refused.*FROM=kaggle.*FROM=<file\.zip>", said)
     assert "Traceback" not in said
     assert not (tmp_path / "data/chest_xray").exists()
-
-
-@pytest.mark.parametrize("words", [["--from", "nothing"], ["--address", "ftp://x/y"], ["--from", "missing.zip"]])
-def test_a_wrong_word_is_answered_with_what_is_allowed(words, capsys):
-    assert main(["data", *words]) == 1
-    assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
 
 
 # Zip archives
@@ -518,8 +492,6 @@ TWO = {f"{folder}/{name}": body for folder in "ab" for name, body in IMAGES.item
     ("members", "limits", "message"),
     [
         (IMAGES | {"train/NORMAL/../../../x.jpeg": b""}, {}, "unsafe name"),
-        (IMAGES | {"..\\train\\NORMAL\\x.jpeg": b""}, {}, "unsafe name"),
-        (IMAGES | {"../elsewhere.txt": b""}, {}, "unsafe name"),
         (
             IMAGES | {compressed(zipfile.ZIP_BZIP2): jpeg(1)},
             {},
@@ -530,11 +502,7 @@ TWO = {f"{folder}/{name}": body for folder in "ab" for name, body in IMAGES.item
             {},
             r"x\.jpeg: not unpacked: 1048576 bytes from \d+: no",
         ),
-        (
-            IMAGES | {"train/NORMAL/x.jpeg": bytes(2000)},
-            {"MAX_FILE_BYTES": 1000},
-            "2000 bytes from 2000: no radiograph",
-        ),
+        (IMAGES, {"MAX_FILE_BYTES": 100}, "no radiograph"),
         (IMAGES | {"train/normal/im-0001-0001.JPEG": jpeg(9)}, {}, "one image a place is allowed"),
         (IMAGES, {"MAX_TOTAL_BYTES": sum(map(len, IMAGES.values())) - 1}, "images are larger than 1327 bytes"),
         ({"a.txt": b""}, {}, r"looked for one folder with images .* found none"),
@@ -591,8 +559,6 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status):
     remote.statuses = [status]
     with pytest.raises(PneumolibError, match=rf"(?s)kagglehub: {status} .*token \(401, 403\).*/settings/api"):
         download.download("kaggle")
-    with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
-        download.download("kaggle", "nothing")
     monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:9")
     with pytest.raises(PneumolibError, match=r"(?s)Connection refused.*FROM=<file"):
         download.download("kaggle")
@@ -606,6 +572,9 @@ def test_kaggles_cache_is_copied_into_place(monkeypatch, tmp_path):
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(cache))
     with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
         download.download("kaggle")
+    with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
+        download.download("kaggle")  # counted before it is put in place
+    assert not (tmp_path / "data/chest_xray").exists()
     download.download("kaggle", "somebody/the-same")
     out = tmp_path / "data/chest_xray"
     assert contents(out) == IMAGES

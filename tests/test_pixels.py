@@ -163,14 +163,6 @@ def test_stretch_pad_and_crop(tmp_path):
     np.testing.assert_array_equal(square, noise[16:64])  # cut, not resampled
 
 
-def test_the_border_is_cut_off(tmp_path):
-    framed = np.zeros((80, 80), np.uint8)
-    framed[8:-8, 8:-8] = 200
-    file = save_image(tmp_path / "x.png", framed)
-    assert load_image(file, GREY).min() == 0
-    assert load_image(file, GREY.model_copy(update={"crop_border": 0.1})).min() == 200
-
-
 def test_saved_anew_all_files_carry_one_table(tmp_path):
     scene = np.random.default_rng(0).normal(128, 30, (96, 96)).clip(0, 255)
     files = [save_image(tmp_path / f"{q}.jpeg", scene, quality=q) for q in (95, 60)]
