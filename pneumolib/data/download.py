@@ -70,10 +70,9 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
     if way == "zip":
         file = Path(source).expanduser().resolve()
         if address or file.suffix != ".zip" or not file.is_file():
-            received = f"{source!r}{f' with ADDRESS={address}' if address else ''}"
             raise PneumolibError(
-                f"FROM: received {received}; allowed: tfrecord, kaggle (both with an ADDRESS or without), or the path of a "
-                f".zip file that is there (without). Images in a folder need no download: make report DATA=<folder>"
+                f"FROM: received {source!r}; allowed: tfrecord, kaggle, or the path of a .zip file that is there, without an "
+                f"ADDRESS. Images in a folder need no download: make report DATA=<folder>"
             )
     address = str(file) if way == "zip" else address or ADDRESSES[way]
     if recipe_of(target):
@@ -99,8 +98,7 @@ def _put_in_place(way: str, address: str, target: Path) -> None:
             extract_zip(Path(address), folder)
         if address == ADDRESSES.get(way) and (wrong := _unlike_published(count_images(folder))):
             raise PneumolibError(
-                f"the images are not those that are published: {wrong}. To take them all the same, download them by hand "
-                f"and name where they are: ADDRESS=<folder> for TFRecord files, FROM=<file.zip>"
+                f"the images are not those that are published: {wrong}. FROM=<file.zip> takes any, downloaded by hand"
             )
 
     try:

@@ -94,10 +94,9 @@ def _list_folder(root: Path, join_val: bool) -> Listing:
                                "kind": identity[0], "group_id": identity[1], "source_split": split})  # fmt: skip
     if unknown:
         raise DataError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so their patient cannot be told and they "
-            f"could leak between train and test: {_first(unknown, 10)}. Looked for IM-<N>-<k>[-<j>].jpeg or "
-            f"NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg in PNEUMONIA. Rename the files or "
-            f"move them away; or name patients yourself in a table (data.source: csv)."
+            f"{root}: {len(unknown)} file name(s) follow no known pattern, so they tell no patient: {_first(unknown, 10)}. "
+            f"Looked for IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg "
+            f"in PNEUMONIA. Rename the files or move them away; or name patients in a table (data.source: csv)."
         )
     if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
         raise DataError(f"{root}: files that differ in their ending only: {_first(twins, 10)}. Keep one each.")
@@ -227,8 +226,7 @@ def _write_images(file: Path, folder: Path) -> None:
         if not usable or len(labels) != len(images) or not np.isin(labels, (0, 1)).all():
             raise DataError(
                 f"{file}: expected {split}_images uint8 (n, height, width) or (n, height, width, 3), received {images.dtype} "
-                f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)}, from {labels.min(initial=0)} "
-                f"to {labels.max(initial=0)}"
+                f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)}: {np.unique(labels)[:5]}"
             )
         for name in names:
             (folder / split / name).mkdir(parents=True)
