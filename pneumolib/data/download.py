@@ -216,12 +216,10 @@ def select_images(names: list[str]) -> dict[str, str]:
     if len(outer) != 1:
         found = " and ".join("/".join(filter(None, root)) for root in outer) or "none"
         raise DataError(f"looked for one folder with images in train/NORMAL, train/PNEUMONIA and so on, found {found}")
-    chosen = {place: name for name, place in roots[outer[0]]}
-    if len({place.casefold() for place in chosen}) < len(
-        roots[outer[0]]
-    ):  # a.jpeg and A.jpeg are one file on some disks
-        raise DataError("names two images for one place; one image a place is allowed")
-    return chosen
+    places = Counter(place.casefold() for _, place in roots[outer[0]])
+    if twice := [place for place, n in places.items() if n > 1]:  # a.jpeg and A.jpeg are one file on some disks
+        raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
+    return {place: name for name, place in roots[outer[0]]}
 
 
 def copy_images(source: Path, folder: Path) -> None:
