@@ -32,9 +32,5 @@ class ImageFileError(PneumolibError):
     """One file that cannot be read as an image. Other files of a batch go on."""
 
 
-class MissingDecoderError(ImageFileError):
-    """A sound file in a compression that needs a further package."""
-
-
 class ResultError(PneumolibError):
     """A `result.json` that is missing or does not fit its contract."""

@@ -179,7 +179,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     assert refused[0].startswith("broken.png: not read: does not decode")
     assert refused[1:4] == [
         "File 4 (.png): not read: empty file (0 bytes)",
-        "File 5 (.txt): not read: neither JPEG, PNG nor DICOM, by its first bytes",
+        "File 5 (.txt): not read: not a JPEG, PNG or DICOM image",
         "bomb.png: not read: too many pixels; allowed are 30 million pixels",
     ]
     assert refused[4].startswith("DICOM 2: not read: DICOM does not decode")

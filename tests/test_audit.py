@@ -18,11 +18,9 @@ from pneumolib.audit.shortcuts import (
     shortcut_findings,
 )
 from pneumolib.data.facts import border_table, mask_centre, metadata_features
-from pneumolib.data.layout import identify
-from pneumolib.data.manifest import describe_file, read_manifest
+from pneumolib.data.manifest import read_manifest
 from pneumolib.data.pixels import ImageSet
 from pneumolib.data.split import split_manifest
-from pneumolib.errors import DataError
 from pneumolib.params import EvaluationParams, check
 from pneumolib.reporting.words import as_checks
 
@@ -73,16 +71,6 @@ def named():
     return pd.DataFrame({"image_id": ids, "kind": kinds, "group_id": groups, "source_split": places, "label": 1})
 
 
-def test_only_keys_that_drop_the_series_share_groups(named):
-    shared = shared_groups(named)
-    assert shared.shared.tolist() == [0, 1, 2]
-    assert shared.test_images.tolist() == [0, 2, 3]
-    assert shared.groups.tolist() == [6, 5, 4]
-    left_out = sensitivity_list(named).set_index("image_id")
-    assert left_out.merged_bacteria_virus.to_dict() == {"i4": True, "i5": True, "i6": False}
-    assert left_out.merged_all.all()
-
-
 def test_group_findings_count_from_the_table(named):
     findings = {f.name: f for f in group_findings(named, split_of(named))}
     assert [f.verdict for f in findings.values()] == ["ok", "note", "note", "ok"]
@@ -91,29 +79,9 @@ def test_group_findings_count_from_the_table(named):
     findings = {f.name: f for f in group_findings(crossing, split_of(crossing))}
     assert (findings["groups_across_splits"].verdict, findings["groups_across_splits"].value) == ("error", 1)
     assert "In 1 of the 2 the two sides" in said(findings["groups_merged_all"])
-    pool = named[named.source_split != "test"]
-    assert group_findings(pool, split_of(pool))[1].value is None
     other = named.assign(group_id="patient " + named.group_id)  # ids with no number to merge
     assert [f.name for f in group_findings(other, split_of(other))] == ["groups_across_splits", "group_sizes"]
     assert sensitivity_list(other).columns.tolist() == ["image_id", "merged_bacteria_virus", "merged_all"]
-
-
-def test_the_split_decides_and_may_leave_images_out(named):
-    split = split_of(named)[lambda rows: rows.image_id != "i0"]
-    split["split"] = split.split.where(split.image_id != "i1", "test")
-    assert shared_groups(named, split).shared.tolist() == [0, 0, 1]
-    assert group_findings(named, split)[0].value == 0  # the other image of bacteria-1 takes no part
-
-
-def test_giant_and_lone_groups_are_pointed_out(table):
-    assert group_findings(table, split_of(table))[-1].verdict == "ok"
-    giant = table.assign(group_id=table.group_id.where(table.index >= 60, "virus-1"))
-    finding = group_findings(giant, split_of(giant))[-1]
-    assert (finding.verdict, finding.value) == ("warning", 60 / 2)
-    assert "normal 2, virus 2; the largest, virus-1, holds 30." in said(finding)
-    lone = table.assign(group_id=table.image_id)
-    crossing, *_, sizes = group_findings(lone, split_of(lone))
-    assert (crossing.verdict, sizes.verdict) == ("note", "note")
 
 
 @settings(deadline=None, max_examples=10)
@@ -134,32 +102,6 @@ def test_shared_groups_are_those_on_both_sides_under_any_split(images):
     left_out = sensitivity_list(table)
     assert (left_out.merged_bacteria_virus <= left_out.merged_all).all()
     assert len(left_out) == shared.test_images[2]
-
-
-@pytest.fixture
-def described(tmp_path):
-    rng = np.random.default_rng(0)
-    one, other, alone = (rng.integers(0, 256, (24, 20)) for _ in range(3))
-    save_image(tmp_path / "a.jpeg", one)
-    (tmp_path / "a_again.jpeg").write_bytes((tmp_path / "a.jpeg").read_bytes())
-    save_image(tmp_path / "b.png", other, compress_level=1)
-    save_image(tmp_path / "b_colour.png", np.repeat(other[..., None], 3, axis=2))
-    save_image(tmp_path / "c.png", alone)
-    rows = [
-        {"image_id": p.stem, "path": p.name, "group_id": p.name[0]} | describe_file(p)
-        for p in sorted(tmp_path.iterdir())
-    ]
-    return pd.DataFrame(rows).assign(label=0, kind="normal", source_split="train")
-
-
-def test_equal_bytes_and_equal_pixels(described):
-    found = find_duplicates(described, split_of(described))
-    assert found[["set", "how", "image_id"]].to_numpy().tolist() == [
-        [1, "bytes", "a"], [1, "bytes", "a_again"], [2, "pixels", "b"], [2, "pixels", "b_colour"],
-    ]  # fmt: skip
-    again = found.assign(split=np.where(found.image_id == "a_again", "test", "train"))
-    sentence = said(duplicate_findings(again)[1])
-    assert sentence.startswith("1 set(s) of 2 files stand in more than one split: a = a_again.")
 
 
 @settings(deadline=None, max_examples=10)
@@ -241,14 +183,14 @@ def test_folds_keep_groups_whole():
     assert by_patient.cv.low < 0.5 < by_patient.cv.high
 
 
-ONE_CLASS = "the training pool holds only normal images"
+ONE_CLASS = "the training pool does not hold both classes"
 FEW = "a class has fewer than two groups to resample"
 
 
 @pytest.mark.parametrize(
     ("kept", "cv", "test", "in_cv", "in_test"),
     [
-        (lambda t: t[t.source_split == "train"], "", "test holds no images", True, False),
+        (lambda t: t[t.source_split == "train"], "", "test does not hold both classes", True, False),
         (lambda t: t[t.label == 0], ONE_CLASS, ONE_CLASS, False, False),
         (lambda t: t[(t.label == 1) | t.group_id.isin(["IM-2", "IM-4", "IM-6", "IM-10"])],
          "normal has 3 group(s), fewer than the 5 folds", FEW, False, True),
@@ -265,7 +207,7 @@ def test_what_cannot_be_judged_says_why(table, kept, cv, test, in_cv, in_test):
     assert alone(kept(table)).test_low.isna().all()
 
 
-def test_constant_features_are_listed_and_missing_ones_refused(table):
+def test_constant_features_are_listed_and_images_without_features_refused(table):
     flat = table.assign(mode="L", quantisation_sum=330)
     constant = judge(flat).coefficients.set_index("feature").loc[["mode_L", "log2_quantisation_sum"]]
     assert set(constant.in_words) == {"constant, tells nothing"}
@@ -275,8 +217,8 @@ def test_constant_features_are_listed_and_missing_ones_refused(table):
     features, split = metadata_features(table), split_of(table)
     shortcut = judge_shortcut(features * 0 + 10.5, split, PARAMS, 1)
     assert shortcut.cv.reason == "all 9 features are constant on the training pool"
-    with pytest.raises(DataError, match=r"no finite number for 1 image\(s\), such as i003, in sd_intensity"):
-        feature_table(features.assign(sd_intensity=features.sd_intensity.drop("i003")), split, PARAMS, 1)
+    with pytest.raises(KeyError, match="i003"):
+        feature_table(features.drop("i003"), split, PARAMS, 1)
 
 
 IDS = pd.DataFrame({"image_id": list("abc")})
@@ -308,23 +250,6 @@ def test_a_label_in_the_border_is_found_and_one_in_the_centre_is_not(table):
         assert (shortcut.cv.low > 0.9, shortcut.test.low > 0.9) == (found, found)
         assert found or shortcut.cv.low < 0.5
         assert "most weight" not in said(shortcut_findings("border_only", "the border", shortcut)[0])
-
-
-@pytest.mark.shared
-def test_jpeg_quality_tells_the_original_training_images_apart(shared_data):
-    root, rows = shared_data / "originals", []
-    for path in sorted(root.glob("train/*/*.jpeg"))[::3]:
-        kind, group = identify(path.parent.name, path.stem)
-        place = {"image_id": path.stem, "kind": kind, "group_id": group, "source_split": "train"}
-        rows.append(place | {"label": int(path.parent.name == "PNEUMONIA")} | describe_file(path))
-    table = pd.DataFrame(rows)
-    alone = feature_table(metadata_features(table), split_of(table), PARAMS, 1).set_index("feature")
-    quality = alone.loc["log2_quantisation_sum"]
-    assert quality.pool_low > 0.98
-    assert quality.in_words == "coarser JPEG quantisation → pneumonia"
-    shortcut = judge(table)
-    assert shortcut.cv.low > 0.95
-    assert shortcut.test.reason == "test holds no images"
 
 
 # --- mitigations
@@ -378,29 +303,3 @@ def test_a_sample_holds_whole_groups_and_both_classes_and_needs_no_test(tell_tal
     assert table.cv.notna().all()
     assert table.test.isna().all()
     assert mitigation_findings(table)[0].value == table.cv[table.mitigation == ALL].item()
-
-
-def scored(before, after, change):
-    nothing = (np.nan,) * 3
-    rows = [("none: the files as they are", "file", *before, *nothing), ("all three, with fit: crop", "file", *after, *change),
-            ("at 64 x 64 px, no mitigation", "network", *before, *nothing),
-            ("at 64 x 64 px, all three", "network", *after, *change)]  # fmt: skip
-    ends = [f"{part}{end}" for part in ("cv", "change") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["mitigation", "seen", *ends])
-
-
-@pytest.mark.parametrize(
-    ("after", "change", "verdict", "words"),
-    [
-        ((0.75, 0.70, 0.80), (-0.20, -0.25, -0.15), "warning", "takes part of it away. Much is left"),
-        ((0.51, 0.47, 0.55), (-0.44, -0.50, -0.40), "ok", "Nothing is left that can be shown"),
-        ((0.51, 0.47, 0.55), (0.02, 0.01, 0.03), "warning", "makes it worse"),
-        ((0.90, np.nan, np.nan), (-0.05, np.nan, np.nan), "note", "No change is shown. The interval is too wide"),
-        ((np.nan, np.nan, np.nan), (np.nan, np.nan, np.nan), "note", "nothing can be computed"),
-    ],
-)
-def test_the_verdict_on_mitigations_follows_the_numbers(after, change, verdict, words):
-    for finding in mitigation_findings(scored((0.95, 0.92, 0.98), after, change)):
-        assert finding.verdict == verdict
-        assert words in said(finding)
-        assert "nan" not in said(finding)

@@ -104,16 +104,6 @@ def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
     assert not everything[37:].any()
 
 
-def test_views_are_functions_of_seed_and_view(coded):
-    def view(number, seed=1):
-        batches = view_dataset(coded, AugmentParams(gamma_factor=1.5), 16, seed, number)
-        return np.concatenate([x.numpy() for x in batches])[:37]
-
-    np.testing.assert_array_equal(view(0), view(0))
-    assert (view(0) != view(1)).any()
-    assert (view(0) != view(0, seed=2)).any()
-
-
 def test_each_epoch_takes_one_view_of_each_image_s_features(coded):
     features = np.stack([np.arange(37) + 100 * n for n in range(3)], axis=1)[..., None].astype(np.float32)
     batches = list(feature_dataset(features, coded.table.label.to_numpy(), 8, seed=1, epochs=2))

@@ -135,7 +135,7 @@ def test_colours_of_dicom():
 
 
 @pytest.mark.parametrize(("syntax", "name"), [(JPEGLSLossless, "JPEG-LS"), (MPEG2MPML, "MPEG2")])
-def test_a_compression_without_decoder_is_named_and_asked_about_again(tmp_path, syntax, name):
+def test_a_compression_without_decoder_is_named(tmp_path, syntax, name):
     file = write_dicom(tmp_path / "x.dcm", RAMP)
     dataset = dcmread(file)
     dataset.PixelData = encapsulate([b"\xff\x4f" + bytes(60)])
@@ -145,7 +145,6 @@ def test_a_compression_without_decoder_is_named_and_asked_about_again(tmp_path, 
     fact = describe_file(file)
     assert name in fact["reason"]
     assert "pip install python-gdcm" in fact["reason"]
-    assert fact["passing"]
 
 
 def encoded(form: str, pixels=100 + RAMP, **options) -> bytes:
@@ -165,8 +164,8 @@ def claiming(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
     ("raw", "reason"),
     [
         (b"", "empty file"),
-        (b"<html>", "not a JPEG, PNG or DICOM image: begins with b'<html>'"),
-        (encoded("GIF"), "not a JPEG, PNG or DICOM image: begins with b'GIF8"),
+        (b"<html>", "not a JPEG, PNG or DICOM image"),
+        (encoded("GIF"), "not a JPEG, PNG or DICOM image"),
         (encoded("JPEG")[:-200], "does not decode"),
         (encoded("PNG", save_all=True, append_images=[Image.new("L", (64, 48))] * 2), r"animated \(3 frames\)"),
         (claiming(20_000, 20_000), "too many pixels"),

@@ -1,7 +1,6 @@
 """`make data` and TFRecord files: really cut, really resumed, verified, counted; hostile archives; words for what can go wrong."""
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -124,9 +123,8 @@ def quick(monkeypatch, tmp_path):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def get(remote, file, check=lambda path: None) -> bytes:
-    download.fetch(f"{remote.url}/x.bin", file, check)
-    return file.read_bytes()
+def get(remote, folder) -> bytes:
+    return download.fetch(f"{remote.url}/x/x.bin", folder).read_bytes()
 
 
 # One file
@@ -145,30 +143,27 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
     ],
 )
 def test_a_cut_connection_goes_on_where_it_was_cut(remote, tmp_path, capsys, headers, settings, sent):
-    remote.files["x.bin"], remote.cuts, remote.headers = BODY, [CHUNK, CHUNK], headers
+    remote.files["x/x.bin"], remote.cuts, remote.headers = BODY, [CHUNK, CHUNK], headers
     for name, value in settings.items():
         setattr(remote, name, value)
-    assert get(remote, tmp_path / "x.bin") == BODY
+    assert get(remote, tmp_path) == BODY
     assert [n for *_, n in remote.seen] == sent
     assert "trying again in 0 s" in capsys.readouterr().err
 
 
 def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remote, tmp_path):
-    remote.files["x.bin"], remote.cuts = BODY, [CHUNK] * 4
+    remote.files["x/x.bin"], remote.cuts = BODY, [CHUNK] * 4
     with pytest.raises(PneumolibError, match=r"tried 4 times\. What came is kept"):
-        get(remote, tmp_path / "x.bin")
-    assert not (tmp_path / "x.bin").exists()
-    assert get(remote, tmp_path / "x.bin") == BODY
+        get(remote, tmp_path)
+    assert get(remote, tmp_path) == BODY
     assert remote.seen[-1] == (f"bytes={4 * CHUNK}-", '"one"', len(BODY) - 4 * CHUNK)
-    assert get(remote, tmp_path / "x.bin") == BODY  # a whole file is asked about, and not sent again
+    assert get(remote, tmp_path) == BODY  # a whole file is asked about, and not sent again
     assert len(remote.seen) == 5
-    remote.files["x.bin"], remote.headers = BODY[::-1], {"ETag": '"three"'}
-    assert get(remote, tmp_path / "x.bin") == BODY[::-1]
+    remote.files["x/x.bin"], remote.headers = BODY[::-1], {"ETag": '"three"'}
+    assert get(remote, tmp_path) == BODY[::-1]
     assert remote.seen[-1] == (None, None, len(BODY))
-    (tmp_path / "x.bin").rename(tmp_path / "x.bin.part")
-    with (tmp_path / "x.bin.part").open("ab") as part:
-        part.write(b"too much")
-    assert get(remote, tmp_path / "x.bin") == BODY[::-1]
+    download.fetch(f"{remote.url}/x/x.bin", tmp_path).write_bytes(BODY + b"too much")
+    assert get(remote, tmp_path) == BODY[::-1]
 
 
 @pytest.mark.parametrize(
@@ -181,13 +176,13 @@ def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remo
     ],
 )
 def test_refusals_and_busy_servers(remote, tmp_path, statuses, words, asked):
-    remote.files["x.bin"], remote.statuses = BODY, statuses
+    remote.files["x/x.bin"], remote.statuses = BODY, statuses
     with pytest.raises(PneumolibError, match=words) if words else contextlib.nullcontext():
-        get(remote, tmp_path / "x.bin")
+        get(remote, tmp_path)
     assert remote.asked == asked
     remote.tells_length = False
     with pytest.raises(PneumolibError, match="tells no length"):
-        get(remote, tmp_path / "x.bin")
+        get(remote, tmp_path)
 
 
 # TFRecord files
@@ -283,13 +278,15 @@ def test_what_tensorflow_writes_is_read(tmp_path):
 
 
 def test_every_image_lands_at_its_place_byte_for_byte(source, tmp_path):
-    assert unpack_pairs(source, tmp_path / "out") == tmp_path / "out"
-    assert contents(tmp_path / "out") == UNPACKED
-    write_pair(source, "val", {"NORMAL/IM-0007-0001.jpeg": jpeg(7)})
-    assert contents(unpack_pairs(source, tmp_path / "out")) == UNPACKED | {"val/NORMAL/IM-0007-0001.jpeg": jpeg(7)}
-    (source / "val/paths.tfrec").unlink()
-    with pytest.raises(DataError, match=r"missing: val/paths\.tfrec"):
-        unpack_pairs(source, tmp_path / "other")
+    out = unpack_pairs(str(source), tmp_path / "out")
+    assert contents(out) == UNPACKED
+    write_records(source / "train/images.tfrec", [jpeg(1)] * 3)
+    with pytest.raises(DataError, match="record 4: there are not as many images as paths"):
+        unpack_pairs(str(source), out)
+    assert contents(out) == UNPACKED  # an older folder stays
+    (source / "train/paths.tfrec").unlink()
+    with pytest.raises(DataError, match=r"missing: train/paths\.tfrec"):
+        unpack_pairs(str(source), out)
 
 
 @pytest.mark.parametrize(
@@ -300,9 +297,7 @@ def test_every_image_lands_at_its_place_byte_for_byte(source, tmp_path):
         ("train/NORMAL/C:x\0.jpeg", "unsafe name"),
         ("train/NORMAL//etc/passwd", "expected"),
         ("", "unsafe name"),
-        ("train/NORMAL/" + "x" * 300 + ".jpeg", "longer than 255 bytes"),
         ("train/NORMAL/notes.txt", "expected"),
-        ("test/NORMAL/x.jpeg", "says test, but is among the records of train/"),
         ("train/Normal/im-0001-0001.JPEG", r"is the place of .*train/paths\.tfrec: record 1 too"),
         ("train/NORMAL/\udcff.jpeg", "can't decode byte"),
     ],
@@ -310,40 +305,15 @@ def test_every_image_lands_at_its_place_byte_for_byte(source, tmp_path):
 def test_a_path_that_cannot_be_used_is_refused_and_nothing_written(source, tmp_path, path, message):
     write_pair(source, "train", TRAIN | {path: jpeg(9)})
     with pytest.raises(DataError, match=f"train/paths.tfrec: record 5: .*{message}"):
-        unpack_pairs(source, tmp_path / "out")
+        unpack_pairs(str(source), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "records"]
-
-
-@pytest.mark.parametrize(
-    ("file", "records", "message"),
-    [
-        ("train/images", [jpeg(1)] * 3, "record 4: there are not as many images as paths"),
-        ("test/images", [jpeg(5), b"\x89PNG...."], r"record 2 \(test/PNEUMONIA/.*\): no JPEG, begins"),
-    ],
-)
-def test_pairs_that_do_not_fit_are_refused_and_an_older_folder_stays(source, tmp_path, file, records, message):
-    before = contents(unpack_pairs(source, tmp_path / "out"))
-    write_records(source / f"{file}.tfrec", records)
-    with pytest.raises(DataError, match=message):
-        unpack_pairs(source, tmp_path / "out")
-    assert contents(tmp_path / "out") == before
-
-
-def test_what_a_killed_unpacking_left_is_deleted_and_links_and_empty_folders_serve(source, tmp_path):
-    (tmp_path / ".elsewhere.filling/train/NORMAL").mkdir(parents=True)
-    (tmp_path / ".elsewhere.filling/train/NORMAL/half.jpeg").write_bytes(b"half")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-    assert contents(unpack_pairs(source, tmp_path / "out")) == UNPACKED
-    assert (tmp_path / "out").is_symlink()
-    assert not (tmp_path / ".elsewhere.filling").exists()
 
 
 @pytest.mark.parametrize("strange", ["mine.txt", "train/NORMAL/mine.jpeg", "more/train/mine.jpeg", "", None])
 def test_whatever_belongs_to_others_is_never_overwritten(source, tmp_path, strange):
     out = tmp_path / "out"
     if strange:
-        unpack_pairs(source, out)
+        unpack_pairs(str(source), out)
         (out / strange).parent.mkdir(parents=True, exist_ok=True)
         (out / strange).write_bytes(b"mine")
     elif strange is None:
@@ -354,7 +324,7 @@ def test_whatever_belongs_to_others_is_never_overwritten(source, tmp_path, stran
     os.utime(source / "test/paths.tfrec", (1, 1))
     before = contents(tmp_path)
     with pytest.raises(DataError, match="holds files that were not made here"):
-        unpack_pairs(source, out)
+        unpack_pairs(str(source), out)
     assert contents(tmp_path) == before | {".out.lock": b""}
 
 
@@ -375,7 +345,11 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert main(["data", "--address", records, "--to", "out"]) == 0
     assert contents(tmp_path / "out") == UNPACKED
     said = capsys.readouterr().out
-    for words in (f"{tmp_path / 'out'}: 6 images", "not those of the published images", "doi:10.17632/rscbjbr9sj"):
+    for words in (
+        f"{tmp_path / 'out'}: 6 images",
+        "not those of the published images: train/NORMAL 2 (",
+        "doi:10.17632/rscbjbr9sj",
+    ):
         assert words in said
     assert said.rstrip().endswith(f"Next: make report STUDY=kermany DATA={tmp_path / 'out'}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out", "records"]
@@ -383,21 +357,11 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert main(["data", "--address", records, "--to", "out"]) == 0
     assert "is complete already" in capsys.readouterr().out
     assert remote.asked == asked
+    for words in (["--from", "nothing"], ["--address", "ftp://x/y"], ["--from", "missing.zip"]):
+        assert main(["data", *words, "--to", "other"]) == 1
+        assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
     download.download("tfrecord", str(tmp_path / "records"), "from a folder")
     assert contents(tmp_path / "from a folder") == UNPACKED
-
-
-def test_published_images_are_counted_before_they_are_put_in_place(records, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(download.ADDRESSES, "tfrecord", records)
-    with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
-        download.download()
-    assert not (tmp_path / "data/chest_xray").exists()
-    counts = {"train/NORMAL": 2, "train/PNEUMONIA": 2, "test/NORMAL": 1, "test/PNEUMONIA": 1}  # with the image of val
-    monkeypatch.setattr(download, "PUBLISHED", counts)
-    download.download()
-    said = capsys.readouterr().out
-    assert "Counts: as published" in said
-    assert said.endswith("Next: make report STUDY=kermany\n")
 
 
 def test_a_page_in_place_of_a_file_and_a_folder_of_others_are_refused(records, remote, tmp_path):
@@ -410,7 +374,7 @@ def test_a_page_in_place_of_a_file_and_a_folder_of_others_are_refused(records, r
     with pytest.raises(PneumolibError, match=r"images\.tfrec.*record 1 at byte 0.*a TFRecord file is needed"):
         download.download("tfrecord", records, "other")
     assert not (tmp_path / "other").exists()
-    assert not list(tmp_path.rglob("test/images.tfrec.part"))  # what came was deleted
+    assert not list(tmp_path.glob(".other.download"))  # what came was deleted
 
 
 def test_a_killed_process_is_resumed_by_the_next(records, remote, tmp_path):
@@ -422,7 +386,7 @@ def test_a_killed_process_is_resumed_by_the_next(records, remote, tmp_path):
     words = [sys.executable, "-m", "pneumolib", "data", "--address", records, "--to", "out"]
     with subprocess.Popen(words, env=os.environ, cwd=REPO, stderr=subprocess.DEVNULL) as child:
         until = time.monotonic() + 60
-        while sum(p.stat().st_size for p in tmp_path.glob(".out.download/*/train/images.tfrec.part")) < 2 * 2**20:
+        while sum(p.stat().st_size for p in tmp_path.glob(".out.download/train/images.tfrec.*")) < 2 * 2**20:
             assert time.monotonic() < until
             time.sleep(0.02)
         child.send_signal(signal.SIGKILL)
@@ -446,12 +410,6 @@ def test_no_network_says_what_was_tried_and_the_other_ways(monkeypatch, tmp_path
     assert re.search(r"(?s)tfrecord from gs://.*storage\.googleapis\.com.*refused.*FROM=kaggle.*FROM=<file\.zip>", said)
     assert "Traceback" not in said
     assert not (tmp_path / "data/chest_xray").exists()
-
-
-@pytest.mark.parametrize("words", [["--from", "nothing"], ["--address", "ftp://x/y"], ["--from", "missing.zip"]])
-def test_a_wrong_word_is_answered_with_what_is_allowed(words, capsys):
-    assert main(["data", *words]) == 1
-    assert re.search(f"received '?{words[1]}'?; allowed: ", capsys.readouterr().err)
 
 
 # Zip archives
@@ -534,15 +492,17 @@ TWO = {f"{folder}/{name}": body for folder in "ab" for name, body in IMAGES.item
     ("members", "limits", "message"),
     [
         (IMAGES | {"train/NORMAL/../../../x.jpeg": b""}, {}, "unsafe name"),
-        (IMAGES | {"..\\train\\NORMAL\\x.jpeg": b""}, {}, "unsafe name"),
-        (IMAGES | {"../elsewhere.txt": b""}, {}, "unsafe name"),
-        (IMAGES | {compressed(zipfile.ZIP_BZIP2): jpeg(1)}, {}, r"x\.jpeg: compressed by another method than deflate"),
-        (IMAGES | {compressed(zipfile.ZIP_DEFLATED): bytes(2**20)}, {}, r"x\.jpeg: 1048576 bytes from \d+: no"),
         (
-            IMAGES | {"train/NORMAL/x.jpeg": bytes(2000)},
-            {"MAX_FILE_BYTES": 1000},
-            "2000 bytes from 2000: no radiograph",
+            IMAGES | {compressed(zipfile.ZIP_BZIP2): jpeg(1)},
+            {},
+            r"x\.jpeg: not unpacked: compressed by another method than deflate",
         ),
+        (
+            IMAGES | {compressed(zipfile.ZIP_DEFLATED): bytes(2**20)},
+            {},
+            r"x\.jpeg: not unpacked: 1048576 bytes from \d+: no",
+        ),
+        (IMAGES, {"MAX_FILE_BYTES": 100}, "no radiograph"),
         (IMAGES | {"train/normal/im-0001-0001.JPEG": jpeg(9)}, {}, "one image a place is allowed"),
         (IMAGES, {"MAX_TOTAL_BYTES": sum(map(len, IMAGES.values())) - 1}, "images are larger than 1327 bytes"),
         ({"a.txt": b""}, {}, r"looked for one folder with images .* found none"),
@@ -567,7 +527,7 @@ LIST_ENTRY = b"PK\x01\x02"
     (lambda raw: raw.index(LIST_ENTRY), 6, 255, r"list of members: .*zip file version"),
     (lambda raw: raw.index(LIST_ENTRY), 8, 32, r"IM-0001-0001\.jpeg: .*compressed patched data"),
     # A size that lies: the list says 256 bytes less than come out.
-    (lambda raw: raw.rindex(LIST_ENTRY), 25, 1, r"person2_virus_2\.jpeg: .*not all of it"),
+    (lambda raw: raw.rindex(LIST_ENTRY), 25, 1, r"person2_virus_2\.jpeg: not unpacked"),
 ])  # fmt: skip
 def test_one_changed_byte_is_found_and_named(tmp_path, place, offset, change, message):
     file = write_zip(tmp_path / "x.zip", IMAGES)
@@ -599,14 +559,12 @@ def test_what_kaggle_answers_becomes_words(remote, monkeypatch, status):
     remote.statuses = [status]
     with pytest.raises(PneumolibError, match=rf"(?s)kagglehub: {status} .*token \(401, 403\).*/settings/api"):
         download.download("kaggle")
-    with pytest.raises(PneumolibError, match="Invalid dataset handle: nothing"):
-        download.download("kaggle", "nothing")
     monkeypatch.setitem(endpoints, kagglesdk.kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:9")
     with pytest.raises(PneumolibError, match=r"(?s)Connection refused.*FROM=<file"):
         download.download("kaggle")
 
 
-def test_kaggles_cache_is_linked_into_place(monkeypatch, tmp_path):
+def test_kaggles_cache_is_copied_into_place(monkeypatch, tmp_path):
     cache = tmp_path / "versions/2"
     for name, body in KAGGLE_LAYOUT.items():
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
@@ -614,14 +572,9 @@ def test_kaggles_cache_is_linked_into_place(monkeypatch, tmp_path):
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(cache))
     with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
         download.download("kaggle")
+    with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
+        download.download("kaggle")  # counted before it is put in place
+    assert not (tmp_path / "data/chest_xray").exists()
     download.download("kaggle", "somebody/the-same")
     out = tmp_path / "data/chest_xray"
     assert contents(out) == IMAGES
-    assert os.path.samefile(out / next(iter(IMAGES)), cache / "chest_xray" / next(iter(IMAGES)))
-
-    def refuse(*_):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-    monkeypatch.setattr(os, "link", refuse)  # another disk: the images are copied
-    download.link_images(cache, tmp_path / "copied")
-    assert contents(tmp_path / "copied") == IMAGES

@@ -105,7 +105,7 @@ def test_images_are_found_by_id_whatever_the_order():
     assert page.count("<br>The map is empty.") == 4
     some = subset(images, rows.image_id)
     assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
-    with pytest.raises(KeyError, match=r"1 image id\(s\) are not among the 40 images, such as nobody"):
+    with pytest.raises(KeyError, match="nobody"):
         subset(images, ["person3_x", "nobody"])
 
 

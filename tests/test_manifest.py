@@ -86,9 +86,12 @@ FAULTS = [
         lambda root: save_image(root / "train/NORMAL/IM-0001-0001.png", np.zeros((8, 8))),
         "differ in their ending only: train/NORMAL/IM-0001-0001",
     ),
-    (lambda root: shutil.rmtree(root / "test/NORMAL"), "missing: test/NORMAL.*Folders found there: test, train, val"),
+    (lambda root: shutil.rmtree(root / "test/NORMAL"), "no usable image in test/NORMAL .*No file was left out"),
     (lambda root: shutil.rmtree(root), "archive is not a folder"),
-    (lambda root: shutil.copytree(root, root / "in/train") and shutil.rmtree(root / "test"), "Did you mean .*/in"),
+    (
+        lambda root: [(root / "in").mkdir(), *((root / s).rename(root / "in" / s) for s in ("train", "val", "test"))],
+        "looked for train/NORMAL.*found in. Name their folder",
+    ),
     (
         lambda root: [file.write_bytes(b"") for file in (root / "test/NORMAL").iterdir()],
         r"(?s)no usable image in test/NORMAL.*test/NORMAL/IM-0027-0001\.jpeg: empty file",

@@ -91,15 +91,6 @@ def test_another_source_is_cut_by_whole_groups_or_refused(table, seed, random):
     assert cut.groupby("part").label.nunique().to_dict() == {"evaluation": 2, "recalibration": 2}
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.4])
-def test_ratio_and_size_are_kept_in_every_kind(table, fraction):
-    for seed in range(3):
-        split = split_manifest(table, SplitParams(validation_fraction=fraction, seed=seed))
-        pool = split[split.split != "test"]
-        shares = pool.groupby("kind").split.apply(lambda s: (s == "val").mean())
-        assert (shares - fraction).abs().max() < 0.02
-
-
 def test_literal_groups_of_one_seed(table):
     """A change of the hashing would give everybody other splits under the same seed; it must not go unseen."""
     split = split_manifest(table, SplitParams(seed=1))

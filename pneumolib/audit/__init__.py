@@ -5,13 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "groups": [
-            "duplicate_findings",
-            "find_duplicates",
-            "group_findings",
-            "sensitivity_list",
-            "shared_groups",
-        ],
+        "groups": ["duplicate_findings", "find_duplicates", "group_findings", "sensitivity_list", "shared_groups"],
         "shortcuts": [
             "feature_table",
             "judge_shortcut",

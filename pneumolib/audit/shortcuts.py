@@ -30,7 +30,6 @@ from pneumolib.data.facts import CONSTANT, in_words, metadata_features
 from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import as_jpeg, load_image, prepare
-from pneumolib.errors import DataError
 from pneumolib.evaluation.compare import compare_auroc
 from pneumolib.evaluation.intervals import percentiles, resample
 from pneumolib.evaluation.metrics import PREDICTION_COLUMNS
@@ -86,7 +85,7 @@ def judge_shortcut(
     of the other folds would push each fold's scores against its own labels.
 
     Args:
-        features: numbers, one row an image, by `image_id`; images beyond the split's are left aside.
+        features: finite numbers, one row an image, by `image_id`; images beyond the split's are left aside.
         split: `image_id, split, label, kind, group_id`; test rows may be missing.
         params: `resamples` and `confidence` of the intervals, from groups resampled within each class.
         seed: of folds and resamples.
@@ -95,7 +94,7 @@ def judge_shortcut(
             border, which nearly repeat their neighbours. On the archive's training images the cross-validated AUROC of
             the border is the same from 10 to 100, and lower at 1 and at 1000.
     Raises:
-        DataError: images of the split without features, or with values that are not finite.
+        KeyError: images of the split without features.
     """
     rows, values = _join(features, split)
     pool, test = rows.split != "test", rows.split == "test"
@@ -126,19 +125,12 @@ def judge_shortcut(
 def _join(features: pd.DataFrame, split: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The split by `image_id`, and the features of its images in the same order."""
     rows = split.set_index("image_id").sort_index()
-    values = features.reindex(rows.index).astype(float).rename(columns=str)
-    if (bad := ~np.isfinite(values)).any(axis=None):
-        images, columns = bad.index[bad.any(axis=1)], ", ".join(values.columns[bad.any()][:5])
-        raise DataError(f"features: no finite number for {len(images)} image(s), such as {images[0]}, in {columns}")
-    return rows, values
+    return rows, features.loc[rows.index].astype(float).rename(columns=str)
 
 
 def _lacking(rows: pd.DataFrame, where: str) -> str:
     """Why these images cannot be told apart; empty when both classes are there."""
-    labels = sorted(rows.label.unique())
-    if not labels:
-        return f"{where} holds no images"
-    return f"{where} holds only {LABEL_NAMES[labels[0]]} images" if len(labels) == 1 else ""
+    return "" if rows.label.nunique() == 2 else f"{where} does not hold both classes"
 
 
 def _cross_validate(
@@ -261,18 +253,15 @@ def _mitigations(image: ImageParams, audit: AuditParams) -> dict[str, dict[str, 
     """What is tried: of the files each parameter alone and all three; of what the network gets none, the study's own
     parameters where these differ, and all three."""
     # The whole picture, stretched, neither saved anew nor equalised.
-    plain, size = (
-        ImageParams(size_px=image.size_px, channels=image.channels),
-        f"at {image.size_px} x {image.size_px} px",
-    )
+    plain = ImageParams(size_px=image.size_px, channels=image.channels)
     three = {"fit": "crop", "reencode_quality": audit.mitigation_quality, "crop_border": audit.mitigation_crop_border}
     single = [("fit", "pad"), *three.items()]
     files = {f"{name}: {value}": plain.model_copy(update={name: value}) for name, value in single}
     all_three = plain.model_copy(update=three)
-    network = {f"{size}, no mitigation": plain}
-    if image != plain:
-        network[f"{size}, this study's settings"] = image
-    return {"file": {BEFORE: None, **files, ALL: all_three}, "network": network | {f"{size}, all three": all_three}}
+    own = {} if image == plain else {"this study's settings": image}
+    network = {"no mitigation": plain, **own, "all three": all_three}
+    at_size = {f"at {image.size_px} x {image.size_px} px, {name}": params for name, params in network.items()}
+    return {"file": {BEFORE: None, **files, ALL: all_three}, "network": at_size}
 
 
 def _sample(split: pd.DataFrame, at_most: int) -> pd.DataFrame:
@@ -332,7 +321,6 @@ def _mitigation_finding(name: str, rows: pd.DataFrame) -> Finding:
     old, new = (Score(*row) for row in rows[["cv", "cv_low", "cv_high"]].to_numpy())
     change = Score(*rows[["change", "change_low", "change_high"]].iloc[1])
     facts = {"first": rows.index[0], "old": old, "new": new, "change": change, "grade": grade(new)}
-    if np.isnan(old.value) or np.isnan(new.value):
-        return Finding(name, "note", None, "mitigation", facts)
     verdict = "warning" if change.low > 0 else _VERDICTS[grade(new)]
-    return Finding(name, verdict, new.value, "mitigation", facts, new.low, new.high)
+    value = None if np.isnan(new.value) else new.value
+    return Finding(name, verdict, value, "mitigation", facts, new.low, new.high)

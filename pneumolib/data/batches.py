@@ -7,7 +7,6 @@ NaN, silently. Evaluation keeps every image once, in the table's order.
 Images are read from the mapped file a batch at a time, so memory does not grow with their number.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +21,6 @@ from pneumolib.params import AugmentParams
 _AUGMENT_STREAM = tf.constant([0, 1 << 32], tf.int64)
 _VIEW_STREAM = tf.constant([0, 2 << 32], tf.int64)
 _CHANGE_STREAM = tf.constant([0, 3 << 32], tf.int64)
-_ALIGNMENT = 64  # bytes; TensorFlow takes an array that begins at a multiple as it is, and copies any other
 _BATCHES_AHEAD = 8  # a fixed number: AUTOTUNE takes what memory there is
 
 
@@ -75,13 +73,10 @@ def _check_change(change: Callable, pixels: np.ndarray) -> None:
     """Refuse a function that gives other images than it takes, or another result for the same seeds."""
     seeds = tf.constant(np.arange(2 * len(pixels)).reshape(-1, 2), tf.int32)
     one, two = (tf.convert_to_tensor(change(tf.constant(pixels), seeds)) for _ in range(2))
-    if one.dtype != tf.uint8 or one.shape != pixels.shape:
+    if one.dtype != tf.uint8 or one.shape != pixels.shape or tf.reduce_any(one != two):
         raise InputError(
-            f"change: received {one.dtype.name} {tuple(one.shape)}, needed uint8 {pixels.shape}: tf.cast(..., tf.uint8)"
-        )
-    if tf.reduce_any(one != two):
-        raise InputError(
-            "change: two calls with the same seeds differ; use tf.image.stateless_... or tf.random.stateless_... with them"
+            f"change: received {one.dtype.name} {tuple(one.shape)}, needed uint8 {pixels.shape}, as tf.cast(..., tf.uint8) "
+            f"gives, and the same for the same seeds, as tf.image.stateless_... and tf.random.stateless_... give"
         )
 
 
@@ -149,16 +144,8 @@ def _read(values: np.ndarray, rows: tf.Tensor) -> tf.Tensor:
     Not `tf.gather`: tf.data's optimizer fills as much memory as a tensor takes for each iterator over it.
     """
     values = np.asarray(values)  # indexing a `memmap` costs more
-    shape = (rows.shape[0], *values.shape[1:])
-    size = math.prod(shape) * values.itemsize
-
-    def copy(rows: np.ndarray) -> np.ndarray:
-        memory = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % _ALIGNMENT
-        found = memory[start : start + size].view(values.dtype).reshape(shape)
-        return np.take(values, rows, axis=0, out=found, mode="clip")  # under "raise" it would fill a buffer first
-
-    return tf.ensure_shape(tf.numpy_function(copy, [rows], values.dtype), shape)
+    found = tf.numpy_function(lambda rows: np.take(values, rows, axis=0), [rows], values.dtype)
+    return tf.ensure_shape(found, (rows.shape[0], *values.shape[1:]))
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int) -> int:

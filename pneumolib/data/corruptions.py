@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from pneumolib.data.pixels import as_jpeg
 from pneumolib.params import Corruption
 
 CORRUPTIONS: tuple[str, ...] = get_args(Corruption)
@@ -84,9 +85,7 @@ def _blur(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.nd
 
 def _jpeg(image: np.ndarray, quality: float, rng: np.random.Generator) -> Image.Image:
     """Saved as JPEG at the size the network sees, where its blocks of 8 px are coarser than in the file's own size."""
-    file = io.BytesIO()
-    _picture(image).save(file, "JPEG", quality=int(quality))
-    return Image.open(file)
+    return Image.open(io.BytesIO(as_jpeg(_picture(image), int(quality))))
 
 
 def _rotation(image: np.ndarray, degrees: float, rng: np.random.Generator) -> Image.Image:

@@ -8,8 +8,6 @@ A file of a few kilobytes can claim a picture of gigabytes: `read_header` tells 
 
 import contextlib
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -19,12 +17,6 @@ from PIL import ExifTags, Image, ImageOps
 
 from pneumolib.errors import ImageFileError
 
-# What Pillow raises for broken files: OSError for data that is cut, SyntaxError and ValueError for broken structure, the others
-# for facts within it (EXIF above all) that are of another type or size than they must be.
-BROKEN = (
-    ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error,
-    zlib.error,
-)  # fmt: skip
 FORMATS = ("JPEG", "PNG")  # nothing else is opened: other decoders are an attack surface and no source of radiographs
 Form = Literal["JPEG", "PNG", "DICOM"]
 
@@ -109,8 +101,6 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> De
         pixels, mode = decode_dicom(raw)
         image = Image.fromarray(pixels)
         return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
-    if raw and form_of(raw) is None:
-        raise ImageFileError(f"not a JPEG, PNG or DICOM image: begins with {raw[:8]!r}")
     with _opened(raw) as image:
         if (frames := _frames(image)) > 1:
             raise ImageFileError(f"animated ({frames} frames); a radiograph is one picture")
@@ -134,7 +124,7 @@ def _opened(raw: bytes) -> Iterator[Image.Image]:
     if not raw:
         raise ImageFileError("empty file (0 bytes)")
     if form_of(raw) is None:
-        raise ImageFileError("neither JPEG, PNG nor DICOM, by its first bytes")
+        raise ImageFileError("not a JPEG, PNG or DICOM image")
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             yield image
@@ -142,8 +132,11 @@ def _opened(raw: bytes) -> Iterator[Image.Image]:
         raise ImageFileError(f"too many pixels: {fault}") from None
     except Image.UnidentifiedImageError:
         raise ImageFileError(f"begins as {form_of(raw)} and has no header of one") from None
-    except BROKEN as fault:
-        raise ImageFileError(f"does not decode: {fault}") from None
+    except ImageFileError:
+        raise
+    # Broad: what Pillow raises for broken data, structure and facts (EXIF above all) has no common kind.
+    except Exception as fault:
+        raise ImageFileError(f"does not decode: {fault}") from fault
 
 
 def _frames(image: Image.Image) -> int:

@@ -1,26 +1,22 @@
 """The real radiographs from where they are published to one folder, `make data`: whole and counted, or not there.
 
 Three ways: the TFRecord files of the Keras example (a public bucket), Kaggle's archive by `kagglehub` with the user's
-own account, or a zip archive downloaded by hand. A download is resumed, and every byte of it is verified before it gets
+own account, or a zip archive downloaded by hand. A download is resumed. Every byte of it is verified before the folder gets
 its name. Names and sizes found in archives are never trusted.
 """
 
 import itertools
-import os
 import re
 import shutil
-import struct
 import sys
 import time
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
 import requests
-from filelock import FileLock
 
 from pneumolib.data.layout import CLASS_NAMES, SPLITS, bar, build, count_images, is_image, recipe_of, safe_parts
 from pneumolib.errors import DataError, PneumolibError
@@ -36,17 +32,16 @@ CREDIT = (
     "Kermany, Zhang, Goldbaum: Labeled OCT and Chest X-Ray Images for Classification, "
     "Mendeley Data, doi:10.17632/rscbjbr9sj, CC BY 4.0"
 )
-WAYS = {
-    "tfrecord": "make data                      TFRecord files of the Keras example, from a public bucket; no account",
-    "kaggle": "make data FROM=kaggle          Kaggle's archive, by kagglehub",
-    "zip": f"make data FROM=<file.zip>      the same, downloaded with a browser from kaggle.com/datasets/{HANDLE}",
-}
+WAYS = (
+    "make data (TFRecord files of the Keras example, from a public bucket; no account), make data FROM=kaggle (Kaggle's "
+    f"archive, by kagglehub), make data FROM=<file.zip> (the same, from kaggle.com/datasets/{HANDLE} by a browser)"
+)
 KAGGLE_HELP = (
     "Kaggle may want a token (401, 403): make one at kaggle.com/settings/api and put it into the variable KAGGLE_API_TOKEN "
     "or the file ~/.kaggle/access_token. ADDRESS=<owner>/<name> names another data set (404). Where the cache is broken, "
     "delete datasets/<owner>/<name> in ~/.cache/kagglehub; the variable KAGGLEHUB_CACHE names a folder on another disk"
 )
-FILES = [f"{part}/{name}.tfrec" for part in ("train", "test") for name in ("paths", "images")]
+Pairs = dict[str, tuple[Path, Path]]  # part to files of images and of paths
 
 PAUSES_S = (1, 2, 4)  # between the tries
 TIMEOUT_S = (10, 60)  # to connect, between bytes
@@ -75,10 +70,9 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
     if way == "zip":
         file = Path(source).expanduser().resolve()
         if address or file.suffix != ".zip" or not file.is_file():
-            received = f"{source!r}{f' with ADDRESS={address}' if address else ''}"
             raise PneumolibError(
-                f"FROM: received {received}; allowed: tfrecord, kaggle (both with an ADDRESS or without), or the path of a "
-                f".zip file that is there (without). Images in a folder need no download: make report DATA=<folder>"
+                f"FROM: received {source!r}; allowed: tfrecord, kaggle, or the path of a .zip file that is there, without an "
+                f"ADDRESS. Images in a folder need no download: make report DATA=<folder>"
             )
     address = str(file) if way == "zip" else address or ADDRESSES[way]
     if recipe_of(target):
@@ -88,98 +82,83 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
     found = count_images(target)
     wrong = _unlike_published(found)
     print(f"{target}: {found.total()} images", *(f"  {key:16} {found[key]:5}" for key in sorted(found)), sep="\n")
-    print("Counts:", "WARNING: not those of the published images, which are 5856" if wrong else "as published")
+    print("Counts:", f"WARNING: not those of the published images: {wrong}" if wrong else "as published")
     print(f"Source: {CREDIT}")
     print(f"Next: make report STUDY=kermany{'' if target == in_root(DEFAULT_TO) else f' DATA={target}'}")
     return target
 
 
 def _put_in_place(way: str, address: str, target: Path) -> None:
-    cache = target.with_name(f".{target.name}.download")
-    key = text_digest(address)  # files of one address never meet those of another
-
     def fill(folder: Path) -> None:
         if way == "tfrecord":
-            write_pairs(fetch_pairs(address, cache / key) if "://" in address else Path(address).expanduser(), folder)
+            _fill_from_pairs(address, target, folder)
         elif way == "kaggle":
-            link_images(_fetch_kaggle(address), folder)
+            copy_images(_fetch_kaggle(address), folder)
         else:
             extract_zip(Path(address), folder)
         if address == ADDRESSES.get(way) and (wrong := _unlike_published(count_images(folder))):
             raise PneumolibError(
-                f"the images are not those that are published: {', '.join(wrong)}. To take them all the same, download "
-                f"them by hand and name where they are: ADDRESS=<folder> for TFRecord files, FROM=<file.zip>"
+                f"the images are not those that are published: {wrong}. FROM=<file.zip> takes any, downloaded by hand"
             )
 
     try:
         build(target, {"from": way, "address": address}, fill)
     except (PneumolibError, OSError) as fault:
-        others = "\n".join(f"  {command}" for name, command in WAYS.items() if name != way)
         raise PneumolibError(
             f"make data, {way} from {address}: stopped.\n{fault}\nNothing was put at {target}. TO= names another folder "
             f"or disk; images in a folder can be used as they are: make report STUDY=kermany DATA=<folder>\n"
-            f"Other ways to the same images:\n{others}"
+            f"All ways to the same images: {WAYS}"
         ) from None
-    shutil.rmtree(cache, ignore_errors=True)
 
 
-def _unlike_published(found: Counter[str]) -> list[str]:
+def _unlike_published(found: Counter[str]) -> str:
     """Which counts are not the published ones; whether the 16 images of val are in train makes none less whole."""
     joined = found + Counter({key.replace("val/", "train/"): n for key, n in found.items() if key.startswith("val/")})
-    return [f"{key} {joined[key]} (published: {n})" for key, n in PUBLISHED.items() if joined[key] != n]
+    return ", ".join(f"{key} {joined[key]} (published: {n})" for key, n in PUBLISHED.items() if joined[key] != n)
 
 
-def fetch_pairs(address: str, folder: Path) -> Path:
-    """Fetch the pairs of TFRecord files below `address`, gs://bucket/prefix or http(s)://..., and return `folder`.
+def fetch_pairs(address: str, folder: Path) -> Pairs:
+    """Fetch the pairs of TFRecord files below `address`, gs://bucket/prefix or http(s)://..., into `folder`.
 
-    The Keras example publishes a pair of train and one of test; a pair of val is read from a folder only. Where all
-    files are there already, nothing is asked of the network. Where some are, each is asked about again: images must
-    not meet the paths of another edition. Raises PneumolibError as `fetch` does.
+    Raises PneumolibError as `fetch` does.
     """
     if not re.match(r"(gs|https?)://[^/]", address):
         raise PneumolibError(f"received {address}; allowed: gs://<bucket>/<folder>, https://... and http://...")
     base = re.sub(r"^gs://", "https://storage.googleapis.com/", address).rstrip("/")
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not all((folder / name).is_file() for name in FILES):
-            for name in FILES:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                fetch(f"{base}/{name}", folder / name, lambda part: [None for _ in read_records(part)])
-    return folder
+    names = ("images", "paths")
+    return {part: tuple(fetch(f"{base}/{part}/{name}.tfrec", folder) for name in names) for part in ("train", "test")}
 
 
-def fetch(url: str, file: Path, check: Callable[[Path], object]) -> None:
-    """Fetch one file, going on from what an earlier call left in `<file>.part` if the remote file is still the same.
+def fetch(url: str, folder: Path) -> Path:
+    """Fetch one file, going on from what an earlier call left of it if the remote file is still the same.
 
-    `file` gets its name when its size and content have been verified; `<file>.edition` tells which one it is. A `file`
-    that is there already is kept where the server still has the same edition.
+    The file's name ends with a hash of address and edition: parts and files of another edition are never taken up. The size
+    is verified here, the content by whoever reads it.
 
     Args:
         url: of the file.
-        file: where to put it.
-        check: reads the content, and raises DataError where that is broken.
+        folder: where to put it, in a folder named as the last one of the URL.
     Raises:
-        PneumolibError: the server's refusal, no connection after a few tries, or a broken file.
+        PneumolibError: the server's refusal, or no connection after a few tries.
         OSError: what the disk refuses.
     """
     for pause_s in (*PAUSES_S, None):
         try:
-            return _try_once(url, file, check)
+            return _try_once(url, folder)
         except requests.RequestException as fault:
             status = fault.response.status_code if fault.response is not None else None
             if status in REFUSALS:
                 raise PneumolibError(f"{url}: {REFUSALS[status]} ({status}); is the address right?") from None
-            reason = f"the server answers {status}" if status else _explain_connection(fault)
+            reason = f"the server answers {status}" if status else fault
         if pause_s is not None:
-            print(f"{file.parent.name}/{file.name}: {reason}; trying again in {pause_s} s", file=sys.stderr)
+            print(f"{url}: {reason}; trying again in {pause_s} s", file=sys.stderr)
             time.sleep(pause_s)
     raise PneumolibError(
         f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. What came is kept: the same command goes on from there"
     )
 
 
-def _try_once(url: str, file: Path, check: Callable[[Path], object]) -> None:
-    part, note = file.with_name(f"{file.name}.part"), file.with_name(f"{file.name}.edition")
+def _try_once(url: str, folder: Path) -> Path:
     with requests.head(url, headers=AS_IS, allow_redirects=True, timeout=TIMEOUT_S) as answer:
         answer.raise_for_status()
         etag, length = answer.headers.get("ETag", "W/"), answer.headers.get("Content-Length", "")
@@ -187,36 +166,22 @@ def _try_once(url: str, file: Path, check: Callable[[Path], object]) -> None:
         raise PneumolibError(f"{url}: the server tells no length, so a part could not be told from the whole")
     # What tells one edition of the file from another: a strong ETag, else its date.
     size, validator = int(length), answer.headers.get("Last-Modified") if etag.startswith("W/") else etag
-    if validator is None or not note.is_file() or note.read_text(encoding="utf-8") != f"{validator} {size}":
-        for old in (file, part):  # first, so that no note ever belongs to a part of another edition
-            old.unlink(missing_ok=True)
-        note.write_text(f"{validator} {size}", encoding="utf-8")
-    if file.is_file():
-        return
-    part.touch()
-    if (have := part.stat().st_size) != size:
+    *_, part, name = url.split("/")
+    file = folder / part / f"{name}.{text_digest(f'{url} {validator} {size}')}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    have = file.stat().st_size if validator and file.is_file() else 0
+    if have != size:
         resume = {"Range": f"bytes={have}-", "If-Range": validator} if 0 < have < size else {}
         with requests.get(url, headers=AS_IS | resume, stream=True, timeout=TIMEOUT_S) as answer:
             answer.raise_for_status()
             goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             n_chunks = -(-(size - have * goes_on) // CHUNK_BYTES)
-            with part.open("ab" if goes_on else "wb") as out:
-                for chunk in bar(answer.iter_content(CHUNK_BYTES), n_chunks, f"downloading {file.name}", unit="MiB"):
+            with file.open("ab" if goes_on else "wb") as out:
+                for chunk in bar(answer.iter_content(CHUNK_BYTES), n_chunks, f"downloading {name}", unit="MiB"):
                     out.write(chunk)
-    if (have := part.stat().st_size) != size:
+    if (have := file.stat().st_size) != size:
         raise requests.ConnectionError(f"the connection ended at {have} of {size} bytes")
-    try:
-        check(part)
-    except DataError as fault:
-        part.unlink()
-        raise PneumolibError(f"{fault}. What came was deleted") from None
-    os.replace(part, file)
-
-
-def _explain_connection(fault: Exception) -> str:
-    """The innermost reason, without the connection that `requests` and `urllib3` wrap around it."""
-    inner = fault.args[0] if fault.args else fault
-    return str(getattr(inner, "reason", inner)).split("): ", 1)[-1]
+    return file
 
 
 def _fetch_kaggle(handle: str) -> Path:
@@ -228,8 +193,7 @@ def _fetch_kaggle(handle: str) -> Path:
         return Path(kagglehub.dataset_download(handle))
     # Broad, because what it raises for an account, an answer, an archive and a disk has no common kind.
     except Exception as fault:
-        reason = _explain_connection(fault) if isinstance(fault, requests.ConnectionError) else fault
-        raise PneumolibError(f"kagglehub: {reason}. {KAGGLE_HELP}") from fault
+        raise PneumolibError(f"kagglehub: {fault}. {KAGGLE_HELP}") from fault
 
 
 def select_images(names: list[str]) -> dict[str, str]:
@@ -252,26 +216,18 @@ def select_images(names: list[str]) -> dict[str, str]:
     if len(outer) != 1:
         found = " and ".join("/".join(filter(None, root)) for root in outer) or "none"
         raise DataError(f"looked for one folder with images in train/NORMAL, train/PNEUMONIA and so on, found {found}")
-    seen: dict[str, str] = {}
-    for name, place in roots[outer[0]]:
-        if other := seen.get(place.casefold()):  # a.jpeg and A.jpeg are one file on some disks
-            raise DataError(f"{name}: {place} is the place of {other} too; one image a place is allowed")
-        seen[place.casefold()] = name
+    places = Counter(place.casefold() for _, place in roots[outer[0]])
+    if twice := [place for place, n in places.items() if n > 1]:  # a.jpeg and A.jpeg are one file on some disks
+        raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
     return {place: name for name, place in roots[outer[0]]}
 
 
-def link_images(source: Path, folder: Path) -> None:
-    """Put the images of a folder at their places in another: as hard links, as copies where links cannot be.
-
-    Raises DataError as `select_images` does.
-    """
+def copy_images(source: Path, folder: Path) -> None:
+    """Copy the images of a folder to their places in another. Raises DataError as `select_images` does."""
     chosen = select_images([path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
     for place, name in bar(chosen.items(), len(chosen), "copying images"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link((source / name).resolve(), folder / place)
-        except OSError:  # another disk, or a file system without links
-            shutil.copyfile(source / name, folder / place)
+        shutil.copyfile(source / name, folder / place)
 
 
 def extract_zip(file: Path, folder: Path) -> None:
@@ -295,17 +251,15 @@ def extract_zip(file: Path, folder: Path) -> None:
                 member = members[name]
                 # Python reads other methods without a bound on memory.
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise DataError(f"{name}: compressed by another method than deflate")
+                    raise DataError("compressed by another method than deflate")
                 if member.file_size > min(MAX_FILE_BYTES, MAX_RATIO * member.compress_size + CHUNK_BYTES):
-                    raise DataError(f"{name}: {member.file_size} bytes from {member.compress_size}: no radiograph")
+                    raise DataError(f"{member.file_size} bytes from {member.compress_size}: no radiograph")
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, (folder / place).open("xb") as out:
                     shutil.copyfileobj(source, out)
-    except DataError as fault:
-        raise DataError(f"{file}: {fault}") from None
-    # What `zipfile` raises for broken archives; RuntimeError for encryption and for what its version cannot read.
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError, RuntimeError) as fault:
-        raise DataError(f"{file}: {name}: no zip archive that can be read, or not all of it ({fault})") from None
+    # Broad: what `zipfile` raises for broken, encrypted and foreign archives has no common kind.
+    except Exception as fault:
+        raise DataError(f"{file}: {name}: not unpacked: {fault}") from fault
 
 
 # --- TFRecord files
@@ -347,40 +301,59 @@ def _masked_crc(data: bytes) -> bytes:
     return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def unpack_pairs(source: Path, target: Path) -> Path:
+def unpack_pairs(source: str, target: Path) -> Path:
     """Write the images of `source`'s pairs into `target` in the archive's layout, and return `target`.
 
-    A target that was unpacked from the same files (by size and time) is returned at once. Raises DataError as
-    `write_pairs` does, and where `target` holds what was not unpacked here.
+    A target that was unpacked from the same address, or from the same files of a folder (by size and time), is returned
+    at once. Raises DataError as `write_pairs` does, and where `target` holds what was not unpacked here; and whatever
+    `fetch` raises.
+
+    Args:
+        source: a folder, or an address as `fetch_pairs` takes it.
+        target: the folder to make.
     """
-    files = {f"{part}/{file.name}": file.stat() for part, pair in _find_pairs(source).items() for file in pair}
-    recipe = {"tfrecord": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}}
-    build(target, recipe, lambda folder: write_pairs(source, folder))
+    recipe = {"address": source}
+    if "://" not in source:
+        files = [file.stat() for pair in find_pairs(Path(source)).values() for file in pair]
+        recipe = {"tfrecord": [[stat.st_size, stat.st_mtime_ns] for stat in files]}
+    build(target, recipe, lambda folder: _fill_from_pairs(source, target, folder))
     return target
 
 
-def _find_pairs(source: Path) -> dict[str, tuple[Path, Path]]:
-    """Part to (images, paths) below `source`. Raises DataError where a file of train, test or a begun val lacks."""
-    pairs = {part: (source / part / "images.tfrec", source / part / "paths.tfrec") for part in SPLITS}
-    if not any(file.exists() for file in pairs["val"]):
-        del pairs["val"]
+def _fill_from_pairs(source: str, target: Path, folder: Path) -> None:
+    """`write_pairs` from a folder, or from an address by way of a folder beside `target`, which a killed call leaves."""
+    if "://" not in source:
+        write_pairs(find_pairs(Path(source).expanduser()), folder)
+        return
+    cache = target.with_name(f".{target.name}.download")
+    pairs = fetch_pairs(source, cache)
+    try:
+        write_pairs(pairs, folder)
+    except DataError:
+        shutil.rmtree(cache)  # broken: the next call fetches it anew
+        raise
+    shutil.rmtree(cache)
+
+
+def find_pairs(source: Path) -> Pairs:
+    """The pairs of train and test below `source`. Raises DataError where a file is missing."""
+    pairs = {part: (source / part / "images.tfrec", source / part / "paths.tfrec") for part in ("train", "test")}
     if missing := [str(file.relative_to(source)) for pair in pairs.values() for file in pair if not file.is_file()]:
         raise DataError(f"{source}: looked for pairs of images.tfrec and paths.tfrec; missing: {', '.join(missing)}")
     return pairs
 
 
-def write_pairs(source: Path, folder: Path) -> None:
+def write_pairs(pairs: Pairs, folder: Path) -> None:
     """Write every image to `folder`/<split>/<class>/<name>, byte for byte.
 
     The split is the path's third-to-last part where that is train, val or test, else the part of the pair.
 
     Raises:
-        DataError: as `read_records` does; a missing file, a path that is unsafe, of no known class or no image, a test
-            image in another part or the other way round, two images for one place, a record that is no JPEG, or a
-            pair of unequal length.
+        DataError: as `read_records` does; a path that is unsafe, of no known class or no image, two images for one
+            place, or a pair of unequal length.
     """
     seen = {}
-    for part, (images, paths) in _find_pairs(source).items():
+    for part, (images, paths) in pairs.items():
         records = itertools.zip_longest(read_records(images), read_records(paths))
         for number, (image, path) in enumerate(bar(records, None, f"unpacking {part}"), start=1):
             where = f"{paths}: record {number}"
@@ -392,8 +365,6 @@ def write_pairs(source: Path, folder: Path) -> None:
                 raise DataError(f"{where}: {fault}") from None
             if other := seen.get(place.casefold()):
                 raise DataError(f"{where}: {place} is the place of {other} too; one image a place is allowed")
-            if not image.startswith(b"\xff\xd8\xff"):
-                raise DataError(f"{images}: record {number} ({place}): no JPEG, begins with {image[:8]!r}")
             seen[place.casefold()] = where
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(image)
@@ -405,6 +376,4 @@ def _place(path: str, part: str) -> str:
     if folder.lower() not in CLASS_NAMES or not is_image(name):
         raise DataError(f"{path!r}: expected .../<class>/<name>.jpeg with a class of {', '.join(CLASS_NAMES)}")
     split = said.lower() if said.lower() in SPLITS else part
-    if (split == "test") != (part == "test"):
-        raise DataError(f"{path!r}: says {split}, but is among the records of {part}/")
     return f"{split}/{CLASS_NAMES[folder.lower()]}/{name}"

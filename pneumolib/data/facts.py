@@ -9,7 +9,6 @@ may still be of another kind.
 Contract: tables hold numbers, one row an image; pixels are uint8 (n, height, width, channels) as a network sees them.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ class Fact(NamedTuple):
     Attributes:
         title: for tables.
         kind: of its out-of-distribution warning; empty where there is none.
-        warning: sentence of the warning, with `{value}`, `{darker}` and `{less}`; `_LIMITS` follows.
+        warning: sentence of the warning, with `{value}`, `{low}`, `{high}`, `{darker}` and `{less}`.
         more: what a larger value is called in the audit; empty where the audit does not use the fact.
         log2: whether the audit takes the logarithm, so that a doubling counts the same at any size.
     """
@@ -43,31 +42,28 @@ class Fact(NamedTuple):
     log2: bool = False
 
 
+_USUAL = " (training images: {low:.4g} to {high:.4g})"
+_FARTHER = " (distance {value:.1f}, limit {high:.1f}): is it an upright frontal chest radiograph?"
 FACTS = {
     # Of the file.
-    "width_px": Fact("Width (px)", "size", "{value:.0f} px wide", "wider", True),
-    "height_px": Fact("Height (px)", "size", "{value:.0f} px high", "taller", True),
-    "aspect": Fact("Width / height", "size", "width / height is {value:.2f}", "wider for its height", True),
+    "width_px": Fact("Width (px)", "size", "{value:.0f} px wide" + _USUAL, "wider", True),
+    "height_px": Fact("Height (px)", "size", "{value:.0f} px high" + _USUAL, "taller", True),
+    "aspect": Fact("Width / height", "size", "width / height is {value:.2f}" + _USUAL, "wider for its height", True),
     "bytes_per_px": Fact("Bytes per pixel", more="more bytes per pixel", log2=True),
     "quantisation_sum": Fact("JPEG quantisation", more="coarser JPEG quantisation", log2=True),
     "is_jpeg": Fact("File format", more="JPEG and no other format"),
     "mean_intensity": Fact("Mean grey value", more="brighter on average"),
     "sd_intensity": Fact("SD of grey values", more="more spread of intensity"),
     # Of the pixels that a network sees, and the colour of the file.
-    "mean_grey": Fact("Mean grey (0-255)", "exposure", "{darker} on average: grey {value:.0f}"),
-    "sd_grey": Fact("SD of grey", "exposure", "{less} contrast: SD of grey {value:.0f}"),
-    "dark_grey": Fact("Grey that 5% of pixels lie below", "exposure", "its dark parts have grey {value:.0f}"),
-    "bright_grey": Fact("Grey that 5% of pixels lie above", "exposure", "its bright parts have grey {value:.0f}"),
+    "mean_grey": Fact("Mean grey (0-255)", "exposure", "{darker} on average: grey {value:.0f}" + _USUAL),
+    "sd_grey": Fact("SD of grey", "exposure", "{less} contrast: SD of grey {value:.0f}" + _USUAL),
+    "dark_grey": Fact("Grey that 5% of pixels lie below", "exposure", "its dark parts have grey {value:.0f}" + _USUAL),
+    "bright_grey": Fact(
+        "Grey that 5% of pixels lie above", "exposure", "its bright parts have grey {value:.0f}" + _USUAL
+    ),
     "colour": Fact("Colour (difference of channels)", "colour", "a picture in colour, where radiographs are grey"),
     # The only one that looks at where anything is in the picture.
-    "distance": Fact("Distance of what is where", "content", "does not look like the training images"),
-}
-# What follows the sentence of a warning, by its kind.
-_LIMITS = {
-    "size": " (training images: {low:.4g} to {high:.4g})",
-    "exposure": " (training images: {low:.4g} to {high:.4g})",
-    "colour": "",
-    "content": " (distance {value:.1f}, limit {high:.1f}): is it an upright frontal chest radiograph?",
+    "distance": Fact("Distance of what is where", "content", "does not look like the training images" + _FARTHER),
 }
 KINDS = {name: fact.kind for name, fact in FACTS.items() if fact.kind}
 # Facts of how a file was stored; the audit's others depend on what the picture shows as well.
@@ -123,7 +119,8 @@ def in_words(feature: str, direction: float) -> str:
 
 def mask_centre(pixels: np.ndarray, border_fraction: float = 0.125) -> np.ndarray:
     """A copy with all but the frame black; the frame takes `border_fraction` of height and width on each side."""
-    down, across = _frame_px(pixels.shape[1:3], border_fraction)
+    # A centre is left to mask.
+    down, across = (min(max(1, round(border_fraction * side)), (side - 1) // 2) for side in pixels.shape[1:3])
     masked = pixels.copy()
     masked[:, down:-down, across:-across] = 0
     return masked
@@ -135,26 +132,13 @@ def border_table(parts: Sequence[ImageSet], border_fraction: float = 0.125) -> p
     An image, 32 pixels wide and high at least, is masked first and then reduced to 32 x 32 by averaging areas, so that
     nothing of the centre can reach a feature; there are as many cells as touch the frame, 448 for an eighth.
     """
-    frame = _frame_cells(parts[0].pixels.shape[1:3], border_fraction)
+    white = np.full((1, *parts[0].pixels.shape[1:]), 255, np.uint8)
+    frame = _cells_of(mask_centre(white, border_fraction)[0]) > 0
     names = [f"grey of row {row}, column {column}" for row, column in np.argwhere(frame)]
     # One by one: pixels are mapped from disk and need not fit into memory.
     cells = [_cells_of(mask_centre(image[None], border_fraction)[0])[frame] for part in parts for image in part.pixels]
     ids = pd.concat([part.table.image_id for part in parts])
     return pd.DataFrame(np.array(cells, np.uint8), index=pd.Index(ids), columns=names)
-
-
-def _frame_px(shape_px: tuple[int, int], border_fraction: float) -> list[int]:
-    """Height and width of the frame at each side; a centre is left to mask."""
-    return [min(max(1, round(border_fraction * side)), (side - 1) // 2) for side in shape_px]
-
-
-def _frame_cells(shape_px: tuple[int, int], border_fraction: float) -> np.ndarray:
-    """Cells of the reduced image that hold a pixel of the frame, bool (32, 32)."""
-    widths = _frame_px(shape_px, border_fraction)
-    down, across = (math.ceil(width * _SIDE / side) for width, side in zip(widths, shape_px, strict=True))
-    frame = np.ones((_SIDE, _SIDE), bool)
-    frame[down : _SIDE - down, across : _SIDE - across] = False
-    return frame
 
 
 # --- what out-of-distribution warnings look at
@@ -280,8 +264,7 @@ class TrainingReference:
     def _sentence(self, name: str, value: float) -> str:
         low, high = self.limits[name]
         darker, less = ("darker", "less") if value < low else ("brighter", "more")
-        sentence = FACTS[name].warning + _LIMITS[KINDS[name]]
-        return sentence.format(value=value, low=low, high=high, darker=darker, less=less)
+        return FACTS[name].warning.format(value=value, low=low, high=high, darker=darker, less=less)
 
 
 def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingReference:
@@ -310,12 +293,10 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
         {name: tuple(map(float, ends)) for name, ends in limits.items()},
         _rounded(centre),
         _rounded(precision[np.tril_indices_from(precision)]),
-        dict.fromkeys([*KINDS.values(), "any"]),
+        {},
     )
-    if len(val_rows):
-        warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
-        reference = replace(reference, validation_warnings=warned.mean().to_dict())
-    return reference
+    warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
+    return replace(reference, validation_warnings=warned.mean().to_dict())
 
 
 def describe_images(

@@ -62,8 +62,6 @@ def safe_parts(path: str) -> list[str]:
     parts = re.split(r"[/\\]", path)
     if not parts[0] or any(part == ".." or re.search(r"[\0-\x1f\x7f:]", part) for part in parts):
         raise DataError(f"{path!r}: unsafe name; allowed are relative paths without .., colons and control characters")
-    if any(len(os.fsencode(part)) > 255 for part in parts):
-        raise DataError(f"{path[:80]!r}...: a part of the name is longer than 255 bytes")
     return parts
 
 

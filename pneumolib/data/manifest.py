@@ -23,9 +23,9 @@ import pandas as pd
 from PIL import Image
 
 from pneumolib.data.decode import decode
-from pneumolib.data.layout import CLASSES, bar, is_drawn
+from pneumolib.data.layout import CLASSES, SPLITS, bar, is_drawn
 from pneumolib.data.sources import Listing, list_source
-from pneumolib.errors import DataError, ImageFileError, MissingDecoderError
+from pneumolib.errors import DataError, ImageFileError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root, write_whole
 from pneumolib.provenance import text_digest
@@ -88,7 +88,8 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     problems = pd.DataFrame(listing.strangers + broken, columns=columns).sort_values("path", ignore_index=True)
     lines = [f"  {row.path}: {row.reason}" for row in problems.itertuples()]
     have = set(zip(table.source_split, table.label, strict=True))
-    if empty := [f"{split}/{name}" for split, name in listing.needed if (split, CLASSES[name]) not in have]:
+    splits = sorted({image["source_split"] for image in listing.images}) or SPLITS
+    if empty := [f"{s}/{name}" for s in splits for name, label in CLASSES.items() if (s, label) not in have]:
         raise DataError(
             f"{listing.root}: no usable image in {', '.join(empty)} (JPEG, PNG and DICOM can be read). "
             + "\n".join(["Files left out:", *lines[:5]] if lines else ["No file was left out."])
@@ -116,24 +117,21 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         facts = pool.map(lambda path: describe_file(listing.root / path), todo)
         known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
-    if todo:
-        kept = {path: {"stamp": stamps[path], "fact": known[path]} for path in stamps if not known[path].get("passing")}
+    if todo:  # faults are not kept: permissions change, and a decoder is installed, while the file stays as it is
+        kept = {path: {"stamp": stamps[path], "fact": fact} for path, fact in known.items() if "reason" not in fact}
         write_whole(file, json.dumps(kept))
     return [item | known[item["path"]] for item in listing.images]
 
 
 def describe_file(path: Path) -> dict:
-    """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not.
-
-    `passing` marks a reason that may pass while the file stays the same (permissions, a missing decoder).
-    """
+    """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not."""
     try:
         raw = path.read_bytes()
         seen = decode(raw)
     except ImageFileError as fault:
-        return {"reason": str(fault), "passing": isinstance(fault, MissingDecoderError)}
+        return {"reason": str(fault)}
     except OSError as fault:
-        return {"reason": f"cannot be read: {fault.strerror}", "passing": True}
+        return {"reason": f"cannot be read: {fault.strerror}"}
     facts = dict(vars(seen))
     grey = np.asarray(facts.pop("image").convert("L"))
     shape = f"{seen.width_px} {seen.height_px} ".encode()

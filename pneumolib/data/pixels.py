@@ -31,6 +31,7 @@ from pneumolib.provenance import text_digest
 
 _DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _AHEAD = 256  # images decoded before they are written
+_HEAD_BYTES = 128  # of a `.npy` file
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,6 @@ class ImageSet:
     table: pd.DataFrame
     pixels: np.ndarray
     key: str = ""
-
-    def __post_init__(self):
-        if len(self.table) != len(self.pixels):
-            raise ValueError(f"{len(self.table)} rows but {len(self.pixels)} images")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -84,11 +81,7 @@ def subset(images: ImageSet, image_ids: Sequence[str]) -> ImageSet:
 
 
 def _rows_of(table: pd.DataFrame, image_ids: Sequence[str]) -> np.ndarray:
-    rows = pd.Index(table.image_id).get_indexer(list(image_ids))
-    if (rows < 0).any():
-        missing = np.asarray(image_ids)[rows < 0]
-        raise KeyError(f"{len(missing)} image id(s) are not among the {len(table)} images, such as {missing[0]}")
-    return rows
+    return pd.Series(np.arange(len(table)), table.image_id).loc[list(image_ids)].to_numpy()
 
 
 def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
@@ -200,15 +193,11 @@ def read_images(
 
 
 def _mapped(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A cache file's pixels, or None where it is absent, cut short or of another form."""
+    """A cache file's pixels, or None where it is absent or of another length; its name tells their shape."""
     if not cache.is_file():
         return None
-    try:
-        pixels = np.load(cache, mmap_mode="r")
-        if pixels.shape == shape and cache.stat().st_size == pixels.offset + math.prod(shape):
-            return pixels
-    except (ValueError, EOFError):
-        pass  # no `.npy` file, or shorter than it says
+    if cache.stat().st_size == _HEAD_BYTES + math.prod(shape):
+        return np.load(cache, mmap_mode="r")
     print(f"{cache} is damaged; it is made anew", flush=True)
     return None
 
@@ -225,9 +214,7 @@ def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: Image
         except (ImageFileError, OSError) as fault:
             raise type(fault)(f"{path}: {fault}") from None
 
-    for left in cache.parent.glob(f"{cache.stem}.*.tmp"):
-        left.unlink()  # by a build that was killed
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+    temporary = cache.with_suffix(".tmp")  # may be there, left by a build that was killed
     try:
         with temporary.open("wb") as file, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})

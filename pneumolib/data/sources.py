@@ -36,13 +36,11 @@ class Listing:
         root: the folder that paths are relative to.
         images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
         strangers: dicts of `path, reason`: files that are no images by their name.
-        needed: (split, class) pairs that must hold an image.
     """
 
     root: Path
     images: list[dict]
     strangers: list[dict]
-    needed: list[tuple[str, str]]
 
 
 def list_source(params: DataParams) -> Listing:
@@ -56,12 +54,10 @@ def list_source(params: DataParams) -> Listing:
             draw = draw_second_hospital if params.hospital == 2 else draw_dataset
             root = draw(root, params.n_images, params.drawing_seed)
         if params.source == "tfrecord":
-            from pneumolib.data.download import fetch_pairs, unpack_pairs
+            from pneumolib.data.download import unpack_pairs
 
-            key = text_digest(params.root)
-            if "://" in params.root:
-                root = fetch_pairs(params.root, in_root(f".cache/download/{key}"))
-            root = unpack_pairs(root, in_root(f"{UNPACKED}/tfrecord-{key}"))
+            source = params.root if "://" in params.root else str(root)
+            root = unpack_pairs(source, in_root(f"{UNPACKED}/tfrecord-{text_digest(params.root)}"))
         if params.source == "npz":
             root = unpack_npz(root, in_root(UNPACKED))
         as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
@@ -78,8 +74,13 @@ def _list_folder(root: Path, join_val: bool) -> Listing:
     as in the TFRecord edition, which counts its images among train.
     """
     splits = [split for split in SPLITS if split != "val" or (join_val and (root / "val").is_dir())]
+    folders = [folder for split in splits for folder in sorted(root.glob(f"{split}/*/"))]
+    folders = [folder for folder in folders if folder.name.lower() in CLASS_NAMES]
+    if not folders:
+        raise DataError(f"{root}{_what_is_there(root)}")
     images, strangers, unknown = [], [], []
-    for (split, class_name), folder in _class_folders(root, splits).items():
+    for folder in folders:
+        split, class_name = folder.parent.name, CLASS_NAMES[folder.name.lower()]
         for file in sorted(file for file in folder.iterdir() if not IGNORED.fullmatch(file.name)):
             path = f"{split}/{folder.name}/{file.name}"
             if os.path.isdir(file):  # False too for a link that leads back to itself
@@ -93,32 +94,17 @@ def _list_folder(root: Path, join_val: bool) -> Listing:
                                "kind": identity[0], "group_id": identity[1], "source_split": split})  # fmt: skip
     if unknown:
         raise DataError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so their patient cannot be told and they "
-            f"could leak between train and test: {_first(unknown, 10)}. Looked for IM-<N>-<k>[-<j>].jpeg or "
-            f"NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg in PNEUMONIA. Rename the files or "
-            f"move them away; or name patients yourself in a table (data.source: csv)."
+            f"{root}: {len(unknown)} file name(s) follow no known pattern, so they tell no patient: {_first(unknown, 10)}. "
+            f"Looked for IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg "
+            f"in PNEUMONIA. Rename the files or move them away; or name patients in a table (data.source: csv)."
         )
     if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
         raise DataError(f"{root}: files that differ in their ending only: {_first(twins, 10)}. Keep one each.")
-    return Listing(root, images, strangers, [(split, class_name) for split in splits for class_name in CLASSES])
+    return Listing(root, images, strangers)
 
 
-def _class_folders(root: Path, splits: list[str]) -> dict[tuple[str, str], Path]:
-    """(split, NORMAL or PNEUMONIA) to the folder that holds it, whatever its spelling."""
-    found: dict[tuple[str, str], Path] = {}
-    for split in splits:
-        for folder in sorted(root.glob(f"{split}/*/")):
-            if name := CLASS_NAMES.get(folder.name.lower()):
-                if other := found.get((split, name)):
-                    raise DataError(f"{root / split}: {other.name} and {folder.name} name one class; keep one of them")
-                found[split, name] = folder
-    missing = [f"{split}/{name}" for split in splits for name in CLASSES if (split, name) not in found]
-    if missing:
-        raise DataError(f"{root}{_what_is_missing(root, splits, missing)}")
-    return found
-
-
-def _what_is_missing(root: Path, splits: list[str], missing: list[str]) -> str:
+def _what_is_there(root: Path) -> str:
+    """Words for a root without class folders: what it is instead, and what to do."""
     if root.is_file():
         return " is a file; for a table of paths set data.source: csv, for a .npz data.source: npz"
     if not root.is_dir():
@@ -126,15 +112,10 @@ def _what_is_missing(root: Path, splits: list[str], missing: list[str]) -> str:
             " is not a folder. `make data` fetches the images; or unpack the Kaggle archive `chest-xray-pneumonia` "
             "there, or name the folder that holds train/, val/ and test/: make report STUDY=<study> DATA=<folder>"
         )
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:12]
-    nested = next((p.parent for p in sorted(root.glob("*/train")) if p.parent.name != "__MACOSX"), None)
-    hint = f" Did you mean {nested}?" if nested else ""
     if (root / "train/images.tfrec").is_file():
-        hint = " It holds TFRecord files: set data.source: tfrecord."
-    return (
-        f": looked for {', '.join(f'{s}/{c}' for s in splits for c in CLASSES)} (Opacity serves as PNEUMONIA); missing: "
-        f"{', '.join(missing)}. Folders found there: {', '.join(found) or 'none'}.{hint}"
-    )
+        return ": holds TFRecord files: set data.source: tfrecord"
+    found = ", ".join(sorted(entry.name for entry in root.iterdir())[:12]) or "nothing"
+    return f": looked for train/NORMAL, train/PNEUMONIA (or Opacity) and the same in test; found {found}. Name their folder"
 
 
 def _first(names: list[str], most: int, between: str = ", ") -> str:
@@ -156,14 +137,10 @@ def list_csv(file: Path, join_val: bool) -> Listing:
     kinds = table.get("kind", pd.Series("", table.index))
     table = table.assign(kind=kinds.where(kinds != "", labels.map(LABEL_NAMES)), site=table.get("site", ""))
     _refuse_rows(file, table, labels)
-    _refuse_crossing(file, table)
     images = table.assign(image_id=table.path, label=labels.astype(int)).rename(columns={"split": "source_split"})
     images = images[join_val | (images.source_split != "val")]
-    if images.empty:
-        raise DataError(f"{file}: all its rows are val, which data.val_folder: leave_out leaves out")
-    needed = sorted({(split, name) for split in set(images.source_split) for name in CLASSES})
     columns = ["image_id", "path", "label", "kind", "group_id", "source_split", "site"]
-    return Listing(file.parent, images[columns].to_dict("records"), [], needed)
+    return Listing(file.parent, images[columns].to_dict("records"), [])
 
 
 def _read_table(file: Path) -> pd.DataFrame:
@@ -178,13 +155,10 @@ def _read_table(file: Path) -> pd.DataFrame:
             f"{file}: not a CSV table in UTF-8: {str(fault).strip()}. A spreadsheet program calls it `CSV UTF-8`; for a "
             f".npz set data.source: npz, a .zip goes to make data FROM="
         ) from None
-    if len(table.columns) == 1 and any(mark in table.columns[0] for mark in ";\t"):
-        raise DataError(f"{file}: its columns are not separated by commas: {table.columns[0]!r}. Save it with commas")
     if missing := [c for c in CSV_COLUMNS if c not in table]:
-        why = " Without group_id nobody can tell which images are of one patient." if "group_id" in missing else ""
         raise DataError(
-            f"{file}: missing column(s) {', '.join(missing)}; found {', '.join(table)}. Needed: "
-            f"{', '.join(CSV_COLUMNS)}; kind and site may be added.{why}"
+            f"{file}: missing column(s) {', '.join(missing)}; found {', '.join(table)}. Needed, separated by commas: "
+            f"{', '.join(CSV_COLUMNS)}; kind and site may be added. group_id is the patient"
         )
     table = table.apply(lambda column: column.str.strip())
     table = table[(table != "").any(axis=1)]
@@ -195,31 +169,20 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 def _refuse_rows(file: Path, table: pd.DataFrame, labels: pd.Series) -> None:
     """All faults of all rows at once, by line of the file."""
+    sides = (table.split == "test").groupby(table.group_id).transform("nunique")
     faults = [
         (table.path == "", "path", "is empty"),
         (table.path.str.contains(r"[\0-\x1f]"), "path", "holds a control character"),
         (table.path.map(os.path.normpath).duplicated(), "path", "is in an earlier line too"),
         (labels.isna(), "label", "is none of 0, 1, normal, pneumonia, opacity"),
         (table.group_id == "", "group_id", "is empty; every image needs its patient"),
+        (sides > 1, "group_id", "is in test and in training or validation too; a patient belongs to one of them"),
         (~table.split.isin(SPLITS), "split", "is none of train, val, test"),
         ((table.kind.str.lower().map(KIND_LABELS) - labels).abs() > 0, "kind", "contradicts the label"),
     ]
     lines = [f"line {row + 2}: {c} {table[c][row]!r} {words}" for bad, c, words in faults for row in table.index[bad]]
     if lines:
         raise DataError(f"{file}: {len(lines)} fault(s):\n  " + _first(lines, 20, "\n  "))
-
-
-def _refuse_crossing(file: Path, table: pd.DataFrame) -> None:
-    """A patient in test and elsewhere, by the first line of each side."""
-    sides = table.assign(line=table.index + 2, side=np.where(table.split == "test", "test", "other"))
-    lines = sides.pivot_table("line", "group_id", "side", "min")
-    both = lines.reindex(columns=["other", "test"]).dropna().astype(int)
-    words = [f"{row.Index}: line {row.other} and, in test, line {row.test}" for row in both.itertuples()]
-    if words:
-        raise DataError(
-            f"{file}: {len(both)} group(s) are in test and in training or validation, so a network would be tested on "
-            f"patients it knows:\n  " + _first(words, 20, "\n  ")
-        )
 
 
 # --- arrays of small images
@@ -248,28 +211,27 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
 
 def _write_images(file: Path, folder: Path) -> None:
     """All images and their table, each split once its arrays are checked."""
-    rows, names = [], list(CLASSES)
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as fault:
-        raise DataError(f"{file}: not a whole .npz file: {fault}") from None
+    # Broad: what numpy raises for broken arrays has no common kind.
+    except Exception as fault:
+        raise DataError(f"{file}: no whole .npz file: {fault}") from fault
     if missing := sorted({f"{split}_{what}" for split in SPLITS for what in ("images", "labels")} - arrays.keys()):
         raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
+    rows, names = [], list(CLASSES)
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
         usable = images.dtype == np.uint8 and images.ndim > 2 and images.shape[3:] in ((), (3,)) and images.size
         if not usable or len(labels) != len(images) or not np.isin(labels, (0, 1)).all():
             raise DataError(
                 f"{file}: expected {split}_images uint8 (n, height, width) or (n, height, width, 3), received {images.dtype} "
-                f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)} with values "
-                f"{sorted(set(labels.tolist()))[:5]}"
+                f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)}: {np.unique(labels)[:5]}"
             )
-        for number, (pixels, label) in enumerate(
-            zip(bar(images, len(images), f"unpacking {split}"), labels, strict=True)
-        ):
-            path = f"{split}/{names[int(label)]}/{number:05d}.png"
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / path)
-            rows.append((path, int(label), f"{split}-{number:05d}", split))
+        for name in names:
+            (folder / split / name).mkdir(parents=True)
+        for number, label in enumerate(bar(labels.astype(int), len(labels), f"unpacking {split}")):
+            path = f"{split}/{names[label]}/{number:05d}.png"
+            Image.fromarray(images[number]).save(folder / path)
+            rows.append((path, label, f"{split}-{number:05d}", split))
     pd.DataFrame(rows, columns=CSV_COLUMNS).to_csv(folder / "manifest.csv", index=False)
