@@ -131,7 +131,7 @@ def training(
         MemoryError: with the parameter to lower.
     """
     asked, model, steps = params.training, part or network, steps_per_epoch(train, params.training.batch_size)
-    key = training_key(network, params, DECIDING, [train, val], training) | {"part": model is not network}
+    key = training_key(network, params, DECIDING, [train, val]) | {"part": model is not network}
     with memory_explained(params):
         batches, val_inputs, seconds = _inputs(network, model, train, val, params, folder, change)
         check_compiled(model, val_inputs)
