@@ -138,10 +138,8 @@ def test_auto_goes_on_and_says_what_it_left(nothing_set, capsys):
 @pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 7, 7), (1, 18, 1)])
 def test_as_many_devices_as_can_share_a_batch(found, batch, used):
     assert devices._count(DeviceParams(), found, batch) == used
-    said = devices._unused(DeviceParams(require="tpu"), found, {"kind": "tpu", "devices": used, "batch": batch})
-    assert (said == []) == (used == found)
     with pytest.raises(InputError, match="received 20, which 8 devices cannot share evenly; the nearest are 16 and 24"):
-        devices._batches(20, 8)
+        devices._count(DeviceParams(count=8), 8, 20)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", "float32"), ("gpu", "float16"), ("tpu", "bfloat16")])

@@ -78,7 +78,7 @@ class ValidationWatch(keras.callbacks.Callback):
         self.score, self.labels, self.training = score, labels, training
         self.rows: list[dict] = []
         self.best_weights: list[np.ndarray] | None = None
-        self.stopped = False  # by another callback, or by fewer epochs in `fit`
+        self.stopped = False  # by another callback
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_began = time.perf_counter()
@@ -107,8 +107,7 @@ class ValidationWatch(keras.callbacks.Callback):
             f"at most {left:.0f} s left",
             flush=True,
         )
-        self.stopped |= self.model.stop_training  # by a callback before this one, or within the epoch
-        self.model.stop_training = self.is_over
+        self.model.stop_training |= self.is_over
 
     def _diverged(self, how: str) -> FloatingPointError:
         return FloatingPointError(
@@ -181,9 +180,11 @@ class Checkpoint(keras.callbacks.Callback):
         if changed := [name for name in self.key if state["key"].get(name) != self.key[name]]:
             print(f"An earlier training is not taken up: {', '.join(changed)} differ", flush=True)
             return 0
-        for i, variable in enumerate(_variables(model) if "variable0" in kept else []):  # none of a finished training
-            variable.assign(kept[f"variable{i}"])
-        self.watch.best_weights = [kept[f"best{i}"] for i in range(state["best"])] or None
+        variables, best = ([kept[n] for n in kept if n.startswith(kind)] for kind in ("variable", "best"))
+        # A finished training has none.
+        for variable, value in zip(_variables(model) if variables else [], variables, strict=True):
+            variable.assign(value)
+        self.watch.best_weights = best or None
         self.watch.rows, self.memory, self.watch.stopped = state["rows"], state["memory"], state["stopped"]
         return len(state["rows"])
 
@@ -192,12 +193,8 @@ class Checkpoint(keras.callbacks.Callback):
         for name, values in self.memory.items():
             vars(self.others[name]).update(values)
 
-    def on_train_end(self, logs=None):
-        if not self.watch.is_over:
-            self.watch.stopped = True
-            self.on_epoch_end(len(self.watch.rows))
-
     def on_epoch_end(self, epoch, logs=None):
+        self.watch.stopped |= self.model.stop_training
         # A finished training needs the weights it ended with, and no state to go on from: a third of the space.
         if self.watch.is_over and self.watch.best_weights is None:
             self.watch.best_weights = self.model.get_weights()
@@ -208,13 +205,7 @@ class Checkpoint(keras.callbacks.Callback):
         # Of ReduceLROnPlateau; of SwapEMAWeights, after which the model has the average and the optimizer the raw weights.
         names = ("best", "wait", "cooldown_counter", "_ema_weights_in_model")
         memory = {n: {k: float(vars(c)[k]) for k in names if k in vars(c)} for n, c in self.others.items()}
-        state = {
-            "key": self.key,
-            "rows": self.watch.rows,
-            "memory": memory,
-            "best": len(best),
-            "stopped": self.watch.stopped,
-        }
+        state = {"key": self.key, "rows": self.watch.rows, "memory": memory, "stopped": self.watch.stopped}
         arrays = {f"variable{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
         arrays |= {f"best{i}": array for i, array in enumerate(best)}
         write_atomically(self.file, state=json.dumps(state), **arrays)
@@ -258,28 +249,27 @@ def frozen_features(
         backbone: the first model of `split_at_head`.
         params: `augment` and `seed` are used.
         views: of each image, changed by `augment`; 0 takes the image as it is, once.
-        folder: where they are kept, under a name that says what they are made from.
+        folder: where they are kept, with the key of what they are made from.
     Returns:
         features, float32 (n, views or 1, ...), in the order of `images.table`; seconds.
     Raises:
         ValueError: features that take more than a third of the machine's memory: training on them needs them three times.
     """
     made = np.empty(check_memory((len(images), max(views, 1), *backbone.output_shape[1:])), np.float32)
-    key = [views, training_key(backbone, params, {"seed", "augment"}, [images])]
+    key = json.dumps([views, training_key(backbone, params, {"seed", "augment"}, [images])])
     name = f"features-{images.table.split.iloc[0]}"
-    file = None if folder is None else folder / f"{name}-{text_digest(json.dumps(key))}.npz"
+    file = None if folder is None else folder / f"{name}.npz"
     kept = read_arrays(file, "its features are made anew")
-    check_agreement(f"kept {name}", len(kept))
-    if not kept:
+    is_known = str(kept.get("key")) == key
+    check_agreement(f"kept {name}", is_known)
+    if not is_known:
         began, batch = time.perf_counter(), predict_batch(len(images))
         for view in bar(range(made.shape[1]), made.shape[1], f"features of {len(images)} images", unit="view"):
             changed = view_dataset(images, params.augment, batch, params.seed, view) if views else None
             found = predict_batches(backbone, changed or eval_dataset(images.pixels, batch))
             made[:, view] = found[: len(images)]
-        kept = {"features": made, "seconds": time.perf_counter() - began}
+        kept = {"key": key, "features": made, "seconds": time.perf_counter() - began}
         if file is not None and processes()[0] == 0:
-            for outdated in folder.glob(f"{name}-*.npz"):
-                outdated.unlink()
             write_atomically(file, **kept)
     return kept["features"], float(kept["seconds"])
 
