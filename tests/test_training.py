@@ -1,7 +1,6 @@
 """Networks and training, shrunk: real architecture, tiny images."""
 
 from types import SimpleNamespace
-from unittest import mock
 
 import keras
 import numpy as np
@@ -68,7 +67,7 @@ def test_parameter_counts_are_the_published_ones(name, size_px, channels, parame
     assert network.output.shape == (None, 1)
 
 
-def test_class_weights_and_initial_logit(monkeypatch):
+def test_class_weights_and_initial_logit():
     labels = np.array([0] * 10 + [1] * 30)
     weights = fitting.class_weights(labels)
     assert weights == {0: 2.0, 1: 2 / 3}
@@ -76,12 +75,6 @@ def test_class_weights_and_initial_logit(monkeypatch):
     assert fitting.initial_logit(labels, fitting.class_weights(labels, "none")) == pytest.approx(np.log(3))
     with pytest.raises(ValueError, match="received 0 normal and 3 pneumonia"):
         fitting.class_weights(np.ones(3))
-    # They reach the input, whose own test follows them to the batches.
-    asked = mock.Mock(side_effect=NotImplementedError)
-    monkeypatch.setattr(fitting, "train_dataset", asked)
-    with pytest.raises(NotImplementedError):
-        fitted(run_params())
-    assert asked.call_args.args[5] == weights
 
 
 def test_two_identical_runs_give_identical_weights_also_of_several_steps_at_once():
@@ -150,16 +143,6 @@ def test_best_weights_are_kept_and_figures_are_exact(capsys, average):
     assert capsys.readouterr().out.count(" s left\n") == len(history)
 
 
-def test_predictions_follow_the_table_for_any_batch(monkeypatch):
-    network, images = small_network(), image_set(25, 2)
-    whole = predicting.predict(network, images)
-    monkeypatch.setattr(predicting, "PREDICT_BATCH", 8)
-    parts = predicting.predict(network, images)
-    assert whole.image_id.tolist() == images.table.image_id.tolist() == parts.image_id.tolist()
-    np.testing.assert_allclose(whole.logit, parts.logit, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(whole.probability, 1 / (1 + np.exp(-whole.logit)))
-
-
 def watch_of(**training_values) -> ValidationWatch:
     """A watch over a model that does not matter."""
     watch = ValidationWatch(lambda: np.zeros(4), np.array([0, 1, 0, 1]), run_params(**training_values).training)
@@ -197,9 +180,9 @@ def test_which_epoch_is_kept_and_when_it_ends(monkeypatch, values, metrics, epoc
     assert (watch.best_weights is None) == (not any(expected))
 
 
-def test_floors_that_no_epoch_exceeds_are_said(capsys):
+def test_floors_that_no_epoch_exceeds(capsys):
     network, history = fitted(run_params(epochs=1, floors={"accuracy": 1.0}))
-    assert "No epoch exceeded all floors" in capsys.readouterr().out
+    assert "no epoch above all floors yet" in capsys.readouterr().out
     facts = fitting.training_facts(network, history)
     assert (facts["floors_exceeded"], facts["best_epoch"]) == (False, 1)
 

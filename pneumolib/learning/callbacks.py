@@ -281,8 +281,7 @@ def check_memory(shape: tuple[int, ...]) -> tuple[int, ...]:
     if needed_gb > have_gb / 3:
         raise ValueError(
             f"features.views {shape[1]}: the features of {shape[0]:,} images are {shape[2:]} numbers each and would take "
-            f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower features.views, or set it "
-            f"to 0, which trains through the backbone and keeps none"
+            f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower it, or set it to 0"
         )
     return shape
 

@@ -68,8 +68,7 @@ def start(params: RunParams) -> dict:
     backend, loaded = choose_backend(asked), sys.modules.get("keras")
     if loaded and loaded.config.backend() != backend:
         raise InputError(
-            f"Keras was imported with the {loaded.config.backend()} backend before, and {backend} is asked for: restart "
-            f"the kernel, and let pneumolib's `start` come before any import of Keras"
+            f"Keras was imported with the {loaded.config.backend()} backend before, and {backend} is asked for: restart the kernel"
         )
     os.environ["KERAS_BACKEND"] = backend
     import_keras()
@@ -89,11 +88,8 @@ def start(params: RunParams) -> dict:
         )
     precision = resolved_precision(params.training.precision, facts)
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
-    facts |= {
-        "precision": keras.config.dtype_policy().name,
-        "batch": size,
-        "batch_per_device": size // facts["devices"],
-    }
+    facts["precision"] = keras.config.dtype_policy().name
+    facts |= {"batch": size, "batch_per_device": size // facts["devices"]}
     hint = tpu_hint() or next(Path("/dev").glob("nvidia0"), None)
     idle = f"{hint} says that a TPU or GPU is here. It is not used: a TPU needs 'jax[tpu]', see docs/platforms.md"
     facts["warnings"] = [idle] if hint and asked.require == "auto" and facts["kind"] == "cpu" else []

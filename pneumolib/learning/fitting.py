@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+from keras import optimizers
 
 from pneumolib.data.batches import feature_dataset, steps_per_epoch, train_dataset
 from pneumolib.data.manifest import Manifest
@@ -153,8 +154,6 @@ def training(
     if not watch.rows:
         raise InputError("no epoch was trained: give `fit` the batches, callbacks and options of `training`")
     model.set_weights(watch.best_weights or model.get_weights())
-    if watch.kept is None:
-        print(f"No epoch exceeded all floors ({asked.floors}); the weights of the last one stay")
     own = [name for name in watch.rows[0] if name not in HISTORY_COLUMNS]
     going.history = pd.DataFrame(watch.rows, columns=[*HISTORY_COLUMNS, *own])
     going.history.loc[0, "seconds"] += seconds
@@ -274,7 +273,7 @@ def memory_explained(params: RunParams) -> Iterator[None]:
         ) from fault
 
 
-def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> keras.optimizers.Optimizer:
+def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> optimizers.Optimizer:
     """The optimizer with its rate; rates that change by epoch are left to `rate_callbacks`.
 
     Args:
@@ -284,8 +283,7 @@ def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> keras
         steps: optimizer steps in an epoch.
     """
     training, factor = params.training, params.fine_tuning.backbone_rate_factor
-    kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop}
-    kind = kinds[training.optimizer]
+    kind = {"adam": optimizers.Adam, "adamw": optimizers.AdamW, "rmsprop": optimizers.RMSprop}[training.optimizer]
     options = {"weight_decay": training.weight_decay} if training.optimizer == "adamw" else {}
     if training.ema_momentum:
         options |= {"use_ema": True, "ema_momentum": training.ema_momentum}
@@ -295,26 +293,22 @@ def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> keras
     return kind(_rate(training, steps), **options)
 
 
-def _rate(training: TrainingParams, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+def _rate(training: TrainingParams, steps_per_epoch: int) -> float | optimizers.schedules.LearningRateSchedule:
     """A schedule over steps, or the first rate of a schedule over epochs."""
     start = training.learning_rate
     if training.schedule == "cosine":
         warmup = round(training.warmup_epochs * steps_per_epoch)
         falling = max(1, training.epochs * steps_per_epoch - warmup)
         share, (first, target) = training.lowest_rate / start, (0.0, start) if warmup else (start, None)
-        return keras.optimizers.schedules.CosineDecay(first, falling, share, warmup_target=target, warmup_steps=warmup)
+        return optimizers.schedules.CosineDecay(first, falling, share, warmup_target=target, warmup_steps=warmup)
     if training.schedule == "exponential_steps":
-        falling = _FlooredDecay(start, training.decay_every, training.decay_rate, staircase=True)
-        falling.lowest = training.lowest_rate
-        return falling
+
+        class FlooredDecay(optimizers.schedules.ExponentialDecay):
+            def __call__(self, step):
+                return keras.ops.maximum(super().__call__(step), training.lowest_rate)
+
+        return FlooredDecay(start, training.decay_every, training.decay_rate, staircase=True)
     return start
-
-
-class _FlooredDecay(keras.optimizers.schedules.ExponentialDecay):
-    lowest = 0.0
-
-    def __call__(self, step):
-        return keras.ops.maximum(super().__call__(step), self.lowest)
 
 
 def _with_slow_part(kind: type, slow: set[int], factor: float) -> type:

@@ -16,7 +16,7 @@ from keras import layers
 from pneumolib.errors import InputError
 from pneumolib.learning.files import class_reasons
 from pneumolib.learning.transfer import freeze, output_shape, put_backbone, summary_table
-from pneumolib.params import ImageParams, ModelParams
+from pneumolib.params import FAMILIES, ImageParams, ModelParams
 
 # Below this side nothing is left after the last pooling.
 SMALLEST_PX = {"separable_cnn": 32, "gray_cnn": 94, "coursework_cnn": 8}
@@ -36,13 +36,13 @@ def build_model(model: ModelParams, image: ImageParams, initial_logit: float = 0
         ValueError: images too small for the network's poolings, or a file that holds no backbone for them.
         ModelError: a backbone's weights that are not available; see `learning.transfer`.
     """
+    name = model.backbone or model.name
+    smallest = SMALLEST_PX.get(name) or FAMILIES.get(name, ("", 0))[1]
+    if image.size_px < smallest:
+        raise ValueError(f"image.size_px {image.size_px} is too small for {name}: it needs at least {smallest}")
     pixels = keras.Input((image.size_px, image.size_px, image.channels), dtype="uint8", name="pixels")
     if model.name == "transfer":
         x = put_head(model, put_backbone(model, pixels))
-    elif image.size_px < SMALLEST_PX[model.name]:
-        raise ValueError(
-            f"image.size_px {image.size_px} is too small for {model.name}: it needs at least {SMALLEST_PX[model.name]}"
-        )
     else:
         x = _NETWORKS[model.name](model, layers.Rescaling(1 / 255)(pixels))
     # float32 also under mixed precision: a 16-bit logit loses the tail of the probabilities.
@@ -134,8 +134,6 @@ def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
 def output_activation(network: keras.Model) -> str:
     """What the output comes from: `linear` or `sigmoid` of a layer with weights, or the name of another operation."""
     last, _ = _last(network)
-    if isinstance(last, keras.Model):
-        return output_activation(last)
     name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
     if name == "sigmoid" or type(last).__name__ == "Sigmoid":
         return "sigmoid"
@@ -154,9 +152,7 @@ def logit_network(network: keras.Model) -> keras.Model:
     output = network.outputs[0]
     if output_activation(network) == "sigmoid":
         output = before
-        if isinstance(last, keras.Model):
-            output = logit_network(last)(before)
-        elif isinstance(last, layers.Layer) and last.weights:
+        if isinstance(last, layers.Layer) and last.weights:
             # Named apart: the layer itself may be used elsewhere in the network too.
             linear = type(last).from_config(last.get_config() | {"activation": "linear", "name": f"{last.name}_logit"})
             output = linear(before)

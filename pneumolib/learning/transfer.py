@@ -5,7 +5,6 @@ network itself and no model within it, so that Grad-CAM and fine-tuning reach th
 network; its layers are named `to_...`.
 """
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterator
@@ -106,14 +105,10 @@ def put_backbone(model: ModelParams, pixels: keras.KerasTensor) -> keras.KerasTe
         model: `backbone`, `weights` and `preprocess`.
         pixels: raw pixels, uint8 (batch, size_px, size_px, 1 or 3). A grey image becomes three equal channels.
     Raises:
-        ValueError: images too small, or a file that holds no backbone for them.
+        ValueError: a file that holds no backbone for these images.
         ModelError: weights that cannot be downloaded, found, read or fitted. Random weights never take their place.
     """
-    preprocess, smallest = (model.preprocess, 0) if model.from_file else FAMILIES[model.backbone]
-    if pixels.shape[1] < smallest:
-        raise ValueError(
-            f"image.size_px {pixels.shape[1]} is too small for {model.backbone}: it needs at least {smallest}"
-        )
+    preprocess = model.preprocess if model.from_file else FAMILIES[model.backbone][0]
     with warnings.catch_warnings():
         # Keras only warns when it finds no weights for some layers and leaves them random; here that is an error.
         warnings.filterwarnings("error", "Skipping", UserWarning)
@@ -279,7 +274,7 @@ def unfreeze(network: keras.Model, params: FineTuningParams) -> None:
             in the order of `backbone_layers`. With `freeze_batchnorm` every BatchNormalization of the backbone keeps
             its weights and statistics: `training=False` does not do that under `fit` (keras#20285).
     Raises:
-        ValueError: more layers than there are, or an unknown layer; with the number or the nearest names.
+        ValueError: more layers than there are, or an unknown layer; with the number and some names.
     """
     backbone = backbone_layers(network)
     first = _first_trained([layer.name for layer in backbone], params.unfreeze)
@@ -300,10 +295,9 @@ def _first_trained(names: list[str], asked: int | str) -> int:
         return names.index(asked)
     if isinstance(asked, int) and asked <= len(names):
         return len(names) - asked
-    near = difflib.get_close_matches(str(asked), names, n=3, cutoff=0.4) or names[-3:]
     raise ValueError(
         f"fine_tuning.unfreeze {asked!r}: the backbone has {len(names)} layers, and none of that name or number. Allowed: "
-        f"all, 1 to {len(names)}, or a layer's name, such as {', '.join(near)}"
+        f"all, 1 to {len(names)}, or a layer's name, such as {', '.join(names[-3:])}"
     )
 
 
@@ -324,13 +318,10 @@ def split_at_head(network: keras.Model) -> tuple[keras.Model, keras.Model]:
     pool = next((layer for layer in head_layers if layer.name == "head_pool"), None)
     cut = pool.output if pool else head_layers[0].input
     features = keras.Model(network.input, cut, name="features")
-    # What is random in training has the state of a generator besides its weights; Dropout of 0 drops nothing.
-    changing = [
-        leaf
-        for leaf in leaves(features)
-        if leaf.trainable_weights or (len(leaf.variables) > len(leaf.weights) and getattr(leaf, "rate", 1) != 0)
-    ]
-    if changing:
+    # What draws in training has the state of a generator besides its weights; Dropout of 0 draws nothing.
+    members = list(leaves(features))
+    drawing = [leaf for leaf in members if len(leaf.variables) > len(leaf.weights) and getattr(leaf, "rate", 1)]
+    if changing := [leaf for leaf in members if leaf.trainable_weights] + drawing:
         raise ValueError(
             f"features cannot be kept: {len(changing)} layers before the head train or are random in training, first "
             f"{changing[0].name} ({type(changing[0]).__name__}). Freeze the backbone, or write features.views: 0"
