@@ -144,15 +144,12 @@ def test_as_many_devices_as_can_share_a_batch(found, batch, used):
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", "float32"), ("gpu", "float16"), ("tpu", "bfloat16")])
 def test_precision_follows_the_device(kind, expected):
-    facts = {"kind": kind, "devices": 1, "backend": "tensorflow 2.21.0, keras 3.15.1"}
-    assert resolved_precision("auto", facts) == expected
-    assert resolved_precision("bfloat16", facts) == "bfloat16"
+    one, two = ({"kind": kind, "devices": n, "backend": "tensorflow 2.21.0, keras 3.15.1"} for n in (1, 2))
+    asked = [("auto", one), ("bfloat16", one), ("auto", two), ("auto", two | {"backend": "jax 0.10.2"})]
+    assert [resolved_precision(*values) for values in asked] == [expected, "bfloat16", "float32", expected]
     # Keras looks for overflow in the first replica alone.
-    several = facts | {"devices": 2}
-    assert resolved_precision("auto", several) == "float32"
     with pytest.raises(InputError, match="received float16; allowed on several devices of TensorFlow: float32, bf"):
-        resolved_precision("float16", several)
-    assert resolved_precision("auto", several | {"backend": "jax 0.10.2"}) == expected
+        resolved_precision("float16", two)
 
 
 def test_processes(monkeypatch):

@@ -85,16 +85,13 @@ def test_two_identical_runs_give_identical_weights_also_of_several_steps_at_once
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
 
 
-def test_pixels_and_labels_are_in_the_key():
+def test_pixels_labels_and_code_are_in_the_key():
     images = image_set(16, 0)
     tables = (images.table.assign(label=1 - images.table.label), images.table[::-1])
     others = [ImageSet(images.table, images.pixels + 1), *(ImageSet(table, images.pixels) for table in tables)]
     key, *keys = (callbacks.images_key(one) for one in (images, image_set(16, 0), *others))
     assert [key == other for other in keys] == [True, False, False, False]
-
-
-def test_the_code_of_a_training_is_in_its_key():
-    """All modules of `learning`, apart from what only reads a trained network; and what makes batches."""
+    # All modules of `learning`, apart from what only reads a trained network; and what makes batches.
     reading = {"__init__", "explain", "files"}
     learning = {
         f"learning/{file.stem}" for file in (REPO / "pneumolib/learning").glob("*.py") if file.stem not in reading

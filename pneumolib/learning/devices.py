@@ -309,6 +309,5 @@ def check_agreement(what: str, value: int) -> None:
     found = np.asarray(multihost_utils.process_allgather(np.int32(value))).ravel().tolist()
     if len(set(found)) > 1:
         raise InputError(
-            f"{what} differ between processes: {found}. They need one folder runs/ on a shared disk, equal cores and equal "
-            f"package versions. Or train anew: --force"
+            f"{what} differ between processes: {found}. They need one runs/ on a shared disk, equal cores and packages; or --force"
         )

@@ -219,10 +219,8 @@ def _faults(model: keras.Model) -> Iterator[str]:
     if name.startswith("binary_") and takes_logits != is_logit:
         yield f"loss: received {name} with from_logits={takes_logits}, and the network's output is {gives}; write from_logits={is_logit}"
     if _OTHER_LOSSES.search(name) and (is_logit or "categorical" in name):
-        yield (
-            f"loss: received {name}, which does not fit one {'logit' if is_logit else 'probability'}; write "
-            f"keras.losses.BinaryCrossentropy(from_logits={is_logit}), or end the network in a sigmoid"
-        )
+        kind, write = "logit" if is_logit else "probability", f"keras.losses.BinaryCrossentropy(from_logits={is_logit})"
+        yield f"loss: received {name}, which does not fit one {kind}; write {write}"
 
 
 def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:

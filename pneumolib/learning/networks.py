@@ -117,8 +117,7 @@ def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
     # Broad, because what is wrong within somebody's `call` has no common kind.
     except Exception as fault:
         raise InputError(
-            f"{network.name}: its call cannot be traced with Keras tensors, so that it could not be saved: {fault}. Use layers "
-            f"and keras.ops there, no tf, jax or numpy"
+            f"{network.name}: its call cannot be traced with Keras tensors: {fault}. Use layers and keras.ops, no tf, jax or numpy"
         ) from fault
     if len({tuple(type(operation) for operation in graph.operations) for graph in graphs}) > 1:
         raise InputError(

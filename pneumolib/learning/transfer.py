@@ -162,8 +162,7 @@ def _read_weights(base: keras.Model, model: ModelParams) -> None:
         base.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as cause:
         raise ModelError(
-            f"{where} does not fit {model.backbone} without its top: {cause}. Give the weights of that very family, saved "
-            f"without the top (notop), in a file that ends in .h5. A whole .keras model can be given as model.backbone"
+            f"{where} does not fit {model.backbone} without its top: {cause}. Give an .h5 file of this family, saved without the top"
         ) from cause
     if model.backbone.startswith("EfficientNetB"):
         _mend_normalization(base)
@@ -190,8 +189,7 @@ def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTe
         base = load_model(path)
     except ModelError as cause:
         raise ModelError(
-            f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
-            f"Keras itself has; or give a family's name"
+            f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, of Keras's own layers, or give a family's name"
         ) from cause
     if fault := next(_faults(base, prepared.shape[1]), None):
         raise ValueError(f"{where}: {fault}")
@@ -233,23 +231,14 @@ def _faults(base: keras.Model, size_px: int) -> Iterator[str]:
         )
     height, width = base.inputs[0].shape[1:3]
     if not {height, width} <= {size_px, None}:
-        yield (
-            f"it was saved for images of {height} x {width}, received image.size_px {size_px}. Set image.size_px "
-            f"to that, or save it for an input of (None, None, 3)"
-        )
+        yield f"saved for images of {height} x {width}, received image.size_px {size_px}. Set image.size_px, or save it for any size"
     operations = keras.Model(base.inputs, base.outputs).operations
     own = [operation for operation in operations if not isinstance(operation, layers.InputLayer)]
     # Names that are ours would hide the parts of the network, and a model within the model hides its layers.
     if taken := [op.name for op in own if op.name == "pixels" or op.name.startswith("to_") or _is_head(op.name)]:
-        yield (
-            f"layers named {', '.join(taken)}; pixels, logit, to_... and head_... are names of the network around it. "
-            f"Save it under other layer names"
-        )
+        yield f"layers named {', '.join(taken)}; pixels, logit, to_... and head_... have another meaning. Save it with other names"
     if within := [op.name for op in own if isinstance(op, keras.Model) and not isinstance(op, keras.Sequential)]:
-        yield (
-            f"it holds a model as a layer, {within[0]}, whose layers cannot be reached. Save that model: "
-            f'model.get_layer("{within[0]}").save("backbone.keras")'
-        )
+        yield f'it holds a model as a layer, {within[0]}, which must be flat: model.get_layer("{within[0]}").save("backbone.keras")'
 
 
 def freeze(network: keras.Model) -> None:
