@@ -138,23 +138,18 @@ def test_auto_goes_on_and_says_what_it_left(nothing_set, capsys):
 @pytest.mark.parametrize(("found", "batch", "used"), [(8, 32, 8), (8, 18, 6), (8, 7, 7), (1, 18, 1)])
 def test_as_many_devices_as_can_share_a_batch(found, batch, used):
     assert devices._count(DeviceParams(), found, batch) == used
-    said = devices._unused(DeviceParams(require="tpu"), found, {"kind": "tpu", "devices": used, "batch": batch})
-    assert (said == []) == (used == found)
     with pytest.raises(InputError, match="received 20, which 8 devices cannot share evenly; the nearest are 16 and 24"):
-        devices._batches(20, 8)
+        devices._count(DeviceParams(count=8), 8, 20)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", "float32"), ("gpu", "float16"), ("tpu", "bfloat16")])
 def test_precision_follows_the_device(kind, expected):
-    facts = {"kind": kind, "devices": 1, "backend": "tensorflow 2.21.0, keras 3.15.1"}
-    assert resolved_precision("auto", facts) == expected
-    assert resolved_precision("bfloat16", facts) == "bfloat16"
+    one, two = ({"kind": kind, "devices": n, "backend": "tensorflow 2.21.0, keras 3.15.1"} for n in (1, 2))
+    asked = [("auto", one), ("bfloat16", one), ("auto", two), ("auto", two | {"backend": "jax 0.10.2"})]
+    assert [resolved_precision(*values) for values in asked] == [expected, "bfloat16", "float32", expected]
     # Keras looks for overflow in the first replica alone.
-    several = facts | {"devices": 2}
-    assert resolved_precision("auto", several) == "float32"
     with pytest.raises(InputError, match="received float16; allowed on several devices of TensorFlow: float32, bf"):
-        resolved_precision("float16", several)
-    assert resolved_precision("auto", several | {"backend": "jax 0.10.2"}) == expected
+        resolved_precision("float16", two)
 
 
 def test_processes(monkeypatch):

@@ -33,6 +33,10 @@ def trainable(network: keras.Model) -> int:
     return int(summary_table(network).trainable.sum())
 
 
+def first_trained(network: keras.Model) -> str:
+    return next(layer.name for layer in network.layers if layer.trainable_weights)
+
+
 def weights_of(members: list) -> list[np.ndarray]:
     return [w for layer in members for w in layer.get_weights()]
 
@@ -100,19 +104,16 @@ def test_vgg19_of_the_coursework_has_the_published_counts():
     network = transfer("VGG19", 90, head_units=128, head_dropout=0.1)
     assert network.count_params() == 20_090_177
     assert trainable(network) == 65_793
-    moved = unfreeze(network, FineTuningParams(unfreeze=10))
-    assert trainable(network) == 17_764_609 == moved.trainable.sum()
-    backbone = moved.set_index("part").loc["backbone"]
-    assert (backbone.layers, backbone.trained, backbone.first_trained) == (21, 8, "block4_conv1")
+    unfreeze(network, FineTuningParams(unfreeze=10))
+    assert trainable(network) == 17_764_609
+    assert first_trained(network) == "block4_conv1"
 
 
 @pytest.mark.hosts  # 780 layers
 def test_inception_resnet_of_the_coursework_has_the_published_counts():
-    inception_resnet = transfer("InceptionResNetV2", 90, head_units=128, head_dropout=0.1)
-    assert inception_resnet.count_params() == 54_533_601
-    assert trainable(inception_resnet) == 196_865
-    assert split_at_head(inception_resnet)[0].output.shape == (None, 1536)
-    blocks = network_blocks(inception_resnet)
+    network = transfer("InceptionResNetV2", 90, head_units=128, head_dropout=0.1)
+    assert (network.count_params(), trainable(network)) == (54_533_601, 196_865)
+    blocks = network_blocks(network)
     # Grad-CAM would have nothing to look at here: the map is a single point at 90 px.
     assert blocks.output[blocks.part == "backbone"].iloc[-1] == "1 x 1 x 1536"
 
@@ -179,8 +180,7 @@ def test_what_is_frozen_does_not_move(loaded, opened):
     norms = batchnorms(loaded)
     others = [layer for layer in backbone_layers(loaded) if layer not in norms]
     if opened is not None:
-        moved = unfreeze(loaded, FineTuningParams(unfreeze="all", **opened))
-        assert moved.batchnorm_frozen.tolist() == [len(norms) if opened["freeze_batchnorm"] else 0, 0]
+        unfreeze(loaded, FineTuningParams(unfreeze="all", **opened))
     before = [weights_of(members) for members in (norms, others, [loaded.get_layer("logit")])]
     statistics = [norm.moving_mean.numpy() for norm in norms]
     train(loaded)
@@ -192,16 +192,16 @@ def test_what_is_frozen_does_not_move(loaded, opened):
 
 
 def test_unfreezing_from_a_named_layer_and_from_none_that_is_there(loaded):
-    moved = unfreeze(loaded, FineTuningParams(unfreeze="conv_pw_13")).set_index("part")
-    assert moved.trainable["backbone"] == 1024 * 1024
-    assert moved.first_trained.tolist() == ["conv_pw_13", "head_dense"]
-    assert moved.parameters.sum() == loaded.count_params()
+    head = trainable(loaded)
+    unfreeze(loaded, FineTuningParams(unfreeze="conv_pw_13"))
+    assert trainable(loaded) == 1024 * 1024 + head
+    assert first_trained(loaded) == "conv_pw_13"
     said = r"1 layers before the head train or are random in training, first conv_pw_13 \("
     with pytest.raises(ValueError, match=said):
         split_at_head(loaded)
     # The other way again: what was opened is closed, and features can be kept.
-    moved = unfreeze(loaded, FineTuningParams(unfreeze=1)).set_index("part")
-    assert (moved.trainable["backbone"], moved.trained["backbone"], moved.first_trained["backbone"]) == (0, 0, "")
+    unfreeze(loaded, FineTuningParams(unfreeze=1))
+    assert first_trained(loaded) == "head_dense"
     split_at_head(loaded)
     for asked, near in ((86, "conv_pw_13, conv_pw_13_bn, conv_pw_13_relu"), ("conv_pw13", "conv_pw_13")):
         said = rf"unfreeze {asked!r}: .* 85 layers, .* all, 1 to 85, or a layer's name.*{near}"
@@ -209,18 +209,13 @@ def test_unfreezing_from_a_named_layer_and_from_none_that_is_there(loaded):
             unfreeze(loaded, FineTuningParams(unfreeze=asked))
 
 
-@pytest.mark.parametrize("preprocess", ["caffe", "torch", "tf", "unit", "none"])
+@pytest.mark.parametrize("preprocess", ["caffe", "torch"])
 def test_a_backbone_from_a_file_sees_what_it_was_trained_on(in_tmp, preprocess):
     base = tiny_backbone(in_tmp / "own.keras")
     network = transfer("own.keras", preprocess=preprocess, head_units=3)
     features, _ = split_at_head(network)
     cut = keras.Model(network.input, network.get_layer("last").output)
-    pixels = COLOUR.astype("float32")
-    if preprocess in ("unit", "none"):
-        wanted = pixels / 255 if preprocess == "unit" else pixels
-    else:
-        wanted = imagenet_utils.preprocess_input(pixels.copy(), mode=preprocess)
-    expected = run(base, wanted)
+    expected = run(base, imagenet_utils.preprocess_input(COLOUR.astype("float32"), mode=preprocess))
     np.testing.assert_allclose(run(cut, COLOUR), expected, rtol=1e-3, atol=1e-3)
     assert trainable(network) == 5 * 3 + 3 + 3 + 1
     assert [layer.name for layer in backbone_layers(network)] == ["conv", "norm", "drop", "last"]
@@ -283,6 +278,8 @@ def test_weights_from_a_file(in_tmp):
     for file in ("own.weights.h5", "own_notop.h5"):
         network = transfer("MobileNetV3Small", weights=file)
         assert same(weights_of(backbone_layers(network)), base.get_weights())
+    with pytest.raises(ModelError, match=r"model\.weights .*none\.h5: no such file\. Allowed: imagenet, none"):
+        transfer("VGG16", weights="none.h5")
 
 
 @pytest.mark.hosts  # MobileNetV3Large takes long to build
@@ -298,14 +295,6 @@ def write_legacy(base: keras.Model, path) -> None:
     """As the files of keras.applications are written."""
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, base)
-
-
-def test_weights_that_are_not_there(in_tmp):
-    with pytest.raises(ModelError, match=r"model\.weights .*own\.weights\.h5: no such file\. Allowed: imagenet, none"):
-        transfer("VGG16", weights="own.weights.h5")
-    (in_tmp / "own.weights.h5").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match=r"own\.weights\.h5 does not fit VGG16"):
-        transfer("VGG16", weights="own.weights.h5")
 
 
 @pytest.fixture

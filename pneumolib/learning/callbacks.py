@@ -8,8 +8,8 @@ is always a whole one. The order of images needs no keeping, being a function of
 An epoch through a frozen backbone computes the same features again and again, but for augmentation; a few kept views
 take its place, and an epoch of the head then takes a fraction of a second.
 
-The key says what a training is made from: equal keys give equal weights, to the bit, on the same machine. Content counts, and
-no name of a file or module: code that moves retrains nothing, and neither does a change that the training does not reach.
+The key says what a training is made from: equal keys give equal weights, to the bit, on the same machine. A change of code in
+`DECIDING_MODULES` trains anew, whether the training reaches it or not.
 """
 
 import ast
@@ -22,7 +22,6 @@ import symtable
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +46,11 @@ HISTORY_COLUMNS = [
     "epoch", "loss", "auroc", "sensitivity", "ppv", "val_loss", "val_auroc", "val_accuracy", "val_sensitivity",
     "val_specificity", "val_ppv", "learning_rate", "kept", "seconds",
 ]  # fmt: skip
+# Of this library: what decides a training of given pixels, network and parameters.
+DECIDING_MODULES = (
+    "data/augment", "data/batches", "learning/callbacks", "learning/devices", "learning/fitting", "learning/networks",
+    "learning/predicting", "learning/transfer",
+)  # fmt: skip
 
 
 def current_rate(model: keras.Model) -> float:
@@ -74,7 +78,7 @@ class ValidationWatch(keras.callbacks.Callback):
         self.score, self.labels, self.training = score, labels, training
         self.rows: list[dict] = []
         self.best_weights: list[np.ndarray] | None = None
-        self.stopped = False  # by another callback, or by fewer epochs in `fit`
+        self.stopped = False  # by another callback
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_began = time.perf_counter()
@@ -103,8 +107,7 @@ class ValidationWatch(keras.callbacks.Callback):
             f"at most {left:.0f} s left",
             flush=True,
         )
-        self.stopped |= self.model.stop_training  # by a callback before this one, or within the epoch
-        self.model.stop_training = self.is_over
+        self.model.stop_training |= self.is_over
 
     def _diverged(self, how: str) -> FloatingPointError:
         return FloatingPointError(
@@ -177,9 +180,11 @@ class Checkpoint(keras.callbacks.Callback):
         if changed := [name for name in self.key if state["key"].get(name) != self.key[name]]:
             print(f"An earlier training is not taken up: {', '.join(changed)} differ", flush=True)
             return 0
-        for i, variable in enumerate(_variables(model) if "variable0" in kept else []):  # none of a finished training
-            variable.assign(kept[f"variable{i}"])
-        self.watch.best_weights = [kept[f"best{i}"] for i in range(state["best"])] or None
+        variables, best = ([kept[n] for n in kept if n.startswith(kind)] for kind in ("variable", "best"))
+        # A finished training has none.
+        for variable, value in zip(_variables(model) if variables else [], variables, strict=True):
+            variable.assign(value)
+        self.watch.best_weights = best or None
         self.watch.rows, self.memory, self.watch.stopped = state["rows"], state["memory"], state["stopped"]
         return len(state["rows"])
 
@@ -188,12 +193,8 @@ class Checkpoint(keras.callbacks.Callback):
         for name, values in self.memory.items():
             vars(self.others[name]).update(values)
 
-    def on_train_end(self, logs=None):
-        if not self.watch.is_over:
-            self.watch.stopped = True
-            self.on_epoch_end(len(self.watch.rows))
-
     def on_epoch_end(self, epoch, logs=None):
+        self.watch.stopped |= self.model.stop_training
         # A finished training needs the weights it ended with, and no state to go on from: a third of the space.
         if self.watch.is_over and self.watch.best_weights is None:
             self.watch.best_weights = self.model.get_weights()
@@ -204,13 +205,7 @@ class Checkpoint(keras.callbacks.Callback):
         # Of ReduceLROnPlateau; of SwapEMAWeights, after which the model has the average and the optimizer the raw weights.
         names = ("best", "wait", "cooldown_counter", "_ema_weights_in_model")
         memory = {n: {k: float(vars(c)[k]) for k in names if k in vars(c)} for n, c in self.others.items()}
-        state = {
-            "key": self.key,
-            "rows": self.watch.rows,
-            "memory": memory,
-            "best": len(best),
-            "stopped": self.watch.stopped,
-        }
+        state = {"key": self.key, "rows": self.watch.rows, "memory": memory, "stopped": self.watch.stopped}
         arrays = {f"variable{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
         arrays |= {f"best{i}": array for i, array in enumerate(best)}
         write_atomically(self.file, state=json.dumps(state), **arrays)
@@ -254,28 +249,27 @@ def frozen_features(
         backbone: the first model of `split_at_head`.
         params: `augment` and `seed` are used.
         views: of each image, changed by `augment`; 0 takes the image as it is, once.
-        folder: where they are kept, under a name that says what they are made from.
+        folder: where they are kept, with the key of what they are made from.
     Returns:
         features, float32 (n, views or 1, ...), in the order of `images.table`; seconds.
     Raises:
         ValueError: features that take more than a third of the machine's memory: training on them needs them three times.
     """
     made = np.empty(check_memory((len(images), max(views, 1), *backbone.output_shape[1:])), np.float32)
-    key = [views, training_key(backbone, params, {"seed", "augment"}, [images], frozen_features)]
+    key = json.dumps([views, training_key(backbone, params, {"seed", "augment"}, [images])])
     name = f"features-{images.table.split.iloc[0]}"
-    file = None if folder is None else folder / f"{name}-{text_digest(json.dumps(key))}.npz"
+    file = None if folder is None else folder / f"{name}.npz"
     kept = read_arrays(file, "its features are made anew")
-    check_agreement(f"kept {name}", len(kept))
-    if not kept:
+    is_known = str(kept.get("key")) == key
+    check_agreement(f"kept {name}", is_known)
+    if not is_known:
         began, batch = time.perf_counter(), predict_batch(len(images))
         for view in bar(range(made.shape[1]), made.shape[1], f"features of {len(images)} images", unit="view"):
             changed = view_dataset(images, params.augment, batch, params.seed, view) if views else None
             found = predict_batches(backbone, changed or eval_dataset(images.pixels, batch))
             made[:, view] = found[: len(images)]
-        kept = {"features": made, "seconds": time.perf_counter() - began}
+        kept = {"key": key, "features": made, "seconds": time.perf_counter() - began}
         if file is not None and processes()[0] == 0:
-            for outdated in folder.glob(f"{name}-*.npz"):
-                outdated.unlink()
             write_atomically(file, **kept)
     return kept["features"], float(kept["seconds"])
 
@@ -287,28 +281,24 @@ def check_memory(shape: tuple[int, ...]) -> tuple[int, ...]:
     if needed_gb > have_gb / 3:
         raise ValueError(
             f"features.views {shape[1]}: the features of {shape[0]:,} images are {shape[2:]} numbers each and would take "
-            f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower features.views, or set it "
-            f"to 0, which trains through the backbone and keeps none"
+            f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower it, or set it to 0"
         )
     return shape
 
 
-def training_key(
-    model: keras.Model, params: RunParams, sections: set[str], images: list[ImageSet], function: Callable
-) -> dict[str, Any]:
+def training_key(model: keras.Model, params: RunParams, sections: set[str], images: list[ImageSet]) -> dict[str, Any]:
     """The key of one training, plain values.
 
     Args:
         model: as it is before the training.
         params: of the run, whose `sections` count.
         images: what it trains on and is validated on.
-        function: that trains; its source counts, with all that it reaches.
     """
     return {
         "parameters": params.model_dump(include=sections, mode="json"),
         "network": network_key(model),
         "images": [images_key(part) for part in images],
-        "library": source_digest(function),
+        "library": code_digest(),
         "cells": network_cells(),
         "machine": describe() | {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
@@ -334,7 +324,7 @@ def network_cells() -> list[str]:
     """Digests of the notebook's running cell and of the earlier ones that it depends on; outside of a notebook, nothing.
 
     A cell counts when it binds or changes a name that a later one of them uses. Objects of this library are not followed: what
-    they hold is in the key. A cell that is not plain Python counts always.
+    they hold is in the key. A cell under a magic such as `%%time` counts always.
     """
     shell = get_ipython()
     if not shell:
@@ -343,82 +333,32 @@ def network_cells() -> list[str]:
     found, used = [], set()
     for cell in [running, *reversed(earlier)]:
         try:
-            tree = ast.parse(cell)
-        except SyntaxError:  # a magic
-            found.append(text_digest(cell))
+            bound, needed = _names(cell)
+        except SyntaxError:  # it did not run
             continue
-        if cell is running or _changed_names(tree) & used:
+        if cell is running or bound & used or "run_cell_magic(" in cell:
             found.append(text_digest(cell))
-            used |= {name for name in _used_names(cell) if _followed(shell.user_ns.get(name))}
+            used |= {name for name in needed if not _is_known(shell.user_ns.get(name))}
     return list(dict.fromkeys(found))
 
 
-def _changed_names(tree: ast.Module) -> set[str]:
-    """Names that a cell binds at its top level, and those whose attributes or methods begin a statement."""
-    names = set()
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            names.add(statement.name)
-        elif isinstance(statement, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in statement.names}
-        elif isinstance(statement, ast.Expr):
-            names.add(re.match(r"\w*", ast.unparse(statement))[0])
-        else:
-            names |= {re.match(r"\w*", ast.unparse(n))[0] for n in ast.walk(statement)
-                      if isinstance(n, ast.Name | ast.Attribute | ast.Subscript) and isinstance(n.ctx, ast.Store)}  # fmt: skip
-    return names
-
-
-def _used_names(cell: str) -> set[str]:
-    """Names of the notebook that a cell uses, within its functions too; their own variables and attributes are none."""
-    tables, names = [symtable.symtable(cell, "cell", "exec")], set()
-    while tables:
-        table = tables.pop()
+def _names(cell: str) -> tuple[set[str], set[str]]:
+    """Names of the notebook that a cell binds or changes, and names that it uses, within its functions too."""
+    tables = [symtable.symtable(cell, "cell", "exec")]
+    bound = {s.get_name() for s in tables[0].get_symbols() if s.is_assigned() or s.is_imported()}
+    bound |= {*re.findall(r"^\s*(\w+)[.\[]", cell, re.MULTILINE)}  # `network.trainable = True`, `metrics[0] = ...`
+    for table in tables:
         tables += table.get_children()
-        outer = table.get_type() == "module"
-        names |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (outer or s.is_global())}
-    return names
+    return bound, {s.get_name() for t in tables for s in t.get_symbols() if s.is_referenced() and s.is_global()}
 
 
-def _followed(value: Any) -> bool:
-    return not isinstance(value, ModuleType) and not type(value).__module__.startswith("pneumolib.")
-
-
-@functools.cache
-def source_digest(function: Callable) -> str:
-    """16 hex digits of the source of a function, and of all of this library that it reaches by name.
-
-    Comments, docstrings, annotations and the modules' names do not count.
-    """
-    todo, seen, texts = [(function.__module__, function.__name__)], set(), set()
-    while todo:
-        module, name = place = todo.pop()
-        if place in seen or not module.startswith("pneumolib."):
-            continue
-        seen.add(place)
-        imports, bound = _read(module)
-        if name in imports:
-            todo.append(imports[name])
-        for statement in bound.get(name, []):
-            texts.add(ast.dump(statement))
-            todo += [(module, node.id) for node in ast.walk(statement) if isinstance(node, ast.Name)]
-    return text_digest("\n".join(sorted(texts)))
+def _is_known(value: Any) -> bool:
+    """Whether the key covers it: a module, or an object of this library."""
+    return isinstance(value, ModuleType) or type(value).__module__.startswith("pneumolib.")
 
 
 @functools.cache
-def _read(module: str) -> tuple[dict[str, tuple[str, str]], dict[str, list[ast.stmt]]]:
-    """Imported names and where they come from; names and the statements at the module's top that bind them."""
-    tree = without_docstrings(Path(find_spec(module).origin).read_text(encoding="utf-8"))
-    imports, bound = {}, {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            imports |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
-            node.module = ""
-        for field in {"annotation", "returns"} & {*node._fields}:
-            setattr(node, field, None)
-    for statement in tree.body:
-        used = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-        names = [statement.name] if hasattr(statement, "name") else {n.id for n in used if isinstance(n.ctx, ast.Store)}
-        for name in names:
-            bound.setdefault(name, []).append(statement)
-    return imports, bound
+def code_digest() -> str:
+    """16 hex digits of the modules that decide a training; comments and docstrings do not count."""
+    files = [Path(__file__).parents[1] / f"{module}.py" for module in DECIDING_MODULES]
+    return text_digest("".join(ast.dump(without_docstrings(file.read_text(encoding="utf-8"))) for file in files))

@@ -62,21 +62,20 @@ def start(params: RunParams) -> dict:
     Raises:
         InputError: what `devices` asks for is not there, or the process already runs with other settings.
     """
-    asked = params.devices
+    asked, size = params.devices, params.training.batch_size
     if asked.virtual_cpus:
         asked = asked.model_copy(update={"require": "cpu"})
     backend, loaded = choose_backend(asked), sys.modules.get("keras")
     if loaded and loaded.config.backend() != backend:
         raise InputError(
-            f"Keras was imported with the {loaded.config.backend()} backend before, and {backend} is asked for: restart "
-            f"the kernel, and let pneumolib's `start` come before any import of Keras"
+            f"Keras was imported with the {loaded.config.backend()} backend before, and {backend} is asked for: restart the kernel"
         )
     os.environ["KERAS_BACKEND"] = backend
     import_keras()
     import keras
 
     try:
-        found = (_start_tensorflow if backend == "tensorflow" else _start_jax)(asked, params.training.batch_size)
+        (_start_tensorflow if backend == "tensorflow" else _start_jax)(asked, size)
     except RuntimeError as fault:  # of both: no such device, or already at work with other devices
         raise InputError(f"devices: {backend} says: {fault}. If it was at work before, restart the kernel") from fault
     keras.utils.set_random_seed(params.seed)
@@ -89,8 +88,11 @@ def start(params: RunParams) -> dict:
         )
     precision = resolved_precision(params.training.precision, facts)
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
-    facts |= {"precision": keras.config.dtype_policy().name, **_batches(params.training.batch_size, facts["devices"])}
-    facts["warnings"] = _unused(asked, found, facts)
+    facts["precision"] = keras.config.dtype_policy().name
+    facts |= {"batch": size, "batch_per_device": size // facts["devices"]}
+    hint = tpu_hint() or next(Path("/dev").glob("nvidia0"), None)
+    idle = f"{hint} says that a TPU or GPU is here. It is not used: a TPU needs 'jax[tpu]', see docs/platforms.md"
+    facts["warnings"] = [idle] if hint and asked.require == "auto" and facts["kind"] == "cpu" else []
     print("\nWarning: ".join([f"Running on {device_words(facts)}, seed {params.seed}", *facts["warnings"]]))
     return facts
 
@@ -120,47 +122,36 @@ def resolved_precision(asked: str, facts: dict) -> str:
             alone (3.15, `_tf_apply` of its LossScaleOptimizer), so an overflow in another replica turns the weights into NaN.
     """
     if asked == "auto":
-        return "float32" if _replicated(facts) else PRECISION_OF[facts["kind"]]
-    if asked == "float16" and _replicated(facts):
+        return "float32" if replicated(facts) else PRECISION_OF[facts["kind"]]
+    if asked == "float16" and replicated(facts):
         raise InputError(
             "training.precision: received float16; allowed on several devices of TensorFlow: float32, bfloat16"
         )
     return asked
 
 
-def _unused(asked: DeviceParams, found: int, facts: dict) -> list[str]:
-    """What seems to be there and is not used, though nobody asked for less."""
-    used, hint = facts["devices"], tpu_hint() or next(Path("/dev").glob("nvidia0"), None)
-    if asked.count is None and used < found:
-        return [f"{found} devices are here, and {used} are used: more cannot share a batch of {facts['batch']} images"]
-    if asked.require == "auto" and facts["kind"] == "cpu" and hint:
-        return [f"{hint} says that a TPU or GPU is here. It is not used: a TPU needs 'jax[tpu]', see docs/platforms.md"]
-    return []
+def _count(asked: DeviceParams, found: int, batch_size: int) -> int:
+    """How many of the devices are used; where nobody says, as many as can share a batch evenly.
 
-
-def _batches(size: int, devices: int) -> dict[str, int]:
-    if rest := size % devices:
-        near = " and ".join(str(n) for n in (size - rest, size - rest + devices) if n)
+    Raises:
+        InputError: devices that are not there, or a batch that they cannot share.
+    """
+    together = processes()[1] > 1  # then all devices must take part
+    count = asked.count or (found if together else max(n for n in range(1, found + 1) if batch_size % n == 0))
+    if count > found or (together and count < found):
+        every = ", and with several processes all devices take part" if together else ""
+        raise InputError(f"devices.count: received {count}, found {found}{every}; leave it out to use all")
+    if rest := batch_size % count:
+        near = " and ".join(str(n) for n in (batch_size - rest, batch_size - rest + count) if n)
         raise InputError(
-            f"training.batch_size: received {size}, which {devices} devices cannot share evenly; the nearest are {near}. "
+            f"training.batch_size: received {batch_size}, which {count} devices cannot share evenly; the nearest are {near}. "
             f"Or use fewer devices: devices.count"
         )
-    return {"batch": size, "batch_per_device": size // devices}
+    return count
 
 
-def _count(asked: DeviceParams, found: int, batch_size: int) -> int:
-    """How many of the devices are used; where nobody says, as many as can share a batch evenly."""
-    together = processes()[1] > 1  # then all devices must take part, and `_batches` refuses a batch that does not fit
-    if asked.count is None:
-        return found if together else max(n for n in range(1, found + 1) if batch_size % n == 0)
-    if asked.count > found or (together and asked.count < found):
-        every = ", and with several processes all devices take part" if together else ""
-        raise InputError(f"devices.count: received {asked.count}, found {found}{every}; leave it out to use all")
-    return asked.count
-
-
-def _start_tensorflow(asked: DeviceParams, batch_size: int) -> int:
-    """Visible devices, deterministic operations, and a strategy of replicas for several devices; returns how many were found."""
+def _start_tensorflow(asked: DeviceParams, batch_size: int) -> None:
+    """Visible devices, deterministic operations, and a strategy of replicas for several devices."""
     import tensorflow as tf
 
     if processes()[1] > 1:
@@ -171,17 +162,15 @@ def _start_tensorflow(asked: DeviceParams, batch_size: int) -> int:
     if asked.virtual_cpus:
         parts = [tf.config.LogicalDeviceConfiguration()] * asked.virtual_cpus
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
-    found = len(gpus) or asked.virtual_cpus or 1
-    count = _count(asked, found, batch_size)
+    count = _count(asked, len(gpus) or asked.virtual_cpus or 1, batch_size)
     tf.config.set_visible_devices(gpus[:count], "GPU")
     names = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")][:count]
     # Made anew at every start: networks of the run before must not share its replicas.
     strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
     tf.distribute.experimental_set_strategy(strategy)
-    return found
 
 
-def _start_jax(asked: DeviceParams, batch_size: int) -> int:
+def _start_jax(asked: DeviceParams, batch_size: int) -> None:
     """As `_start_tensorflow`; also connects to the other processes."""
     # Before JAX starts; known to it on every device, of effect on GPUs only.
     os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
@@ -202,7 +191,6 @@ def _start_jax(asked: DeviceParams, batch_size: int) -> int:
     # Each process makes its own part of a batch: `train_dataset`.
     several = keras.distribution.DataParallel(devices=used, auto_shard_dataset=False) if len(used) > 1 else None
     keras.distribution.set_distribution(several)
-    return len(names)
 
 
 def describe() -> dict:
@@ -240,7 +228,7 @@ def describe() -> dict:
     }
 
 
-def _replicated(facts: dict) -> bool:
+def replicated(facts: dict) -> bool:
     """Whether several replicas of TensorFlow's MirroredStrategy share a batch."""
     return facts["devices"] > 1 and facts["backend"].startswith("tensorflow")
 
@@ -264,8 +252,8 @@ def synchronised(model: Any) -> Iterator[None]:
     """
     from pneumolib.learning.transfer import leaves
 
-    every = leaves(model) if _replicated(describe()) else ()
-    layers = [layer for layer in every if hasattr(layer, "synchronized")]  # BatchNormalization
+    # Only BatchNormalization has it.
+    layers = [layer for layer in leaves(model) if hasattr(layer, "synchronized") and replicated(describe())]
     for layer in layers:
         layer.synchronized = True
     try:
@@ -321,6 +309,5 @@ def check_agreement(what: str, value: int) -> None:
     found = np.asarray(multihost_utils.process_allgather(np.int32(value))).ravel().tolist()
     if len(set(found)) > 1:
         raise InputError(
-            f"{what} differ between processes: {found}. They need one folder runs/ on a shared disk, equal cores and equal "
-            f"package versions. Or train anew: --force"
+            f"{what} differ between processes: {found}. They need one runs/ on a shared disk, equal cores and packages; or --force"
         )

@@ -25,9 +25,7 @@ REFUSED_LAYERS = {
     "TorchModuleWrapper": "a pickle, which runs code when it is loaded",
     "TFSMLayer": "TensorFlow code in another file",
     **dict.fromkeys(["FlaxLayer", "JaxLayer"], "Python code of another library"),
-    **dict.fromkeys(
-        ["IntegerLookup", "StringLookup", "TextVectorization"], "a vocabulary that may be read from another file"
-    ),
+    **dict.fromkeys(["IntegerLookup", "StringLookup", "TextVectorization"], "a vocabulary that another file may hold"),
 }
 # Optimizers, losses and metrics come with a compiled network inside the network. `[A-Z]` leaves out functions, and the names in
 # underscores that Keras treats in other ways.

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+from keras import optimizers
 
 from pneumolib.data.batches import feature_dataset, steps_per_epoch, train_dataset
 from pneumolib.data.manifest import Manifest
@@ -25,7 +26,7 @@ from pneumolib.learning.callbacks import (
     training_key,
     weights_hash,
 )
-from pneumolib.learning.devices import check_agreement, describe, synchronised, unsharded
+from pneumolib.learning.devices import check_agreement, describe, replicated, synchronised, unsharded
 from pneumolib.learning.files import load_model
 from pneumolib.learning.networks import build_model, logit_network, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
@@ -131,14 +132,10 @@ def training(
         MemoryError: with the parameter to lower.
     """
     asked, model, steps = params.training, part or network, steps_per_epoch(train, params.training.batch_size)
-    key = training_key(network, params, DECIDING, [train, val], training) | {"part": model is not network}
+    key = training_key(network, params, DECIDING, [train, val]) | {"part": model is not network}
     with memory_explained(params):
         batches, val_inputs, seconds = _inputs(network, model, train, val, params, folder, change)
         check_compiled(model, val_inputs)
-        if steps % model.steps_per_execution:
-            raise InputError(
-                f"steps_per_execution: received {model.steps_per_execution}, which does not divide the {steps} steps of an epoch"
-            )
     model.optimizer.build(model.trainable_variables)  # now, so that a kept state finds its variables
     watch = ValidationWatch(lambda: predict_logits(model, val_inputs), val.table.label.to_numpy(), asked)
     rates = rate_callbacks(asked)
@@ -156,9 +153,7 @@ def training(
         yield going
     if not watch.rows:
         raise InputError("no epoch was trained: give `fit` the batches, callbacks and options of `training`")
-    model.set_weights(watch.best_weights)
-    if watch.kept is None:
-        print(f"No epoch exceeded all floors ({asked.floors}); the weights of the last one stay")
+    model.set_weights(watch.best_weights or model.get_weights())
     own = [name for name in watch.rows[0] if name not in HISTORY_COLUMNS]
     going.history = pd.DataFrame(watch.rows, columns=[*HISTORY_COLUMNS, *own])
     going.history.loc[0, "seconds"] += seconds
@@ -200,32 +195,32 @@ def check_compiled(model: keras.Model, val: ImageSet) -> None:
     Raises:
         InputError: with the line to write.
     """
-    if not hasattr(model, "outputs") or output_activation(model) not in ("linear", "sigmoid"):
-        raise InputError(f"{model.name}: write network = pn.learning.checked(network, params.image) where it is built")
-    if not model.compiled:
-        raise InputError(
-            f"{model.name} is not compiled: write {model.name}.compile(optimizer, loss) before the training"
-        )
-    loss = model.loss[0] if isinstance(model.loss, list) else model.loss
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name = getattr(loss, "name", getattr(loss, "__name__", ""))
-    takes_logits, gives = getattr(loss, "from_logits", False), output_activation(model)
-    if name.startswith("binary_") and takes_logits != (gives == "linear"):
-        raise InputError(
-            f"loss: received {name} with from_logits={takes_logits}, and the network's output is {gives}; write "
-            f"from_logits={gives == 'linear'}"
-        )
-    if _OTHER_LOSSES.search(name) and (gives == "linear" or "categorical" in name):
-        raise InputError(
-            f"loss: received {name}, which does not fit one {'logit' if gives == 'linear' else 'probability'}; write "
-            f"keras.losses.BinaryCrossentropy(from_logits={gives == 'linear'}), or end the network in a sigmoid"
-        )
+    if fault := next(_faults(model), None):
+        raise InputError(fault)
     few = predict_logits(model, ImageSet(val.table.iloc[:16], val.pixels[:16]))
     if len(few) > 1 and np.ptp(few) == 0:  # said and not refused: random features may be this small
         print(
             f"{model.name} gives {few[0]:.6g} for each of {len(few)} validation images, before training. If it does so afterwards, "
             f"look for an activation that is dead or saturated"
         )
+
+
+def _faults(model: keras.Model) -> Iterator[str]:
+    """What is wrong with a network or its loss, and the line to write."""
+    gives = output_activation(model) if hasattr(model, "outputs") else None
+    if gives not in ("linear", "sigmoid"):
+        yield f"{model.name}: write network = pn.learning.checked(network, params.image) where it is built"
+    if not model.compiled:
+        yield f"{model.name} is not compiled: write {model.name}.compile(optimizer, loss) before the training"
+    loss = model.loss[0] if isinstance(model.loss, list) else model.loss
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name = getattr(loss, "name", getattr(loss, "__name__", ""))
+    takes_logits, is_logit = getattr(loss, "from_logits", False), gives == "linear"
+    if name.startswith("binary_") and takes_logits != is_logit:
+        yield f"loss: received {name} with from_logits={takes_logits}, and the network's output is {gives}; write from_logits={is_logit}"
+    if _OTHER_LOSSES.search(name) and (is_logit or "categorical" in name):
+        kind, write = "logit" if is_logit else "probability", f"keras.losses.BinaryCrossentropy(from_logits={is_logit})"
+        yield f"loss: received {name}, which does not fit one {kind}; write {write}"
 
 
 def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
@@ -252,15 +247,9 @@ def training_metrics(network: keras.Model) -> list[keras.metrics.Metric]:
 def steps_at_once(params: RunParams, steps: int) -> int:
     """`steps_per_execution`, as far as it divides the steps of an epoch, which otherwise would run into the next one.
 
-    Raises:
-        InputError: several steps at once under MirroredStrategy, where Keras's fit fails (keras#19246).
+    1 under MirroredStrategy, where Keras's fit fails with more (keras#19246).
     """
-    asked, devices = params.training.steps_per_execution, describe()["devices"]
-    if asked > 1 and devices > 1 and keras.backend.backend() == "tensorflow":
-        raise InputError(
-            f"training.steps_per_execution: received {asked}, allowed with {devices} devices under TensorFlow: 1; or "
-            f"devices.backend: jax"
-        )
+    asked = 1 if replicated(describe()) else params.training.steps_per_execution
     return max(n for n in range(1, min(asked, steps) + 1) if steps % n == 0)
 
 
@@ -282,54 +271,42 @@ def memory_explained(params: RunParams) -> Iterator[None]:
         ) from fault
 
 
-def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> keras.optimizers.Optimizer:
+def make_optimizer(network: keras.Model, params: RunParams, steps: int) -> optimizers.Optimizer:
     """The optimizer with its rate; rates that change by epoch are left to `rate_callbacks`.
 
     Args:
         network: what it will train; with `fine_tuning.backbone_rate_factor` its backbone moves slower (discriminative rates).
-            AdamW's decay keeps the full rate.
+            A CNN from scratch is all backbone. AdamW's decay keeps the full rate.
         params: optimizer, rate, schedule, weight decay, moving average.
         steps: optimizer steps in an epoch.
-    Raises:
-        InputError: a slower backbone of a network that has none.
     """
     training, factor = params.training, params.fine_tuning.backbone_rate_factor
-    kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop}
-    kind = kinds[training.optimizer]
+    kind = {"adam": optimizers.Adam, "adamw": optimizers.AdamW, "rmsprop": optimizers.RMSprop}[training.optimizer]
     options = {"weight_decay": training.weight_decay} if training.optimizer == "adamw" else {}
     if training.ema_momentum:
         options |= {"use_ema": True, "ema_momentum": training.ema_momentum}
     if factor < 1:
         slow = {id(v) for layer in backbone_layers(network) for v in layer.trainable_variables}
-        if len(slow) == len(network.trainable_variables):
-            raise InputError(
-                f"fine_tuning.backbone_rate_factor {factor}: {network.name} has no backbone beside its head, so that the factor "
-                f"would lower the whole rate; lower training.learning_rate instead"
-            )
         kind = _with_slow_part(kind, slow, factor)
     return kind(_rate(training, steps), **options)
 
 
-def _rate(training: TrainingParams, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+def _rate(training: TrainingParams, steps_per_epoch: int) -> float | optimizers.schedules.LearningRateSchedule:
     """A schedule over steps, or the first rate of a schedule over epochs."""
     start = training.learning_rate
     if training.schedule == "cosine":
         warmup = round(training.warmup_epochs * steps_per_epoch)
         falling = max(1, training.epochs * steps_per_epoch - warmup)
         share, (first, target) = training.lowest_rate / start, (0.0, start) if warmup else (start, None)
-        return keras.optimizers.schedules.CosineDecay(first, falling, share, warmup_target=target, warmup_steps=warmup)
+        return optimizers.schedules.CosineDecay(first, falling, share, warmup_target=target, warmup_steps=warmup)
     if training.schedule == "exponential_steps":
-        falling = _FlooredDecay(start, training.decay_every, training.decay_rate, staircase=True)
-        falling.lowest = training.lowest_rate
-        return falling
+
+        class FlooredDecay(optimizers.schedules.ExponentialDecay):
+            def __call__(self, step):
+                return keras.ops.maximum(super().__call__(step), training.lowest_rate)
+
+        return FlooredDecay(start, training.decay_every, training.decay_rate, staircase=True)
     return start
-
-
-class _FlooredDecay(keras.optimizers.schedules.ExponentialDecay):
-    lowest = 0.0
-
-    def __call__(self, step):
-        return keras.ops.maximum(super().__call__(step), self.lowest)
 
 
 def _with_slow_part(kind: type, slow: set[int], factor: float) -> type:

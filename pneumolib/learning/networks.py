@@ -6,6 +6,7 @@ Layers of a head on a backbone are named `head_...`, the last layer `logit`; `tr
 import inspect
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -15,12 +16,10 @@ from keras import layers
 from pneumolib.errors import InputError
 from pneumolib.learning.files import class_reasons
 from pneumolib.learning.transfer import freeze, output_shape, put_backbone, summary_table
-from pneumolib.params import ImageParams, ModelParams
+from pneumolib.params import FAMILIES, ImageParams, ModelParams
 
 # Below this side nothing is left after the last pooling.
 SMALLEST_PX = {"separable_cnn": 32, "gray_cnn": 94, "coursework_cnn": 8}
-# The smallest height and width of a feature map: recall_vgg19 halves it twice and needs something left.
-SMALLEST_MAP = {"pooled": 1, "recall_vgg19": 4}
 
 
 def build_model(model: ModelParams, image: ImageParams, initial_logit: float = 0.0) -> keras.Model:
@@ -37,13 +36,13 @@ def build_model(model: ModelParams, image: ImageParams, initial_logit: float = 0
         ValueError: images too small for the network's poolings, or a file that holds no backbone for them.
         ModelError: a backbone's weights that are not available; see `learning.transfer`.
     """
+    name = model.backbone or model.name
+    smallest = SMALLEST_PX.get(name) or FAMILIES.get(name, ("", 0))[1]
+    if image.size_px < smallest:
+        raise ValueError(f"image.size_px {image.size_px} is too small for {name}: it needs at least {smallest}")
     pixels = keras.Input((image.size_px, image.size_px, image.channels), dtype="uint8", name="pixels")
     if model.name == "transfer":
         x = put_head(model, put_backbone(model, pixels))
-    elif image.size_px < SMALLEST_PX[model.name]:
-        raise ValueError(
-            f"image.size_px {image.size_px} is too small for {model.name}: it needs at least {SMALLEST_PX[model.name]}"
-        )
     else:
         x = _NETWORKS[model.name](model, layers.Rescaling(1 / 255)(pixels))
     # float32 also under mixed precision: a 16-bit logit loses the tail of the probabilities.
@@ -68,37 +67,31 @@ def checked(network: keras.Model, image: ImageParams) -> keras.Model:
         InputError: with what was received, what is needed and the line to write.
     """
     shape = (image.size_px, image.size_px, image.channels)
-    name = getattr(network, "name", type(network).__name__)
     if type(network) is keras.Sequential:
         if not network.built:
             network.build((None, *shape))
-        network = keras.Model(network.inputs, network.outputs, name=name)
+        network = keras.Model(network.inputs, network.outputs, name=network.name)
     elif type(network) is not keras.Model and type(network).__name__ != "Functional":
         network = _traced(network, shape)
-    received, given = ([tuple(t.shape) for t in tensors] for tensors in (network.inputs, network.outputs))
-    if len(received) != 1 or not all(
-        n in (None, needed) for n, needed in zip(received[0], (None, *shape), strict=True)
-    ):
-        raise InputError(
-            f"{name}: received inputs {received}, needed one of {(None, *shape)}: write keras.Input({shape})"
-        )
-    if given != [(None, 1)]:
-        raise InputError(f"{name}: received outputs {given}, needed one of (None, 1): end in keras.layers.Dense(1)(x)")
-    if (activation := output_activation(network)) not in ("linear", "sigmoid"):
-        raise InputError(
-            f"{name}: its output comes from {activation}, needed a layer with weights, with or without a sigmoid: end in "
-            f"keras.layers.Dense(1)(x)"
-        )
-    if network.outputs[0].dtype != "float32":
-        raise InputError(
-            f"{name}: its output is {network.outputs[0].dtype}, needed float32, because fewer digits lose the tail of the "
-            f'probabilities: end in keras.layers.Dense(1, dtype="float32")(x)'
-        )
-    if refused := [*dict.fromkeys(class_reasons(json.loads(network.to_json())))]:
-        raise InputError(
-            f"{name}: once saved it could not be loaded again: {'; '.join(refused)}. Write layers of Keras or keras.ops there"
-        )
+    if fault := next(_faults(network, shape), None):
+        raise InputError(f"{network.name}: {fault}")
     return network
+
+
+def _faults(network: keras.Model, shape: tuple[int, int, int]) -> Iterator[str]:
+    """Why a functional network cannot be trained, saved or loaded again here. Each is looked for after those before it."""
+    received, given = ([tuple(t.shape) for t in tensors] for tensors in (network.inputs, network.outputs))
+    fits = (n in (None, needed) for n, needed in zip(received[0], (None, *shape), strict=True))
+    if len(received) != 1 or not all(fits):
+        yield f"received inputs {received}, needed one of {(None, *shape)}: write keras.Input({shape})"
+    if given != [(None, 1)]:
+        yield f"received outputs {given}, needed one of (None, 1): end in keras.layers.Dense(1)(x)"
+    if (activation := output_activation(network)) not in ("linear", "sigmoid"):
+        yield f"its output comes from {activation}, needed a layer with weights or its sigmoid: end in keras.layers.Dense(1)(x)"
+    if (kind := network.outputs[0].dtype) != "float32":
+        yield f'its output is {kind}, needed float32 for exact probabilities: end in keras.layers.Dense(1, dtype="float32")(x)'
+    if refused := [*dict.fromkeys(class_reasons(json.loads(network.to_json())))]:
+        yield f"once saved it could not be loaded again: {'; '.join(refused)}. Write layers of Keras or keras.ops there"
 
 
 def network_source(model: ModelParams) -> str:
@@ -124,8 +117,7 @@ def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
     # Broad, because what is wrong within somebody's `call` has no common kind.
     except Exception as fault:
         raise InputError(
-            f"{network.name}: its call cannot be traced with Keras tensors, so that it could not be saved: {fault}. Use layers "
-            f"and keras.ops there, no tf, jax or numpy"
+            f"{network.name}: its call cannot be traced with Keras tensors: {fault}. Use layers and keras.ops, no tf, jax or numpy"
         ) from fault
     if len({tuple(type(operation) for operation in graph.operations) for graph in graphs}) > 1:
         raise InputError(
@@ -141,8 +133,6 @@ def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
 def output_activation(network: keras.Model) -> str:
     """What the output comes from: `linear` or `sigmoid` of a layer with weights, or the name of another operation."""
     last, _ = _last(network)
-    if isinstance(last, keras.Model):
-        return output_activation(last)
     name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
     if name == "sigmoid" or type(last).__name__ == "Sigmoid":
         return "sigmoid"
@@ -161,9 +151,7 @@ def logit_network(network: keras.Model) -> keras.Model:
     output = network.outputs[0]
     if output_activation(network) == "sigmoid":
         output = before
-        if isinstance(last, keras.Model):
-            output = logit_network(last)(before)
-        elif isinstance(last, layers.Layer) and last.weights:
+        if isinstance(last, layers.Layer) and last.weights:
             # Named apart: the layer itself may be used elsewhere in the network too.
             linear = type(last).from_config(last.get_config() | {"activation": "linear", "name": f"{last.name}_logit"})
             output = linear(before)
@@ -245,14 +233,6 @@ def put_head(model: ModelParams, features: keras.KerasTensor) -> keras.KerasTens
     Raises:
         ValueError: a feature map too small for the head's poolings.
     """
-    height, width = features.shape[1:3]
-    smallest = SMALLEST_MAP[model.head]
-    if min(height, width) < smallest:
-        raise ValueError(
-            f"model.head {model.head} needs a feature map of at least {smallest} x {smallest}; {model.backbone} gives "
-            f"{height} x {width}. Raise image.size_px (a backbone that halves five times needs {32 * smallest}), or "
-            f"write head: pooled"
-        )
     if model.head == "recall_vgg19":
         return _recall_vgg19(model, features)
     x = layers.GlobalAveragePooling2D(name="head_pool")(features)
@@ -266,6 +246,12 @@ def _recall_vgg19(model: ModelParams, x: keras.KerasTensor) -> keras.KerasTensor
 
     Difference: BatchNormalization's momentum is the parameter, for the reason given at `separable_cnn`.
     """
+    height, width = x.shape[1:3]
+    if min(height, width) < 4:  # it is halved twice, and something must be left
+        raise ValueError(
+            f"model.head recall_vgg19 needs a feature map of at least 4 x 4; {model.backbone} gives {height} x {width}. "
+            f"Raise image.size_px (a backbone that halves five times needs 128), or write head: pooled"
+        )
     for n in (1, 2):
         x = layers.Conv2D(124, 3, padding="same", activation="relu", name=f"head_conv_{n}")(x)
         x = layers.BatchNormalization(momentum=model.batchnorm_momentum, name=f"head_batchnorm_{n}")(x)

@@ -26,13 +26,14 @@ def predict_batch(n: int) -> int:
     return -(-min(PREDICT_BATCH, n) // devices) * devices
 
 
-def predict_logits(model: keras.Model, images: ImageSet) -> np.ndarray:
-    """Logits, float64 (n,), in the order of `images.table`, every image once; also of a network that ends in a sigmoid."""
-    return _logits(model, eval_dataset(images.pixels, predict_batch(len(images))), len(images))
+def predict_logits(model: keras.Model, images: ImageSet, batches=None) -> np.ndarray:
+    """Logits, float64 (n,), in the order of `images.table`, every image once; also of a network that ends in a sigmoid.
 
-
-def _logits(model: keras.Model, batches, n: int) -> np.ndarray:
-    found = predict_batches(model, batches)[:n, 0].astype(np.float64)
+    Args:
+        batches: of the images changed, of `view_dataset`; the images as they are by default.
+    """
+    batches = batches or eval_dataset(images.pixels, predict_batch(len(images)))
+    found = predict_batches(model, batches)[: len(images), 0].astype(np.float64)
     if output_activation(model) == "linear":
         return found
     return logit(np.clip(found, _SMALLEST, 1 - _SMALLEST))  # float32 has no probability between 1 - 6e-8 and 1
@@ -53,7 +54,7 @@ def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd
     for view in range(params.evaluation.threshold_views):
         # Another seed than training's, whose kept features may be of the same views.
         changed = view_dataset(images, params.augment, batch, params.seed + 1, view)
-        tables.append(_scored(images.table, _logits(model, changed, len(images))))
+        tables.append(_scored(images.table, predict_logits(model, images, changed)))
     return pd.concat(tables, ignore_index=True) if tables else _scored(images.table.iloc[:0], 0.0)
 
 

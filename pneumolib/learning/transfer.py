@@ -5,7 +5,6 @@ network itself and no model within it, so that Grad-CAM and fine-tuning reach th
 network; its layers are named `to_...`.
 """
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterator
@@ -106,14 +105,10 @@ def put_backbone(model: ModelParams, pixels: keras.KerasTensor) -> keras.KerasTe
         model: `backbone`, `weights` and `preprocess`.
         pixels: raw pixels, uint8 (batch, size_px, size_px, 1 or 3). A grey image becomes three equal channels.
     Raises:
-        ValueError: images too small, or a file that holds no backbone for them.
+        ValueError: a file that holds no backbone for these images.
         ModelError: weights that cannot be downloaded, found, read or fitted. Random weights never take their place.
     """
-    preprocess, smallest = (model.preprocess, 0) if model.from_file else FAMILIES[model.backbone]
-    if pixels.shape[1] < smallest:
-        raise ValueError(
-            f"image.size_px {pixels.shape[1]} is too small for {model.backbone}: it needs at least {smallest}"
-        )
+    preprocess = model.preprocess if model.from_file else FAMILIES[model.backbone][0]
     with warnings.catch_warnings():
         # Keras only warns when it finds no weights for some layers and leaves them random; here that is an error.
         warnings.filterwarnings("error", "Skipping", UserWarning)
@@ -167,8 +162,7 @@ def _read_weights(base: keras.Model, model: ModelParams) -> None:
         base.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as cause:
         raise ModelError(
-            f"{where} does not fit {model.backbone} without its top: {cause}. Give the weights of that very family, saved "
-            f"without the top (notop), in a file that ends in .h5. A whole .keras model can be given as model.backbone"
+            f"{where} does not fit {model.backbone} without its top: {cause}. Give an .h5 file of this family, saved without the top"
         ) from cause
     if model.backbone.startswith("EfficientNetB"):
         _mend_normalization(base)
@@ -192,12 +186,14 @@ def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTe
     path, tensors = in_root(model.backbone), {}
     where = f"model.backbone {path}"
     try:
-        base = _checked(load_model(path), where, prepared.shape[1])
+        base = load_model(path)
     except ModelError as cause:
         raise ModelError(
-            f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, model.save(...), from layers that "
-            f"Keras itself has; or give a family's name"
+            f"{where} cannot be read as a .keras file: {cause}. Save it with Keras 3, of Keras's own layers, or give a family's name"
         ) from cause
+    if fault := next(_faults(base, prepared.shape[1]), None):
+        raise ValueError(f"{where}: {fault}")
+    base = keras.Model(base.inputs[0], base.outputs[0])
 
     def call(layer, *args, **kwargs):
         tensors[layer.name] = layer(*args, **kwargs)
@@ -222,42 +218,27 @@ def _rebuilt(layer):
     return type(layer).from_config(config)
 
 
-def _checked(base: keras.Model, where: str, size_px: int) -> keras.Model:
-    """A file's model as a plain functional model, once it is known to be a backbone for these images."""
+def _faults(base: keras.Model, size_px: int) -> Iterator[str]:
+    """Why a file's model is no backbone for these images. Each is looked for after those before it."""
     ends = [[tuple(end.shape) for end in getattr(base, side, None) or []] for side in ("inputs", "outputs")]
     fits = [[len(shape) for shape in shapes] for shapes in ends] == [[4], [4]] and ends[0][0][3] in (3, None)
     if not fits:
         maps = [layer.name for layer in base.layers if len(getattr(layer.output, "shape", ())) == 4] or ["..."]
-        raise ValueError(
-            f"{where}: it takes {ends[0]} and gives {ends[1]}; needed is a functional or sequential model that takes one image, "
+        yield (
+            f"it takes {ends[0]} and gives {ends[1]}; needed is a functional or sequential model that takes one image, "
             f"(batch, height, width, 3), and gives one feature map, (batch, height, width, channels). Save it without its top: "
             f'keras.Model(model.input, model.get_layer("{maps[-1]}").output).save("backbone.keras")'
         )
-    base = keras.Model(base.inputs[0], base.outputs[0])
-    height, width = base.input.shape[1:3]
+    height, width = base.inputs[0].shape[1:3]
     if not {height, width} <= {size_px, None}:
-        raise ValueError(
-            f"{where}: it was saved for images of {height} x {width}, received image.size_px {size_px}. Set image.size_px "
-            f"to that, or save it for an input of (None, None, 3)"
-        )
-    _check_names(base, where)
-    return base
-
-
-def _check_names(base: keras.Model, where: str) -> None:
-    """Names that are ours would hide the parts, and a model within the model its layers."""
-    own = [layer for layer in base.operations if not isinstance(layer, layers.InputLayer)]
+        yield f"saved for images of {height} x {width}, received image.size_px {size_px}. Set image.size_px, or save it for any size"
+    operations = keras.Model(base.inputs, base.outputs).operations
+    own = [operation for operation in operations if not isinstance(operation, layers.InputLayer)]
+    # Names that are ours would hide the parts of the network, and a model within the model hides its layers.
     if taken := [op.name for op in own if op.name == "pixels" or op.name.startswith("to_") or _is_head(op.name)]:
-        raise ValueError(
-            f"{where}: layers named {', '.join(taken)}; pixels, logit, to_... and head_... are names of the network "
-            f"around it. Save it under other layer names"
-        )
-    within = [op.name for op in own if isinstance(op, keras.Model) and not isinstance(op, keras.Sequential)]
-    if within:
-        raise ValueError(
-            f"{where}: it holds a model as a layer, {within[0]}, whose layers cannot be reached. Save that model: "
-            f'model.get_layer("{within[0]}").save("backbone.keras")'
-        )
+        yield f"layers named {', '.join(taken)}; pixels, logit, to_... and head_... have another meaning. Save it with other names"
+    if within := [op.name for op in own if isinstance(op, keras.Model) and not isinstance(op, keras.Sequential)]:
+        yield f'it holds a model as a layer, {within[0]}, which must be flat: model.get_layer("{within[0]}").save("backbone.keras")'
 
 
 def freeze(network: keras.Model) -> None:
@@ -273,41 +254,26 @@ def freeze(network: keras.Model) -> None:
                 leaf.rate = 0.0
 
 
-def unfreeze(network: keras.Model, params: FineTuningParams) -> pd.DataFrame:
-    """Set in place which layers are trained; compile afterwards, Keras takes no notice before.
+def unfreeze(network: keras.Model, params: FineTuningParams) -> None:
+    """Set in place which layers are trained; compile afterwards, Keras takes no notice before. The head is always trained.
 
     Args:
         network: from `build_model`, or read from a file.
         params: `unfreeze` is `all`, the number of the backbone's last layers, or the name of the layer to start from,
             in the order of `backbone_layers`. With `freeze_batchnorm` every BatchNormalization of the backbone keeps
             its weights and statistics: `training=False` does not do that under `fit` (keras#20285).
-    Returns:
-        one row a part, columns `part, layers, trained` (how many of them have weights that are trained), `first_trained`
-        (the name of the first, or empty), `parameters, trainable` and `batchnorm_frozen` (layers). The head is always
-        trained.
     Raises:
-        ValueError: more layers than there are, or an unknown layer; with the number or the nearest names.
+        ValueError: more layers than there are, or an unknown layer; with the number and some names.
     """
     backbone = backbone_layers(network)
     first = _first_trained([layer.name for layer in backbone], params.unfreeze)
     for number, layer in enumerate(backbone):
         layer.trainable = number >= first
-        for norm in _norms(layer) if params.freeze_batchnorm else ():
-            norm.trainable = False
+        for leaf in leaves(layer) if params.freeze_batchnorm else ():
+            if isinstance(leaf, layers.BatchNormalization):
+                leaf.trainable = False
     for layer in _layers_of(network, "head"):
         layer.trainable = True
-    table = summary_table(network)
-    table["trained"] = table.trainable > 0
-    table["first_trained"] = table.layer.where(table.trained)
-    table["batchnorm_frozen"] = [sum(not norm.trainable for norm in _norms(layer)) for layer in network.layers]
-    columns = {"layer": "count", "trained": "sum", "first_trained": "first", "parameters": "sum", "trainable": "sum",
-               "batchnorm_frozen": "sum"}  # fmt: skip
-    found = table[table.part != "input"].groupby("part", sort=False).agg(columns).reset_index()
-    return found.rename(columns={"layer": "layers"}).fillna({"first_trained": ""})
-
-
-def _norms(layer: keras.Layer) -> list[keras.Layer]:
-    return [leaf for leaf in leaves(layer) if isinstance(leaf, layers.BatchNormalization)]
 
 
 def _first_trained(names: list[str], asked: int | str) -> int:
@@ -318,10 +284,9 @@ def _first_trained(names: list[str], asked: int | str) -> int:
         return names.index(asked)
     if isinstance(asked, int) and asked <= len(names):
         return len(names) - asked
-    near = difflib.get_close_matches(str(asked), names, n=3, cutoff=0.4) or names[-3:]
     raise ValueError(
         f"fine_tuning.unfreeze {asked!r}: the backbone has {len(names)} layers, and none of that name or number. Allowed: "
-        f"all, 1 to {len(names)}, or a layer's name, such as {', '.join(near)}"
+        f"all, 1 to {len(names)}, or a layer's name, such as {', '.join(names[-3:])}"
     )
 
 
@@ -342,18 +307,12 @@ def split_at_head(network: keras.Model) -> tuple[keras.Model, keras.Model]:
     pool = next((layer for layer in head_layers if layer.name == "head_pool"), None)
     cut = pool.output if pool else head_layers[0].input
     features = keras.Model(network.input, cut, name="features")
-    changing = [leaf for leaf in leaves(features) if leaf.trainable_weights or _random(leaf)]
-    if changing:
+    # What draws in training has the state of a generator besides its weights; Dropout of 0 draws nothing.
+    members = list(leaves(features))
+    drawing = [leaf for leaf in members if len(leaf.variables) > len(leaf.weights) and getattr(leaf, "rate", 1)]
+    if changing := [leaf for leaf in members if leaf.trainable_weights] + drawing:
         raise ValueError(
             f"features cannot be kept: {len(changing)} layers before the head train or are random in training, first "
             f"{changing[0].name} ({type(changing[0]).__name__}). Freeze the backbone, or write features.views: 0"
         )
     return features, keras.Model(cut, network.output, name="head")
-
-
-def _random(layer: keras.Layer) -> bool:
-    """Whether two calls in training differ: Dropout above 0, noise, random augmentation."""
-    generator = getattr(layer, "seed_generator", None) or getattr(
-        layer, "generator", None
-    )  # the latter of image layers
-    return generator is not None and getattr(layer, "rate", 1) != 0
