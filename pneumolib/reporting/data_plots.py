@@ -14,7 +14,6 @@ from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
 from pneumolib.reporting import figures
 from pneumolib.reporting.prose import PARTS, WAYS
-from pneumolib.reporting.results import figure_words
 
 # What of a file may tell the classes apart: column, axis label, logarithmic.
 FEATURES = {
@@ -27,6 +26,7 @@ FEATURES = {
     "sd_intensity": ("SD of grey values", False),
     "colour": ("files stored in colour (%)", False),
 }
+_LINES = {"train": "-", "val": ":", "test": "--"}
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}
 
 
@@ -40,8 +40,7 @@ def class_counts(counts: pd.DataFrame) -> figures.Plot:
     ax.set(xlabel="images", ylabel="folder")
     ax.margins(x=0.1)
     figures.legend_below(figure, ax)
-    words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
-    return figures.Plot(figure, "class-counts", "Images of each kind by folder.", f"{words}.")
+    return figures.Plot(figure, "class-counts", "Images of each kind by folder.")
 
 
 def image_sizes(table: pd.DataFrame) -> figures.Plot:
@@ -87,17 +86,10 @@ def _amount(rows: pd.DataFrame) -> str:
     return f"{len(rows)} images, {rows.group_id.nunique()} groups\n{rows.label.mean():.1%} pneumonia"
 
 
-def _mean_image(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Mean of some images and their channels, float64 (height, width); 256 images at a time, for those may be on disk."""
-    starts = range(0, len(rows), 256)
-    total = sum(pixels[rows[start : start + 256]].sum(axis=(0, 3), dtype=np.int64) for start in starts)
-    return total / (len(rows) * pixels.shape[3])
-
-
 def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
     figure, axes = figures.new_axes(3, 2.7, 3, style="white")
-    means = [_mean_image(pixels, np.flatnonzero(labels == label)) for label in (0, 1)]
+    means = [pixels.mean(axis=(0, 3), where=(labels == label)[:, None, None, None]) for label in (0, 1)]
     for label, mean in enumerate(means):
         axes[label].imshow(mean, **_GREY)
         axes[label].set_title(f"{figures.NAMES[label]}\n{np.sum(labels == label)} images", fontsize=9)
@@ -116,30 +108,26 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
 
 
 def grey_values(histograms: pd.DataFrame) -> figures.Plot:
-    """Grey values of all pixels by class.
+    """Grey values of all pixels by class: training solid, validation dotted, test dashed.
 
     Args:
-        histograms: from `data.histograms_of`: a panel a split. With a column `equalize` a panel a way, test dashed.
+        histograms: from `data.histograms_of`; with a column `equalize` a panel a way.
     """
-    by, name, titles = "split", "grey-values-by-split", PARTS
-    if "equalize" in histograms:
-        by, name, titles = "equalize", "grey-values-by-contrast", WAYS
-    panels = [panel for panel in titles if panel in set(histograms[by])]
-    figure, axes = figures.new_axes(len(panels), 1.6 + 0.7 / len(panels), sharex=True)
+    panels = histograms.assign(equalize=histograms.get("equalize", "none")).groupby("equalize", sort=False)
+    figure, axes = figures.new_axes(len(panels), 1.6 + 1.4 / len(panels), sharex=True)
     words = []
-    for ax, panel in zip(axes, panels, strict=True):
-        for row in histograms[histograms[by] == panel].itertuples():
+    for ax, (way, rows) in zip(axes, panels, strict=True):
+        for row in rows.itertuples():
             # Smoothed over eight grey values: HE leaves gaps, which say nothing and hide the rest.
             smooth = np.convolve(row.histogram, np.ones(8) / 8, mode="same")
-            label = figures.NAMES[row.label] + (f", {PARTS[row.split]}" if by == "equalize" else "")
-            line = "--" if by == "equalize" and row.split == "test" else "-"
-            ax.plot(smooth, color=figures.COLOURS[row.label], ls=line, lw=1.2, label=label)
-            words.append(f"{titles[panel]}, {label} {row.histogram @ np.arange(256):.0f}")
-        ax.set(title=titles[panel], ylabel="share of pixels", ylim=(0, None))
+            label = f"{figures.NAMES[row.label]}, {PARTS[row.split]}"
+            ax.plot(smooth, color=figures.COLOURS[row.label], ls=_LINES[row.split], lw=1.2, label=label)
+            words.append(f"{WAYS[way]}, {label} {row.histogram @ np.arange(256):.0f}")
+        ax.set(title=WAYS[way], ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
     figures.legend_below(figure, axes[0], 2)
     details = f"Means of 255: {'; '.join(words)}."
-    return figures.Plot(figure, name, "Grey values of all pixels by class.", details)
+    return figures.Plot(figure, "grey-values", "Grey values of all pixels by class.", details)
 
 
 def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
@@ -147,8 +135,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     rows = table.merge(split[["image_id", "split"]], on="image_id", validate="1:1")
     rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
                        colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
-    names = [name for name in FEATURES if rows[name].min() < rows[name].max()] or list(FEATURES)
-    figure, axes = figures.new_axes(len(names), 1.6, 2)
+    figure, axes = figures.new_axes(len(FEATURES), 1.6, 2)
     shape = {"data": rows, "y": "split", "order": list(PARTS), "hue": rows.label.map(figures.NAMES),
              "palette": {figures.NAMES[label]: colour for label, colour in figures.COLOURS.items()}}  # fmt: skip
     dots = {"estimator": "median", "dodge": 0.34, "ls": "none", "markersize": 8, "mec": "white"}
@@ -156,8 +143,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
         {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}},
         {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}},
     )
-    for ax, name in zip(axes, names, strict=True):
-        title, logarithmic = FEATURES[name]
+    for ax, (name, (title, logarithmic)) in zip(axes, FEATURES.items(), strict=True):
         if name == "colour":
             sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=ax is axes[0], ax=ax)
         else:
@@ -170,9 +156,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     figures.legend_below(figure, axes[0])
     medians = rows.groupby("label")[list(FEATURES)].median()
     words = "; ".join(f"{title}: {figures.by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
-    same = ", ".join(FEATURES[name][0] for name in FEATURES if name not in names)
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
-    caption += f" The same in all files, and not shown: {same}." if same else ""
     return figures.Plot(figure, "file-facts", caption, f"Medians: {words}.")
 
 
@@ -204,9 +188,7 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     figures.dots(ax, table, table[label], series)
     ax.set(xlabel="AUROC (0.5 is chance)", xlim=(None, 1.02))
     figures.legend_below(figure, ax, 2)
-    scored = [[f"{column} {figure_words(row[column], '.2f')}" for column in columns] for _, row in table.iterrows()]
-    words = "; ".join(f"{name} {', '.join(row)}" for name, row in zip(table[label], scored, strict=True))
-    return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"{words}.")
+    return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}, as in the table.")
 
 
 WAY_COLOURS = {"none": figures.NEUTRAL, "hist": figures.OTHERS[1], "clahe": figures.OTHERS[0]}  # neither class's colour

@@ -91,13 +91,6 @@ def new_axes(
     return figure, axes[:count]
 
 
-def nothing(name: str, caption: str, details: str = "") -> Plot:
-    """An empty figure, where there is nothing to draw."""
-    figure, (ax,) = new_axes(height=0.6, style="white")
-    ax.set_axis_off()
-    return Plot(figure, name, caption, details)
-
-
 def wrapped(text: str, width: int) -> str:
     """Lines of at most `width` characters, broken at blanks and behind `_`, `-` and `/`; a dollar sign starts no formula."""
     breaks = textwrap.TextWrapper(width, break_long_words=False)
@@ -148,9 +141,8 @@ def dots(ax: Axes, table: pd.DataFrame, labels: Iterable[str], series: dict[str,
         shift = 0.28 * (place - (len(series) - 1) / 2)
         ax.errorbar(table[column].astype(float), places + shift, xerr=reach(table, column), fmt="o", color=colour,
                     capsize=3, label=name)  # fmt: skip
-    ax.set(
-        yticks=places, yticklabels=[wrapped(label, 24) for label in labels], ylim=(len(table) - 0.5, -0.5), xmargin=0.1
-    )
+    names = [wrapped(label, 24) for label in labels]
+    ax.set(yticks=places, yticklabels=names, ylim=(max(len(table), 1) - 0.5, -0.5), xmargin=0.1)
 
 
 def band_below(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str, alpha: float = 0.15) -> None:
@@ -252,10 +244,5 @@ def learning_curves(history: pd.DataFrame) -> Plot:
         ax.set_xlabel("epoch")
     legend_below(figure, axes[0])
     caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
-    if lower := int((history.val_loss < history.loss).sum()):
-        caption += (
-            f" Validation loss is below training loss in {lower} of {len(history)} epochs. This is no error: augmentation, "
-            "dropout and class weights apply to training loss only."
-        )
     kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
     return Plot(figure, "learning-curves", caption, kept)
