@@ -188,7 +188,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     with visit.page.expect_download() as taken:
         visit.page.get_by_role("button", name="Download the table").click()
     table = Path(taken.value.path()).read_text(encoding="utf-8")
-    assert [row["image"] for row in csv.DictReader(io.StringIO(table))][2] == "DICOM 1"
+    assert [row["file"] for row in csv.DictReader(io.StringIO(table))][2] == "DICOM 1"
     shown = re.sub(r"base64,[^\"]+|0\.\d+", "", visit.page.content() + table)  # any digits can be in these
     for secret in ("Doe", "Jane", "Secret", "4711"):  # names of files, of patients, and numbers
         assert secret not in shown

@@ -1,6 +1,6 @@
 """What a trained model says of files: scored one after the other, and written as a table, CSV, JSON and a folder of maps.
 
-All of it goes row by row, so that thousands of files take no more memory than a few batches.
+Images go batch by batch, so that thousands of files take no more memory than a few batches.
 """
 
 import csv
@@ -98,8 +98,6 @@ def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
         return "a folder that holds no image"
     except OSError as fault:
         return f"cannot be read: {fault.strerror or fault}"
-    except MemoryError:
-        return "needs more memory than there is"
 
 
 def _score_portion(model: TrainedModel, readings: list[tuple[str, Future]]) -> Iterator[Scored]:
@@ -215,12 +213,13 @@ def csv_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
     with _destination(to) as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
+        yield lambda scored, map_file: table.writerow(csv_row(model, scored, map_file))
 
-        def write(scored: Scored, map_file: str) -> None:
-            row = _row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)}
-            table.writerow({column: inert(cell) if isinstance(cell, str) else cell for column, cell in row.items()})
 
-        yield write
+def csv_row(model: TrainedModel, scored: Scored, map_file: str = "") -> dict[str, Any]:
+    """`COLUMNS` of one file as cells of a CSV; a spreadsheet finds no formula in them."""
+    cells = row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)}
+    return {column: inert(cell) if isinstance(cell, str) else cell for column, cell in cells.items()}
 
 
 def inert(cell: str) -> str:
@@ -239,19 +238,17 @@ def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
         "validation_warnings": known.validation_warnings if known else None,
         "notice": RESEARCH_ONLY,
     }
+    images = []
     with _destination(to) as file:
-        head = json.dumps({"model": facts}, indent=1).removesuffix("\n}")
-        file.write(f'{head},\n "images": [')
-        separators = itertools.chain(["\n"], itertools.repeat(",\n"))
-
-        def write(scored: Scored, map_file: str) -> None:
-            file.write(f"{next(separators)}  {json.dumps(_row(model, scored, map_file))}")
-
-        yield write
-        file.write("\n ]\n}\n")
+        try:
+            yield lambda scored, map_file: images.append(row(model, scored, map_file))
+        finally:
+            json.dump({"model": facts, "images": images}, file, indent=1)
+            file.write("\n")
 
 
-def _row(model: TrainedModel, scored: Scored, map_file: str) -> dict[str, Any]:
+def row(model: TrainedModel, scored: Scored, map_file: str = "") -> dict[str, Any]:
+    """`COLUMNS` of one file."""
     values = [scored.name, scored.probability, scored.calibrated, model.threshold, scored.predicted_class]
     return dict(zip(COLUMNS, [*values, list(scored.warnings), scored.error, map_file or None], strict=True))
 
