@@ -7,8 +7,7 @@ import pytest
 
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import check
-from pneumolib.reporting.checklist import checklist, sections
-from pneumolib.reporting.model_card import CARD_FILE, model_card
+from pneumolib.reporting.cards import CARD_FILE, checklist, model_card, sections
 from pneumolib.reporting.results import CalibrationResult, DataResult, SpreadResult, write_result
 from pneumolib.study import pages
 from test_reporting import result as any_result

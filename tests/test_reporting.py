@@ -17,7 +17,7 @@ from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
 from pneumolib.reporting import words
 from pneumolib.reporting.comparing import leaderboard, published_summary, published_table
-from pneumolib.reporting.prose import safe
+from pneumolib.reporting.prose import headline, safe
 from pneumolib.reporting.results import (
     DataResult,
     MetricResult,
@@ -33,7 +33,6 @@ from pneumolib.reporting.results import (
     result_schema,
     write_result,
 )
-from pneumolib.reporting.run_words import headline
 from pneumolib.study import pages
 from pneumolib.study.run import Progress
 

@@ -10,9 +10,8 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import run_folder
-from pneumolib.reporting.prose import say, table
+from pneumolib.reporting.prose import has_random_backbone, say, table
 from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
-from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
 _OF_ONE_RUN = {"seeds", "calibration"}

@@ -77,7 +77,7 @@ def as_checks(findings: Iterable[Any]) -> dict[str, dict]:
     """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`; of two of one name the last."""
     return {
         found.name: {"verdict": found.verdict, "value": found.value, "low": found.low, "high": found.high,
-                     "sentence": sentence(f"findings.{found.passage}", {}, found)}
+                     "sentence": sentence(f"findings.{found.passage}", found)}
         for found in findings
     }  # fmt: skip
 
