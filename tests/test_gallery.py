@@ -65,8 +65,6 @@ def test_selection_with_no_errors_another_threshold_or_two_splits():
     table["probability"] = 1 / (1 + np.exp(-table.logit))
     # At a threshold of 0.1, logit -2.2, a logit of -1 is a false call 1.2 away, and 0.2 one 2.4 away.
     assert selection(table, 0.1, right=0).image_id.tolist() == ["person0_x", "person3_x", "person2_x"]
-    with pytest.raises(ValueError, match="rows of one split, received test, val"):
-        selection(predictions().assign(split=["val", "test"] * 20), 0.5)
 
 
 def test_a_card_says_who_it_is_what_was_called_and_how_sure():

@@ -132,7 +132,7 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
                       "NOT": NOT, "PARTS": PARTS, "between": interval, "SITE": SITE, "UNRELATED": UNRELATED,
                       "ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}  # fmt: skip
     jinja.globals |= {f.__name__: f for f in (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke,
-                                              number, source_limits)}  # fmt: skip
+                                              number)}  # fmt: skip
     return jinja
 
 
@@ -239,11 +239,6 @@ def is_smoke(result: Result) -> bool:
 def calibration_of(result: Result) -> Calibration:
     """The frozen map from logit to calibrated probability."""
     return Calibration(**result.calibration.model_dump())
-
-
-def source_limits(result: Result) -> list[str]:
-    """What the images keep the figures from saying."""
-    return fact("limits", result).split("\n\n")
 
 
 def change_to_test(result: Result) -> float | None:

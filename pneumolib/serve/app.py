@@ -6,8 +6,6 @@ What belongs to a visitor is in `st.session_state` alone; visitors share the net
 time. Pictures travel inside the page's own text and not as files of the server, which any visitor could ask for.
 """
 
-import base64
-import io
 import logging
 import sys
 import threading
@@ -29,7 +27,7 @@ from pneumolib.errors import InputError, ModelError
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.reporting.figures import PNEUMONIA
-from pneumolib.reporting.gallery import STRONGEST_COVER, overlay, strongest_place
+from pneumolib.reporting.gallery import STRONGEST_COVER, jpeg_source, overlay, strongest_place
 from pneumolib.reporting.prose import sentence
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serve.predict import Scored, csv_row, inert, score_images
@@ -280,10 +278,7 @@ def percent(share: float) -> str:
 
 def picture(pixels: np.ndarray, alt: str, caption: str) -> str:
     """HTML: a figure whose image is inside the text."""
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
-    image = f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+    image = f'<img alt="{escape(alt)}" src="{jpeg_source(pixels.squeeze(), quality=85)}">'
     return f'<figure class="pn-figure">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
