@@ -60,9 +60,9 @@ def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
     pixel_facts = histograms_of({"train": train, "test": images(split, "test", 70, 130)})
     for plot, *said in [
         (data_plots.flow(manifest, split), "41 files", "Training, 24 images, 24 groups, 50.0% pneumonia", "published, 10 images"),
-        (data_plots.mean_images(train.pixels, train.table.label.to_numpy()), "averages +60"),
-        (data_plots.grey_values(pixel_facts), "normal, test 70; as it is, pneumonia, test 130"),
-        (data_plots.file_features(manifest.table, split), "JPEG quantisation table: 1.86e+03 for normal"),
+        (data_plots.mean_images(train.pixels, train.table.label.to_numpy()), "from +60 to +60 grey values"),
+        (data_plots.grey_values(pixel_facts), "receives them, normal, test 70; as the network receives them, pneumonia, test 130"),
+        (data_plots.file_features(manifest.table, split), "JPEG quantisation: 1.86e+03 for normal"),
         (data_plots.class_counts(manifest.counts()), "Images of each kind by folder."),
     ]:  # fmt: skip
         assert all(words in plot.alt for words in said)

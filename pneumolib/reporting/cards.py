@@ -90,10 +90,13 @@ class Evidence:
 
     def pages(self, kinds: Sequence[str]) -> list[str]:
         """Names of runs: `audit`, `trained`, `comparison`, `external`."""
-        runs = {"trained": self.trained} | {
-            kind: [r for r in self.results if kind in r.checks] for kind in ("audit", "comparison", "external")
-        }
-        return [r.run for kind in kinds for r in runs[kind]]
+        trained = {r.run for r in self.trained}
+        return [
+            r.run
+            for kind in kinds
+            for r in self.results
+            if kind in r.checks or (kind == "trained" and r.run in trained)
+        ]
 
     def having(self, check: str) -> list[Result]:
         """Trained runs with this check."""

@@ -30,9 +30,9 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
     """
     trained = [r for r in results if r.metrics.get("test")]
     if found := unlike(trained):
-        pairs = ", ".join(f"{run}: data {made['data']}, split {made['split']}" for run, made in found["runs"].items())
         raise ResultError(
-            f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
+            f"runs of different data, splits or evaluation parameters cannot be ranked: {', '.join(found['runs'])} differ in "
+            f"{' and '.join(found['differ'])}. Run `make report` again"
         )
     columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
     costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images", "synthetic"]

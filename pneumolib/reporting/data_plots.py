@@ -9,23 +9,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
+from pneumolib.data.facts import FACTS, metadata_features
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
 from pneumolib.reporting import figures
 from pneumolib.reporting.prose import PARTS, WAYS
 
-# What of a file may tell the classes apart: column, axis label, logarithmic.
-FEATURES = {
-    "width_px": ("width (px)", True),
-    "height_px": ("height (px)", True),
-    "aspect": ("aspect ratio (width / height)", False),
-    "bytes_per_px": ("bytes per pixel", True),
-    "quantisation_sum": ("sum of JPEG quantisation table", False),
-    "mean_intensity": ("mean grey value", False),
-    "sd_intensity": ("SD of grey values", False),
-    "colour": ("files stored in colour (%)", False),
-}
 _LINES = {"train": "-", "val": ":", "test": "--"}
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}
 
@@ -52,7 +42,7 @@ def image_sizes(table: pd.DataFrame) -> figures.Plot:
         left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, label=figures.NAMES[label], lw=0)
         right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=colour)
     left.set(xlabel="width (px)", ylabel="height (px)")
-    right.set(xlabel=FEATURES["aspect"][0], ylabel="density")
+    right.set(xlabel=FACTS["aspect"].title, ylabel="density")
     figures.legend_below(figure, left, markerscale=3)
     details = f"The median aspect ratio is {figures.by_class(ratio.groupby(table.label).median(), '.2f')}."
     return figures.Plot(figure, "image-sizes", "Sizes and aspect ratios of images by class.", details)
@@ -100,11 +90,9 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     figure.colorbar(shown, ax=axes, label="difference in grey values", location="bottom", shrink=0.5)
     for ax in axes:
         ax.set_axis_off()
-    centre = tuple(slice(side // 4, side - side // 4) for side in difference.shape)
     caption = "Mean image of each class, and the difference of the two. Red is brighter in pneumonia."
-    ends = f"The difference is from {difference.min():.0f} to {difference.max():.0f} grey values"
-    middle = f"over the middle of the picture it averages {difference[centre].mean():+.0f}."
-    return figures.Plot(figure, "mean-images", caption, f"{ends}; {middle}")
+    details = f"The difference is from {difference.min():+.0f} to {difference.max():+.0f} grey values."
+    return figures.Plot(figure, "mean-images", caption, details)
 
 
 def grey_values(histograms: pd.DataFrame) -> figures.Plot:
@@ -113,7 +101,8 @@ def grey_values(histograms: pd.DataFrame) -> figures.Plot:
     Args:
         histograms: from `data.histograms_of`; with a column `equalize` a panel a way.
     """
-    panels = histograms.assign(equalize=histograms.get("equalize", "none")).groupby("equalize", sort=False)
+    ways = histograms.get("equalize", "as the network receives them")
+    panels = histograms.assign(equalize=ways).groupby("equalize", sort=False)
     figure, axes = figures.new_axes(len(panels), 1.6 + 1.4 / len(panels), sharex=True)
     words = []
     for ax, (way, rows) in zip(axes, panels, strict=True):
@@ -122,8 +111,8 @@ def grey_values(histograms: pd.DataFrame) -> figures.Plot:
             smooth = np.convolve(row.histogram, np.ones(8) / 8, mode="same")
             label = f"{figures.NAMES[row.label]}, {PARTS[row.split]}"
             ax.plot(smooth, color=figures.COLOURS[row.label], ls=_LINES[row.split], lw=1.2, label=label)
-            words.append(f"{WAYS[way]}, {label} {row.histogram @ np.arange(256):.0f}")
-        ax.set(title=WAYS[way], ylabel="share of pixels", ylim=(0, None))
+            words.append(f"{WAYS.get(way, way)}, {label} {row.histogram @ np.arange(256):.0f}")
+        ax.set(title=WAYS.get(way, way), ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
     figures.legend_below(figure, axes[0], 2)
     details = f"Means of 255: {'; '.join(words)}."
@@ -131,11 +120,16 @@ def grey_values(histograms: pd.DataFrame) -> figures.Plot:
 
 
 def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
-    """Every suspicious fact of a file by class and split: dot median, bar quartiles, line 5th to 95th percentile."""
-    rows = table.merge(split[["image_id", "split"]], on="image_id", validate="1:1")
-    rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
-                       colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
-    figure, axes = figures.new_axes(len(FEATURES), 1.6, 2)
+    """Every fact of `data.metadata_features` by class and split: dot median, bar quartiles, line 5th to 95th percentile.
+
+    Of formats and modes a bar shows the share of files.
+    """
+    features = metadata_features(table)
+    logarithms = [name for name in features if name.startswith("log2_")]
+    features[logarithms] = 2 ** features[logarithms]
+    titles = {name: FACTS[fact].title if (fact := name.removeprefix("log2_")) in FACTS else fact for name in features}
+    rows = features.join(split.set_index("image_id")[["split", "label"]])
+    figure, axes = figures.new_axes(len(titles), 1.6, 2)
     shape = {"data": rows, "y": "split", "order": list(PARTS), "hue": rows.label.map(figures.NAMES),
              "palette": {figures.NAMES[label]: colour for label, colour in figures.COLOURS.items()}}  # fmt: skip
     dots = {"estimator": "median", "dodge": 0.34, "ls": "none", "markersize": 8, "mec": "white"}
@@ -143,21 +137,24 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
         {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}},
         {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}},
     )
-    for ax, (name, (title, logarithmic)) in zip(axes, FEATURES.items(), strict=True):
-        if name == "colour":
-            sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=ax is axes[0], ax=ax)
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        if rows[name].isin([0, 1]).all():
+            sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=False, ax=ax)
         else:
             sns.pointplot(**shape, x=name, **dots, **bar, legend=False, ax=ax)
             sns.pointplot(**shape, x=name, **dots, **line, legend=ax is axes[0], ax=ax)
         ax.set(xlabel=title, ylabel="")
-        if logarithmic and rows[name].min() > 0:
+        if name in logarithms:
             ax.set_xscale("log")
             figures.rounded_ticks(ax)
     figures.legend_below(figure, axes[0])
-    medians = rows.groupby("label")[list(FEATURES)].median()
-    words = "; ".join(f"{title}: {figures.by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
+    middle = rows.groupby("label")[list(titles)].agg(
+        lambda fact: fact.mean() if fact.isin([0, 1]).all() else fact.median()
+    )
+    words = "; ".join(f"{title}: {figures.by_class(middle[name], '.3g')}" for name, title in titles.items())
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
-    return figures.Plot(figure, "file-facts", caption, f"Medians: {words}.")
+    caption += " Of formats and modes: the share of files."
+    return figures.Plot(figure, "file-facts", caption, f"Medians, or shares of files: {words}.")
 
 
 def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:

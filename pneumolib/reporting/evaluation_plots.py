@@ -91,8 +91,7 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
     axes[-1].set_xlabel("probability of pneumonia")
     figures.legend_below(figure, axes[-1])
     caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
-    thresholds = ", ".join(f"{name} {value:.3f}" for name, value in lines.items())
-    return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
+    return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Threshold: {threshold:.3f}.")
 
 
 def confusion_matrix(counts: dict[str, int]) -> figures.Plot:

@@ -113,10 +113,7 @@ def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
 def rounded_ticks(ax: Axes) -> None:
     """A logarithmic axis with few labels, also where it spans less than a power of ten."""
     low, high = ax.get_xlim()
-    few = (
-        MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 10 else LogLocator(subs=(1, 3) if high / low < 99 else (1,))
-    )
-    ax.xaxis.set_major_locator(few)
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 50 else LogLocator())
     ax.xaxis.set_major_formatter(EngFormatter() if high > 1e5 else StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
@@ -207,25 +204,18 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
     widths = np.maximum(np.sqrt(blocks.width / blocks.width.max()), 0.02)
     colours = np.select([blocks.parameters == 0, blocks.trainable > 0], [EMPTY, NORMAL], FROZEN)
     ax.barh(range(len(blocks)), widths, left=-widths / 2, height=0.7, color=colours, edgecolor="white")
-    for place, b in enumerate(blocks.itertuples()):
-        words = f"{wrapped(f'{b.part}: {b.kinds}', 58)}\n{b.output}{_block_weights(b)}"
-        ax.text(0.62, place, words, va="center", fontsize=SMALL, linespacing=1.05)
+    names = blocks.part + ": " + blocks.kinds
+    sizes = [f"{b.output}, {b.parameters:,} weights, {b.trainable:,} of them trained" for b in blocks.itertuples()]
+    for place, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        ax.text(0.62, place, f"{wrapped(name, 58)}\n{size}", va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)
     legend_below(figure, ax)
     ax.set(xlim=(-0.55, 3.6), ylim=(len(blocks) - 0.4, -0.6))
     ax.set_axis_off()
-    words = "; ".join(f"{b.part}, {b.kinds}, {b.output}{_block_weights(b)}" for b in blocks.itertuples())
+    words = "; ".join(f"{name}, {size}" for name, size in zip(names, sizes, strict=True))
     caption = "The network from input to output. Each bar is as wide as the feature map of its block."
     return Plot(figure, "network", caption, f"{len(blocks)} blocks: {words}.")
-
-
-def _block_weights(block) -> str:
-    """`, 1,234 weights, 17 of them trained`; empty for a block without weights."""
-    if not block.parameters:
-        return ""
-    trained = {0: ", frozen", block.parameters: ", trained"}.get(block.trainable, f", {block.trainable:,} trained")
-    return f", {block.parameters:,} weights{trained}"
 
 
 def learning_curves(history: pd.DataFrame) -> Plot:

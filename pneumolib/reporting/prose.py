@@ -131,8 +131,8 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
                       "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "FEWEST": FEWEST,
                       "NOT": NOT, "PARTS": PARTS, "between": interval, "SITE": SITE, "UNRELATED": UNRELATED,
                       "ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}  # fmt: skip
-    jinja.globals |= {f.__name__: f for f in (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke,
-                                              number)}  # fmt: skip
+    told = (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke, number)
+    jinja.globals |= {function.__name__: function for function in told}
     return jinja
 
 

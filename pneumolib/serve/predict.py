@@ -74,15 +74,12 @@ def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH)
     """
     items, waiting = iter(items), deque[list[tuple[str, Future]]]()
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        try:
-            while portion := list(itertools.islice(items, batch)):
-                waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
-                if len(waiting) > _AHEAD:
-                    yield from _score_portion(model, waiting.popleft())
-            for readings in waiting:
-                yield from _score_portion(model, readings)
-        finally:  # whoever takes no more of them waits for no more than is being read
-            pool.shutdown(wait=False, cancel_futures=True)
+        while portion := list(itertools.islice(items, batch)):
+            waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
+            if len(waiting) > _AHEAD:
+                yield from _score_portion(model, waiting.popleft())
+        for readings in waiting:
+            yield from _score_portion(model, readings)
 
 
 def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
@@ -142,12 +139,8 @@ def predict_files(
     files = list(image_files(named))
     model = load_trained(run, force)
     share = model.ood and model.ood.validation_warnings["any"]
-    print(
-        sentence("serve.about", model=model, share=share).replace("\n\n", "\n"),
-        RESEARCH_ONLY,
-        sep="\n",
-        file=sys.stderr,
-    )
+    about = sentence("serve.about", model=model, share=share).replace("\n\n", "\n")
+    print(about, RESEARCH_ONLY, sep="\n", file=sys.stderr)
     counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), "unreadable", "warned"), 0))
     with ExitStack() as opened:
         outputs = [make(to, model) for make, to in ((csv_rows, csv_to), (json_rows, json_to)) if to]

@@ -86,13 +86,12 @@ def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:
     """How a file is called on the page, `DICOM 2`, `File 5 (.pdf)` or its own name; no two alike."""
     form = form_of(raw)
     if form == "DICOM":
-        return f"DICOM {1 + sum(one.dicom for one in taken)}"
-    if form is None:
+        own = f"DICOM {1 + sum(one.dicom for one in taken)}"
+    elif form is None:
         ending = PurePath(name).suffix.lower()
-        return f"File {len(taken) + 1}" + f" ({ending})" * (ending in PLAIN_ENDINGS)
-    own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
-    if own.startswith(("DICOM ", "File ")):  # names that are given here
-        own = f"{form} {own}"
+        own = f"File {len(taken) + 1}" + f" ({ending})" * (ending in PLAIN_ENDINGS)
+    else:
+        own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
     if len(own) > _LONGEST_NAME:
         own = f"{own[: _LONGEST_NAME // 2]}…{own[-_LONGEST_NAME // 2 :]}"
     names = {one.name for one in taken}
