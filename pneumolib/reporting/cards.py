@@ -52,9 +52,7 @@ class Row:
 
     section: str
     key: str
-    words: str
-    claim: list[int]
-    tripod: list[str]
+    item: dict[str, Any]
     answer: Answer
 
 
@@ -130,7 +128,7 @@ def checklist(study: str, results: list[Result]) -> list[Row]:
     """
     evidence = Evidence(study, results)
     return [
-        Row(section, key, item["asks"], item.get("claim", []), item.get("tripod", []), _answer(item, evidence))
+        Row(section, key, item, _answer(item, evidence))
         for section, items in sections().items()
         for key, item in items.items()
     ]

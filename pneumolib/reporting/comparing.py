@@ -54,7 +54,7 @@ def unlike(results: list[Result]) -> dict[str, Any] | None:
         for r in results
         if r.metrics.get("test")
     }
-    aspects = next(iter(runs.values()), ())
+    aspects = ("data", "split", "images", "evaluation")
     differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
     return {"differ": differ, "runs": runs} if differ else None
 

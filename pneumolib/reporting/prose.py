@@ -10,14 +10,13 @@ does not hold is `NOT`, never a guess; results of runs that left a check out are
 import contextlib
 import functools
 import re
-import zlib
 from collections import defaultdict
 from html import unescape
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pneumolib.data.facts import CONSTANT, FACTS, KINDS, QUANTILES
@@ -26,7 +25,7 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.project import SMOKE, in_root, run_folder
+from pneumolib.project import SMOKE, run_folder
 from pneumolib.reporting.results import NOT_COMPUTABLE, Result, figure_words, in_words, interval, plain, read_result
 
 PROSE = Path(__file__).with_name("template") / "prose"
@@ -120,7 +119,6 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
         undefined=StrictUndefined,
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours
         finalize=(lambda value: safe(NOT if value is None else value)) if kind == "markdown" else None,
-        bytecode_cache=CompiledTemplates(kind),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -134,20 +132,6 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
     told = (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke, number)
     jinja.globals |= {function.__name__: function for function in told}
     return jinja
-
-
-class CompiledTemplates(FileSystemBytecodeCache):
-    """Compiled templates, kept in `.cache/jinja` where that can be written: to compile takes longer than all else of a check."""
-
-    def __init__(self, kind: str):
-        # What is compiled depends on this module, too: `finalize` is applied to constants.
-        super().__init__(str(in_root(".cache/jinja")), f"{kind}-{zlib.crc32(Path(__file__).read_bytes()):08x}-%s")
-
-    def dump_bytecode(self, bucket: Any) -> None:
-        """Keep a template, unless the folder cannot be written."""
-        with contextlib.suppress(OSError):
-            Path(self.directory).mkdir(parents=True, exist_ok=True)
-            super().dump_bytecode(bucket)
 
 
 def row_interval(row: Any, key: str, signed: bool = False, form: str = ".3f") -> str:
