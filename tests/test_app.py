@@ -175,8 +175,8 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
         assert re.fullmatch(rf"{name} \| 0\.\d+ \| (pneumonia|normal)", row)
     assert refused[0].startswith("broken.png: not read: does not decode")
     assert refused[1:4] == [
-        "File 4 (.png): not read: empty file (0 bytes)",
-        "File 5 (.txt): not read: neither JPEG, PNG nor DICOM, by its first bytes",
+        "File 4: not read: empty file (0 bytes)",
+        "File 5: not read: neither JPEG, PNG nor DICOM, by its first bytes",
         "bomb.png: not read: too many pixels; allowed are 30 million pixels",
     ]
     assert refused[4].startswith("DICOM 2: not read: DICOM does not decode")
@@ -190,7 +190,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     for secret in ("Doe", "Jane", "Secret", "4711"):  # names of files, of patients, and numbers
         assert secret not in shown
     visit.upload(large)
-    expect(visit.page.get_by_text("File 9 (.png): not read: 65 MB; allowed are 64 MB for one file")).to_be_visible()
+    expect(visit.page.get_by_text("File 9: not read: 65 MB; allowed are 64 MB for one file")).to_be_visible()
 
 
 def test_a_file_that_is_too_large_to_be_sent_is_refused_without_its_name(visit, tmp_path):

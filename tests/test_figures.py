@@ -75,7 +75,7 @@ def test_extremes_are_the_ends_of_the_scale(manifest):
     assert ends.image_id[ends.what == "smallest"].tolist() == ["i00", "i01"]
     brightest = manifest.table.image_id[manifest.table.mean_intensity.idxmax()]
     assert ends.image_id[ends.what == "brightest"].iloc[0] == brightest
-    assert ends.title[0] == "largest: 690 x 250\nx"
+    assert ends.title[0] == f"largest: 690 x 250\nmean {manifest.table.mean_intensity[39]:.0f}\nx"
 
 
 def test_an_interval_that_is_missing_leaves_the_point_in_the_figure():

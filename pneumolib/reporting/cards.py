@@ -190,9 +190,11 @@ def model_card(result: Result, audit: dict | None = None) -> str:
     image = asked(result, "image") or {}
     settings = [f"{k}={v!r}" for k, v in image.items() if isinstance(v, bool | int | float | str)]
     template = templates("markdown").get_template("model_card.md.j2")
-    values = {"r": result, "table": _table, "audit": audit, "image": image}
     text = template.render(
-        **values,
+        r=result,
+        table=_table,
+        audit=audit,
+        image=image,
         settings=Markup(", ".join(settings)),
         way=asked(result, "model.preprocess") or FAMILIES.get(asked(result, "model.backbone"), (None,))[0],
         machine=device_words(result.provenance.device),

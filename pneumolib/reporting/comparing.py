@@ -120,8 +120,6 @@ def compare_runs(results: list[Result]) -> Comparison:
     files = {run: run_folder(trained[run].study, run) / PREDICTIONS_FILE for run in board.run}
     predictions = {run: read_prediction_table(file) for run, file in files.items()}
     bands = {run: curve_bands(table, **options) for run, table in predictions.items()}
-    if len(board) == 1:
-        return Comparison(reference, pd.DataFrame(), pd.DataFrame(), bands)
     thresholds = {run: result.threshold.value for run, result in trained.items()}
     differences = paired_differences(predictions, "test", thresholds, reference, **options)
     return Comparison(reference, differences, secondary_tests(predictions, "test", thresholds, reference), bands)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
@@ -133,10 +134,8 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
     shape = {"data": rows, "y": "split", "order": list(PARTS), "hue": rows.label.map(figures.NAMES),
              "palette": {figures.NAMES[label]: colour for label, colour in figures.COLOURS.items()}}  # fmt: skip
     dots = {"estimator": "median", "dodge": 0.34, "ls": "none", "markersize": 8, "mec": "white"}
-    bar, line = (
-        {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}},
-        {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}},
-    )
+    bar = {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}}
+    line = {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}}
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         if rows[name].isin([0, 1]).all():
             sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=False, ax=ax)
@@ -162,16 +161,14 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
 
     Where all images are of one size, none is large or small.
     """
-    size = table.width_px.astype(str) + " x " + table.height_px.astype(str)
-    grey = "mean " + table.mean_intensity.round().astype(int).astype(str)
-    stem = table.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
-    measured = table.assign(area=table.width_px * table.height_px)
-    sizes, greys = measured.assign(title=": " + size + "\n" + stem), measured.assign(title=": " + grey + "\n" + stem)
-    ends = {"brightest": greys.nlargest(n, "mean_intensity"), "darkest": greys.nsmallest(n, "mean_intensity")}
-    if measured.area.min() < measured.area.max():
-        ends = {"largest": sizes.nlargest(n, "area"), "smallest": sizes.nsmallest(n, "area")} | ends
-    found = pd.concat(ends, names=["what"]).reset_index("what")
-    return found.assign(title=found.what + found.title).reset_index(drop=True)
+    table = table.assign(area=table.width_px * table.height_px)
+    ends = {"brightest": table.nlargest(n, "mean_intensity"), "darkest": table.nsmallest(n, "mean_intensity")}
+    if table.area.min() < table.area.max():
+        ends = {"largest": table.nlargest(n, "area"), "smallest": table.nsmallest(n, "area")} | ends
+    found = pd.concat(ends, names=["what"]).reset_index("what").reset_index(drop=True)
+    rows = zip(found.what, found.width_px, found.height_px, found.mean_intensity, found.path, strict=True)
+    titles = [f"{what}: {w} x {h}\nmean {grey:.0f}\n{PurePath(path).stem}" for what, w, h, grey, path in rows]
+    return found.assign(title=titles)
 
 
 _SCORED = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}

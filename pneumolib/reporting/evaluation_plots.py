@@ -30,20 +30,12 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
     values = [table.set_index("metric").value for table in (validation, test)]
     parts = [bands[bands.split == split] for split in SPLITS]
     words, styles = [], [(colour, "-") for _, colour in SPLITS.values()]
-    for ax, curve, area, start in ((axes[0], "roc", "auroc", 0.0), (axes[1], "precision_recall", "auprc", 0.75)):
+    for ax, curve, area in ((axes[0], "roc", "auroc"), (axes[1], "precision_recall", "auprc")):
         labels = [f"{name} {figure_words(at[area])}" for (name, _), at in zip(SPLITS.values(), values, strict=True)]
-        # Good curves crowd in a corner: it is drawn large in the panel's empty middle.
-        corner = [ax.inset_axes([0.28, 0.34, 0.56, 0.56])] if values[1][area] > 0.9 else []
-        for panel in (ax, *corner):
-            figures.curve_panel(panel, curve, dict(zip(labels, parts, strict=True)), styles)
-            for (_, colour), at in zip(SPLITS.values(), values, strict=True):
-                x, y = (1 - at["specificity"], "sensitivity") if curve == "roc" else (at["sensitivity"], "ppv")
-                panel.plot(x, at[y], "o", color=colour, mec="white")
-        for panel in corner:
-            panel.set(xlim=(start - 0.005, start + 0.255), ylim=(0.745, 1.005), xlabel="", ylabel="",
-                      xticks=[start, start + 0.25], yticks=[0.75, 1])  # fmt: skip
-            panel.tick_params(labelsize=figures.SMALL)
-            ax.indicate_inset_zoom(panel, edgecolor=figures.NEUTRAL, alpha=0.5)
+        figures.curve_panel(ax, curve, dict(zip(labels, parts, strict=True)), styles)
+        for (_, colour), at in zip(SPLITS.values(), values, strict=True):
+            x, y = (1 - at["specificity"], "sensitivity") if curve == "roc" else (at["sensitivity"], "ppv")
+            ax.plot(x, at[y], "o", color=colour, mec="white")
         small = {"fontsize": figures.SMALL, "title_fontsize": figures.SMALL}
         ax.legend(title=METRIC_NAMES[area], frameon=False, loc="lower center", **small)
         words.append(f"{METRIC_NAMES[area]} {', '.join(labels)}")
@@ -76,17 +68,16 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
     if recalibrated is not None:
         splits, kinds = SOURCES, predictions.label.map(figures.NAMES)
     figure, axes = figures.new_axes(2, 2.45, sharex=True)
-    edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold}
+    edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold, "recalibrated": recalibrated}
     for ax, (split, (title, _)) in zip(axes, splits.items(), strict=True):
-        if split == "external":
-            lines |= {"recalibrated": recalibrated}
         for name, colour in figures.kind_palette(kinds).items():
             scores = predictions.probability[(predictions.split == split) & (kinds == name)]
             shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
             ax.stairs(shares, edges, fill=True, fc=(colour, 0.25), ec=colour, lw=1.6, label=name)
             medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
-        for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
-            ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
+        for (name, value), style in zip(lines.items(), ("--", ":"), strict=True):
+            if value is not None:
+                ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
         ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
     axes[-1].set_xlabel("probability of pneumonia")
     figures.legend_below(figure, axes[-1])
@@ -96,7 +87,7 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
 
 def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
     """`tp, fp, tn, fn` as a heat map: counts, and the share of each true class."""
-    figure, (ax,) = figures.new_axes(width=4, height=2.8, style="white")
+    figure, (ax,) = figures.new_axes(height=2.8, style="white")
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     words = np.char.add(table.astype(str), [[f"\n{share:.1%}" if share else "" for share in row] for row in shares])
@@ -132,9 +123,8 @@ def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures
     for ax in axes[::2]:
         ax.set_ylabel("share with pneumonia")
     caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
-    return figures.Plot(
-        figure, "reliability", caption, f"Share with pneumonia by mean probability. {'. '.join(details)}."
-    )
+    words = f"Share with pneumonia by mean probability. {'. '.join(details)}."
+    return figures.Plot(figure, "reliability", caption, words)
 
 
 def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
@@ -221,9 +211,8 @@ def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
 def drift(table: pd.DataFrame) -> figures.Plot:
     """Median and middle 95% of each fact in training and in the other source, from `evaluation.drift_table`."""
     sides = {"training": ("training", THERE), "here": ("here", HERE)}
-    table = table.rename(
-        columns={"training_median": "training", "median": "here", "low": "here_low", "high": "here_high"}
-    )
+    columns = {"training_median": "training", "median": "here", "low": "here_low", "high": "here_high"}
+    table = table.rename(columns=columns)
     figure, axes = figures.new_axes(len(table), 1.15, 2)
     for ax, (name, row) in zip(axes, table.groupby("fact", sort=False), strict=True):
         figures.dots(ax, row, [""], sides)

@@ -72,9 +72,7 @@ class Plot:
         return {"text/html": page, "text/plain": f"{label}. {self.alt}"}
 
 
-def new_axes(
-    count: int = 1, height: float = 3.2, columns: int = 1, style: str = "whitegrid", width: float = WIDTH, **options
-):
+def new_axes(count: int = 1, height: float = 3.2, columns: int = 1, style: str = "whitegrid", **options):
     """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes.
 
     Args:
@@ -84,7 +82,7 @@ def new_axes(
     """
     rows = -(-count // columns)
     with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.8):
-        figure = Figure(figsize=(width, rows * height), dpi=DPI, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(WIDTH, rows * height), dpi=DPI, facecolor="white", layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for ax in axes[count:]:
         ax.set_axis_off()
@@ -230,8 +228,7 @@ def learning_curves(history: pd.DataFrame) -> Plot:
         ax.axvline(best.epoch, color=PNEUMONIA, lw=1, label=label)
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    for ax in axes[2:]:
-        ax.set_xlabel("epoch")
+    figure.supxlabel("epoch", fontsize="medium")
     legend_below(figure, axes[0])
     caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
     kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."

@@ -172,9 +172,7 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     if len(read) > 1:
         st.header(f"{len(read)} images, threshold {percent(model.threshold)}", anchor=False)
         shown = read[["file", "probability", "predicted_class", "warnings"]]
-        share = st.column_config.ProgressColumn(
-            "pneumonia probability", format="percent", min_value=0, max_value=1, width="medium"
-        )
+        share = st.column_config.ProgressColumn("pneumonia probability", format="percent", max_value=1, width="medium")
         titles = {"file": "image", "predicted_class": "predicted class", "probability": share}
         st.dataframe(shown, hide_index=True, height="content", column_config=titles)
     if len(read):
