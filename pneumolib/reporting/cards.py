@@ -88,13 +88,8 @@ class Evidence:
 
     def pages(self, kinds: Sequence[str]) -> list[str]:
         """Names of runs: `audit`, `trained`, `comparison`, `external`."""
-        trained = {r.run for r in self.trained}
-        return [
-            r.run
-            for kind in kinds
-            for r in self.results
-            if kind in r.checks or (kind == "trained" and r.run in trained)
-        ]
+        runs = {"trained": self.trained}
+        return [r.run for kind in kinds for r in runs.get(kind, self.results) if kind in ("trained", *r.checks)]
 
     def having(self, check: str) -> list[Result]:
         """Trained runs with this check."""

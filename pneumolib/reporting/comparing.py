@@ -117,8 +117,8 @@ def compare_runs(results: list[Result]) -> Comparison:
     # Evaluation parameters and seed are the same in all training runs: `leaderboard` has seen to it.
     shared = trained[reference].parameters
     options = {"params": EvaluationParams(**shared["evaluation"]), "seed": shared["split"]["seed"]}
-    files = {run: run_folder(trained[run].study, run) / PREDICTIONS_FILE for run in board.run}
-    predictions = {run: read_prediction_table(file) for run, file in files.items()}
+    study = trained[reference].study
+    predictions = {run: read_prediction_table(run_folder(study, run) / PREDICTIONS_FILE) for run in board.run}
     bands = {run: curve_bands(table, **options) for run, table in predictions.items()}
     thresholds = {run: result.threshold.value for run, result in trained.items()}
     differences = paired_differences(predictions, "test", thresholds, reference, **options)

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
@@ -228,9 +227,7 @@ def clahe_settings(
         changed = params.model_copy(update={"equalize": "clahe", "clahe_clip_limit": clip, "clahe_tiles": n})
         shown.append(equalize(image, changed))
         titles.append(f"clip limit {clip:g}\n{n} x {n} tiles:\n{max(1, int(clip * tile_px[n]))} of {tile_px[n]} px")
-    limits, sides = (", ".join(f"{value:g}" for value in values) for values in (clip_limits, tiles))
-    what = f"One image after CLAHE with clip limits {limits} (rows) and {sides} tiles along a side (columns)"
-    return replace(figures.sample_grid(shown, titles, len(tiles), what), name="clahe-settings", details="")
+    return figures.sample_grid(shown, titles, len(tiles), "CLAHE of one image by clip limit (rows) and tiles (columns)")
 
 
 def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:

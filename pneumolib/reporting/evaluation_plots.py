@@ -120,8 +120,7 @@ def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures
         ax.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of pneumonia")
         words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
         details.append(f"{title}: {words}")
-    for ax in axes[::2]:
-        ax.set_ylabel("share with pneumonia")
+    figure.supylabel("share with pneumonia", fontsize="medium")
     caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
     words = f"Share with pneumonia by mean probability. {'. '.join(details)}."
     return figures.Plot(figure, "reliability", caption, words)

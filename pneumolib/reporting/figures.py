@@ -90,10 +90,8 @@ def new_axes(count: int = 1, height: float = 3.2, columns: int = 1, style: str =
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of at most `width` characters, broken at blanks and behind `_`, `-` and `/`; a dollar sign starts no formula."""
-    breaks = textwrap.TextWrapper(width, break_long_words=False)
-    breaks.wordsep_re = re.compile(r"(\s+)|(?<=[_/-])")
-    return "\n".join(breaks.fill(line) for line in text.replace("$", r"\$").splitlines())
+    """Lines of at most `width` characters, broken at blanks and hyphens where possible; a dollar sign starts no formula."""
+    return "\n".join(textwrap.fill(line, width) for line in text.replace("$", r"\$").splitlines())
 
 
 def named(words: str) -> str:

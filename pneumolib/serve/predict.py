@@ -37,7 +37,6 @@ BATCH = 64
 _AHEAD = 2  # batches that are read while one is predicted
 Item = tuple[str, Path | bytes]
 Writer = Callable[["Scored", str], None]  # takes a row and the file of its map, which may be ""
-_Seen = tuple[np.ndarray, tuple[int, int, float]]  # the network's pixels, and the file's width, height and colour
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH)
             yield from _score_portion(model, readings)
 
 
-def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
-    """As in training (`load_image` is the same two calls), or why the file cannot be read."""
+def _read(source: Path | bytes, model: TrainedModel) -> tuple[np.ndarray, tuple[int, int, float]] | str:
+    """The network's pixels, as in training, and the file's width, height and colour; or why the file cannot be read."""
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
         decoded = decode_for(raw, model.image)
@@ -223,12 +222,11 @@ def inert(cell: str) -> str:
 @contextmanager
 def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
     """One object: `model`, what scored them, and `images`, `COLUMNS` of each."""
-    known = model.ood
     facts = model.result.model_dump(include={"study", "run", "model_sha256", "synthetic"}) | {
         "commit": model.result.provenance.commit,
         "threshold": model.threshold,
         "calibration": model.calibration.in_words(),
-        "validation_warnings": known.validation_warnings if known else None,
+        "validation_warnings": model.ood and model.ood.validation_warnings,
         "notice": RESEARCH_ONLY,
     }
     images = []
@@ -276,7 +274,7 @@ def with_maps(
     A map is `<name>-map.png`, numbered where several images share a name, and never takes the place of one of the `inputs`.
 
     Raises:
-        InputError: a folder that cannot be made, or a network that has no maps.
+        InputError: a folder that cannot be made.
     """
     if not folder:
         yield from ((scored, "") for scored in rows)
@@ -293,10 +291,7 @@ def with_maps(
     while portion := list(itertools.islice(rows, BATCH)):
         read = [scored for scored in portion if scored.error is None]
         towards = np.array([int(scored.predicted_class == LABEL_NAMES[1]) for scored in read])
-        try:
-            maps = iter(grad_cam(model.network, np.stack([one.pixels for one in read]), towards) if read else ())
-        except (InputError, ValueError) as fault:
-            raise InputError(f"--cam: {fault}") from None
+        maps = iter(grad_cam(model.network, np.stack([one.pixels for one in read]), towards) if read else ())
         for scored in portion:
             file = "" if scored.error else _free_name(Path(folder), scored.name, taken)
             if file:
