@@ -27,7 +27,6 @@ from test_decode import claiming, dicom_bytes
 pytest.importorskip("streamlit", reason="streamlit is not installed: pip install .[app]")
 
 PATIENT = "Doe^Jane"  # in the names of its files, too
-PICTURE = "How much of the map is laid over the image"
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +37,9 @@ def server(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    own = {
-        "PNEUMOLIB_ROOT": str(root),
-        "PYTHONPATH": f"{REPO}:{REPO / 'tests'}",
-        "HOME": str(home),
-        "TMPDIR": str(home),
-    }
+    own = {"PNEUMOLIB_ROOT": str(root), "PYTHONPATH": f"{REPO}:{REPO / 'tests'}"} | dict.fromkeys(
+        ("HOME", "TMPDIR"), str(home)
+    )
     process = subprocess.Popen(
         [sys.executable, str(REPO / "tests/app_child.py"), str(port)], cwd=root, text=True, bufsize=1,
         env=os.environ | own | {"MPLCONFIGDIR": mpl.get_cachedir()}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -238,42 +234,6 @@ def test_a_run_is_chosen_and_said_to_be_drawn(visit):
     expect(page.get_by_text("the threshold of 90.0%")).to_be_visible()
     expect(drawn).to_be_hidden()
     visit.choose("Trained run", "tiny/03_baseline_cnn")
-    expect(drawn).to_be_visible()
-
-
-def test_the_keyboard_is_enough(visit):
-    page = visit.page
-    visit.rest()
-    page.bring_to_front()
-    page.locator("main").focus()
-
-    # Never past the end of the page: the browser then takes the focus, and gives it back to the page's top at any later time.
-    def tab_to(name: str, key: str = "Tab") -> int:
-        for steps in range(1, 7):
-            page.keyboard.press(key)
-            said = page.evaluate("(e => e.getAttribute('aria-label') || e.innerText)(document.activeElement)")
-            if said.strip().split("\n")[-1] == name:
-                return steps
-        raise AssertionError(f"{name} cannot be reached")
-
-    tab_to("Upload")
-    with page.expect_file_chooser():
-        page.keyboard.press("Enter")
-    assert tab_to("Draw: bacterial pneumonia") == 2  # the order on the page
-    page.keyboard.press("Enter")
-    shown = page.get_by_role("img", name="with its Grad-CAM map")
-    expect(shown).to_be_visible()
-    visit.rest()  # the end of the page follows
-    slider = page.get_by_role("slider", name=PICTURE)
-    if slider.is_enabled():  # an untrained network's map may be empty
-        before = shown.get_attribute("src")
-        tab_to(PICTURE)
-        page.keyboard.press("ArrowLeft")
-        expect(shown).not_to_have_attribute("src", before)
-    tab_to("Download the table (CSV)")
-    tab_to("Remove all images", "Shift+Tab")
-    page.keyboard.press("Enter")
-    expect(shown).to_be_hidden()
 
 
 def test_a_phone_stacks_the_columns_and_keeps_the_banner_and_all_can_be_read_in_the_dark(visit):

@@ -2,11 +2,9 @@
 
 import html
 import json
-from contextlib import closing
 from datetime import UTC, datetime
 
 import jsonschema
-import nbformat
 import pandas as pd
 import pytest
 from nbconvert.filters import markdown2html
@@ -34,7 +32,6 @@ from pneumolib.reporting.results import (
     write_result,
 )
 from pneumolib.study import pages
-from pneumolib.study.run import Progress
 
 
 def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
@@ -148,13 +145,9 @@ def test_leaderboard_is_ordered_by_validation():
 def test_a_run_of_several_seeds_stands_with_their_mean():
     spread = dict.fromkeys(METRICS, seeds_of(0.8, 0.7, 0.9, 0.01))
     rules = {"resamples": 50, "confidence": 0.95}
-    seeds = result(
-        "lucky",
-        0.95,
-        spread={"validation": spread, "test": spread},
-        parameters={"evaluation": rules | {"seeds": [2, 3]}},
-    )
-    board = leaderboard([seeds, result("plain", 0.85, parameters={"evaluation": rules | {"seeds": []}})])
+    several, one = ({"evaluation": rules | {"seeds": seeds}} for seeds in ([2, 3], []))
+    lucky = result("lucky", 0.95, spread={"validation": spread, "test": spread}, parameters=several)
+    board = leaderboard([lucky, result("plain", 0.85, parameters=one)])
     assert board.run.tolist() == ["plain", "lucky"]
     assert board.auroc.tolist() == [0.85, 0.8]
     assert board.seeds.tolist() == [1, 3]
@@ -188,9 +181,6 @@ def test_published_figures_stand_beside_ours():
     for part in ("**b**: AUROC 0.900, published 0.700 (+0.200, the published one lies below our interval); accuracy 0.900",
                  "**a**: accuracy 0.700, published 0.650 (+0.050, the published one lies within our interval)."):  # fmt: skip
         assert part in said
-
-
-def test_published_figures_without_a_run_and_runs_without_published_figures():
     board = leaderboard([result("c")])
     assert "No finished run of this study repeats a published one." in published_summary(board, PUBLISHED).data
     assert len(published_table(leaderboard([]), PUBLISHED)) == 3
@@ -272,29 +262,3 @@ def test_text_from_data_is_shown_as_text(value):
     assert f"<li>{html.escape(value, quote=False)}</li>" in markdown2html(f"- {safe(value)}")
     table = words.table("subgroups", [{"part": value, "images": 3}])
     assert (len(table), table.Subgroup[0], table.Images[0]) == (1, value, "3")
-
-
-HEAD = "[1/2] demo  cell 2/2"
-LINES = [
-    f"{HEAD}  Start", "    reading: 100%|##| 2/2 [00:09<00:00]", "    red",
-    "    epoch 2/9  loss 0.5, at most 30 s left", "    unfinished",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("verbose", [True, False])
-def test_a_terminal_shows_one_line_a_run_and_the_log_the_last_state_of_each(tmp_path, monkeypatch, capsys, verbose):
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    cells = nbformat.v4.new_markdown_cell("# Start"), nbformat.v4.new_code_cell()
-    with closing(Progress("[1/2]", "demo", tmp_path / "run.log", verbose)) as progress:
-        progress.seconds = 100.5
-        progress.begin(nbformat.v4.new_notebook(cells=list(cells)))
-        progress.cell(cells[1], 1)
-        for piece in ("read", "ing:  50%|#| 1/2 [00:09<00:09]\rreading: 100%|##| 2/2 [00:09<00:00]", "\n\x1b[31mred\x1b[0m\nINFO:absl:x\n",
-                      "epoch 2/9  loss 0.5, at most 30 s left\nunfinished"):  # fmt: skip
-            progress.write(piece)
-    assert [line.split(" s  ", 1)[1] for line in (tmp_path / "run.log").read_text().splitlines()] == LINES
-    states = [state for state in capsys.readouterr().out.split("\r\x1b[K") if state]
-    assert [state for state in states if not state.endswith("\n")] == [
-        f"{HEAD}, about 1 min 40 s left  Start", *[f"{HEAD}, reading: 100%, 00:00 left"] * 2, f"{HEAD}, epoch 2/9, at most 30 s left",
-    ]  # fmt: skip
-    assert [state.rstrip("\n") for state in states if state.endswith("\n")] == (LINES if verbose else [])

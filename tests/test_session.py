@@ -28,9 +28,8 @@ DEVICE = {"device": "CPU", "precision": "float32"}
 
 def finished(root, run: str, folder: str = "runs/demo", **values) -> None:
     """A run that left a result, made from these parameters and `SPLIT`."""
-    one = result(
-        run, study="demo", notebook=run, synthetic=True, parameters=json.loads(check(values).model_dump_json())
-    )
+    parameters = json.loads(check(values).model_dump_json())
+    one = result(run, study="demo", notebook=run, synthetic=True, parameters=parameters)
     one = one.model_copy(update={
         "data": one.data.model_copy(update={"split_fingerprint": table_fingerprint(SPLIT)}),
         "provenance": one.provenance.model_copy(update={"device": DEVICE}),
@@ -68,12 +67,7 @@ def test_by_hand_no_variant_is_guessed(root, monkeypatch):
     ("values", "split", "device", "said"),
     [
         ({"image": {"size_px": 64}}, SPLIT, DEVICE, "was trained on images prepared otherwise"),
-        (
-            {},
-            SPLIT,
-            {"device": "H200", "precision": "mixed_float16"},
-            "trained in float32 on CPU, and this run computes in",
-        ),
+        ({}, SPLIT, DEVICE | {"precision": "mixed_float16"}, "trained in float32 on CPU, and this run computes in"),
         ({}, SPLIT.assign(split=["val", "train"]), DEVICE, "its training images may be scored here"),
     ],
 )

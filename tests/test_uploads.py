@@ -20,7 +20,7 @@ from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.serve import uploads
 from pneumolib.serve.predict import Scored
-from pneumolib.serve.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, sample, take_in
+from pneumolib.serve.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, take_in
 from test_decode import RAMP, claiming, dicom_bytes, encoded
 
 app = pytest.importorskip("pneumolib.serve.app", reason="streamlit is not installed: pip install .[app]")
@@ -130,15 +130,6 @@ def test_the_table_reads_back_and_holds_no_formula():
         ["a.png", "0.931", "0.88", "0.4", "pneumonia", sick.warnings[0], "", "demo/03"],
         ["'=cmd()", "", "", "0.4", "", "", "empty file", "demo/03"],
     ]
-
-
-def test_a_probability_a_picture_and_a_sample_on_the_page():
-    assert [app.percent(share) for share in (0.0004, 0.5, 0.9996)] == ["below 0.1%", "50.0%", "above 99.9%"]
-    assert '<img alt="&quot;&lt;" src="data:image/jpeg;base64,' in app.picture(np.zeros((4, 4, 3), np.uint8), '"<', "")
-    had = take_in([sample("normal", [])])
-    had += take_in([sample("normal", had)], had)
-    assert [one.name for one in had] == ["drawn, normal 1", "drawn, normal 2"]
-    assert had[0].raw != had[1].raw
 
 
 def test_without_streamlit_or_a_run_the_command_says_what_to_do(tmp_path, monkeypatch, capsys):
