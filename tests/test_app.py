@@ -236,6 +236,30 @@ def test_a_run_is_chosen_and_said_to_be_drawn(visit):
     visit.choose("Trained run", "tiny/03_baseline_cnn")
 
 
+def test_the_keyboard_is_enough(visit):
+    page, shown = visit.page, visit.page.get_by_role("img", name="with its Grad-CAM map")
+    visit.rest()
+    page.bring_to_front()
+    page.locator("main").focus()
+
+    # Never past the end of the page: the browser then takes the focus.
+    def press_at(name: str, key: str = "Tab") -> None:
+        for _ in range(6):
+            page.keyboard.press(key)
+            said = page.evaluate("(e => e.getAttribute('aria-label') || e.innerText)(document.activeElement)")
+            if said.strip().split("\n")[-1] == name:
+                return page.keyboard.press("Enter")
+        raise AssertionError(f"{name} cannot be reached")
+
+    press_at("Draw: bacterial pneumonia")
+    expect(shown).to_be_visible()
+    visit.rest()  # the end of the page follows
+    with page.expect_download():
+        press_at("Download the table (CSV)")
+    press_at("Remove all images", "Shift+Tab")
+    expect(shown).to_be_hidden()
+
+
 def test_a_phone_stacks_the_columns_and_keeps_the_banner_and_all_can_be_read_in_the_dark(visit):
     page = visit.page
     page.set_viewport_size({"width": 390, "height": 844})
