@@ -14,10 +14,10 @@ from pneumolib.data.facts import KINDS
 from pneumolib.evaluation.calibration import choose_threshold, fit_calibration
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import evaluation_plots, words
-from pneumolib.reporting.checklist import checklist
+from pneumolib.reporting.cards import checklist
 from pneumolib.reporting.comparing import leaderboard
+from pneumolib.reporting.prose import headline
 from pneumolib.reporting.results import plain
-from pneumolib.reporting.run_words import headline
 from test_reporting import result
 
 PARAMS = EvaluationParams(resamples=60)

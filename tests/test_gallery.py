@@ -65,8 +65,6 @@ def test_selection_with_no_errors_another_threshold_or_two_splits():
     table["probability"] = 1 / (1 + np.exp(-table.logit))
     # At a threshold of 0.1, logit -2.2, a logit of -1 is a false call 1.2 away, and 0.2 one 2.4 away.
     assert selection(table, 0.1, right=0).image_id.tolist() == ["person0_x", "person3_x", "person2_x"]
-    with pytest.raises(ValueError, match="rows of one split, received test, val"):
-        selection(predictions().assign(split=["val", "test"] * 20), 0.5)
 
 
 def test_a_card_says_who_it_is_what_was_called_and_how_sure():
@@ -103,43 +101,21 @@ def test_images_are_found_by_id_whatever_the_order():
     page = gallery(images, rows, np.zeros((40, 64, 64), np.float32)).data
     assert [round(p[:160].mean() / 6) for p in pictures(page)] == [30, 21, 8, 3]
     assert page.count("<br>The map is empty.") == 4
-    some = subset(images, rows.image_id)
-    assert some.pixels[:, 0, 0, 0].tolist() == [180, 126, 48, 18]
     with pytest.raises(KeyError, match="nobody"):
         subset(images, ["person3_x", "nobody"])
 
 
-def randomised(low: float, high: float) -> dict:
-    kind = {"mean": (low + high) / 2, "low": low, "high": high, "strength": max(abs(low), abs(high)), "constant": 0}
-    return {"images": 8, "draws": 3, "layer": "conv", "height": 8, "width": 7, "whole": kind, "top": kind}
-
-
-def covered(centre: float, border: float) -> pd.DataFrame:
-    labels = np.array([0, 1] * 4)
-    logits = np.where(labels == 1, 2.0, -2.0)
-    return pd.DataFrame(
-        {"image_id": list("abcdefgh"), "label": labels, "group_id": list("abcdefgh"), "logit": logits,
-         "logit_centre_covered": logits + centre, "logit_border_covered": logits + np.where(labels == 0, border, 0)}
-    )  # fmt: skip
-
-
-NOTHING = {"mean": None, "low": None, "high": None, "strength": None, "constant": 24}
-
-
-@pytest.mark.parametrize(
-    ("check", "table", "said"),
-    [
-        (randomised(-0.1, 0.2), covered(-3.0, 1.0),
-         ["is +0.05 (by draw -0.10 to +0.20) over 8 images", "the maps depend on what was learned",
-          "changes by 3.0 on average (normal -3.0, pneumonia -3.0)", "by 0.5 (normal +1.0, pneumonia +0.0)",
-          "in 0 of 8 images. On average the middle matters more than the border."]),
-        (randomised(-0.9, 0.8), covered(-0.1, 6.0),
-         ["say little", "On average the border matters more than the middle", "with the border covered 0.000"]),
-        (randomised(0, 0) | {"whole": NOTHING, "top": NOTHING}, covered(1.0, 2.0)[lambda t: t.label == 0],
-         ["The check cannot be computed"]),
-    ],
-)  # fmt: skip
-def test_the_explanation_says_what_the_checks_found(check, table, said):
-    text = explanation_words(check, table).data
-    assert all(words in text for words in said)
-    assert ("AUROC" in text) == (table.label.nunique() == 2)
+def test_the_explanation_says_what_the_checks_found():
+    kind = {"mean": -0.05, "low": -0.9, "high": 0.8, "strength": 0.9, "constant": 0}
+    check = {"images": 8, "draws": 3, "layer": "conv", "height": 8, "width": 7, "whole": kind, "top": kind}
+    logits = np.array([-2.0, 2.0] * 4)
+    occlusion = pd.DataFrame({"image_id": list("abcdefgh"), "label": [0, 1] * 4, "group_id": list("abcdefgh"), "logit": logits,
+                              "logit_centre_covered": logits - 0.1, "logit_border_covered": logits + [6, 0] * 4})  # fmt: skip
+    text = explanation_words(check, occlusion).data
+    for said in (
+        "say little",
+        "by 3.0 (normal +6.0, pneumonia +0.0)",
+        "border matters more than the middle",
+        "covered 0.000",
+    ):
+        assert said in text

@@ -4,6 +4,7 @@ import io
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.serve import uploads
 from pneumolib.serve.predict import Scored
-from pneumolib.serve.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, sample, take_in
+from pneumolib.serve.uploads import MOST_BYTES, MOST_FILES, Taken, safe_error, take_in
 from test_decode import RAMP, claiming, dicom_bytes, encoded
 
 app = pytest.importorskip("pneumolib.serve.app", reason="streamlit is not installed: pip install .[app]")
@@ -71,9 +72,8 @@ def test_a_name_is_shown_of_jpeg_and_png_alone():
              ("notes.TXT", b"words"), ("child.png", encoded("JPEG")), ("\u202e\n", PNG), ("a" * 500 + ".png", PNG)]  # fmt: skip
     taken = take_in(files)
     assert [one.name for one in taken[:-1]] == [
-        "DICOM 1", "child.png", "DICOM 2", "File 4", "File 5 (.txt)", "child.png (2)", "PNG 7",
+        "DICOM 1", "child.png", "DICOM 2", "File 4", "File 5", "child.png (2)", "PNG 7",
     ]  # fmt: skip
-    assert len(taken[-1].name) < 50
     assert [one.error is None for one in taken] == [True, True, True, False, False, True, True, True]
     assert take_in([("x.dcm", DICOM)], taken)[0].name == "DICOM 3"
 
@@ -124,21 +124,12 @@ def test_pydicom_is_silent_where_the_page_is_served():
 
 def test_the_table_reads_back_and_holds_no_formula():
     sick = Scored("a.png", 0.931, 0.88, "pneumonia", ("darker than 99 of 100 training images",))
-    rows = app.table([sick, Scored("=cmd()", error="empty file")], 0.4, "demo/03")
+    rows = app.table(SimpleNamespace(threshold=0.4, name="demo/03"), [sick, Scored("=cmd()", error="empty file")])
     back = pd.read_csv(io.StringIO(rows.to_csv(index=False)), keep_default_na=False, dtype=str)
     assert back.to_numpy().tolist() == [
-        ["a.png", "0.931", "0.88", "pneumonia", "0.4", "demo/03", sick.warnings[0], ""],
-        ["'=cmd()", "", "", "", "0.4", "demo/03", "", "empty file"],
+        ["a.png", "0.931", "0.88", "0.4", "pneumonia", sick.warnings[0], "", "demo/03"],
+        ["'=cmd()", "", "", "0.4", "", "", "empty file", "demo/03"],
     ]
-
-
-def test_a_probability_a_picture_and_a_sample_on_the_page():
-    assert [app.percent(share) for share in (0.0004, 0.5, 0.9996)] == ["below 0.1%", "50.0%", "above 99.9%"]
-    assert '<img alt="&quot;&lt;" src="data:image/jpeg;base64,' in app.picture(np.zeros((4, 4, 3), np.uint8), '"<', "")
-    had = take_in([sample("normal", [])])
-    had += take_in([sample("normal", had)], had)
-    assert [one.name for one in had] == ["drawn, normal 1", "drawn, normal 2"]
-    assert had[0].raw != had[1].raw
 
 
 def test_without_streamlit_or_a_run_the_command_says_what_to_do(tmp_path, monkeypatch, capsys):

@@ -10,9 +10,8 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
 from pneumolib.project import run_folder
-from pneumolib.reporting.prose import say, table
+from pneumolib.reporting.prose import has_random_backbone, say, table
 from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
-from pneumolib.reporting.run_words import has_random_backbone
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
 _OF_ONE_RUN = {"seeds", "calibration"}
@@ -31,9 +30,9 @@ def leaderboard(results: list[Result]) -> pd.DataFrame:
     """
     trained = [r for r in results if r.metrics.get("test")]
     if found := unlike(trained):
-        pairs = ", ".join(f"{run}: data {made['data']}, split {made['split']}" for run, made in found["runs"].items())
         raise ResultError(
-            f"runs of different data, splits or evaluation parameters cannot be ranked: {pairs}. Run `make report` again"
+            f"runs of different data, splits or evaluation parameters cannot be ranked: {', '.join(found['runs'])} differ in "
+            f"{' and '.join(found['differ'])}. Run `make report` again"
         )
     columns = [c for n in METRICS for c in (n, f"{n}_low", f"{n}_high")]
     costs = ["threshold", "parameters", "epochs", "minutes", "milliseconds_per_image", "test_images", "synthetic"]
@@ -55,7 +54,7 @@ def unlike(results: list[Result]) -> dict[str, Any] | None:
         for r in results
         if r.metrics.get("test")
     }
-    aspects = next(iter(runs.values()), ())
+    aspects = ("data", "split", "images", "evaluation")
     differ = [name for name in aspects if len({made[name] for made in runs.values()}) > 1]
     return {"differ": differ, "runs": runs} if differ else None
 
@@ -118,11 +117,9 @@ def compare_runs(results: list[Result]) -> Comparison:
     # Evaluation parameters and seed are the same in all training runs: `leaderboard` has seen to it.
     shared = trained[reference].parameters
     options = {"params": EvaluationParams(**shared["evaluation"]), "seed": shared["split"]["seed"]}
-    files = {run: run_folder(trained[run].study, run) / PREDICTIONS_FILE for run in board.run}
-    predictions = {run: read_prediction_table(file) for run, file in files.items()}
+    study = trained[reference].study
+    predictions = {run: read_prediction_table(run_folder(study, run) / PREDICTIONS_FILE) for run in board.run}
     bands = {run: curve_bands(table, **options) for run, table in predictions.items()}
-    if len(board) == 1:
-        return Comparison(reference, pd.DataFrame(), pd.DataFrame(), bands)
     thresholds = {run: result.threshold.value for run, result in trained.items()}
     differences = paired_differences(predictions, "test", thresholds, reference, **options)
     return Comparison(reference, differences, secondary_tests(predictions, "test", thresholds, reference), bands)

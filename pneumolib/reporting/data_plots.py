@@ -2,31 +2,21 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
+from pneumolib.data.facts import FACTS, metadata_features
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
 from pneumolib.reporting import figures
 from pneumolib.reporting.prose import PARTS, WAYS
-from pneumolib.reporting.results import figure_words
 
-# What of a file may tell the classes apart: column, axis label, logarithmic.
-FEATURES = {
-    "width_px": ("width (px)", True),
-    "height_px": ("height (px)", True),
-    "aspect": ("aspect ratio (width / height)", False),
-    "bytes_per_px": ("bytes per pixel", True),
-    "quantisation_sum": ("sum of JPEG quantisation table", False),
-    "mean_intensity": ("mean grey value", False),
-    "sd_intensity": ("SD of grey values", False),
-    "colour": ("files stored in colour (%)", False),
-}
+_LINES = {"train": "-", "val": ":", "test": "--"}
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}
 
 
@@ -40,8 +30,7 @@ def class_counts(counts: pd.DataFrame) -> figures.Plot:
     ax.set(xlabel="images", ylabel="folder")
     ax.margins(x=0.1)
     figures.legend_below(figure, ax)
-    words = ", ".join(f"{row.source_split} {row.kind} {row.images}" for row in counts.itertuples())
-    return figures.Plot(figure, "class-counts", "Images of each kind by folder.", f"{words}.")
+    return figures.Plot(figure, "class-counts", "Images of each kind by folder.")
 
 
 def image_sizes(table: pd.DataFrame) -> figures.Plot:
@@ -53,7 +42,7 @@ def image_sizes(table: pd.DataFrame) -> figures.Plot:
         left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, label=figures.NAMES[label], lw=0)
         right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=colour)
     left.set(xlabel="width (px)", ylabel="height (px)")
-    right.set(xlabel=FEATURES["aspect"][0], ylabel="density")
+    right.set(xlabel=FACTS["aspect"].title, ylabel="density")
     figures.legend_below(figure, left, markerscale=3)
     details = f"The median aspect ratio is {figures.by_class(ratio.groupby(table.label).median(), '.2f')}."
     return figures.Plot(figure, "image-sizes", "Sizes and aspect ratios of images by class.", details)
@@ -87,17 +76,10 @@ def _amount(rows: pd.DataFrame) -> str:
     return f"{len(rows)} images, {rows.group_id.nunique()} groups\n{rows.label.mean():.1%} pneumonia"
 
 
-def _mean_image(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Mean of some images and their channels, float64 (height, width); 256 images at a time, for those may be on disk."""
-    starts = range(0, len(rows), 256)
-    total = sum(pixels[rows[start : start + 256]].sum(axis=(0, 3), dtype=np.int64) for start in starts)
-    return total / (len(rows) * pixels.shape[3])
-
-
 def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
     figure, axes = figures.new_axes(3, 2.7, 3, style="white")
-    means = [_mean_image(pixels, np.flatnonzero(labels == label)) for label in (0, 1)]
+    means = [pixels.mean(axis=(0, 3), where=(labels == label)[:, None, None, None]) for label in (0, 1)]
     for label, mean in enumerate(means):
         axes[label].imshow(mean, **_GREY)
         axes[label].set_title(f"{figures.NAMES[label]}\n{np.sum(labels == label)} images", fontsize=9)
@@ -108,72 +90,69 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
     figure.colorbar(shown, ax=axes, label="difference in grey values", location="bottom", shrink=0.5)
     for ax in axes:
         ax.set_axis_off()
-    centre = tuple(slice(side // 4, side - side // 4) for side in difference.shape)
     caption = "Mean image of each class, and the difference of the two. Red is brighter in pneumonia."
-    ends = f"The difference is from {difference.min():.0f} to {difference.max():.0f} grey values"
-    middle = f"over the middle of the picture it averages {difference[centre].mean():+.0f}."
-    return figures.Plot(figure, "mean-images", caption, f"{ends}; {middle}")
+    details = f"The difference is from {difference.min():+.0f} to {difference.max():+.0f} grey values."
+    return figures.Plot(figure, "mean-images", caption, details)
 
 
 def grey_values(histograms: pd.DataFrame) -> figures.Plot:
-    """Grey values of all pixels by class.
+    """Grey values of all pixels by class: training solid, validation dotted, test dashed.
 
     Args:
-        histograms: from `data.histograms_of`: a panel a split. With a column `equalize` a panel a way, test dashed.
+        histograms: from `data.histograms_of`; with a column `equalize` a panel a way.
     """
-    by, name, titles = "split", "grey-values-by-split", PARTS
-    if "equalize" in histograms:
-        by, name, titles = "equalize", "grey-values-by-contrast", WAYS
-    panels = [panel for panel in titles if panel in set(histograms[by])]
-    figure, axes = figures.new_axes(len(panels), 1.6 + 0.7 / len(panels), sharex=True)
+    ways = histograms.get("equalize", "as the network receives them")
+    panels = histograms.assign(equalize=ways).groupby("equalize", sort=False)
+    figure, axes = figures.new_axes(len(panels), 1.6 + 1.4 / len(panels), sharex=True)
     words = []
-    for ax, panel in zip(axes, panels, strict=True):
-        for row in histograms[histograms[by] == panel].itertuples():
+    for ax, (way, rows) in zip(axes, panels, strict=True):
+        for row in rows.itertuples():
             # Smoothed over eight grey values: HE leaves gaps, which say nothing and hide the rest.
             smooth = np.convolve(row.histogram, np.ones(8) / 8, mode="same")
-            label = figures.NAMES[row.label] + (f", {PARTS[row.split]}" if by == "equalize" else "")
-            line = "--" if by == "equalize" and row.split == "test" else "-"
-            ax.plot(smooth, color=figures.COLOURS[row.label], ls=line, lw=1.2, label=label)
-            words.append(f"{titles[panel]}, {label} {row.histogram @ np.arange(256):.0f}")
-        ax.set(title=titles[panel], ylabel="share of pixels", ylim=(0, None))
+            label = f"{figures.NAMES[row.label]}, {PARTS[row.split]}"
+            ax.plot(smooth, color=figures.COLOURS[row.label], ls=_LINES[row.split], lw=1.2, label=label)
+            words.append(f"{WAYS.get(way, way)}, {label} {row.histogram @ np.arange(256):.0f}")
+        ax.set(title=WAYS.get(way, way), ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
     figures.legend_below(figure, axes[0], 2)
     details = f"Means of 255: {'; '.join(words)}."
-    return figures.Plot(figure, name, "Grey values of all pixels by class.", details)
+    return figures.Plot(figure, "grey-values", "Grey values of all pixels by class.", details)
 
 
 def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
-    """Every suspicious fact of a file by class and split: dot median, bar quartiles, line 5th to 95th percentile."""
-    rows = table.merge(split[["image_id", "split"]], on="image_id", validate="1:1")
-    rows = rows.assign(aspect=rows.width_px / rows.height_px, bytes_per_px=rows.bytes / rows.width_px / rows.height_px,
-                       colour=100 * rows["mode"].str.contains("RGB|CMYK|YCbCr|YBR|PALETTE"))  # fmt: skip
-    names = [name for name in FEATURES if rows[name].min() < rows[name].max()] or list(FEATURES)
-    figure, axes = figures.new_axes(len(names), 1.6, 2)
+    """Every fact of `data.metadata_features` by class and split: dot median, bar quartiles, line 5th to 95th percentile.
+
+    Of formats and modes a bar shows the share of files.
+    """
+    features = metadata_features(table)
+    logarithms = [name for name in features if name.startswith("log2_")]
+    features[logarithms] = 2 ** features[logarithms]
+    titles = {name: FACTS[fact].title if (fact := name.removeprefix("log2_")) in FACTS else fact for name in features}
+    rows = features.join(split.set_index("image_id")[["split", "label"]])
+    figure, axes = figures.new_axes(len(titles), 1.6, 2)
     shape = {"data": rows, "y": "split", "order": list(PARTS), "hue": rows.label.map(figures.NAMES),
              "palette": {figures.NAMES[label]: colour for label, colour in figures.COLOURS.items()}}  # fmt: skip
     dots = {"estimator": "median", "dodge": 0.34, "ls": "none", "markersize": 8, "mec": "white"}
-    bar, line = (
-        {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}},
-        {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}},
-    )
-    for ax, name in zip(axes, names, strict=True):
-        title, logarithmic = FEATURES[name]
-        if name == "colour":
-            sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=ax is axes[0], ax=ax)
+    bar = {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}}
+    line = {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}}
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        if rows[name].isin([0, 1]).all():
+            sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=False, ax=ax)
         else:
             sns.pointplot(**shape, x=name, **dots, **bar, legend=False, ax=ax)
             sns.pointplot(**shape, x=name, **dots, **line, legend=ax is axes[0], ax=ax)
         ax.set(xlabel=title, ylabel="")
-        if logarithmic and rows[name].min() > 0:
+        if name in logarithms:
             ax.set_xscale("log")
             figures.rounded_ticks(ax)
     figures.legend_below(figure, axes[0])
-    medians = rows.groupby("label")[list(FEATURES)].median()
-    words = "; ".join(f"{title}: {figures.by_class(medians[name], '.3g')}" for name, (title, _) in FEATURES.items())
-    same = ", ".join(FEATURES[name][0] for name in FEATURES if name not in names)
+    middle = rows.groupby("label")[list(titles)].agg(
+        lambda fact: fact.mean() if fact.isin([0, 1]).all() else fact.median()
+    )
+    words = "; ".join(f"{title}: {figures.by_class(middle[name], '.3g')}" for name, title in titles.items())
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
-    caption += f" The same in all files, and not shown: {same}." if same else ""
-    return figures.Plot(figure, "file-facts", caption, f"Medians: {words}.")
+    caption += " Of formats and modes: the share of files."
+    return figures.Plot(figure, "file-facts", caption, f"Medians, or shares of files: {words}.")
 
 
 def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
@@ -181,16 +160,14 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
 
     Where all images are of one size, none is large or small.
     """
-    size = table.width_px.astype(str) + " x " + table.height_px.astype(str)
-    grey = "mean " + table.mean_intensity.round().astype(int).astype(str)
-    stem = table.path.str.split("/").str[-1].str.rsplit(".", n=1).str[0]
-    measured = table.assign(area=table.width_px * table.height_px)
-    sizes, greys = measured.assign(title=": " + size + "\n" + stem), measured.assign(title=": " + grey + "\n" + stem)
-    ends = {"brightest": greys.nlargest(n, "mean_intensity"), "darkest": greys.nsmallest(n, "mean_intensity")}
-    if measured.area.min() < measured.area.max():
-        ends = {"largest": sizes.nlargest(n, "area"), "smallest": sizes.nsmallest(n, "area")} | ends
-    found = pd.concat(ends, names=["what"]).reset_index("what")
-    return found.assign(title=found.what + found.title).reset_index(drop=True)
+    table = table.assign(area=table.width_px * table.height_px)
+    ends = {"brightest": table.nlargest(n, "mean_intensity"), "darkest": table.nsmallest(n, "mean_intensity")}
+    if table.area.min() < table.area.max():
+        ends = {"largest": table.nlargest(n, "area"), "smallest": table.nsmallest(n, "area")} | ends
+    found = pd.concat(ends, names=["what"]).reset_index("what").reset_index(drop=True)
+    rows = zip(found.what, found.width_px, found.height_px, found.mean_intensity, found.path, strict=True)
+    titles = [f"{what}: {w} x {h}\nmean {grey:.0f}\n{PurePath(path).stem}" for what, w, h, grey, path in rows]
+    return found.assign(title=titles)
 
 
 _SCORED = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}
@@ -204,9 +181,7 @@ def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("
     figures.dots(ax, table, table[label], series)
     ax.set(xlabel="AUROC (0.5 is chance)", xlim=(None, 1.02))
     figures.legend_below(figure, ax, 2)
-    scored = [[f"{column} {figure_words(row[column], '.2f')}" for column in columns] for _, row in table.iterrows()]
-    words = "; ".join(f"{name} {', '.join(row)}" for name, row in zip(table[label], scored, strict=True))
-    return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}.", f"{words}.")
+    return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}, as in the table.")
 
 
 WAY_COLOURS = {"none": figures.NEUTRAL, "hist": figures.OTHERS[1], "clahe": figures.OTHERS[0]}  # neither class's colour
@@ -252,9 +227,7 @@ def clahe_settings(
         changed = params.model_copy(update={"equalize": "clahe", "clahe_clip_limit": clip, "clahe_tiles": n})
         shown.append(equalize(image, changed))
         titles.append(f"clip limit {clip:g}\n{n} x {n} tiles:\n{max(1, int(clip * tile_px[n]))} of {tile_px[n]} px")
-    limits, sides = (", ".join(f"{value:g}" for value in values) for values in (clip_limits, tiles))
-    what = f"One image after CLAHE with clip limits {limits} (rows) and {sides} tiles along a side (columns)"
-    return replace(figures.sample_grid(shown, titles, len(tiles), what), name="clahe-settings", details="")
+    return figures.sample_grid(shown, titles, len(tiles), "CLAHE of one image by clip limit (rows) and tiles (columns)")
 
 
 def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:

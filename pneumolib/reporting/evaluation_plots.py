@@ -10,7 +10,7 @@ from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting import figures
-from pneumolib.reporting.prose import CALIBRATION_NAMES, FACT_NAMES, row_interval
+from pneumolib.reporting.prose import CALIBRATION_NAMES, FACT_NAMES
 from pneumolib.reporting.results import figure_words
 
 SPLITS = {"val": ("validation", figures.NORMAL), "test": ("test", figures.PNEUMONIA)}
@@ -30,20 +30,12 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
     values = [table.set_index("metric").value for table in (validation, test)]
     parts = [bands[bands.split == split] for split in SPLITS]
     words, styles = [], [(colour, "-") for _, colour in SPLITS.values()]
-    for ax, curve, area, start in ((axes[0], "roc", "auroc", 0.0), (axes[1], "precision_recall", "auprc", 0.75)):
+    for ax, curve, area in ((axes[0], "roc", "auroc"), (axes[1], "precision_recall", "auprc")):
         labels = [f"{name} {figure_words(at[area])}" for (name, _), at in zip(SPLITS.values(), values, strict=True)]
-        # Good curves crowd in a corner: it is drawn large in the panel's empty middle.
-        corner = [ax.inset_axes([0.28, 0.34, 0.56, 0.56])] if values[1][area] > 0.9 else []
-        for panel in (ax, *corner):
-            figures.curve_panel(panel, curve, dict(zip(labels, parts, strict=True)), styles)
-            for (_, colour), at in zip(SPLITS.values(), values, strict=True):
-                x, y = (1 - at["specificity"], "sensitivity") if curve == "roc" else (at["sensitivity"], "ppv")
-                panel.plot(x, at[y], "o", color=colour, mec="white")
-        for panel in corner:
-            panel.set(xlim=(start - 0.005, start + 0.255), ylim=(0.745, 1.005), xlabel="", ylabel="",
-                      xticks=[start, start + 0.25], yticks=[0.75, 1])  # fmt: skip
-            panel.tick_params(labelsize=figures.SMALL)
-            ax.indicate_inset_zoom(panel, edgecolor=figures.NEUTRAL, alpha=0.5)
+        figures.curve_panel(ax, curve, dict(zip(labels, parts, strict=True)), styles)
+        for (_, colour), at in zip(SPLITS.values(), values, strict=True):
+            x, y = (1 - at["specificity"], "sensitivity") if curve == "roc" else (at["sensitivity"], "ppv")
+            ax.plot(x, at[y], "o", color=colour, mec="white")
         small = {"fontsize": figures.SMALL, "title_fontsize": figures.SMALL}
         ax.legend(title=METRIC_NAMES[area], frameon=False, loc="lower center", **small)
         words.append(f"{METRIC_NAMES[area]} {', '.join(labels)}")
@@ -60,11 +52,8 @@ def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
     ax.axvline(threshold, color=figures.PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
     figures.legend_below(figure, ax)
-    row = sweep.iloc[(sweep.threshold - threshold).abs().argmin()]
-    at = ", ".join(f"{METRIC_NAMES[name].lower()} {figure_words(row[name])}" for name in ("sensitivity", "specificity"))
-    details = f"Near the frozen threshold, {threshold:.3f}: {at}."
-    caption = "Sensitivity, specificity, PPV and accuracy on test by threshold."
-    return figures.Plot(figure, "threshold-sweep", caption, details)
+    caption = f"Sensitivity, specificity, PPV and accuracy on test by threshold. Frozen: {threshold:.3f}."
+    return figures.Plot(figure, "threshold-sweep", caption)
 
 
 def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: float | None = None) -> figures.Plot:
@@ -79,28 +68,26 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
     if recalibrated is not None:
         splits, kinds = SOURCES, predictions.label.map(figures.NAMES)
     figure, axes = figures.new_axes(2, 2.45, sharex=True)
-    edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold}
+    edges, medians, lines = np.linspace(0, 1, 21), [], {"frozen threshold": threshold, "recalibrated": recalibrated}
     for ax, (split, (title, _)) in zip(axes, splits.items(), strict=True):
-        if split == "external":
-            lines |= {"recalibrated": recalibrated}
         for name, colour in figures.kind_palette(kinds).items():
             scores = predictions.probability[(predictions.split == split) & (kinds == name)]
             shares = np.histogram(scores, edges)[0] / max(len(scores), 1)
             ax.stairs(shares, edges, fill=True, fc=(colour, 0.25), ec=colour, lw=1.6, label=name)
             medians += [f"{title}, {name} {scores.median():.2f} ({len(scores)} images)"] if len(scores) else []
-        for (name, value), style in zip(lines.items(), ("--", ":"), strict=False):
-            ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
+        for (name, value), style in zip(lines.items(), ("--", ":"), strict=True):
+            if value is not None:
+                ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
         ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
     axes[-1].set_xlabel("probability of pneumonia")
     figures.legend_below(figure, axes[-1])
     caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
-    thresholds = ", ".join(f"{name} {value:.3f}" for name, value in lines.items())
-    return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Thresholds: {thresholds}.")
+    return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Threshold: {threshold:.3f}.")
 
 
 def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
     """`tp, fp, tn, fn` as a heat map: counts, and the share of each true class."""
-    figure, (ax,) = figures.new_axes(width=4, height=2.8, style="white")
+    figure, (ax,) = figures.new_axes(height=2.8, style="white")
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     words = np.char.add(table.astype(str), [[f"\n{share:.1%}" if share else "" for share in row] for row in shares])
@@ -133,12 +120,10 @@ def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures
         ax.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of pneumonia")
         words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
         details.append(f"{title}: {words}")
-    for ax in axes[::2]:
-        ax.set_ylabel("share with pneumonia")
+    figure.supylabel("share with pneumonia", fontsize="medium")
     caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
-    return figures.Plot(
-        figure, "reliability", caption, f"Share with pneumonia by mean probability. {'. '.join(details)}."
-    )
+    words = f"Share with pneumonia by mean probability. {'. '.join(details)}."
+    return figures.Plot(figure, "reliability", caption, words)
 
 
 def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
@@ -160,22 +145,17 @@ def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
 def robustness(table: pd.DataFrame) -> figures.Plot:
     """Change of AUROC, sensitivity and specificity by kind and severity of a change of the images, as heat maps."""
     changed = table[table.corruption != "none"]
-    if changed[[f"{name}_change" for name in CHANGED]].isna().all(axis=None):
-        return figures.nothing("robustness", "No image was changed, or nothing can be computed of changed ones.")
     names = changed.corruption.unique()
     figure, axes = figures.new_axes(3, 0.8 + 0.23 * max(len(names), 2), style="white", sharex=True)
     for ax, metric in zip(axes, CHANGED, strict=True):
         grid = changed.pivot_table(f"{metric}_change", "corruption", "severity", dropna=False).reindex(names)
-        sns.heatmap(grid.astype(float), annot=True, fmt="+.2f", vmin=-0.5, vmax=0.5, cmap="RdBu", cbar=False, ax=ax,
-                    annot_kws={"fontsize": figures.SMALL})  # fmt: skip
+        if len(grid):  # `robustness.images` may be 0
+            sns.heatmap(grid.astype(float), annot=True, fmt="+.2f", vmin=-0.5, vmax=0.5, cmap="RdBu", cbar=False, ax=ax,
+                        annot_kws={"fontsize": figures.SMALL})  # fmt: skip
         ax.set(title=METRIC_NAMES[metric], xlabel="severity" if ax is axes[-1] else "", ylabel="")
         ax.tick_params(axis="y", rotation=0, left=False)
-    details = ""
-    for row in changed.dropna(subset="auroc_change").sort_values("auroc_change").head(1).itertuples():
-        most = f"most under {row.corruption}, severity {row.severity}: {row.auroc_change:+.3f}"
-        details = f"The AUROC falls {most if row.auroc_change < 0 else 'under none'}."
     caption = "Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed. Red is a loss, blue a gain."
-    return figures.Plot(figure, "robustness", caption, details)
+    return figures.Plot(figure, "robustness", caption)
 
 
 _COLOURS = (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
@@ -184,36 +164,26 @@ _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds
 
 def forest(board: pd.DataFrame) -> figures.Plot:
     """AUROC, sensitivity and specificity on test with intervals, one row a run, from `comparing.leaderboard`."""
-    caption = "Test metrics with intervals by run."
-    if board.empty:
-        return figures.nothing("forest", caption, "There is no finished training run.")
     figure, axes = figures.new_axes(len(CHANGED), 0.6 + 0.34 * len(board))
     for ax, metric in zip(axes, CHANGED, strict=True):
         figures.dots(ax, board, board.run, {metric: ("test", figures.NORMAL)})
         ax.set(xlabel=METRIC_NAMES[metric], xlim=(None, 1.01))
-    words = "; ".join(f"{row.run} AUROC {figure_words(row.auroc)}" for row in board.itertuples())
-    return figures.Plot(figure, "forest", caption, words)
+    return figures.Plot(figure, "forest", "Test metrics with intervals by run, as in the table.")
 
 
 def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
     """ROC curves on test of several runs, from `evaluation.curve_bands` of each."""
-    caption = "ROC curves on test by run."
-    if not bands:
-        return figures.nothing("roc-by-run", caption, "There is no finished training run.")
     figure, (ax,) = figures.new_axes(height=4.4 + 0.2 * -(-len(bands) // 2))
     tests = {run: band[band.split == "test"] for run, band in bands.items()}
     # Runs apart by colour and, beyond so many, by line.
     styles = itertools.cycle((colour, line) for line in ("-", "--", ":") for colour in _COLOURS)
     figures.curve_panel(ax, "roc", tests, styles, alpha=0)
     figures.legend_below(figure, ax, 2)
-    return figures.Plot(figure, "roc-by-run", caption, f"{len(bands)} runs: {', '.join(bands)}.")
+    return figures.Plot(figure, "roc-by-run", "ROC curves on test by run.", f"{len(bands)} runs: {', '.join(bands)}.")
 
 
 def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
     """Test AUROC with its interval against what a run costs, from `results.leaderboard`; costs on logarithmic scales."""
-    caption = "Test AUROC with its interval against weights, training time and prediction time."
-    if board.empty:
-        return figures.nothing("cost", caption, "There is no finished training run.")
     figure, axes = figures.new_axes(3, 2.2 + 0.07 * -(-len(board) // 2))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
         for colour, (run, one) in zip(itertools.cycle(_COLOURS), board.groupby("run", sort=False), strict=False):
@@ -222,8 +192,8 @@ def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
         ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)
         figures.rounded_ticks(ax)
     figures.legend_below(figure, axes[0], 2)
-    words = "; ".join(f"{r.run} {figure_words(r.auroc)} with {r.parameters:,} weights" for r in board.itertuples())
-    return figures.Plot(figure, "cost", caption, f"{words}.")
+    caption = "Test AUROC with its interval against weights, training time and prediction time."
+    return figures.Plot(figure, "cost", caption)
 
 
 def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
@@ -240,25 +210,18 @@ def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
 def drift(table: pd.DataFrame) -> figures.Plot:
     """Median and middle 95% of each fact in training and in the other source, from `evaluation.drift_table`."""
     sides = {"training": ("training", THERE), "here": ("here", HERE)}
-    table = table.rename(
-        columns={"training_median": "training", "median": "here", "low": "here_low", "high": "here_high"}
-    )
-    ends = table[[f"{side}{end}" for side in sides for end in ("", "_low", "_high")]]
-    moved = table[ends.min(axis=1) < ends.max(axis=1)]
-    moved = moved if len(moved) else table
-    figure, axes = figures.new_axes(len(moved), 1.15, 2)
-    words = []
-    for ax, (name, row) in zip(axes, moved.groupby("fact", sort=False), strict=True):
+    columns = {"training_median": "training", "median": "here", "low": "here_low", "high": "here_high"}
+    table = table.rename(columns=columns)
+    figure, axes = figures.new_axes(len(table), 1.15, 2)
+    for ax, (name, row) in zip(axes, table.groupby("fact", sort=False), strict=True):
         figures.dots(ax, row, [""], sides)
         ax.set_title(FACT_NAMES[name], fontsize=9)
         ax.locator_params(axis="x", nbins=4)
-        said = [f"{side} {row_interval(row.iloc[0], side, form='.3g')}" for side in sides]
-        words.append(f"{FACT_NAMES[name]} {', '.join(said)}")
     figures.legend_below(figure, axes[0])
-    same = ", ".join(FACT_NAMES[fact] for fact in table.fact if fact not in set(moved.fact))
-    caption = "Median (dot) and middle 95% (bar) of facts of images, in training and in the other source."
-    caption += f" The same in all images, and not shown: {same}." if same else ""
-    return figures.Plot(figure, "drift", caption, f"{'; '.join(words)}.")
+    caption = (
+        "Median (dot) and middle 95% (bar) of facts of images, in training and in the other source, as in the table."
+    )
+    return figures.Plot(figure, "drift", caption)
 
 
 def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
@@ -279,9 +242,5 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
     figures.dots(below, rows, rows.index.map(METRIC_NAMES), series)
     below.set(xlabel="at the frozen threshold", xlim=(None, 1.01))
     figures.legend_below(figure, above)
-    words = "; ".join(
-        f"{METRIC_NAMES[name]} {figure_words(row.internal)} on the study's own test, {figure_words(row.external)} here"
-        for name, row in rows.iterrows()
-    )
     caption = "ROC curves and metrics of both sources with intervals. Dots mark the frozen threshold."
-    return figures.Plot(figure, "roc", caption, f"{words}.")
+    return figures.Plot(figure, "roc", caption)

@@ -72,9 +72,7 @@ class Plot:
         return {"text/html": page, "text/plain": f"{label}. {self.alt}"}
 
 
-def new_axes(
-    count: int = 1, height: float = 3.2, columns: int = 1, style: str = "whitegrid", width: float = WIDTH, **options
-):
+def new_axes(count: int = 1, height: float = 3.2, columns: int = 1, style: str = "whitegrid", **options):
     """A figure that pyplot knows nothing of, so that none piles up in a long session, and the list of its axes.
 
     Args:
@@ -84,25 +82,16 @@ def new_axes(
     """
     rows = -(-count // columns)
     with sns.axes_style(style), sns.plotting_context("notebook", font_scale=0.8):
-        figure = Figure(figsize=(width, rows * height), dpi=DPI, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(WIDTH, rows * height), dpi=DPI, facecolor="white", layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for ax in axes[count:]:
         ax.set_axis_off()
     return figure, axes[:count]
 
 
-def nothing(name: str, caption: str, details: str = "") -> Plot:
-    """An empty figure, where there is nothing to draw."""
-    figure, (ax,) = new_axes(height=0.6, style="white")
-    ax.set_axis_off()
-    return Plot(figure, name, caption, details)
-
-
 def wrapped(text: str, width: int) -> str:
-    """Lines of at most `width` characters, broken at blanks and behind `_`, `-` and `/`; a dollar sign starts no formula."""
-    breaks = textwrap.TextWrapper(width, break_long_words=False)
-    breaks.wordsep_re = re.compile(r"(\s+)|(?<=[_/-])")
-    return "\n".join(breaks.fill(line) for line in text.replace("$", r"\$").splitlines())
+    """Lines of at most `width` characters, broken at blanks and hyphens where possible; a dollar sign starts no formula."""
+    return "\n".join(textwrap.fill(line, width) for line in text.replace("$", r"\$").splitlines())
 
 
 def named(words: str) -> str:
@@ -120,10 +109,7 @@ def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
 def rounded_ticks(ax: Axes) -> None:
     """A logarithmic axis with few labels, also where it spans less than a power of ten."""
     low, high = ax.get_xlim()
-    few = (
-        MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 10 else LogLocator(subs=(1, 3) if high / low < 99 else (1,))
-    )
-    ax.xaxis.set_major_locator(few)
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 50 else LogLocator())
     ax.xaxis.set_major_formatter(EngFormatter() if high > 1e5 else StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
@@ -148,9 +134,8 @@ def dots(ax: Axes, table: pd.DataFrame, labels: Iterable[str], series: dict[str,
         shift = 0.28 * (place - (len(series) - 1) / 2)
         ax.errorbar(table[column].astype(float), places + shift, xerr=reach(table, column), fmt="o", color=colour,
                     capsize=3, label=name)  # fmt: skip
-    ax.set(
-        yticks=places, yticklabels=[wrapped(label, 24) for label in labels], ylim=(len(table) - 0.5, -0.5), xmargin=0.1
-    )
+    names = [wrapped(label, 24) for label in labels]
+    ax.set(yticks=places, yticklabels=names, ylim=(max(len(table), 1) - 0.5, -0.5), xmargin=0.1)
 
 
 def band_below(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str, alpha: float = 0.15) -> None:
@@ -215,25 +200,18 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
     widths = np.maximum(np.sqrt(blocks.width / blocks.width.max()), 0.02)
     colours = np.select([blocks.parameters == 0, blocks.trainable > 0], [EMPTY, NORMAL], FROZEN)
     ax.barh(range(len(blocks)), widths, left=-widths / 2, height=0.7, color=colours, edgecolor="white")
-    for place, b in enumerate(blocks.itertuples()):
-        words = f"{wrapped(f'{b.part}: {b.kinds}', 58)}\n{b.output}{_block_weights(b)}"
-        ax.text(0.62, place, words, va="center", fontsize=SMALL, linespacing=1.05)
+    names = blocks.part + ": " + blocks.kinds
+    sizes = [f"{b.output}, {b.parameters:,} weights, {b.trainable:,} of them trained" for b in blocks.itertuples()]
+    for place, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        ax.text(0.62, place, f"{wrapped(name, 58)}\n{size}", va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)
     legend_below(figure, ax)
     ax.set(xlim=(-0.55, 3.6), ylim=(len(blocks) - 0.4, -0.6))
     ax.set_axis_off()
-    words = "; ".join(f"{b.part}, {b.kinds}, {b.output}{_block_weights(b)}" for b in blocks.itertuples())
+    words = "; ".join(f"{name}, {size}" for name, size in zip(names, sizes, strict=True))
     caption = "The network from input to output. Each bar is as wide as the feature map of its block."
     return Plot(figure, "network", caption, f"{len(blocks)} blocks: {words}.")
-
-
-def _block_weights(block) -> str:
-    """`, 1,234 weights, 17 of them trained`; empty for a block without weights."""
-    if not block.parameters:
-        return ""
-    trained = {0: ", frozen", block.parameters: ", trained"}.get(block.trainable, f", {block.trainable:,} trained")
-    return f", {block.parameters:,} weights{trained}"
 
 
 def learning_curves(history: pd.DataFrame) -> Plot:
@@ -248,14 +226,8 @@ def learning_curves(history: pd.DataFrame) -> Plot:
         ax.axvline(best.epoch, color=PNEUMONIA, lw=1, label=label)
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    for ax in axes[2:]:
-        ax.set_xlabel("epoch")
+    figure.supxlabel("epoch", fontsize="medium")
     legend_below(figure, axes[0])
     caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
-    if lower := int((history.val_loss < history.loss).sum()):
-        caption += (
-            f" Validation loss is below training loss in {lower} of {len(history)} epochs. This is no error: augmentation, "
-            "dropout and class weights apply to training loss only."
-        )
     kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
     return Plot(figure, "learning-curves", caption, kept)

@@ -34,11 +34,7 @@ def selection(
     Returns:
         the columns of `predictions`, then `threshold`, `call` (0 or 1), `right` (bool) and `of`, the number of all errors,
         or of all correct ones, that this row was chosen from.
-    Raises:
-        ValueError: more than one split.
     """
-    if len(set(predictions.split)) > 1:
-        raise ValueError(f"selection takes the rows of one split, received {', '.join(sorted(set(predictions.split)))}")
     rows = predictions.assign(threshold=threshold, call=(predictions.probability >= threshold).astype(int))
     rows["right"] = rows.call == rows.label
     rows["of"] = rows.groupby("right").image_id.transform("size")
@@ -74,13 +70,18 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray) -> HTML:
     for row in rows.itertuples():
         saliency = maps[places[row.image_id]]
         pictures.append(_picture(np.asarray(images.pixels[places[row.image_id]]), saliency))
-        jpeg = io.BytesIO()
-        Image.fromarray(pictures[-1]).save(jpeg, "JPEG", quality=QUALITY)
         place = strongest_place(saliency) if saliency.any() else ""
-        cards.append({"row": row, "place": place, "data": base64.b64encode(jpeg.getvalue()).decode()})
+        cards.append({"row": row, "place": place, "source": jpeg_source(pictures[-1])})
     if file:
         _save(pictures, rows, file)
     return HTML(templates("html").get_template("gallery.html.j2").render(label=label, first=rows.iloc[0], cards=cards))
+
+
+def jpeg_source(pixels: np.ndarray, quality: int = QUALITY) -> str:
+    """A picture (uint8) as the address of an image whose data are inside the page's text."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:

@@ -2,26 +2,31 @@
 
 No number on a page is typed by hand. A template that names a value it was not given is an error. `safe` is the one place where
 text from data is made harmless for Markdown and HTML.
+
+The second half says what a run found, and what it was made from and how; pages, card and checklist share it. What a result
+does not hold is `NOT`, never a guess; results of runs that left a check out are read like any other.
 """
 
 import contextlib
 import functools
 import re
-import zlib
 from collections import defaultdict
 from html import unescape
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pneumolib.data.facts import CONSTANT, FACTS, KINDS, QUANTILES
 from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.errors import ResultError
+from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
-from pneumolib.project import in_root
-from pneumolib.reporting.results import figure_words, in_words, interval, plain
+from pneumolib.project import SMOKE, run_folder
+from pneumolib.reporting.results import NOT_COMPUTABLE, Result, figure_words, in_words, interval, plain, read_result
 
 PROSE = Path(__file__).with_name("template") / "prose"
 NOT = "not available"
@@ -58,15 +63,12 @@ def say(passage: str, *given: Any, **values: Any) -> Any:
     """
     from IPython.display import Markdown  # here: the check of what is due imports this module and shows nothing
 
-    return Markdown(_joined(_rendered(passage, "markdown", {}, plain(given), plain(values))))
+    return Markdown(_joined(_rendered(passage, "markdown", plain(given), plain(values))))
 
 
-def sentence(passage: str, known: dict[str, Any] | None = None, *given: Any, **values: Any) -> str:
-    """The same as plain text, for places that escape what they are given.
-
-    `known` are names that all passages of the topic may ask for.
-    """
-    return _joined(_rendered(passage, "plain", known or {}, given, values))
+def sentence(passage: str, *given: Any, **values: Any) -> str:
+    """The same as plain text, for places that escape what they are given."""
+    return _joined(_rendered(passage, "plain", given, values))
 
 
 def table(name: str, *given: Any) -> pd.DataFrame:
@@ -84,7 +86,7 @@ def cells(name: str, *given: Any) -> tuple[str, list[list[str]]]:
         name: of the macro.
         given: as for `say`; a value that a row lacks is None.
     """
-    text = str(_rendered(f"tables.{name}", "markdown", {}, _rows(plain(given)), {}))
+    text = str(_rendered(f"tables.{name}", "markdown", _rows(plain(given)), {}))
     caption, *lines = (" ".join(part.split()) for part in re.split(r"\n\s*(?=\| )", text.strip()))
     return unescape(caption), [[unescape(cell).strip() for cell in line[1:-1].split("|")] for line in lines]
 
@@ -96,9 +98,9 @@ def _rows(value: Any) -> Any:
     return [_rows(v) for v in value] if isinstance(value, list) else value
 
 
-def _rendered(passage: str, kind: str, known: dict[str, Any], given: Any, values: dict[str, Any]) -> str:
+def _rendered(passage: str, kind: str, given: Any, values: dict[str, Any]) -> str:
     topic, macro = passage.split(".")
-    return getattr(templates(kind).get_template(f"{topic}.md.j2", globals=known).module, macro)(*given, **values)
+    return getattr(templates(kind).get_template(f"{topic}.md.j2").module, macro)(*given, **values)
 
 
 def _joined(text: str) -> str:
@@ -117,7 +119,6 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
         undefined=StrictUndefined,
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours
         finalize=(lambda value: safe(NOT if value is None else value)) if kind == "markdown" else None,
-        bytecode_cache=CompiledTemplates(kind),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -126,22 +127,11 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
     jinja.tests |= {"missing": pd.isna, "large_enough": large_enough}
     jinja.globals |= {"METRIC_NAMES": METRIC_NAMES, "LABEL_NAMES": LABEL_NAMES, "FACT_NAMES": FACT_NAMES, "WAYS": WAYS,
                       "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "FEWEST": FEWEST,
-                       "NOT": NOT, "PARTS": PARTS, "between": interval}  # fmt: skip
+                      "NOT": NOT, "PARTS": PARTS, "between": interval, "SITE": SITE, "UNRELATED": UNRELATED,
+                      "ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}  # fmt: skip
+    told = (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke, number)
+    jinja.globals |= {function.__name__: function for function in told}
     return jinja
-
-
-class CompiledTemplates(FileSystemBytecodeCache):
-    """Compiled templates, kept in `.cache/jinja` where that can be written: to compile takes longer than all else of a check."""
-
-    def __init__(self, kind: str):
-        # What is compiled depends on this module, too: `finalize` is applied to constants.
-        super().__init__(str(in_root(".cache/jinja")), f"{kind}-{zlib.crc32(Path(__file__).read_bytes()):08x}-%s")
-
-    def dump_bytecode(self, bucket: Any) -> None:
-        """Keep a template, unless the folder cannot be written."""
-        with contextlib.suppress(OSError):
-            Path(self.directory).mkdir(parents=True, exist_ok=True)
-            super().dump_bytecode(bucket)
 
 
 def row_interval(row: Any, key: str, signed: bool = False, form: str = ".3f") -> str:
@@ -161,3 +151,96 @@ def large_enough(row: dict[str, Any]) -> bool:
     """Whether a row of `evaluation.subgroup_table` holds enough images of both classes to show a metric."""
     images, pneumonia = row.get("images"), row.get("pneumonia")
     return None in (images, pneumonia) or min(pneumonia, images - pneumonia) >= FEWEST
+
+
+# What is known of the archive behind `kaggle_folder` and `tfrecord`, beside its files.
+ARCHIVE = {
+    "name": "Kermany, Zhang and Goldbaum, Mendeley Data, doi:10.17632/rscbjbr9sj, licence CC BY 4.0; described in "
+    "Kermany et al., Cell 2018;172:1122-1131, doi:10.1016/j.cell.2018.02.010",
+    "patients": "children of one to five years",
+    "images": "frontal (antero-posterior) chest radiographs",
+    "place": "one hospital in Guangzhou",
+    "labels": "Two physicians graded the images, and a third the evaluation set.",
+    "groups": "A group stands for a child: series and number of the file name. No table of patients exists to check it by.",
+}
+NO_AUDIT = "No audit of these images is at hand: shortcuts may be present."
+
+
+def fact(name: str, result: Result, *more: Any) -> str:
+    """One sentence on a run, such as `fact("optimizer", result)`; `NOT` where the result does not hold it.
+
+    `more` are arguments that a sentence takes beside the result.
+    """
+    return sentence(f"facts.{name}", result, lambda path: asked(result, path), *more)
+
+
+def headline(result: Result) -> list[str]:
+    """What a run found, in paragraphs of plain text, from `template/prose/headline.md.j2`.
+
+    The first is for the index and the terminal too. Empty for a run that judges nothing.
+    """
+    kinds = [kind for kind in ("equalisation", "external", "audit", "comparison") if kind in result.checks]
+    trained = "training" if result.metrics.get("test") else "trained"
+    kind = trained if result.metrics else next(iter(kinds), None)
+    if kind is None:
+        return []
+    values = {"r": result, "a": lambda path: asked(result, path), "random": has_random_backbone(result)}
+    return sentence(f"headline.{kind}", **values).split("\n\n")
+
+
+def gravest(result: Result) -> list[dict]:
+    """Errors of the audit, then its warnings; what was measured on test only repeats what cross-validation said, and comes last."""
+    found = [(f["verdict"], name.endswith("_test"), f) for name, f in result.checks["audit"].items()]
+    return [f for verdict, _, f in sorted(found, key=lambda entry: entry[:2]) if verdict in ("error", "warning")]
+
+
+def has_random_backbone(result: Result) -> bool:
+    """Whether the run's backbone, or that of the run it continues, began with random weights: no transfer learning."""
+    if before := result.checks.get("continues"):
+        with contextlib.suppress(ResultError):  # it may be at work again, or have failed
+            return has_random_backbone(read_result(run_folder(result.study, before)))
+    return asked(result, "model.backbone") is not None and asked(result, "model.weights") == "none"
+
+
+def asked(result: Result, path: str) -> Any:
+    """A parameter by its full name, such as `image.size_px`; None where the result does not hold it."""
+    value: Any = result.parameters
+    for part in path.split("."):
+        value = (value or {}).get(part)
+    return value
+
+
+def is_archive(result: Result) -> bool:
+    """Whether the images are the archive's, so that what is known of it may be said."""
+    return not result.synthetic and asked(result, "data.source") in ("kaggle_folder", "tfrecord")
+
+
+def is_smoke(result: Result) -> bool:
+    """Whether the study was run small, so that figures mean nothing."""
+    return result.study.endswith(SMOKE)
+
+
+def calibration_of(result: Result) -> Calibration:
+    """The frozen map from logit to calibrated probability."""
+    return Calibration(**result.calibration.model_dump())
+
+
+def change_to_test(result: Result) -> float | None:
+    """Test AUROC less that of validation; None where one is missing."""
+    before, after = (result.own("auroc", part) for part in ("validation", "test"))
+    return after.value - before.value if before and after and None not in (before.value, after.value) else None
+
+
+def flat(values: dict) -> dict[str, str]:
+    """A nested dict of figures as one: the names of the way to each, and the figure for reading."""
+    rows = pd.json_normalize(values, sep=", ").astype(object).to_dict("records")
+    return {name: number(value) for row in rows for name, value in row.items()}
+
+
+def number(value: Any) -> str:
+    """A figure of a check for reading."""
+    if value is None or value != value:
+        return NOT_COMPUTABLE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

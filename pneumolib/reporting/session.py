@@ -21,19 +21,9 @@ from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
 from pneumolib.project import in_root, notebook_of, project_root
 from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
+from pneumolib.reporting import results
 from pneumolib.reporting.comparing import read_prediction_table
-from pneumolib.reporting.results import (
-    MODEL_FILE,
-    PREDICTIONS_FILE,
-    RESULT_FILE,
-    Result,
-    by_metric,
-    checks_of_training,
-    complete,
-    plain,
-    read_result,
-    write_result,
-)
+from pneumolib.reporting.results import MODEL_FILE, PREDICTIONS_FILE, RESULT_FILE, Result, by_metric, plain, read_result
 
 # Set by `study.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
@@ -88,16 +78,16 @@ class Session:
         return self.folder.parent / "trainings" / self.run
 
     def continued(self, split: pd.DataFrame, device: dict) -> "Continued":
-        """The run that `fine_tuning.continues` names, of the same variant; by hand, the one that was run by hand.
+        """The run that `fine_tuning.continues` names, of the same variant; by hand, the one that was run by hand, if any.
 
         Args:
             split: of this run; the other one must have used the same, or its training images could be validated on.
             device: from `learning.start`; a network keeps the precision that it was trained in.
         Raises:
-            ResultError: no such run has finished, several could be meant, or it saw other images or another split, or
-                has another precision.
+            ResultError: no such run has finished, or it saw other images or another split, or has another precision.
         """
-        found = self._finished(self.params.fine_tuning.continues, split, self.run.removeprefix(self.notebook))
+        name = self.params.fine_tuning.continues + self.run.removeprefix(self.notebook)
+        found = _finished(self.params.study, name, self.interactive, split)
         folder, result = found.folder, found.result
         seen, asked = result.parameters["image"], self.params.image.model_dump()
         if seen != asked:
@@ -112,7 +102,6 @@ class Session:
                 f"{device['device']}: a network's layers keep their precision. Write training.precision in both, received "
                 f"{self.params.training.precision} here"
             )
-        print(f"Continues {os.path.relpath(folder, project_root())}")
         return found
 
     def trained(self, split: pd.DataFrame) -> "Continued":
@@ -123,27 +112,13 @@ class Session:
         Raises:
             ResultError: no such run has finished, or it saw another split.
         """
-        found = self._finished(self.params.evaluates, split)
-        print(f"Evaluates {os.path.relpath(found.folder, project_root())}")
-        return found
+        return _finished(self.params.study, self.params.evaluates, self.interactive, split)
 
     def earlier(self, trained: "Continued") -> "Continued | None":
         """The evaluated run that a fine-tuning continued; None for another training, or where it was not evaluated."""
         name = trained.result.checks.get("continues")
-        found = self._finished(name) if name else None
+        found = _finished(self.params.study, name, self.interactive) if name else None
         return found if found and found.result.metrics.get("test") else None
-
-    def _finished(self, name: str, split: pd.DataFrame | None = None, variant: str = "") -> "Continued":
-        """Run `name` of this study, see `_finished`; where `split` is given, of the same one. Raises ResultError."""
-        folder = _finished(self.params.study, name, self.interactive, variant)
-        result = read_result(folder)
-        here, was = None if split is None else table_fingerprint(split), result.data.split_fingerprint
-        if here not in (None, was):  # ids, labels and patients of every image
-            raise ResultError(
-                f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored "
-                f"here. Give both the same `data` and `split`, or run it again"
-            )
-        return Continued(result, folder)
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""
@@ -220,12 +195,12 @@ class Session:
             "spread": {_PARTS[part]: by_metric(table) for part, table in seeds.items() if len(table)},
             "own_metrics": by_metric(own),
             "facts": trained.result.facts | facts,
-            "checks": checks_of_training(trained.result) | checks,
+            "checks": results.checks_of_training(trained.result) | checks,
         }
         values["metrics"]["test"] = by_metric(test)
         result = self._write(values, device)
         if self.interactive and trained.folder.parent == self.folder.parent:
-            complete(trained.folder, self.folder)
+            results.complete(trained.folder, self.folder)
         return result
 
     def _write(self, values: dict[str, Any], device: dict) -> Result:
@@ -248,36 +223,35 @@ class Session:
             },
         }
         result = Result(**plain(values | own))
-        write_result(result, self.folder)
+        results.write_result(result, self.folder)
         if self.interactive:
             print(f"Results are in {os.path.relpath(self.folder, project_root())}")
         return result
 
 
-def _finished(study: str, name: str, interactive: bool, variant: str = "") -> Path:
-    """Folder of the finished run `name` of a study, of the variant that starts with a hyphen.
+def _finished(study: str, name: str, interactive: bool, split: pd.DataFrame | None = None) -> Continued:
+    """The finished run `name` of a study; by hand, the run of its notebook that was run by hand for this study, if any.
 
-    By hand it is the run of that notebook and study that was run by hand; else the study's, or its one variant. Raises
-    ResultError.
+    Where `split` is given, the run must have used the same. Raises ResultError.
     """
-    runs, by_hand = in_root(f"runs/{study}"), in_root("runs/interactive") / notebook_of(name)
+    folder, by_hand = in_root(f"runs/{study}/{name}"), in_root("runs/interactive") / notebook_of(name)
     if interactive and (by_hand / RESULT_FILE).is_file() and read_result(by_hand).study == study:
-        return by_hand
-    exact = runs / f"{name}{variant}"
-    if (exact / RESULT_FILE).is_file():
-        return exact
-    found = sorted(file.parent for file in runs.glob(f"{name}-*/{RESULT_FILE}")) if interactive else []
-    if not found:
+        folder = by_hand
+    if not (folder / RESULT_FILE).is_file():
         raise ResultError(
-            f"{name} has not finished: looked for {(by_hand if interactive else exact) / RESULT_FILE}. Run notebook "
-            f"{notebook_of(name)} first, or `make report STUDY={study}`"
+            f"{name} has not finished: looked for {folder / RESULT_FILE}. Run notebook {notebook_of(name)} first, or "
+            f"`make report STUDY={study}`"
         )
-    if len(found) > 1:
-        raise ResultError(
-            f"several runs could be meant: {', '.join(place.name for place in found)}. Run the one you mean by hand first; "
-            f"it is then taken from {by_hand}"
-        )
-    return found[0]
+    result = read_result(folder)
+    if split is not None:
+        print(f"Reads {os.path.relpath(folder, project_root())}")
+        here, was = table_fingerprint(split), result.data.split_fingerprint  # ids, labels and patients of every image
+        if here != was:
+            raise ResultError(
+                f"{folder}: was trained with another split ({was}, here {here}), so that its training images may be scored "
+                f"here. Give both the same `data` and `split`, or run it again"
+            )
+    return Continued(result, folder)
 
 
 def start(notebook: str, **values: Any) -> Session:
@@ -293,7 +267,7 @@ def start(notebook: str, **values: Any) -> Session:
     """
     params, run = check(values), os.environ.get(RUN_VARIABLE)
     if params.evaluates:
-        params = check(read_result(_finished(params.study, params.evaluates, run is None)).parameters | values)
+        params = check(_finished(params.study, params.evaluates, run is None).result.parameters | values)
     folder = Path(os.environ[FOLDER_VARIABLE]) if run else in_root(f"runs/interactive/{notebook}")
     folder.mkdir(parents=True, exist_ok=True)
     checkout = dict(zip(("commit", "dirty"), provenance_of_checkout(), strict=True))

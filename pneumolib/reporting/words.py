@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown
 
 from pneumolib.data.manifest import Manifest
 from pneumolib.reporting.figures import named
-from pneumolib.reporting.prose import WAYS, say, sentence, templates
+from pneumolib.reporting.prose import PARTS, WAYS, say, sentence, templates
 from pneumolib.reporting.prose import table as table  # a notebook takes both from here
 from pneumolib.reporting.results import NOT_COMPUTABLE, plain
 from pneumolib.reporting.session import numbered
@@ -77,7 +77,7 @@ def as_checks(findings: Iterable[Any]) -> dict[str, dict]:
     """`{name: {"verdict", "value", "low", "high", "sentence"}}`, for `result.json`; of two of one name the last."""
     return {
         found.name: {"verdict": found.verdict, "value": found.value, "low": found.low, "high": found.high,
-                     "sentence": sentence(f"findings.{found.passage}", {}, found)}
+                     "sentence": sentence(f"findings.{found.passage}", found)}
         for found in findings
     }  # fmt: skip
 
@@ -146,11 +146,10 @@ def comparison_table(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
     Args:
         compared: split to `evaluation.compare_auroc` of the ways of equalisation.
     """
-    table = pd.DataFrame({"name": compared["test"].name.map(WAYS)})
-    for part, title in (("val", "validation"), ("test", "test")):
-        for end in ("", "_low", "_high"):
-            table[f"{title}{end}"] = compared[part][f"auroc{end}"].to_numpy()
-    return table
+    columns = {"name": compared["test"].name.map(WAYS)}
+    for part, rows in compared.items():
+        columns |= {f"{PARTS[part]}{end}": rows[f"auroc{end}"].to_numpy() for end in ("", "_low", "_high")}
+    return pd.DataFrame(columns)
 
 
 def comparison_facts(compared: dict[str, pd.DataFrame]) -> dict[str, Any]:

@@ -6,8 +6,6 @@ What belongs to a visitor is in `st.session_state` alone; visitors share the net
 time. Pictures travel inside the page's own text and not as files of the server, which any visitor could ask for.
 """
 
-import base64
-import io
 import logging
 import sys
 import threading
@@ -29,10 +27,10 @@ from pneumolib.errors import InputError, ModelError
 from pneumolib.params import ImageParams, flatten
 from pneumolib.project import in_root
 from pneumolib.reporting.figures import PNEUMONIA
-from pneumolib.reporting.gallery import STRONGEST_COVER, overlay, strongest_place
+from pneumolib.reporting.gallery import STRONGEST_COVER, jpeg_source, overlay, strongest_place
 from pneumolib.reporting.prose import sentence
 from pneumolib.reporting.results import MODEL_FILE
-from pneumolib.serve.predict import Scored, inert, score_images
+from pneumolib.serve.predict import Scored, csv_row, inert, score_images
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, find_run, load_trained, trained_runs
 from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, MOST_PIXELS, SAMPLES, safe_error, sample, take_in
 
@@ -40,7 +38,6 @@ MOST_MODELS = 3  # in memory at once
 MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more
 SHOWN_PX = 448  # side of a picture on the page, which is equalised with the defaults of `ImageParams`
 OPACITY = "How much of the map is laid over the image"
-COLUMNS = ["image", "probability", "calibrated_probability", "predicted_class", "threshold", "run", "warnings", "error"]
 WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
 STYLE = Path(__file__).with_name("app.css").read_text("utf-8").replace("MOST_UPLOAD_MB", str(MOST_UPLOAD_MB))
 
@@ -169,15 +166,13 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     for one in scored:
         if one.error:
             st.html(f'<p class="pn-name">{escape(one.name)}: not read: {escape(one.error)}</p>')
-    rows = table(scored, model.threshold, model.name)
-    read = rows[rows.error == ""]
+    rows = table(model, scored)
+    read = rows[rows.error.isna()]
     if len(read) > 1:
         st.header(f"{len(read)} images, threshold {percent(model.threshold)}", anchor=False)
-        shown = read[["image", "probability", "predicted_class", "warnings"]]
-        share = st.column_config.ProgressColumn(
-            "pneumonia probability", format="percent", min_value=0, max_value=1, width="medium"
-        )
-        titles = {"predicted_class": "predicted class", "probability": share}
+        shown = read[["file", "probability", "predicted_class", "warnings"]]
+        share = st.column_config.ProgressColumn("pneumonia probability", format="percent", max_value=1, width="medium")
+        titles = {"file": "image", "predicted_class": "predicted class", "probability": share}
         st.dataframe(shown, hide_index=True, height="content", column_config=titles)
     if len(read):
         _show_closer(model, lock, scored)
@@ -185,14 +180,10 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     st.download_button("Download the table (CSV)", text, "pneumolib.csv", "text/csv", on_click="ignore")
 
 
-def table(scored: Sequence[Scored], threshold: float, run: str) -> pd.DataFrame:
-    """All files, a row each, `COLUMNS`; numbers in full, NaN where there are none. A spreadsheet finds no formula in it."""
-    names = {"name": "image", "calibrated": "calibrated_probability"}
-    rows = pd.DataFrame([vars(one) for one in scored]).rename(columns=names)
-    words = {"run": run, "warnings": rows.warnings.map(" ".join), "error": rows.error.fillna("")}
-    rows = rows.assign(threshold=threshold, **words)[COLUMNS]
-    rows[["image", *words]] = rows[["image", *words]].map(inert)
-    return rows.astype({"probability": float, "calibrated_probability": float})
+def table(model: TrainedModel, scored: Sequence[Scored]) -> pd.DataFrame:
+    """All files, a row each: the columns of `pneumolib predict --csv`, and the run instead of a map."""
+    rows = pd.DataFrame([csv_row(model, one) for one in scored]).drop(columns="map").assign(run=inert(model.name))
+    return rows.astype({"probability": float, "calibrated": float})
 
 
 def _score_all(model: TrainedModel, lock: threading.Lock) -> list[Scored]:
@@ -284,10 +275,7 @@ def percent(share: float) -> str:
 
 def picture(pixels: np.ndarray, alt: str, caption: str) -> str:
     """HTML: a figure whose image is inside the text."""
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
-    image = f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+    image = f'<img alt="{escape(alt)}" src="{jpeg_source(pixels.squeeze(), quality=85)}">'
     return f'<figure class="pn-figure">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 

@@ -1,6 +1,6 @@
 """What a trained model says of files: scored one after the other, and written as a table, CSV, JSON and a folder of maps.
 
-All of it goes row by row, so that thousands of files take no more memory than a few batches.
+Images go batch by batch, so that thousands of files take no more memory than a few batches.
 """
 
 import csv
@@ -37,7 +37,6 @@ BATCH = 64
 _AHEAD = 2  # batches that are read while one is predicted
 Item = tuple[str, Path | bytes]
 Writer = Callable[["Scored", str], None]  # takes a row and the file of its map, which may be ""
-_Seen = tuple[np.ndarray, tuple[int, int, float]]  # the network's pixels, and the file's width, height and colour
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,16 @@ def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH)
     """
     items, waiting = iter(items), deque[list[tuple[str, Future]]]()
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        try:
-            while portion := list(itertools.islice(items, batch)):
-                waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
-                if len(waiting) > _AHEAD:
-                    yield from _score_portion(model, waiting.popleft())
-            for readings in waiting:
-                yield from _score_portion(model, readings)
-        finally:  # whoever takes no more of them waits for no more than is being read
-            pool.shutdown(wait=False, cancel_futures=True)
+        while portion := list(itertools.islice(items, batch)):
+            waiting.append([(name, pool.submit(_read, source, model)) for name, source in portion])
+            if len(waiting) > _AHEAD:
+                yield from _score_portion(model, waiting.popleft())
+        for readings in waiting:
+            yield from _score_portion(model, readings)
 
 
-def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
-    """As in training (`load_image` is the same two calls), or why the file cannot be read."""
+def _read(source: Path | bytes, model: TrainedModel) -> tuple[np.ndarray, tuple[int, int, float]] | str:
+    """The network's pixels, as in training, and the file's width, height and colour; or why the file cannot be read."""
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
         decoded = decode_for(raw, model.image)
@@ -98,8 +94,6 @@ def _read(source: Path | bytes, model: TrainedModel) -> _Seen | str:
         return "a folder that holds no image"
     except OSError as fault:
         return f"cannot be read: {fault.strerror or fault}"
-    except MemoryError:
-        return "needs more memory than there is"
 
 
 def _score_portion(model: TrainedModel, readings: list[tuple[str, Future]]) -> Iterator[Scored]:
@@ -144,12 +138,8 @@ def predict_files(
     files = list(image_files(named))
     model = load_trained(run, force)
     share = model.ood and model.ood.validation_warnings["any"]
-    print(
-        sentence("serve.about", model=model, share=share).replace("\n\n", "\n"),
-        RESEARCH_ONLY,
-        sep="\n",
-        file=sys.stderr,
-    )
+    about = sentence("serve.about", model=model, share=share).replace("\n\n", "\n")
+    print(about, RESEARCH_ONLY, sep="\n", file=sys.stderr)
     counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), "unreadable", "warned"), 0))
     with ExitStack() as opened:
         outputs = [make(to, model) for make, to in ((csv_rows, csv_to), (json_rows, json_to)) if to]
@@ -215,12 +205,13 @@ def csv_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
     with _destination(to) as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
+        yield lambda scored, map_file: table.writerow(csv_row(model, scored, map_file))
 
-        def write(scored: Scored, map_file: str) -> None:
-            row = _row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)}
-            table.writerow({column: inert(cell) if isinstance(cell, str) else cell for column, cell in row.items()})
 
-        yield write
+def csv_row(model: TrainedModel, scored: Scored, map_file: str = "") -> dict[str, Any]:
+    """`COLUMNS` of one file as cells of a CSV; a spreadsheet finds no formula in them."""
+    cells = row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)}
+    return {column: inert(cell) if isinstance(cell, str) else cell for column, cell in cells.items()}
 
 
 def inert(cell: str) -> str:
@@ -231,27 +222,24 @@ def inert(cell: str) -> str:
 @contextmanager
 def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
     """One object: `model`, what scored them, and `images`, `COLUMNS` of each."""
-    known = model.ood
     facts = model.result.model_dump(include={"study", "run", "model_sha256", "synthetic"}) | {
         "commit": model.result.provenance.commit,
         "threshold": model.threshold,
         "calibration": model.calibration.in_words(),
-        "validation_warnings": known.validation_warnings if known else None,
+        "validation_warnings": model.ood and model.ood.validation_warnings,
         "notice": RESEARCH_ONLY,
     }
+    images = []
     with _destination(to) as file:
-        head = json.dumps({"model": facts}, indent=1).removesuffix("\n}")
-        file.write(f'{head},\n "images": [')
-        separators = itertools.chain(["\n"], itertools.repeat(",\n"))
-
-        def write(scored: Scored, map_file: str) -> None:
-            file.write(f"{next(separators)}  {json.dumps(_row(model, scored, map_file))}")
-
-        yield write
-        file.write("\n ]\n}\n")
+        try:
+            yield lambda scored, map_file: images.append(row(model, scored, map_file))
+        finally:
+            json.dump({"model": facts, "images": images}, file, indent=1)
+            file.write("\n")
 
 
-def _row(model: TrainedModel, scored: Scored, map_file: str) -> dict[str, Any]:
+def row(model: TrainedModel, scored: Scored, map_file: str = "") -> dict[str, Any]:
+    """`COLUMNS` of one file."""
     values = [scored.name, scored.probability, scored.calibrated, model.threshold, scored.predicted_class]
     return dict(zip(COLUMNS, [*values, list(scored.warnings), scored.error, map_file or None], strict=True))
 
@@ -286,7 +274,7 @@ def with_maps(
     A map is `<name>-map.png`, numbered where several images share a name, and never takes the place of one of the `inputs`.
 
     Raises:
-        InputError: a folder that cannot be made, or a network that has no maps.
+        InputError: a folder that cannot be made.
     """
     if not folder:
         yield from ((scored, "") for scored in rows)
@@ -303,10 +291,7 @@ def with_maps(
     while portion := list(itertools.islice(rows, BATCH)):
         read = [scored for scored in portion if scored.error is None]
         towards = np.array([int(scored.predicted_class == LABEL_NAMES[1]) for scored in read])
-        try:
-            maps = iter(grad_cam(model.network, np.stack([one.pixels for one in read]), towards) if read else ())
-        except (InputError, ValueError) as fault:
-            raise InputError(f"--cam: {fault}") from None
+        maps = iter(grad_cam(model.network, np.stack([one.pixels for one in read]), towards) if read else ())
         for scored in portion:
             file = "" if scored.error else _free_name(Path(folder), scored.name, taken)
             if file:

@@ -9,7 +9,6 @@ import io
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from PIL import Image
 
@@ -22,14 +21,10 @@ MOST_BYTES = 64 * MEGABYTE  # of a file; a detector's 20 million pixels of 16 bi
 MOST_PIXELS = 30_000_000  # of an image; DICOM is windowed at eight bytes a pixel
 MOST_FILES = 50  # in one visit
 MOST_TOGETHER = 512 * MEGABYTE  # all files of one visit
-# Endings that may be told, so that a visitor finds the file again; no others, which could be a part of a name.
-PLAIN_ENDINGS = (".bmp", ".csv", ".doc", ".docx", ".gif", ".heic", ".html", ".jpeg", ".jpg", ".mp4", ".pdf", ".png",
-                 ".svg", ".tif", ".tiff", ".txt", ".webp", ".zip")  # fmt: skip
 # Drawn images to try a page with: what the button says, and the kind of `data.drawing`.
 SAMPLES = {"normal": "NORMAL2-IM", "bacterial pneumonia": "bacteria", "viral pneumonia": "virus"}
 SAMPLE_SEED = 20  # the demo draws its own with another one, so that no sample was trained on
 _ALLOWED = f"allowed are {MOST_PIXELS // 10**6} million pixels"
-_LONGEST_NAME = 48
 
 
 @dataclass(frozen=True)
@@ -83,18 +78,14 @@ def _refusal(raw: bytes, taken: Sequence[Taken]) -> str | None:
 
 
 def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:
-    """How a file is called on the page, `DICOM 2`, `File 5 (.pdf)` or its own name; no two alike."""
+    """How a file is called on the page, `DICOM 2`, `File 5` or its own name; no two alike."""
     form = form_of(raw)
     if form == "DICOM":
-        return f"DICOM {1 + sum(one.dicom for one in taken)}"
-    if form is None:
-        ending = PurePath(name).suffix.lower()
-        return f"File {len(taken) + 1}" + f" ({ending})" * (ending in PLAIN_ENDINGS)
-    own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
-    if own.startswith(("DICOM ", "File ")):  # names that are given here
-        own = f"{form} {own}"
-    if len(own) > _LONGEST_NAME:
-        own = f"{own[: _LONGEST_NAME // 2]}…{own[-_LONGEST_NAME // 2 :]}"
+        own = f"DICOM {1 + sum(one.dicom for one in taken)}"
+    elif form is None:
+        own = f"File {len(taken) + 1}"
+    else:
+        own = "".join(letter for letter in name if letter.isprintable()).strip() or f"{form} {len(taken) + 1}"
     names = {one.name for one in taken}
     numbered = itertools.chain([own], (f"{own} ({number})" for number in itertools.count(2)))
     return next(name for name in numbered if name not in names)

@@ -37,13 +37,11 @@ from pneumolib.project import (
     write_whole,
 )
 from pneumolib.provenance import device_words, several_words
-from pneumolib.reporting import run_words
-from pneumolib.reporting.checklist import CHECKLIST_PAGE, checklist_page
+from pneumolib.reporting import prose
+from pneumolib.reporting.cards import CARD_FILE, CHECKLIST_PAGE, checklist_page, model_card
 from pneumolib.reporting.comparing import unlike
-from pneumolib.reporting.model_card import CARD_FILE, model_card
-from pneumolib.reporting.prose import PROSE, CompiledTemplates
+from pneumolib.reporting.prose import PROSE, headline
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result
-from pneumolib.reporting.run_words import headline
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
 
@@ -60,7 +58,6 @@ _JINJA = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
-    bytecode_cache=CompiledTemplates("page"),
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -112,7 +109,7 @@ def refresh(steps: list[Step], waiting: Sequence[str] = ()) -> int:
 
 def page_key(step: Step) -> str:
     """Changes when the page would: with the result, the executed notebook, the templates, or the modules that write it."""
-    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", Path(__file__), Path(run_words.__file__)]
+    parts = [step.folder / RESULT_FILE, step.folder / "executed.ipynb", Path(__file__), Path(prose.__file__)]
     parts += sorted(p for p in (*TEMPLATES.rglob("*"), *PROSE.glob("*")) if p.is_file())
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in parts)).hexdigest()[:16]
 

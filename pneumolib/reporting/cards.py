@@ -1,7 +1,12 @@
-"""A study against CLAIM 2024 and TRIPOD+AI: each item with an answer from its results, or a word on why there is none.
+"""Two summaries of results that others ask for: a study's reporting checklist, and a run's model card.
 
-The items are those of `template/checklist.yaml`, which says how each is answered. Nothing is typed per study. Asked for after
-every run, so it reads nothing but the results it is given.
+The checklist is CLAIM 2024 with TRIPOD+AI: each item with an answer from the study's results, or a word on why there is none.
+The items are those of `template/checklist.yaml`, which says how each is answered. Nothing is typed per study.
+
+The card, in Markdown, says what a network is, for what, on which images, and how well. The sections of
+`template/model_card.md.j2` are those of Mitchell et al., "Model Cards for Model Reporting", FAccT 2019.
+
+Both are asked for after every run, so they read nothing but the results they are given.
 """
 
 import functools
@@ -12,17 +17,18 @@ from functools import cached_property
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
-from pneumolib.evaluation.compare import SITE, UNRELATED
+from pneumolib.params import FAMILIES
 from pneumolib.project import SMOKE, report_command
-from pneumolib.reporting.prose import NOT, PROSE, sentence
+from pneumolib.provenance import device_words
+from pneumolib.reporting.prose import ARCHIVE, NOT, PROSE, asked, cells, fact, is_archive, safe, sentence, templates
 from pneumolib.reporting.results import Result
-from pneumolib.reporting.run_words import ARCHIVE, KNOWN, fact, is_archive
 
+CARD_FILE = "MODEL_CARD.md"
 CHECKLIST_PAGE = "checklist.html"
 # Each status, and how the page's style names it.
 STATUSES = {"answered": "answered", "in part": "part", "not available": "none", "for the author": "author"}
-_KNOWN = KNOWN | {"SITE": SITE, "UNRELATED": UNRELATED}  # what the templates of computed answers may ask for
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,7 @@ class Row:
 
     section: str
     key: str
-    words: str
-    claim: list[int]
-    tripod: list[str]
+    item: dict[str, Any]
     answer: Answer
 
 
@@ -84,10 +88,8 @@ class Evidence:
 
     def pages(self, kinds: Sequence[str]) -> list[str]:
         """Names of runs: `audit`, `trained`, `comparison`, `external`."""
-        runs = {"trained": self.trained} | {
-            kind: [r for r in self.results if kind in r.checks] for kind in ("audit", "comparison", "external")
-        }
-        return [r.run for kind in kinds for r in runs[kind]]
+        runs = {"trained": self.trained}
+        return [r.run for kind in kinds for r in runs.get(kind, self.results) if kind in ("trained", *r.checks)]
 
     def having(self, check: str) -> list[Result]:
         """Trained runs with this check."""
@@ -121,7 +123,7 @@ def checklist(study: str, results: list[Result]) -> list[Row]:
     """
     evidence = Evidence(study, results)
     return [
-        Row(section, key, item["asks"], item.get("claim", []), item.get("tripod", []), _answer(item, evidence))
+        Row(section, key, item, _answer(item, evidence))
         for section, items in sections().items()
         for key, item in items.items()
     ]
@@ -137,7 +139,7 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
         return Answer("not available", ["No training run has finished."])
     pages = e.pages(item.get("pages", []))
     if "computed" in item:
-        status, *lines = sentence(f"checklist.{item['computed']}", _KNOWN, e=e, first=e.first).split("\n\n")
+        status, *lines = sentence(f"checklist.{item['computed']}", e=e, first=e.first).split("\n\n")
         return Answer(status, lines, pages if status != "not available" else [])
     if "each" in item:
         told = e.each(item["each"])
@@ -171,3 +173,33 @@ def checklist_page(study: str, results: list[Result], waiting: Sequence[str] = (
         "command": report_command(study),
         "late": [r.run for r in results if r.run in waiting],
     }
+
+
+def model_card(result: Result, audit: dict | None = None) -> str:
+    """The card of a finished training run; what its result does not hold is `not available`.
+
+    Args:
+        result: with metrics of test.
+        audit: `checks.audit` of the exploration of the same images, for the limitations; None where there is none.
+    """
+    image = asked(result, "image") or {}
+    settings = [f"{k}={v!r}" for k, v in image.items() if isinstance(v, bool | int | float | str)]
+    template = templates("markdown").get_template("model_card.md.j2")
+    text = template.render(
+        r=result,
+        table=_table,
+        audit=audit,
+        image=image,
+        settings=Markup(", ".join(settings)),
+        way=asked(result, "model.preprocess") or FAMILIES.get(asked(result, "model.backbone"), (None,))[0],
+        machine=device_words(result.provenance.device),
+    )
+    return text.rstrip() + "\n"
+
+
+def _table(name: str, found: Any) -> Markup:
+    """A table of `tables.md.j2` in Markdown, without its caption: a card has headings."""
+    if not found:
+        return Markup(f"{NOT.capitalize()}.\n")
+    titles, *rows = ([safe(cell) for cell in line] for line in cells(name, found)[1])
+    return Markup("".join(f"| {' | '.join(line)} |\n" for line in (titles, ["---"] * len(titles), *rows)))
