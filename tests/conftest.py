@@ -21,7 +21,6 @@ import pytest
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
-SHARED = REPO.parent / "shared" / "data"
 
 
 # Files that take longer than ten seconds each, the longest first: whole notebooks, trainings, large networks.
@@ -39,14 +38,6 @@ def pytest_collection_modifyitems(items) -> None:
 def pytest_collection_finish() -> None:
     """Half a million objects of imported packages, which no collection of garbage need look through again: a tenth of the time."""
     gc.freeze()
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """Real radiographs; no part of the repository."""
-    if not SHARED.is_dir():
-        pytest.skip("the real radiographs of ../shared/data are not on this machine")
-    return SHARED
 
 
 @pytest.fixture
@@ -84,9 +75,8 @@ TINY_TRAINING = """\
 training: {epochs: 1, batch_size: 4}
 evaluation: {resamples: 50}
 """
-TINY_ROBUSTNESS = "robustness: {images: 4, corruptions: [gamma]}\n"
 # Traced in a third of separable_cnn's time.
-TINY_BASELINE = TINY_TRAINING + "model: {name: coursework_cnn}\n" + TINY_ROBUSTNESS
+TINY_BASELINE = TINY_TRAINING + "model: {name: coursework_cnn}\nrobustness: {images: 4, corruptions: [gamma]}\n"
 
 TINY_AUDIT = """\
 audit: {folds: 2}
@@ -203,18 +193,3 @@ class Project:
 @pytest.fixture
 def project(tmp_path) -> Project:
     return Project(tmp_path)
-
-
-@pytest.fixture
-def both_modes():
-    """Runs an op eagerly and inside `Dataset.map`, and checks that both give the same arrays."""
-    import tensorflow as tf
-
-    def run(function, *tensors):
-        eager = function(*tensors)
-        dataset = tf.data.Dataset.from_tensors(tensors).map(function)
-        mapped = next(iter(dataset))
-        tf.nest.map_structure(lambda a, b: np.testing.assert_array_equal(a, b), eager, mapped)
-        return eager
-
-    return run

@@ -79,9 +79,6 @@ def test_group_findings_count_from_the_table(named):
     findings = {f.name: f for f in group_findings(crossing, split_of(crossing))}
     assert (findings["groups_across_splits"].verdict, findings["groups_across_splits"].value) == ("error", 1)
     assert "In 1 of the 2 the two sides" in said(findings["groups_merged_all"])
-    other = named.assign(group_id="patient " + named.group_id)  # ids with no number to merge
-    assert [f.name for f in group_findings(other, split_of(other))] == ["groups_across_splits", "group_sizes"]
-    assert sensitivity_list(other).columns.tolist() == ["image_id", "merged_bacteria_virus", "merged_all"]
 
 
 @settings(deadline=None, max_examples=10)
@@ -125,16 +122,6 @@ def test_sets_of_duplicates_are_the_images_of_equal_pixels(images):
     assert [f.verdict for f in findings] == [v if f.value else "ok" for v, f in zip(verdicts, findings, strict=True)]
 
 
-def test_metadata_of_one_file(table):
-    row, features = table.iloc[0], metadata_features(table).loc["i000"]
-    assert features.log2_aspect == pytest.approx(np.log2(row.width_px / row.height_px))
-    assert features.log2_bytes_per_px == pytest.approx(np.log2(row.bytes / row.width_px / row.height_px))
-    assert set(metadata_features(table).mode_RGB) == {0, 1}
-    some = metadata_features(table.assign(quantisation_sum=np.where(np.arange(240) < 120, 1024, 0)))
-    assert set(some.log2_quantisation_sum) == {10}  # a file without a table is told by `is_jpeg` alone
-    assert some.is_jpeg.sum() == 120
-
-
 def test_a_label_in_the_quantisation_is_found(table):
     coded = table.assign(quantisation_sum=np.where(table.label, 1858, 330))
     shortcut = judge(coded)
@@ -147,8 +134,6 @@ def test_a_label_in_the_quantisation_is_found(table):
     assert {f.name: f.verdict for f in findings} == dict.fromkeys(["metadata_only_cv", "metadata_only_test"], "warning")
     assert "most weight: coarser JPEG quantisation → pneumonia" in said(findings[0])
     assert f"AUROC of {shortcut.cv.value:.3f} ({shortcut.cv.low:.3f} to {shortcut.cv.high:.3f})" in said(findings[0])
-    fewer = table.assign(bytes=table.width_px * table.height_px / np.where(table.label, 16, 4))
-    assert judge(fewer).coefficients.in_words[0] == "more bytes per pixel → normal"
 
 
 def test_a_shortcut_turned_round_on_test(table):
@@ -212,8 +197,6 @@ def test_constant_features_are_listed_and_images_without_features_refused(table)
     constant = judge(flat).coefficients.set_index("feature").loc[["mode_L", "log2_quantisation_sum"]]
     assert set(constant.in_words) == {"constant, tells nothing"}
     assert (constant.coefficient == 0).all()
-    assert alone(flat).in_words["mode_L"] == "constant, tells nothing"
-    assert alone(flat).loc["mode_L", ["pool", "test"]].isna().all()
     features, split = metadata_features(table), split_of(table)
     shortcut = judge_shortcut(features * 0 + 10.5, split, PARAMS, 1)
     assert shortcut.cv.reason == "all 9 features are constant on the training pool"

@@ -64,9 +64,6 @@ def test_lengths_follow_the_image_s_side():
 
 def test_what_each_change_does_to_a_simple_image():
     grey = np.full((4, 40, 40, 1), 100, np.uint8)
-    for wrong in (("fog", 1), ("blur", 0), ("blur", 1.5)):
-        with pytest.raises(ValueError, match=rf"received '{wrong[0]}' of severity {wrong[1]}; allowed: gamma, "):
-            corrupt(grey, *wrong, 1)
     framed = corrupt(grey, "margins", 5, 1)
     assert (framed[:, :6] == 0).all()
     assert (framed[:, 6:-6, 6:-6] == 100).all()

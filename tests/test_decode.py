@@ -14,13 +14,7 @@ from PIL import ExifTags, Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    MPEG2MPML,
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    JPEGLSLossless,
-    generate_uid,
-)
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 
 from pneumolib.data.decode import decode, read_header
 from pneumolib.data.manifest import describe_file
@@ -90,9 +84,9 @@ RESCALED = {"RescaleSlope": "10", "RescaleIntercept": "-1000", "RescaleType": "U
         (RAMP, {"VOILUTSequence": [steps()]}, 255 * (X >= 32)),
         (RAMP, {"RescaleSlope": "-1", "RescaleIntercept": "0"}, 255 - SPREAD),
         (RAMP, {"RescaleSlope": "-1", "RescaleIntercept": "0", "bits": 8}, 255 - X),
+        (RAMP, {"RescaleSlope": "-1", "RescaleIntercept": "0", "WindowCenter": "-31", "WindowWidth": "64"}, 255 - SPREAD),
         # Elements that are empty or void count as absent.
-        (1000 + 10 * RAMP, {"WindowCenter": "", "WindowWidth": "", "PixelPaddingValue": None}, SPREAD),
-        (1000 + 10 * RAMP, {"WindowCenter": "500", "WindowWidth": "0"}, SPREAD),
+        (1000 + 10 * RAMP, {"WindowCenter": "500", "WindowWidth": "0", "PixelPaddingValue": None}, SPREAD),
         (1000 + 10 * RAMP, {"RescaleSlope": "", "RescaleIntercept": "", "VOILUTSequence": []}, SPREAD),
     ],
 )  # fmt: skip
@@ -104,15 +98,11 @@ def test_dicom_is_shown_as_a_workstation_shows_it(stored, options, row):
 
 
 @pytest.mark.parametrize(("bits", "scale"), [(8, 1), (12, 60)])
-def test_windows_are_spread_over_the_whole_range_and_a_negative_slope_turns_them_over(bits, scale):
+def test_windows_are_spread_over_the_whole_range(bits, scale):
     window = {"WindowCenter": f"{32 * scale}", "WindowWidth": f"{7 * scale}", "VOILUTFunction": "SIGMOID"}
     row = grey(dicom_bytes(RAMP * scale, bits, **window))[0]
     assert (row[0], row[-1]) == (0, 255)
     assert (np.diff(row) >= 0).all()
-    window = {"WindowCenter": "-32", "WindowWidth": "64", "RescaleSlope": "-1", "RescaleIntercept": "0"}
-    row = grey(dicom_bytes(RAMP, bits, **window))[0]
-    assert (np.diff(row) <= 0).all()
-    assert row[0] - row[-1] > 240
 
 
 def test_padding_stays_black():
@@ -134,16 +124,15 @@ def test_colours_of_dicom():
     assert load_image(red, ImageParams(size_px=32, channels=3))[5, 5].tolist() == [200, 0, 0]
 
 
-@pytest.mark.parametrize(("syntax", "name"), [(JPEGLSLossless, "JPEG-LS"), (MPEG2MPML, "MPEG2")])
-def test_a_compression_without_decoder_is_named(tmp_path, syntax, name):
+def test_a_compression_without_decoder_is_named(tmp_path):
     file = write_dicom(tmp_path / "x.dcm", RAMP)
     dataset = dcmread(file)
     dataset.PixelData = encapsulate([b"\xff\x4f" + bytes(60)])
     dataset["PixelData"].is_undefined_length = True
-    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
     dataset.save_as(file)
     fact = describe_file(file)
-    assert name in fact["reason"]
+    assert "JPEG-LS" in fact["reason"]
     assert "pip install python-gdcm" in fact["reason"]
 
 

@@ -49,7 +49,6 @@ class Remote(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.headers, self.cuts, self.statuses, self.seen, self.asked = {}, {"ETag": '"one"'}, [], [], [], 0
-        self.honours_range, self.tells_length = True, True
         self.stall_at, self.released = None, threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -73,7 +72,7 @@ class _Answer(BaseHTTPRequestHandler):
         if remote.statuses:
             status = remote.statuses.pop(0)
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        if wanted and remote.honours_range and self.headers["If-Range"] in headers.values():
+        if wanted and self.headers["If-Range"] in headers.values():
             status, start = 206, int(wanted[1])
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self.answer(status, body[start:] if status in (200, 206) else b"", headers)
@@ -88,8 +87,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        if remote.tells_length:
-            self.send_header("Content-Length", str(whole))
+        self.send_header("Content-Length", str(whole))
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             if self.command != "HEAD":
@@ -98,7 +96,7 @@ class _Answer(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 remote.released.wait(30)
                 self.wfile.write(body[remote.stall_at :])
-        self.close_connection = len(body) < whole or not remote.tells_length
+        self.close_connection = len(body) < whole
 
 
 @pytest.fixture
@@ -133,19 +131,16 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
 @pytest.mark.parametrize(
-    ("headers", "settings", "sent"),
+    ("headers", "sent"),
     [
-        ({"ETag": '"one"'}, {}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
-        ({"ETag": 'W/"weak"', "Last-Modified": DATE}, {}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
-        # Without a strong validator, or where the server knows no ranges, each try begins anew.
-        ({"ETag": 'W/"weak"'}, {}, [CHUNK] * 2 + [len(BODY)]),
-        ({"ETag": '"one"'}, {"honours_range": False}, [CHUNK] * 2 + [len(BODY)]),
+        ({"ETag": '"one"'}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
+        ({"ETag": 'W/"weak"', "Last-Modified": DATE}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
+        # Without a strong validator each try begins anew.
+        ({"ETag": 'W/"weak"'}, [CHUNK] * 2 + [len(BODY)]),
     ],
 )
-def test_a_cut_connection_goes_on_where_it_was_cut(remote, tmp_path, capsys, headers, settings, sent):
+def test_a_cut_connection_goes_on_where_it_was_cut(remote, tmp_path, capsys, headers, sent):
     remote.files["x/x.bin"], remote.cuts, remote.headers = BODY, [CHUNK, CHUNK], headers
-    for name, value in settings.items():
-        setattr(remote, name, value)
     assert get(remote, tmp_path) == BODY
     assert [n for *_, n in remote.seen] == sent
     assert "trying again in 0 s" in capsys.readouterr().err
@@ -180,9 +175,6 @@ def test_refusals_and_busy_servers(remote, tmp_path, statuses, words, asked):
     with pytest.raises(PneumolibError, match=words) if words else contextlib.nullcontext():
         get(remote, tmp_path)
     assert remote.asked == asked
-    remote.tells_length = False
-    with pytest.raises(PneumolibError, match="tells no length"):
-        get(remote, tmp_path)
 
 
 # TFRecord files
@@ -332,11 +324,9 @@ def test_whatever_belongs_to_others_is_never_overwritten(source, tmp_path, stran
 
 
 @pytest.fixture
-def records(remote, tmp_path):
+def records(remote, source):
     """The pairs behind `remote`, under /chest/."""
-    write_pair(tmp_path / "records", "train", TRAIN)
-    write_pair(tmp_path / "records", "test", TEST)
-    for file in (tmp_path / "records").rglob("*.tfrec"):
+    for file in source.rglob("*.tfrec"):
         remote.files[f"chest/{file.parent.name}/{file.name}"] = file.read_bytes()
     return f"{remote.url}/chest"
 
@@ -345,12 +335,8 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert main(["data", "--address", records, "--to", "out"]) == 0
     assert contents(tmp_path / "out") == UNPACKED
     said = capsys.readouterr().out
-    for words in (
-        f"{tmp_path / 'out'}: 6 images",
-        "not those of the published images: train/NORMAL 2 (",
-        "doi:10.17632/rscbjbr9sj",
-    ):
-        assert words in said
+    assert "out: 6 images" in said
+    assert "not those of the published images: train/NORMAL 2 (" in said
     assert said.rstrip().endswith(f"Next: make report STUDY=kermany DATA={tmp_path / 'out'}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out", "records"]
     asked = remote.asked
@@ -364,12 +350,7 @@ def test_records_are_fetched_unpacked_and_counted(records, remote, tmp_path, cap
     assert contents(tmp_path / "from a folder") == UNPACKED
 
 
-def test_a_page_in_place_of_a_file_and_a_folder_of_others_are_refused(records, remote, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(PneumolibError, match=r"(?s)such as mine\.txt.*TO= names another folder.*DATA="):
-        download.download("tfrecord", records, "out")
-    assert remote.asked == 0
+def test_a_page_in_place_of_a_file_is_refused(records, remote, tmp_path):
     remote.files["chest/test/images.tfrec"] = b"<html>Please sign in</html>"
     with pytest.raises(PneumolibError, match=r"images\.tfrec.*record 1 at byte 0.*a TFRecord file is needed"):
         download.download("tfrecord", records, "other")
@@ -492,16 +473,8 @@ TWO = {f"{folder}/{name}": body for folder in "ab" for name, body in IMAGES.item
     ("members", "limits", "message"),
     [
         (IMAGES | {"train/NORMAL/../../../x.jpeg": b""}, {}, "unsafe name"),
-        (
-            IMAGES | {compressed(zipfile.ZIP_BZIP2): jpeg(1)},
-            {},
-            r"x\.jpeg: not unpacked: compressed by another method than deflate",
-        ),
-        (
-            IMAGES | {compressed(zipfile.ZIP_DEFLATED): bytes(2**20)},
-            {},
-            r"x\.jpeg: not unpacked: 1048576 bytes from \d+: no",
-        ),
+        (IMAGES | {compressed(zipfile.ZIP_BZIP2): jpeg(1)}, {}, "compressed by another method than deflate"),
+        (IMAGES | {compressed(zipfile.ZIP_DEFLATED): bytes(2**20)}, {}, r"x\.jpeg: not unpacked: 1048576 bytes"),
         (IMAGES, {"MAX_FILE_BYTES": 100}, "no radiograph"),
         (IMAGES | {"train/normal/im-0001-0001.JPEG": jpeg(9)}, {}, "one image a place is allowed"),
         (IMAGES, {"MAX_TOTAL_BYTES": sum(map(len, IMAGES.values())) - 1}, "images are larger than 1327 bytes"),
@@ -571,10 +544,7 @@ def test_kaggles_cache_is_copied_into_place(monkeypatch, tmp_path):
         (cache / name).write_bytes(body)
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(cache))
     with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
-        download.download("kaggle")
-    with pytest.raises(PneumolibError, match=r"train/NORMAL 2 \(published: 1349\)"):
         download.download("kaggle")  # counted before it is put in place
     assert not (tmp_path / "data/chest_xray").exists()
     download.download("kaggle", "somebody/the-same")
-    out = tmp_path / "data/chest_xray"
-    assert contents(out) == IMAGES
+    assert contents(tmp_path / "data/chest_xray") == IMAGES

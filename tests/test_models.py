@@ -109,15 +109,6 @@ def test_vgg19_of_the_coursework_has_the_published_counts():
     assert first_trained(network) == "block4_conv1"
 
 
-@pytest.mark.hosts  # 780 layers
-def test_inception_resnet_of_the_coursework_has_the_published_counts():
-    network = transfer("InceptionResNetV2", 90, head_units=128, head_dropout=0.1)
-    assert (network.count_params(), trainable(network)) == (54_533_601, 196_865)
-    blocks = network_blocks(network)
-    # Grad-CAM would have nothing to look at here: the map is a single point at 90 px.
-    assert blocks.output[blocks.part == "backbone"].iloc[-1] == "1 x 1 x 1536"
-
-
 def test_the_head_of_recall_vgg19_has_the_published_counts():
     network = transfer("VGG19", 300, head="recall_vgg19")
     assert network.count_params() == 23_094_601
@@ -237,9 +228,6 @@ def test_a_sequential_file_and_one_with_operations_work_too(in_tmp):
         network = transfer(name, preprocess="none")
         np.testing.assert_allclose(run(split_at_head(network)[0], COLOUR), expected.mean((1, 2)), rtol=1e-3)
     assert network_blocks(network).part.tolist() == ["input", "backbone", "backbone", "head"]
-    said = r"own\.keras cannot be read as a \.keras file: .*No such file.*Save it with Keras 3"
-    with pytest.raises(ModelError, match=said):
-        transfer("own.keras", preprocess="unit")
 
 
 def within(path):
@@ -280,15 +268,6 @@ def test_weights_from_a_file(in_tmp):
         assert same(weights_of(backbone_layers(network)), base.get_weights())
     with pytest.raises(ModelError, match=r"model\.weights .*none\.h5: no such file\. Allowed: imagenet, none"):
         transfer("VGG16", weights="none.h5")
-
-
-@pytest.mark.hosts  # MobileNetV3Large takes long to build
-def test_weights_of_another_family(in_tmp):
-    keras.applications.MobileNetV3Small(weights=None, include_top=False).save_weights(in_tmp / "own.weights.h5")
-    # Keras itself only warns that some layers stay random.
-    said = r"(?s)own\.weights\.h5 does not fit MobileNetV3Large without its top: .*saved without"
-    with pytest.raises(ModelError, match=said):
-        transfer("MobileNetV3Large", weights="own.weights.h5")
 
 
 def write_legacy(base: keras.Model, path) -> None:
@@ -344,8 +323,6 @@ def test_mixed_precision_reaches_the_backbone_and_not_the_ends(in_tmp):
         network = transfer("own.keras", preprocess="torch")
     finally:
         keras.config.set_dtype_policy(before)
-    kinds = {(p, layer.compute_dtype) for layer, p in zip(network.layers, layer_parts(network), strict=True)}
-    assert kinds >= {("backbone", "bfloat16")}
-    assert ("backbone", "float32") not in kinds
+    assert {layer.compute_dtype for layer in backbone_layers(network)} == {"bfloat16"}
     assert (network.get_layer("to_backbone").compute_dtype, network.output.dtype) == ("float32", "float32")
     assert np.isfinite(run(network, COLOUR)).all()

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import os
 import re
 from pathlib import Path
 
@@ -152,11 +151,16 @@ def test_every_heading_is_in_the_contents_under_an_id_of_its_own(site):
     """A section without content has no heading."""
     page = text(site, "whole/03_baseline_cnn-a")
     links = re.findall(r'<li class="level-(\d)"><a href="#([^"]+)">([^<]+)</a>', page)
-    assert [(level, words) for level, _, words in links] == [
-        ("2", "The images"), ("3", "As they are"), ("2", "Training"), ("3", "As they are"), ("2", 'Größe &amp; "errors" &lt; 5'),
-        ("2", "What it says"), ("2", "How this page was made"),
-    ]  # fmt: skip
-    assert [link for _, link, _ in links[1:4]] == ["As-they-are", "Training", "As-they-are-2"]
+    assert links[1:4] == [
+        ("3", "As-they-are", "As they are"),
+        ("2", "Training", "Training"),
+        ("3", "As-they-are-2", "As they are"),
+    ]
+    assert [words for *_, words in links[4:]] == [
+        'Größe &amp; "errors" &lt; 5',
+        "What it says",
+        "How this page was made",
+    ]
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert {"The-images", "As-they-are", "As-they-are-2", "made-of"} <= set(ids)
@@ -206,7 +210,6 @@ OTHER = DataResult(fingerprint="e", images=9, groups=5, left_out=0, split_finger
     ("changes", "said"),
     [
         ({"split": "another"}, "split"),
-        ({"synthetic": True}, "images"),
         ({"parameters": {"seed": 1, "evaluation": {"resamples": 9}}}, "evaluation"),
         ({"data": OTHER}, "data and split"),
     ],
@@ -223,16 +226,9 @@ def test_unlike_runs_are_not_ranked_and_the_index_says_why(tmp_path, monkeypatch
     assert "These runs are not ranked" in page
     assert f"They differ in {said}, so their results cannot be compared" in page
     assert '<th scope="col">Result</th>' in page
-    assert '<th scope="col" data-sort>Duration</th>' in page
 
 
 def test_the_index_of_all_ranks_no_studies(site):
-    """A study whose parameter files are gone keeps its row."""
-    os.rename(site.parent / "params/drawn", site.parent / "params/away")
-    pages.write_index("whole", waiting=["03_baseline_cnn-c"])
-    os.rename(site.parent / "params/away", site.parent / "params/drawn")
-    assert "no parameter files" in text(site, "index")
-    pages.write_index("whole", waiting=["03_baseline_cnn-c"])
     page = text(site, "index")
     assert rows(page) == ["whole", "unlike", "drawn"]
     chips = re.findall(r'class="chip \w+">([^<]+)', page)

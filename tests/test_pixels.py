@@ -5,15 +5,13 @@ import sys
 import textwrap
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 from conftest import draw_archive, save_image
 from pneumolib.data import pixels as module
-from pneumolib.data.decode import decode
 from pneumolib.data.manifest import read_manifest
-from pneumolib.data.pixels import ImageSet, as_jpeg, equalize, load_image, read_images, subset
+from pneumolib.data.pixels import equalize, load_image, read_images, subset
 from pneumolib.data.split import split_manifest
 from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams, ImageParams, SplitParams
@@ -163,16 +161,6 @@ def test_stretch_pad_and_crop(tmp_path):
     np.testing.assert_array_equal(square, noise[16:64])  # cut, not resampled
 
 
-def test_saved_anew_all_files_carry_one_table(tmp_path):
-    scene = np.random.default_rng(0).normal(128, 30, (96, 96)).clip(0, 255)
-    files = [save_image(tmp_path / f"{q}.jpeg", scene, quality=q) for q in (95, 60)]
-    own = [decode(file.read_bytes()) for file in files]
-    anew = [decode(as_jpeg(decoded.image, 30)) for decoded in own]
-    assert own[0].quantisation_sum < own[1].quantisation_sum < anew[0].quantisation_sum == anew[1].quantisation_sum
-    seen = load_image(files[0], ImageParams(size_px=96, reencode_quality=30))
-    np.testing.assert_array_equal(seen[..., 0], np.asarray(anew[0].image))  # at 96 px nothing is resized
-
-
 def test_equalisation_makes_the_cumulative_curve_straight():
     rng = np.random.default_rng(0)
     flat = rng.normal(90, 12, (64, 64, 1)).clip(0, 255).astype(np.uint8)
@@ -188,14 +176,3 @@ def test_equalisation_makes_the_cumulative_curve_straight():
         assert equalize(even, ImageParams(equalize=way)).shape == even.shape
         coloured = equalize(rng.integers(0, 255, (32, 32, 3), np.uint8), ImageParams(equalize=way))
         assert (coloured == coloured[..., :1]).all()
-
-
-def test_grey_values_are_counted_and_compared():
-    levels = {"train": (10, 30), "test": (15, 20)}
-    sets = {
-        part: ImageSet(pd.DataFrame({"label": [0, 1]}), np.stack([np.full((4, 4, 1), v, np.uint8) for v in values]))
-        for part, values in levels.items()
-    }
-    counted = module.histograms_of(sets)
-    assert [np.flatnonzero(shares).tolist() for shares in counted.histogram] == [[10], [30], [15], [20]]
-    assert module.grey_distances(counted) == {"classes": 20, "shift_normal": 5, "shift_pneumonia": 10}

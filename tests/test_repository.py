@@ -9,7 +9,6 @@ import tomllib
 
 import nbformat
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -53,9 +52,6 @@ def test_every_requirement_is_locked_within_its_bounds_by_a_hash_and_no_address(
 def test_environment_yml_is_in_step():
     text = (REPO / "environment.yml").read_text(encoding="utf-8")
     assert text == environment_yml(LOCK, PYPROJECT), "run `make lock`, or tools/environment.py alone"
-    conda = yaml.safe_load(text)
-    pins = {str(Requirement(line)) for line in conda["dependencies"][-1]["pip"] if not line.startswith("-")}
-    assert pins == {str(pin) for pin in locked(LOCK)}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -135,15 +131,8 @@ def test_no_registry_host_and_no_path_of_a_machine():
             assert not hosts.search(text), file
             assert not paths.search(text), file
             # The data beside the repository is on its developers' machines only.
-            used = file.relative_to(REPO).parts[0] in {
-                "params",
-                "notebooks",
-                "pneumolib",
-                "docs",
-                "README.md",
-                "Makefile",
-            }
-            assert not used or "../shared" not in text, file
+            used = {"params", "notebooks", "pneumolib", "docs", "README.md", "Makefile"}
+            assert file.relative_to(REPO).parts[0] not in used or "../shared" not in text, file
 
 
 @pytest.mark.parametrize(
@@ -151,8 +140,7 @@ def test_no_registry_host_and_no_path_of_a_machine():
     [
         (["data", "FROM=a b.zip", "TO=c d"], 'data --from "a b.zip" --to "c d"'),
         (["report", "STUDY=s", "DATA=/a b", "FORCE=1", "V=1"], 'report "s" --data "/a b" --force --verbose'),
-        (["report", "FORCE=0", "SMOKE=0", "V=0"], 'report "demo"  '),
-        (["open", "RUN=s/03_x", "DATA=d", "SMOKE=1"], 'open "s/03_x" --data "d" --smoke'),
+        (["report", "FORCE=0"], 'report "demo"'),
         (["app", "RUN=s/03_x", "PORT=80", "BROWSE=1"], 'app "s/03_x" --port "80" --browse'),
         (["kaggle", "STUDY=s", "PUSH=1", "RESUME=1", "HOURS=2", "ACCELERATOR=gpu"],
          'kaggle "s" --accelerator "gpu" --hours "2" --push --resume "1"'),

@@ -1,14 +1,12 @@
 """Sources of all kinds give one manifest: folders, tables, arrays and TFRecord files."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from conftest import save_image
-from pneumolib.data.layout import CLASSES, build, identify
+from pneumolib.data.layout import CLASSES, identify
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
@@ -36,13 +34,6 @@ def test_names_give_kind_and_group():
         assert identify(other, stem) is None
 
 
-def test_a_place_where_nothing_can_be_made_is_no_busy_lock(tmp_path):
-    (tmp_path / "file").write_text("x", encoding="utf-8")
-    for place in (tmp_path / "file/x", Path("/proc/x")):
-        with pytest.raises(OSError, match=r"File exists|No such file|Permission|Operation not permitted"):
-            build(place, {}, lambda folder: None)
-
-
 def test_links_that_lead_in_circles(archive, tmp_path):
     folder = archive / "train/NORMAL"
     (folder / "IM-0900-0001.jpeg").symlink_to("IM-0901-0001.jpeg")
@@ -65,8 +56,7 @@ def test_normal_and_opacity_are_the_classes_of_the_revised_split(archive, tmp_pa
     after = read(archive, tmp_path / "cache").table
     renamed = before.image_id.str.replace("NORMAL/", "Normal/").str.replace("PNEUMONIA", "Opacity")
     assert after.image_id.tolist() == sorted(renamed)
-    ours, theirs = (table.sort_values("sha256", ignore_index=True) for table in (before, after))
-    pd.testing.assert_frame_equal(ours.drop(columns=["image_id", "path"]), theirs.drop(columns=["image_id", "path"]))
+    assert dict(zip(renamed, before.label, strict=True)) == dict(zip(after.image_id, after.label, strict=True))
 
 
 def test_tfrecord_pairs_give_the_same_manifest(archive, tmp_path, monkeypatch):
@@ -85,8 +75,6 @@ def test_tfrecord_pairs_give_the_same_manifest(archive, tmp_path, monkeypatch):
     (folder / "train/images.tfrec").write_bytes(b"x" * 40)
     with pytest.raises(DataError, match=r"data\.root: .*train/images\.tfrec: record 1"):
         read(folder, tmp_path / "cache", source="tfrecord")
-    with pytest.raises(DataError, match=r"looked for pairs of images\.tfrec"):
-        read(tmp_path / "nowhere", tmp_path / "cache", source="tfrecord")
 
 
 # --- CSV
@@ -99,9 +87,8 @@ def table_of_paths(tmp_path):
     for number in range(8):
         for label in (0, 1):
             level = (60 + 120 * label + RAMP).astype(np.uint8)
-            name = (f"bild {number} é {label}.png", f"снимок {number} {label}.jpeg", f"胸部 {number} {label}.dcm")[
-                number % 3
-            ]
+            form = ("bild {} é {}.png", "снимок {} {}.jpeg", "胸部 {} {}.dcm")[number % 3]
+            name = form.format(number, label)
             if name.endswith("dcm"):
                 write_dicom(folder / name, level, bits=8)
             else:
@@ -156,8 +143,6 @@ FAULTS = [
     (lambda t: t.assign(kind="virus"), "line 2: kind 'virus' contradicts the label"),
     (lambda t: t[(t.split != "test") | (t.label == "1")], "no usable image in test/NORMAL.*No file was left out"),
     (lambda t: t.drop(columns="group_id"), r"missing column\(s\) group_id; .*group_id is the patient"),
-    (lambda t: t.assign(split="val"), "no usable image in train/NORMAL"),
-    (lambda t: t[:0], "holds no rows"),
 ]
 
 
@@ -217,9 +202,6 @@ def test_npz_gives_the_same_manifest(npz, tmp_path, capsys):
         with Image.open(manifest.root / row.path) as image:
             np.testing.assert_array_equal(np.asarray(image), arrays[f"{split}_images"][number])
         assert row.label == arrays[f"{split}_labels"][number, 0]
-    other_types = {"train_labels": arrays["train_labels"].astype(float), "val_labels": arrays["val_labels"] > 0}
-    np.savez(file, **(arrays | other_types))
-    assert read(file, tmp_path / "cache", source="npz").fingerprint == manifest.fingerprint
 
 
 @pytest.mark.parametrize(
