@@ -95,6 +95,7 @@ bench: $(VENV)  ## measure speed, as ratios in one run
 	@$(BIN)/python benchmarks/data_audit.py
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/evaluation.py
+	@$(BIN)/python benchmarks/coverage.py $(if $(FULL),--full)
 	@$(BIN)/python benchmarks/prediction.py
 	@$(BIN)/python benchmarks/scaling.py
 

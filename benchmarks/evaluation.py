@@ -47,20 +47,23 @@ def main() -> None:
         seconds[name] = time.perf_counter() - began
         return found[name]
 
-    threshold = timed("threshold", evaluation.choose_threshold, predictions, options["params"])
-    calibration = timed("calibration", evaluation.fit_calibration, predictions, "platt")
+    threshold, calibration = timed("calibration and threshold", evaluation.freeze, predictions, options["params"])
+    predictions, test = calibration.applied(predictions), calibration.applied(test)
     for part in ("val", "test"):
         timed(f"metrics, {part}", evaluation.metric_table, predictions, part, threshold.value, **options)
     bands = timed("curves", evaluation.curve_bands, predictions, **options)
-    timed("calibration, test", evaluation.calibration_table, predictions, "test", **options)
-    probability = calibration.apply(test.logit)
-    calibrated = predictions.assign(calibrated=calibration.apply(predictions.logit))
-    curve = timed("decision curve", evaluation.decision_curve, calibrated, "test", **options)
+    calibrations = timed("calibration, test", evaluation.calibration_table, predictions, "test", calibration, **options)
+    smooth = timed("smoothed calibration", evaluation.calibration_curve, test, test.probability, **options)
+    sizes = {"images": len(test), "pneumonia": test.label.sum(), "normal": (test.label == 0).sum()}
+    used = calibrations[calibrations.chosen].iloc[0]
+    timed("precision", evaluation.precision_table, found["metrics, test"], used, sizes)
+    curve = timed("decision curve", evaluation.decision_curve, predictions, "test", **options)
+    referral = timed("abstention", evaluation.risk_coverage, predictions, "test", threshold, **options)
     timed("predictive values", evaluation.predictive_values, predictions, "test", threshold.value, **options)
     timed("parts", evaluation.subgroup_table, predictions, "test", threshold.value, **options)
     timed("permutation", evaluation.permutation_check, predictions, "test", 1)
     sweep = timed("sweep", evaluation.threshold_sweep, predictions, "test")
-    bins = timed("reliability", evaluation.reliability, test, probability)
+    bins = timed("reliability", evaluation.reliability, test, test.probability)
     other = predictions.assign(
         probability=expit(predictions.logit + np.random.default_rng(0).normal(0, 1, len(predictions)))
     )
@@ -78,8 +81,9 @@ def main() -> None:
         evaluation_plots.threshold_sweep(sweep, threshold.value),
         evaluation_plots.score_histograms(predictions, threshold.value),
         evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, threshold.value)),
-        evaluation_plots.reliability({"network's own": bins, "calibrated: platt": bins}),
-        evaluation_plots.decision_curve(curve, "calibrated"),
+        evaluation_plots.reliability({"calibration: platt": bins}, smooth=smooth),
+        evaluation_plots.decision_curve(curve, evaluation.better_ranges(curve), "platt"),
+        evaluation_plots.risk_coverage(referral),
         evaluation_plots.robustness(robust),
     ]
     for plot in plots:

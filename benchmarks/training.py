@@ -21,6 +21,7 @@ import pandas as pd
 
 from pneumolib import data, evaluation, learning
 from pneumolib.data.pixels import ImageSet
+from pneumolib.evaluation.calibration import NONE
 from pneumolib.learning.fitting import compile_model
 from pneumolib.params import DataParams, ImageParams, RunParams
 from pneumolib.project import load_run
@@ -94,7 +95,8 @@ def determinism() -> None:
 
 def auroc_with_interval(network: keras.Model, val: ImageSet, params: RunParams) -> str:
     """Validation AUROC, interval from groups."""
-    table = evaluation.metric_table(learning.predict(network, val), "val", 0.5, params.evaluation, 1)
+    predictions = NONE.applied(learning.predict(network, val))
+    table = evaluation.metric_table(predictions, "val", 0.5, params.evaluation, 1)
     row = table[table.metric == "auroc"].iloc[0]
     return f"{row.value:.4f} ({row.low:.4f}-{row.high:.4f})"
 

@@ -239,6 +239,7 @@ class ExternalParams(Section):
     data: DataParams = DataParams(source="csv", root="data/external/table.csv")
     recalibration_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     seed: Seed = 1
+    subgroups: list[str] = []  # as `evaluation.subgroups`, of the other source's table
 
 
 class SplitParams(Section):
@@ -304,28 +305,37 @@ class AugmentParams(Section):
 
 
 class EqualisationParams(Section):
-    """What the page on equalisation tries: CLAHE settings on one image, and a short training of each kind."""
+    """What the page on equalisation tries: CLAHE settings on one image, and a short training of each kind.
+
+    Validation decides. `score_test` scores test, too, and writes it down as an opening of test.
+    """
 
     clip_limits: Annotated[list[ClipLimit], Field(min_length=1, max_length=6)] = [0.02, 0.05, 0.15]
     tiles: Annotated[list[Tiles], Field(min_length=1, max_length=6)] = [2, 4, 8]
+    score_test: bool = False
 
 
 class AuditParams(Section):
-    """How the audit looks for shortcuts, and the mitigations whose effect it measures."""
+    """How the audit looks for shortcuts, and the mitigations whose effect it measures.
+
+    The classifiers are cross-validated on the training pool. `score_test` scores test, too, and writes it down as an opening.
+    """
 
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     border_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.125  # of each side, what the border-only classifier sees
     mitigation_images: Annotated[int, Field(ge=24)] = 1000  # at most so many files are prepared anew for each
     mitigation_quality: Annotated[int, Field(ge=1, le=95)] = 75
     mitigation_crop_border: Annotated[float, Field(gt=0, le=0.4)] = 0.05
+    score_test: bool = False
 
 
 class EvaluationParams(Section):
-    """How scores become calls and intervals. The threshold is chosen on validation and frozen.
+    """How scores become predicted classes and intervals. Threshold and calibration are chosen on validation and frozen.
 
-    With `threshold_views` it is chosen on validation as it is and, with the same weight, in so many views changed by the
-    run's `augment`, so that it need not move when images come from other settings. `calibration` is fitted there, too.
-    `seeds` are further ones that the training is repeated from, to see what is luck.
+    With `threshold_views` they are chosen on validation as it is and, with the same weight, in so many views changed by the
+    run's `augment`, so that they need not move when images come from other settings. Of `refer_fraction` of validation, the
+    images nearest to the threshold, the class is left to a person. `subgroups` are columns of the data's table, such as `view`;
+    numbers are cut at their thirds. `seeds` are further ones that the training is repeated from, to see seed variability.
     """
 
     threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
@@ -333,13 +343,23 @@ class EvaluationParams(Section):
     fixed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     threshold_views: Annotated[int, Field(ge=0, le=64)] = 0
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
+    refer_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    subgroups: list[str] = []
     seeds: list[Seed] = []
     resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
+    @model_validator(mode="after")
+    def _rises(self):
+        if self.threshold_rule == "binormal" and self.calibration == "isotonic":
+            raise ValueError(
+                "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic makes ties"
+            )
+        return self
+
 
 class RobustnessParams(Section):
-    """How many test images are corrupted, and in which ways, to see whether calls hold: `data.corruptions`. 0: none."""
+    """How many test images are corrupted, and in which ways, to see whether predicted classes hold: `data.corruptions`. 0: none."""
 
     images: Annotated[int, Field(ge=0)] = 100
     corruptions: Annotated[list[Corruption], Field(min_length=1)] = [*get_args(Corruption)]

@@ -79,7 +79,7 @@ evaluation: {resamples: 50}
 TINY_BASELINE = TINY_TRAINING + "model: {name: coursework_cnn}\nrobustness: {images: 4, corruptions: [gamma]}\n"
 
 TINY_AUDIT = """\
-audit: {folds: 2}
+audit: {folds: 2, score_test: true}
 evaluation: {resamples: 50}
 """
 

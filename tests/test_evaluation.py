@@ -1,5 +1,6 @@
 """Metrics, intervals, threshold, calibration: against numbers worked out by hand, scikit-learn, scipy and statsmodels."""
 
+import re
 import subprocess
 import sys
 
@@ -10,22 +11,27 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 from scipy.special import expit, logit
-from scipy.stats import bootstrap
+from scipy.stats import t
 from sklearn import metrics as sklearn_metrics
+from statsmodels.stats.proportion import proportion_confint
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import (
     METHODS,
+    NONE,
     Threshold,
+    calibration_curve,
     calibration_table,
     choose_threshold,
     expected_errors,
-    fit_calibration,
+    fit_method,
+    freeze,
     reliability,
     slope_and_intercept,
 )
-from pneumolib.evaluation.intervals import group_weights, metric_table
+from pneumolib.evaluation.intervals import clustered_variance, group_weights, influences, metric_table, precision_table
 from pneumolib.evaluation.metrics import (
     METRICS,
     check_predictions,
@@ -133,7 +139,7 @@ def test_unusable_predictions_are_refused_in_words(predictions, change, message)
 
 def test_evaluation_needs_no_tensorflow():
     program = (
-        "import sys, pneumolib as pn; pn.evaluation.metric_table, pn.evaluation.choose_threshold, pn.audit.judge_shortcut;"
+        "import sys, pneumolib as pn; pn.evaluation.metric_table, pn.evaluation.freeze, pn.audit.judge_shortcut;"
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'jax')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -175,42 +181,63 @@ def test_intervals_hold_the_value_and_widen_with_grouping(predictions):
     np.testing.assert_allclose(tens.high - tens.low, single.high - single.low, atol=0.005)
     lone = table_of(predictions.assign(group_id=np.where(predictions.label == 1, "one", predictions.group_id)))
     assert lone.value.notna().all()
-    assert lone.low.isna().all()
+    assert lone.metric[lone.low.notna()].tolist() == ["specificity"]  # of the class that has several
 
 
-def test_intervals_agree_with_scipys_bootstrap_of_groups(predictions):
-    """Groups as scipy's observations: the share of pneumonia that is found, over groups of several images."""
-    rows = predictions[(predictions.split == "test") & (predictions.label == 1)]
-    own = metric_table(predictions, "test", 0.5, EvaluationParams(resamples=4000), seed=1).set_index("metric")
-    hits, sizes = rows.probability.ge(0.5).groupby(rows.group_id).agg(["sum", "size"]).to_numpy().T
-    options = {"vectorized": False, "method": "percentile", "paired": True, "rng": np.random.default_rng(0)}
-    share = bootstrap((hits, sizes), lambda h, n: h.sum() / n.sum(), n_resamples=2000, **options)
-    assert (own.low["sensitivity"], own.high["sensitivity"]) == pytest.approx(share.confidence_interval, abs=0.012)
+@pytest.mark.parametrize("copies", [1, 3])
+def test_limits_of_proportions_are_exact_ones_of_the_effective_number_of_cases(predictions, copies):
+    """The clustered variance is statsmodels' of a regression without variables, the limits are its "beta" ones."""
+    tables = [predictions.assign(image_id=predictions.image_id + str(i)) for i in range(copies)]
+    table = pd.concat(tables, ignore_index=True)
+    rows = table[(table.split == "test") & (table.label == 1)]
+    hit = rows.probability.ge(0.5).astype(float).to_numpy()
+    fitted = sm.OLS(hit, np.ones(len(hit))).fit(cov_type="cluster", cov_kwds={"groups": pd.factorize(rows.group_id)[0]})
+    few = (t.ppf(0.975, len(hit) - 1) / t.ppf(0.975, rows.group_id.nunique() - 1)) ** 2
+    effective = min(few * hit.mean() * (1 - hit.mean()) / fitted.bse[0] ** 2, len(hit))
+    assert (effective < len(hit)) == (copies > 1)
+    own = metric_table(table, "test", 0.5, PARAMS, seed=1).set_index("metric").loc["sensitivity"]
+    limits = proportion_confint(hit.mean() * effective, effective, method="beta")
+    assert (own.low, own.high) == pytest.approx(limits, abs=1e-6)
 
 
-def test_resamples_that_all_agree_are_not_certainty():
-    """No error among 10 groups of each class: the exact interval of 10 cases, and none where there is no such thing."""
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 999))
+def test_the_variance_of_the_auroc_is_that_of_leaving_out_one_group_after_the_other(seed):
+    """Also where groups hold both classes. A jackknife of scikit-learn's AUROC, which is larger by little."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 60, 200)
+    labels = np.where(groups < 10, rng.integers(0, 2, 200), groups % 2)
+    scores = (labels + rng.normal(0, 0.8, 60)[groups] + rng.normal(0, 0.8, 200)).round(1)
+    left = [sklearn_metrics.roc_auc_score(labels[groups != g], scores[groups != g]) for g in set(groups)]
+    jackknife = (len(left) - 1) * np.var(left)
+    own = clustered_variance(influences(labels, scores, 0.5)["auroc"], labels, groups)
+    assert own == pytest.approx(jackknife, rel=0.15)
+
+
+def test_no_error_is_not_certainty():
+    """No error among 10 groups of each class: the limits of 10 cases, one-sided for the AUROC; none where there is no such thing."""
     labels = np.repeat([0, 1], 20)
     groups = [f"{label}-{i // 2 % 10}" for i, label in enumerate(labels)]
     table = metric_table(frame(labels, 0.1 + 0.8 * labels, groups=groups), "test", 0.5, PARAMS, 1).set_index("metric")
     shares = ["sensitivity", "specificity", "ppv", "npv"]
-    assert (table.loc[shares, ["value", "high"]] == 1).all(axis=None)
+    assert (table.loc[["auroc", *shares], ["value", "high"]] == 1).all(axis=None)
     assert table.low[shares].tolist() == pytest.approx([0.025 ** (1 / 10)] * 4)
     assert table.low["accuracy"] == pytest.approx(0.025 ** (1 / 20))
-    assert table.loc[["auroc", "auprc", "mcc"], ["low", "high"]].isna().all(axis=None)
+    assert table.low["auroc"] == pytest.approx(0.05 ** (1 / 10))
+    assert table.loc[["auprc", "mcc"], ["low", "high"]].isna().all(axis=None)
 
 
 # --- threshold
 
 
 def test_threshold_is_chosen_on_validation_alone(predictions):
-    chosen = choose_threshold(predictions, PARAMS)
-    changed = predictions.assign(probability=predictions.probability.where(predictions.split == "val", 0.5))
-    assert choose_threshold(changed, PARAMS) == chosen
-    assert chosen.chosen_on == "validation"
+    chosen, calibration = freeze(predictions, PARAMS)
+    other = predictions.assign(logit=predictions.logit.where(predictions.split == "val", 0.0))
+    assert freeze(other.drop(columns="probability"), PARAMS) == (chosen, calibration)
+    assert chosen.chosen_on == calibration.chosen_on == "validation"
     assert chosen.sensitivity >= 0.95
-    val = predictions[predictions.split == "val"]
-    higher = val.probability[val.probability >= chosen.value].min() + 0.005
+    val = calibration.applied(predictions[predictions.split == "val"])
+    higher = val.probability[val.probability >= chosen.value].min() + 1e-6
     assert compute_metrics(val.label, val.probability, higher)["sensitivity"] < 0.95
 
 
@@ -265,29 +292,80 @@ def steep() -> pd.DataFrame:
 
 
 def test_platt_finds_slope_and_shift_and_temperature_the_slope_alone(steep):
-    platt = fit_calibration(steep, "platt")
-    assert (platt.slope, platt.intercept) == (pytest.approx(0.5, abs=0.04), pytest.approx(-0.5, abs=0.12))
-    unmoved = steep.assign(logit=steep.logit - 1, probability=expit(steep.logit - 1))
-    assert fit_calibration(unmoved, "temperature").slope == pytest.approx(0.5, abs=0.04)
+    platt = fit_method(steep, "platt")
+    assert (platt.slope, platt.intercept) == (pytest.approx(0.5, abs=0.03), pytest.approx(-0.5, abs=0.1))
+    unmoved = steep.assign(logit=steep.logit - 1)
+    assert fit_method(unmoved, "temperature").slope == pytest.approx(0.5, abs=0.03)
+    # Weights count as copies do.
+    copies, weights = steep.iloc[:300].loc[lambda t: t.index.repeat(1 + t.index % 3)], 1.0 + np.arange(300) % 3
+    for method in METHODS:
+        one, other = fit_method(steep.iloc[:300], method, weights), fit_method(copies, method)
+        np.testing.assert_allclose(one.apply(steep.logit), other.apply(steep.logit), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_calibration_rises_and_knows_validation_alone(steep, method):
-    fitted = fit_calibration(steep, method)
-    mapped = fitted.apply(np.linspace(-20, 20, 200))
+@pytest.mark.parametrize("rule", ["sensitivity", "youden"])
+def test_a_calibration_rises_and_moves_no_image_across_the_threshold(steep, method, rule):
+    """Threshold and probability are of one map; where an isotonic one makes ties, the rule holds among them."""
+    params = EvaluationParams(calibration=method, threshold_rule=rule)
+    threshold, calibration = freeze(steep, params)
+    assert calibration.method == calibration.asked == method
+    mapped = calibration.apply(np.linspace(-20, 20, 200))
     assert (np.diff(mapped) >= 0).all()
     assert ((mapped >= 0) & (mapped <= 1)).all()
-    assert fit_calibration(steep.assign(label=steep.label.where(steep.split == "val", 0)), method) == fitted
-    assert fitted.chosen_on == "validation"
+    plain, _ = freeze(steep, params.model_copy(update={"calibration": "none"}))
+    classes = calibration.apply(steep.logit) >= threshold.value
+    changed = (classes != (steep.probability >= plain.value)).sum()
+    assert changed == 0 if method != "isotonic" else changed < 0.05 * len(steep)
+    val = steep.split == "val"
+    assert (threshold.sensitivity, threshold.specificity) == pytest.approx((
+        classes[val & (steep.label == 1)].mean(), 1 - classes[val & (steep.label == 0)].mean()
+    ))  # fmt: skip
+    if rule == "sensitivity":
+        assert threshold.sensitivity >= 0.95
+
+
+def test_a_calibration_is_fitted_where_the_threshold_is_and_applied_only_where_it_helps(steep):
+    steep = steep[steep.split == "val"].iloc[:600]
+    views = pd.concat([steep.assign(logit=steep.logit - 3)] * 2)
+    assert freeze(steep, PARAMS, views)[1].intercept > freeze(steep, PARAMS)[1].intercept + 0.3
+    right = steep.assign(logit=lambda t: (t.logit - 1) / 2)  # probabilities that are right as they are
+    kept = freeze(right, PARAMS)[1]
+    assert (kept.method, kept.asked, kept.failed) == ("none", "platt", "")
+    assert kept.log_loss >= kept.log_loss_before
+    mended = freeze(steep, PARAMS)[1]
+    assert mended.log_loss < mended.log_loss_before
+    with pytest.raises(ValidationError, match="binormal"):
+        EvaluationParams(threshold_rule="binormal", calibration="isotonic")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "failed"),
+    [
+        ("temperature", lambda t: 0.001 * t.logit, "the temperature ended at its bound, 0.05"),
+        ("temperature", lambda t: np.where(t.label == 1, -4.0, 4.0), "the temperature ended at its bound, 20"),
+        ("platt", lambda t: -t.logit, r"the slope is -0\.\d+: scores are not higher for pneumonia"),
+    ],
+)  # fmt: skip
+def test_a_fit_that_ends_at_its_bound_or_falls_is_named_and_not_applied(steep, method, change, failed):
+    table = steep.assign(logit=change)
+    params = EvaluationParams(calibration=method)
+    found = freeze(table, params)[1]
+    assert (found.method, found.asked) == ("none", method)
+    assert re.fullmatch(failed, found.failed)
+    rows = calibration_table(found.applied(table), "test", found, params, seed=1).set_index("method")
+    assert re.fullmatch(failed, rows.failed[method])
+    assert rows.chosen.to_dict() == dict.fromkeys(METHODS, False) | {"none": True}
 
 
 def test_the_table_shows_the_fault_and_its_remedy(steep):
-    table = calibration_table(steep, "test", EvaluationParams(), seed=1).set_index("method")
+    frozen = freeze(steep, EvaluationParams())[1]
+    table = calibration_table(steep, "test", frozen, EvaluationParams(), seed=1).set_index("method")
     assert table.slope["none"] == pytest.approx(0.5, abs=0.05)
     assert table.slope_high["none"] < 0.6
     for method in ("platt", "isotonic"):
         assert table.brier[method] < table.brier["none"]
-        assert table.ece[method] < 2 * table.ece_floor[method] < table.ece["none"]
+        assert table.ece[method] < 2 * table.ece_perfect_high[method] < table.ece["none"]
     assert table.slope_low["platt"] < 1 < table.slope_high["platt"]
     assert table.intercept_low["platt"] < 0 < table.intercept_high["platt"]
     assert table.chosen.to_dict() == {"none": False, "temperature": False, "platt": True, "isotonic": False}
@@ -323,11 +401,43 @@ def test_reliability_by_hand():
 
 def test_calibration_faults_are_in_words_and_separated_or_constant_scores_no_crash(steep):
     with pytest.raises(InputError, match="received 'beta', allowed none, temperature, platt, isotonic"):
-        fit_calibration(steep, "beta")
+        fit_method(steep, "beta")
     with pytest.raises(InputError, match="one class only, label 1"):
-        fit_calibration(steep.assign(label=1), "platt")
-    for logits in (np.where(steep.label == 1, 4.0, -4.0), 0.0):
+        fit_method(steep.assign(label=1), "platt")
+    nearly = np.where(steep.label == 1, 4.0, -4.0) * np.where(np.arange(len(steep)) == 3500, -1e-3, 1)
+    for logits in (np.where(steep.label == 1, 4.0, -4.0), nearly, 0.0):
         table = steep.assign(logit=logits, probability=expit(logits))
-        found = calibration_table(table, "test", EvaluationParams(), seed=1)
+        found = calibration_table(table, "test", NONE, EvaluationParams(), seed=1)
         assert found.slope.isna().all()
         assert found.brier.notna().all()
+
+
+def test_the_expected_error_of_a_perfect_model_is_a_range():
+    rng = np.random.default_rng(0)
+    probability = rng.beta(2, 2, 400)
+    found = [expected_errors(rng.random(400) < probability, probability, seed) for seed in range(100)]
+    held = [f["ece_perfect_low"] <= f["ece"] <= f["ece_perfect_high"] for f in found]
+    assert 0.88 <= np.mean(held) <= 1
+
+
+def test_the_smoothed_curve_follows_the_truth_within_its_band():
+    rows = drawn("test", 800, 3, 2.0).assign(logit=lambda t: t.logit)
+    found = calibration_curve(rows, rows.probability, PARAMS, seed=1)
+    truth = expit(logit(found.probability) / 2)  # logits are twice too steep
+    assert ((found.low <= truth) & (truth <= found.high)).mean() > 0.8
+    assert ((found.low <= found.observed) & (found.observed <= found.high)).mean() > 0.9
+    lone = calibration_curve(rows.assign(group_id=rows.label), rows.probability, PARAMS, seed=1)
+    assert lone.low.isna().all()
+    assert lone.observed.notna().all()
+
+
+def test_the_precision_of_a_test_set_and_what_it_would_take(predictions):
+    table = metric_table(predictions, "test", 0.5, PARAMS, seed=1)
+    found = precision_table(
+        table, {"slope_low": 0.8, "slope_high": 1.6}, {"images": 200, "pneumonia": 133, "normal": 67}
+    )
+    found = found.set_index("metric")
+    sensitivity = table.set_index("metric").loc["sensitivity"]
+    assert found.width["sensitivity"] == pytest.approx(sensitivity.high - sensitivity.low)
+    assert found.needed["slope"] == 200 * 4
+    assert found.needed["sensitivity"] == np.ceil(133 * (found.width["sensitivity"] / 0.1) ** 2)

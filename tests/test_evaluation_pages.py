@@ -32,11 +32,11 @@ def drawn(n: int, split: str, seed: int) -> pd.DataFrame:
 
 
 ODD = {
-    "ten images": "the ECE of so many images",
+    "ten images": "in 95 of 100 test sets of this size",
     "one class": "The permutation test needs both classes: test holds one class only.",
     "all scores equal": "0.500 (no interval)",
     "no error": "1.000 (0.",
-    "one child a class": "No interval can be computed under gamma.",
+    "one child a class": "- gamma, severity 3: AUROC +0.000 (no interval)",
 }
 
 
@@ -73,40 +73,57 @@ def comparison_alts(board, compared) -> list[str]:
 
 def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
     """All that a page would say and show; warnings are errors here."""
-    threshold = evaluation.choose_threshold(table, PARAMS)
-    calibration = evaluation.fit_calibration(table, PARAMS.calibration)
-    table = table.assign(calibrated=calibration.apply(table.logit))
+    params = PARAMS.model_copy(update={"refer_fraction": 0.1})
+    threshold, calibration = evaluation.freeze(table, params)
+    table = calibration.applied(table)
     test = table[table.split == "test"]
     at = (threshold.value,)
     validation, metrics = (evaluation.metric_table(table, part, *at, **OPTIONS) for part in ("val", "test"))
-    calibrations = evaluation.calibration_table(table, "test", **OPTIONS)
+    calibrations = evaluation.calibration_table(table, "test", calibration, **OPTIONS)
+    sizes = {"images": len(test), "pneumonia": test.label.sum(), "normal": (test.label == 0).sum()}
+    precision = evaluation.precision_table(metrics, calibrations[calibrations.chosen].iloc[0], sizes)
+    referral = evaluation.risk_coverage(table, "test", threshold, **OPTIONS)
+    columns = pd.DataFrame({"view": np.where(np.arange(len(test)) % 4 < 2, "AP", "PA")}, test.image_id).astype(
+        "category"
+    )
+    stratified = evaluation.stratified_table(table, "test", columns, **OPTIONS)
     changed = test.assign(corruption="gamma", severity=3, probability=expit(test.logit - 1.5))
     grey = pd.concat([test.assign(corruption="none", severity=0), changed])
     robust = evaluation.robustness_table(grey, "test", *at, **OPTIONS)
-    other_seed = table.assign(probability=table.probability**2)
-    seeds = evaluation.seed_tables(table, *at, {7: other_seed}, **OPTIONS)
+    others = {7: (table.assign(probability=table.probability**2), threshold.value)}
+    seeds, review = evaluation.seed_tables(table, *at, others, **OPTIONS), evaluation.label_review(table, others)
     report = evaluation.classification_report(test.label, test.probability, *at)
     said = [
         words.table("metrics", metrics), words.table("classification_report", report), words.table("calibration", calibrations),
         words.table("predictive_values", evaluation.predictive_values(table, "test", *at, **OPTIONS)),
         words.table("subgroups", evaluation.subgroup_table(table, "test", *at, **OPTIONS)),
-        words.table("seeds", seeds["test"]),
+        words.table("seeds", seeds["test"]), words.table("precision", precision), words.table("risk_coverage", referral),
+        *[words.table(name, found) for name, found in (("stratified", stratified), ("label_review", review)) if len(found)],
     ]  # fmt: skip
     sentences = [
-        words.say("evaluation.target", threshold, PARAMS, metrics),
+        words.say("training.threshold", threshold, calibration, "balanced"),
+        words.say(
+            "evaluation.target", threshold, PARAMS, metrics, evaluation.unpaired_differences(metrics, validation)
+        ),
+        words.say("evaluation.stratified", stratified),
         words.say("evaluation.calibration", calibration, calibrations),
         words.robustness_summary(robust, len(test)),
         words.say("evaluation.permutation", evaluation.permutation_check(table, "test", 1, permutations=200)),
         words.say("evaluation.seeds", seeds["test"]),
     ]
-    bins = evaluation.reliability(test, test.calibrated)
+    bins = evaluation.reliability(test, test.probability)
+    smooth, curve = (
+        evaluation.calibration_curve(test, test.probability, **OPTIONS),
+        evaluation.decision_curve(table, "test", **OPTIONS),
+    )
     plots = [
         evaluation_plots.curves(evaluation.curve_bands(table, **OPTIONS), validation, metrics),
         evaluation_plots.threshold_sweep(evaluation.threshold_sweep(table, "test"), *at),
         evaluation_plots.score_histograms(table, *at),
         evaluation_plots.confusion_matrix(evaluation.confusion_counts(test.label, test.probability, *at)),
-        evaluation_plots.reliability({"network's own": bins, "calibrated: platt": bins}),
-        evaluation_plots.decision_curve(evaluation.decision_curve(table, "test", **OPTIONS), "platt"),
+        evaluation_plots.reliability({"calibration: platt": bins}, smooth=smooth),
+        evaluation_plots.decision_curve(curve, evaluation.better_ranges(curve), "platt"),
+        evaluation_plots.risk_coverage(referral),
         evaluation_plots.robustness(robust),
     ]
     text = "\n".join([*(t.to_string() for t in said), *(s.data for s in sentences), *alts(plots, as_on_the_page)])
@@ -117,7 +134,11 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
 def test_a_usual_evaluation_is_said_whole():
     text = spoken(table_of(), as_on_the_page=True)
     assert "not computable" not in text
-    for said in ("Over 2 seeds the mean test AUROC is", "changed in 1 ways at 1 severities", "to 0.1053: a gain."):
+    for said in (
+        "Over 2 seeds the mean test AUROC is",
+        "changed in 1 ways at 1 severities",
+        "The Brier score on test is",
+    ):
         assert said in text
 
 

@@ -21,6 +21,7 @@ from pneumolib.__main__ import main
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.pixels import load_image
 from pneumolib.errors import ModelError, PneumolibError
+from pneumolib.evaluation.calibration import Calibration
 from pneumolib.params import ImageParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import CalibrationResult, write_result
@@ -85,14 +86,23 @@ def exported(run):
 
 
 @pytest.mark.parametrize("kind", export.READERS)
-def test_other_programs_give_the_sigmoid_of_the_logit(kind, exported, run):
+def test_other_programs_give_the_calibrated_probability(kind, exported, run):
     """In a batch of another size than those of the check."""
-    expected = expit(np.asarray(keras.saving.load_model(run / "model.keras")(PIXELS, training=False)).astype(float))
+    logits = np.asarray(keras.saving.load_model(run / "model.keras")(PIXELS, training=False)).astype(float)
+    expected = expit(PLATT.slope * logits + PLATT.intercept)
     found = export_network.reader(kind, exported[kind])(PIXELS)
     assert found.dtype == np.float32
     assert found.shape == (5, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.ptp(found) > 0.05  # a network that tells these images apart
+
+
+def test_an_isotonic_map_is_written_as_layers():
+    corners = Calibration("isotonic", 1.0, 0.0, (-2.0, -1.0, -0.999, 0.5, 3.0), (0.0, 0.1, 0.4, 0.4, 1.0))
+    logits = np.append(np.linspace(-4, 5, 200), corners.logits).astype(np.float32)[:, None]
+    tensor = keras.Input((1,))
+    found = keras.Model(tensor, export_network.calibrated(tensor, corners)).predict(logits, verbose=0)
+    np.testing.assert_allclose(found, corners.apply(logits), atol=1e-4)
 
 
 def test_what_is_beside_the_model_says_what_a_program_needs(run, exported):
@@ -175,10 +185,10 @@ def test_only_an_earlier_export_is_replaced_and_only_when_asked(command, tmp_pat
 def test_files_that_say_otherwise_than_keras_are_not_left(command, tmp_path, monkeypatch):
     write = export_network.write_network
 
-    def wrong(network, kind, folder):
+    def wrong(network, calibration, kind, folder):
         other = keras.models.clone_model(network)
         other.set_weights([1.5 * w for w in network.get_weights()])
-        write(other, kind, folder)
+        write(other, calibration, kind, folder)
 
     monkeypatch.setattr(export_network, "write_network", wrong)
     code, said = command()
@@ -248,7 +258,7 @@ def test_what_is_no_probability_is_found_and_what_a_check_cannot_say_is_said():
 def test_the_guides_example_gives_the_librarys_answer(exported, tmp_path, monkeypatch, capsys):
     guide = (REPO / "docs/predict.md").read_text(encoding="utf-8")
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "onnxruntime" in block]
-    assert len(example.splitlines()) <= 14
+    assert len(example.splitlines()) <= 15
     (tmp_path / "read.py").write_text(example)
     file = tmp_path / "a b.jpeg"
     Image.fromarray(draw_radiograph("virus")).convert("RGB").save(file)
@@ -257,6 +267,7 @@ def test_the_guides_example_gives_the_librarys_answer(exported, tmp_path, monkey
     runpy.run_path(str(tmp_path / "read.py"))
     probability, call = capsys.readouterr().out.split()
     network = keras.saving.load_model(exported["onnx"].parents[1] / "model.keras")
-    expected = expit(export_network.logits(network, load_image(file, IMAGE)[np.newaxis]))[0]
+    logit = export_network.logits(network, load_image(file, IMAGE)[np.newaxis])[0]
+    expected = expit(PLATT.slope * logit + PLATT.intercept)
     assert float(probability) == pytest.approx(expected, abs=1e-4)
     assert call == ("pneumonia" if expected >= 0.4 else "normal")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scipy.special import expit, logit
 
 from pneumolib.data.facts import KINDS, QUANTILES, TrainingReference
-from pneumolib.evaluation.calibration import Calibration, choose_threshold
+from pneumolib.evaluation.calibration import NONE, Calibration, choose_threshold
 from pneumolib.evaluation.external import (
     CALIBRATIONS,
     drift_table,
@@ -22,6 +22,7 @@ from pneumolib.evaluation.external import (
     ood_warning_table,
     part_of,
     recalibrate,
+    recalibrate_sites,
     threshold_differences,
 )
 from pneumolib.evaluation.intervals import metric_table
@@ -82,9 +83,13 @@ def test_the_limits_of_an_unpaired_difference_are_newcombes(internal, external):
 
 def test_a_threshold_chosen_anew_is_chosen_on_its_part_alone_and_named_so(internal, external):
     frozen = choose_threshold(internal, PARAMS)
-    local, calibration = recalibrate(external, PARAMS)
+    local, calibration = recalibrate(external, NONE, PARAMS)
     turned = external.assign(label=external.label.where(external.part == "recalibration", 1 - external.label))
-    assert recalibrate(turned, PARAMS) == (local, calibration)
+    assert recalibrate(turned, NONE, PARAMS) == (local, calibration)
+    # It is expressed in the probabilities of the frozen calibration, and classifies as before.
+    platt = Calibration("platt", slope=0.5, intercept=1.0)
+    moved, _ = recalibrate(platt.applied(external), platt, PARAMS)
+    assert moved.value == pytest.approx(platt.apply(logit(local.value)))
     assert local.value == choose_threshold(part_of(external, "recalibration").assign(split="val"), PARAMS).value
     assert local.value > frozen.value
     assert local.sensitivity >= PARAMS.target_sensitivity
@@ -101,7 +106,7 @@ def test_a_threshold_chosen_anew_is_chosen_on_its_part_alone_and_named_so(intern
         with pytest.raises(ValidationError, match="Input should be 'validation'"):
             written(**plain(asdict(values)))
     for asked, fitted in (("none", "platt"), ("isotonic", "isotonic")):
-        assert recalibrate(external, PARAMS.model_copy(update={"calibration": asked}))[1].method == fitted
+        assert recalibrate(external, NONE, PARAMS.model_copy(update={"calibration": asked}))[1].method == fitted
 
 
 def test_the_share_that_probabilities_stand_for_is_not_that_of_the_labels(internal):
@@ -129,7 +134,7 @@ def test_calibrations_are_judged_on_the_evaluation_part(external):
     """Scores that are right elsewhere, with another share of pneumonia: moving the prior mends them."""
     rows = drawn(3000, "external", 0.25, 0.0, 5, scale=2.5 / 1.2**2)  # right where half have pneumonia
     rows["part"] = np.where((np.arange(3000) // 2) % 3 == 0, "recalibration", "evaluation")
-    _, local = recalibrate(rows, PARAMS)
+    _, local = recalibrate(rows, NONE, PARAMS)
     calibrated = external_calibrations(rows, Calibration("none"), local, 0.5)
     assert len(calibrated) == (rows.part == "evaluation").sum()
     np.testing.assert_array_equal(calibrated.network, calibrated.frozen)
@@ -166,24 +171,45 @@ def test_drift_says_what_lies_outside_and_how_often_a_warning_is_given():
     assert set(kinds.validation_warnings) == {0.01}
 
 
-def test_errors_by_warning(external):
+def test_errors_by_warning_are_compared_within_a_class_and_a_site(external):
+    """Warnings are given to nearly all of one class: over all images the errors are rarer among them, within each they are not."""
     wrong = ((external.probability >= 0.5) != (external.label == 1)).to_numpy()
+    rng = np.random.default_rng(0)
+    marks = rng.random(400) < np.where(external.label == 1, 0.9, 0.1) + 0.1 * wrong
+    assert wrong[marks].mean() < wrong[~marks].mean()
+    found = errors_by_warning(external.drop(columns="site"), pd.Series(marks, external.image_id), 0.5, PARAMS)
+    assert found.part.tolist() == ["normal", "pneumonia"]
+    for label, row in enumerate(found.itertuples()):
+        own = (external.label == label).to_numpy()
+        assert (row.flagged_images, row.other_images) == ((own & marks).sum(), (own & ~marks).sum())
+        assert (row.flagged, row.other) == pytest.approx((wrong[own & marks].mean(), wrong[own & ~marks].mean()))
+        assert row.difference_low < row.flagged - row.other < row.difference_high
+    sites = external.assign(site=np.where(np.arange(400) // 2 % 2, "north", "south"))
+    found = errors_by_warning(sites, pd.Series(False, external.image_id), 0.5, PARAMS)
+    assert found.part.tolist() == ["north, normal", "north, pneumonia", "south, normal", "south, pneumonia"]
+    assert found.difference.isna().all()
+    assert found.other_images.sum() == 400
+    assert found.other_errors.sum() == wrong.sum()
 
-    def of(flagged):
-        marks = pd.Series(flagged, index=external.image_id)
-        return errors_by_warning(external, marks, 0.5, PARAMS, 1).set_index("part")
 
-    flagged = (wrong & (np.arange(400) % 4 > 0)) | (np.arange(400) % 10 == 0)
-    found = of(flagged)
-    assert (found.images.sum(), found.errors.sum()) == (400, wrong.sum())
-    assert found.share["others"] == pytest.approx(wrong[~flagged].mean())
-    assert found.difference["flagged"] == pytest.approx(found.share["flagged"] - found.share["others"])
-    assert 0 < found.difference_low["flagged"] < found.difference["flagged"] < found.difference_high["flagged"]
-    # Three images without an error beside many: their own limits reach far, and so must those of the difference.
-    few = of(np.isin(np.arange(400), np.flatnonzero(~wrong)[:3]))
-    assert few.errors["flagged"] == 0
-    assert few.difference_low["flagged"] < 0 < few.difference_high["flagged"]
-    for mask in (False, True):
-        empty = of(mask)
-        assert np.isnan(empty.difference["flagged"])
-        assert empty.share["flagged" if mask else "others"] == pytest.approx(wrong.mean())
+def test_thresholds_by_site_mend_sites_that_are_shifted_apart():
+    """Two hospitals, one with all logits higher by 3: together they are ranked badly, each by itself well."""
+    rows = pd.concat(
+        [drawn(400, "external", 0.4, shift, seed) for seed, shift in ((7, -1.5), (8, 1.5))], ignore_index=True
+    )
+    rows["site"] = np.repeat(["south", "north"], 400)
+    rows["image_id"], rows["group_id"] = rows.site + rows.image_id, rows.site + rows.group_id
+    rows["part"] = np.where((np.arange(800) // 2) % 3 == 0, "recalibration", "evaluation")
+    found = recalibrate_sites(rows, 0.5, NONE, PARAMS, 1).set_index(["name", "metric"]).loc["by site"]
+    assert found.difference_low["auroc"] > 0.02
+    assert found.difference_high["brier"] < 0
+    assert found.value["sensitivity"] > 0.9
+    lone = rows.assign(label=rows.label.where(rows.part == "evaluation", 1))  # no second class to choose on
+    assert recalibrate_sites(lone, 0.5, NONE, PARAMS, 1).empty
+    # Sites whose scores are turned round keep what was frozen: no map that falls, and no rule that cannot be applied.
+    turned = rows.assign(logit=-rows.logit, probability=expit(-rows.logit))
+    binormal = PARAMS.model_copy(update={"threshold_rule": "binormal"})
+    assert recalibrate_sites(turned, 0.5, NONE, binormal, 1).empty
+    refitted = recalibrate(turned, NONE, PARAMS)[1]
+    assert refitted.failed.startswith("the slope is -")
+    assert (refitted.method, refitted.slope) == ("none", 1)

@@ -53,7 +53,7 @@ def test_selection_takes_the_most_confident_errors_and_right_calls_of_both_class
     assert errors.image_id.tolist() == ["person30_x", "person21_x", "person8_x"]
     assert right.label.tolist() == [0, 0, 0, 1, 1, 1]
     assert (set(errors.of), set(right.of)) == ({4}, {36})
-    assert (rows.call == (rows.probability >= 0.5)).all()
+    assert (rows.predicted == (rows.probability >= 0.5)).all()
     first, again, other = (selection(predictions(), 0.5, seed=seed) for seed in (2, 2, 1))
     assert first.equals(again)
     assert not first.equals(other)

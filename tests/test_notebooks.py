@@ -24,7 +24,10 @@ def study(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     (project.root / "params/tiny/03_baseline_cnn.yaml").unlink()  # test_by_hand runs it
     project.write("params/tiny/01_exploration.yaml", TINY_AUDIT)
-    project.write("params/tiny/02_histogram_equalisation.yaml", TINY_TRAINING + "model: {name: coursework_cnn}\n")
+    project.write(
+        "params/tiny/02_histogram_equalisation.yaml",
+        TINY_TRAINING + "model: {name: coursework_cnn}\n" + "equalisation: {score_test: true}\n",
+    )
     return project
 
 
@@ -40,6 +43,7 @@ def test_equalisation_is_measured_and_said_in_words(study):
     scores = pd.read_csv(study.root / "runs/tiny/02_histogram_equalisation/equalisation.csv")
     test = scores[(scores.split == "test") & (scores["equalize"] == "clahe")]
     auroc = roc_auc_score(test.label, test.probability)
+    assert set(found["equalisation"]) == {"val", "test"}
     assert found["equalisation"]["test"]["clahe"]["auroc"] == pytest.approx(auroc, abs=1e-6)
 
 
@@ -58,7 +62,7 @@ TINY_TRANSFER = """\
 model: {name: transfer, backbone: backbone.keras, preprocess: unit}
 features: {views: 1}
 training: {epochs: 1, batch_size: 4, schedule: constant}
-evaluation: {resamples: 50, seeds: [2]}
+evaluation: {resamples: 50, seeds: [2], refer_fraction: 0.2}
 robustness: {images: 4, corruptions: [margins]}
 """
 TINY_FINE_TUNING = """\
@@ -89,13 +93,15 @@ def transferred(study) -> Project:
 def test_what_a_training_leaves(transferred):
     folder, result = transferred.root / "runs/tiny/04_transfer_learning", transferred.result("04_transfer_learning")
     predictions, split, history = (pd.read_csv(folder / f"{n}.csv") for n in ("predictions", "split", "history"))
-    assert list(predictions.columns) == [*PREDICTION_COLUMNS, "calibrated"]
-    np.testing.assert_allclose(predictions.calibrated, Calibration(**result["calibration"]).apply(predictions.logit))
+    assert list(predictions.columns) == PREDICTION_COLUMNS
+    np.testing.assert_allclose(predictions.probability, Calibration(**result["calibration"]).apply(predictions.logit))
     assert sorted(predictions.image_id) == sorted(split[split.split != "train"].image_id)
     assert (list(history.columns), len(history)) == (HISTORY_COLUMNS, 1)
     assert set(result["metrics"]["test"]) == set(METRICS)
     assert result["threshold"]["chosen_on"] == result["calibration"]["chosen_on"] == "validation"
-    assert result["checks"].keys() >= {"confusion", "calibration", "predictive_values", "subgroups", "robustness"}
+    assert result["checks"].keys() >= {"confusion", "calibration", "predictive_values", "subgroups", "robustness",
+                                      "test_openings", "risk_coverage", "precision", "stratified"}  # fmt: skip
+    assert result["threshold"]["refer_low"] < result["threshold"]["value"] < result["threshold"]["refer_high"]
     assert result["provenance"]["device"]["batch"] == 4
     assert {"keras", "numpy", "papermill"} <= result["provenance"]["versions"].keys()
 

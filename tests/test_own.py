@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from scipy.special import expit
 from test_training import IMAGE, image_set, run_params
 
 from conftest import REPO, TINY_STUDY, Project, draw_archive
@@ -63,10 +64,10 @@ def test_a_network_of_any_making_gives_its_own_probabilities_and_is_loaded_again
     made = checked(network, IMAGE)
     own = keras.ops.convert_to_numpy(network(images.pixels, training=False))[:, 0]
     expected = own if name != "functional, logit" else 1 / (1 + np.exp(-own))
-    np.testing.assert_allclose(predict(made, images).probability, expected, atol=1e-6)
+    np.testing.assert_allclose(expit(predict(made, images).logit), expected, atol=1e-6)
     fitting.save_model(made, tmp_path / "model.keras")
     loaded = files.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(predict(loaded, images).probability, expected, atol=1e-6)
+    np.testing.assert_allclose(expit(predict(loaded, images).logit), expected, atol=1e-6)
     assert {type(layer).__module__.split(".")[0] for layer in loaded.layers} == {"keras"}
     if name == "subclassed":
         assert np.ptp([loaded(images.pixels[:1], training=True) for _ in range(9)]) > 0  # dropout is still there

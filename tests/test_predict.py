@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
@@ -43,7 +43,7 @@ def root(tmp_path_factory):
     logits = predict_logits(network, parts["test"])
     paths = manifest.table.set_index("image_id").path[parts["test"].table.image_id]
     np.savez(root / "test.npz", logits=logits, paths=paths)
-    middle = float(1 / (1 + np.exp(-np.median(logits))))
+    middle = float(1 / (1 + np.exp(-2 * np.median(logits) - 0.5)))
     ood = fit_ood(manifest, parts["train"], parts["val"])
     write_result(
         result(
@@ -78,10 +78,24 @@ def test_the_numbers_are_those_of_training(at_root, capsys):
     assert said["model"]["study"] == "tiny"
     for row, path, logit in zip(said["images"], known["paths"], known["logits"], strict=True):
         assert row["file"] == f"data/{path}"
-        assert row["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
-        assert row["calibrated"] == pytest.approx(1 / (1 + np.exp(-2 * logit - 0.5)), abs=1e-6)
+        assert row["probability"] == pytest.approx(1 / (1 + np.exp(-2 * logit - 0.5)), abs=1e-6)
         assert row["predicted_class"] == ("pneumonia" if row["probability"] >= threshold else "normal")
     assert len({row["predicted_class"] for row in said["images"]}) == 2
+
+
+def test_a_network_that_gives_no_number_gives_no_class(model, root, monkeypatch):
+    """An image whose logit is not finite is an error on its row; its neighbours keep theirs."""
+    files = sorted(root.glob("data/test/*/*.jpeg"))[:3]
+    logits = np.array([np.nan, 0.0, np.inf])
+    monkeypatch.setattr("pneumolib.learning.predicting.logits_of", lambda network, pixels: logits)
+    one, two, three = score_images(model, [(file.name, file) for file in files])
+    for lost, said in ((one, "nan"), (three, "inf")):
+        assert (lost.predicted_class, lost.probability) == (None, None)
+        assert lost.error == f"the network gives no finite number for this image: {said}"
+    assert (two.error, two.probability) == (None, pytest.approx(1 / (1 + np.exp(-0.5))))
+    referring = replace(model, threshold=replace(model.threshold, refer_low=0.5, refer_high=0.7))
+    _, two, _ = score_images(referring, [(file.name, file) for file in files])
+    assert two.predicted_class == "refer"
 
 
 def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys):
@@ -94,7 +108,7 @@ def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys)
     assert rows[2]["predicted_class"] in ("normal", "pneumonia")
     assert [row["error"].split(":")[0] for row in rows] == ["does not decode", "cannot be read", ""]
     said = capsys.readouterr()
-    for part in (f"{cut}: does not decode", "1 image(s)", "2 could not be read", "Research only, not a medical device.",
+    for part in (f"{cut}: does not decode", "1 image(s)", "2 without a prediction", "Research only, not a medical device.",
                  "its figures mean nothing for patients"):  # fmt: skip
         assert part in said.err
     assert said.out == ""
@@ -106,7 +120,7 @@ def test_a_table_maps_and_warnings(at_root, tmp_path, capsys):
     also = save_image(tmp_path / "b/noise.png", rng.integers(0, 256, (90, 90)))
     assert main(["predict", "runs/tiny/03_baseline_cnn", str(photo), str(also), "--cam", str(tmp_path / "maps")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["probability", "calibrated", "class", "file"]
+    assert lines[0].split() == ["probability", "threshold", "class", "file"]
     assert lines[1].endswith(str(photo))
     below = "\n".join(lines[2 : next(n for n, line in enumerate(lines) if line.endswith(str(also)))])
     for part in ("a picture in colour", "700 px high", "width / height is 0.50"):

@@ -41,7 +41,7 @@ def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
     now = datetime.now(UTC)
     metrics = by_metric(pd.DataFrame({"metric": METRICS, "value": auroc, "low": auroc - 0.1, "high": auroc + 0.05}))
     values = {
-        "schema_version": 3, "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
+        "schema_version": 4, "study": "x", "run": run, "notebook": "03_baseline_cnn", "synthetic": False, "parameters": {"seed": 1},
         "data": DataResult(fingerprint="d", images=9, groups=5, left_out=0, split_fingerprint=split),
         "threshold": ThresholdResult(value=0.4, rule="r", sensitivity=0.95, specificity=0.9, chosen_on="validation"),
         "metrics": {"validation": metrics, "test": metrics},
@@ -201,8 +201,8 @@ VERDICTS = {"a_cv": "warning", "a_test": "warning", "b": "error", "c": "ok", "d"
     ("checks", "said"),
     [
         (None, f"AUROC: {SHOWN} on 624 test images. At threshold 0.400, sensitivity is {SHOWN} and specificity {SHOWN}."),
-        ({"equalisation": {"test": {"hist": {"difference": -0.149, "difference_low": -0.2, "difference_high": -0.1}, "clahe": {}}}},
-         "HE changes the AUROC on test images by -0.149 (-0.200 to -0.100), a loss. CLAHE changes the AUROC on test images by "
+        ({"equalisation": {"val": {"hist": {"difference": -0.149, "difference_low": -0.2, "difference_high": -0.1}, "clahe": {}}}},
+         "HE changes the AUROC on validation images by -0.149 (-0.200 to -0.100), a loss. CLAHE changes the AUROC on validation images by "
          "not computable, without a verdict."),
         ({"audit": {n: {"verdict": v, "sentence": f"Of {n}."} for n, v in VERDICTS.items()}},
          "The audit found 1 error and 4 warnings in 9 images."),

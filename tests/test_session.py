@@ -77,6 +77,20 @@ def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, 
         session(root, monkeypatch, "05_fine_tuning", **values).continued(split, device)
 
 
+def test_each_opening_of_test_is_written_down_and_counted(root, capsys):
+    images = pd.DataFrame({"image_id": ["a", "b"], "sha256": ["1", "2"], "label": [0, 1]})
+    others = images.assign(sha256=["1", "3"])
+    found = [
+        start("06_evaluation", study="demo").open_test(data)["before"] for data in (images, others, images, images)
+    ]
+    assert found == [0, 0, 1, 2]
+    assert "opened 2 time(s) before: runs/test_openings.csv" in capsys.readouterr().out
+    ledger = pd.read_csv(root / "runs/test_openings.csv")
+    assert ledger.columns.tolist() == ["started", "commit", "study", "run", "data", "before"]
+    assert ledger.data.duplicated().tolist() == [False, False, True, True]
+    assert set(ledger.study + " " + ledger.run) == {"demo 06_evaluation"}
+
+
 def test_the_commit_of_a_project_that_is_no_checkout(tmp_path, monkeypatch):
     """A bundle says it; pip wrote it down where the library was installed from a repository."""
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))

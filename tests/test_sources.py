@@ -7,7 +7,7 @@ from PIL import Image
 
 from conftest import save_image
 from pneumolib.data.layout import CLASSES, identify
-from pneumolib.data.manifest import read_manifest
+from pneumolib.data.manifest import further_columns, read_manifest
 from pneumolib.data.split import split_manifest
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams, SplitParams
@@ -118,6 +118,14 @@ def test_a_table_of_paths_gives_the_same_manifest(table_of_paths, tmp_path):
     named = read(file, tmp_path / "cache", source="csv")
     assert (set(manifest.table.site), set(named.table.site)) == ({""}, {"north", "south"})
     assert named.fingerprint != manifest.fingerprint
+    # Further columns are kept as text, whatever they are called, but for names of measured facts.
+    more = {"age_years": [*range(len(table) - 1), ""], "reason": "routine", "mode": "portable"}
+    table.assign(**more).to_csv(file, index=False)
+    kept = read(file, tmp_path / "cache", source="csv")
+    assert further_columns(kept.table) == ["age_years", "reason"]
+    assert kept.table.set_index("image_id").age_years[table.path].tolist() == list(map(str, more["age_years"]))
+    assert not (kept.table["mode"] == "portable").any()
+    assert kept.fingerprint != manifest.fingerprint
     (file.parent / table.path[0]).unlink()
     missing = read(file, tmp_path / "cache", source="csv").problems
     assert missing.to_numpy().tolist() == [[table.path[0], "cannot be read: No such file or directory"]]

@@ -121,12 +121,15 @@ def test_pydicom_is_silent_where_the_page_is_served():
 
 
 def test_the_table_reads_back_and_holds_no_formula():
-    sick = Scored("a.png", 0.931, 0.88, "pneumonia", ("darker than 99 of 100 training images",))
-    rows = app.table(SimpleNamespace(threshold=0.4, name="demo/03"), [sick, Scored("=cmd()", error="empty file")])
+    sick = Scored("a.png", 0.931, "pneumonia", ("darker than 99 of 100 training images",))
+    rows = app.table(
+        SimpleNamespace(threshold=SimpleNamespace(value=0.4), name="demo/03"),
+        [sick, Scored("=cmd()", error="empty file")],
+    )
     back = pd.read_csv(io.StringIO(rows.to_csv(index=False)), keep_default_na=False, dtype=str)
     assert back.to_numpy().tolist() == [
-        ["a.png", "0.931", "0.88", "0.4", "pneumonia", sick.warnings[0], "", "demo/03"],
-        ["'=cmd()", "", "", "0.4", "", "", "empty file", "demo/03"],
+        ["a.png", "0.931", "0.4", "pneumonia", sick.warnings[0], "", "demo/03"],
+        ["'=cmd()", "", "0.4", "", "", "empty file", "demo/03"],
     ]
 
 

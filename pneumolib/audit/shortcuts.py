@@ -31,7 +31,7 @@ from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import as_jpeg, load_image, prepare
 from pneumolib.evaluation.compare import compare_auroc
-from pneumolib.evaluation.intervals import percentiles, resample
+from pneumolib.evaluation.intervals import resample
 from pneumolib.evaluation.metrics import PREDICTION_COLUMNS
 from pneumolib.params import AuditParams, EvaluationParams, ImageParams, RunParams
 
@@ -63,7 +63,7 @@ class Shortcut:
 
     Attributes:
         cv: on the training pool (train and val), each image scored by a classifier that saw none of its group.
-        test: on test, by the classifier fitted on the whole pool.
+        test: on test, by the classifier fitted on the whole pool; None where the split has no test rows.
         coefficients: `feature, coefficient, odds_ratio, in_words`, the largest first. Coefficient and odds ratio are for
             one standard deviation more with the other features held fixed; features that say the same, such as width,
             height and aspect, share theirs. Constant features have 0; all are NaN where nothing could be fitted.
@@ -71,7 +71,7 @@ class Shortcut:
     """
 
     cv: Score
-    test: Score
+    test: Score | None
     coefficients: pd.DataFrame
     predictions: pd.DataFrame
 
@@ -119,6 +119,7 @@ def judge_shortcut(
         scores.append(Score(*limits[0].tolist(), reason))
         tables.append(of_part.reset_index().assign(split=part, logit=decision, probability=expit(decision)))
     predictions = pd.concat(tables or [pd.DataFrame(columns=PREDICTION_COLUMNS)], ignore_index=True)
+    scores = scores if test.any() else [scores[0], None]
     return Shortcut(*scores, _coefficient_table(constant, coefficients), predictions[PREDICTION_COLUMNS])
 
 
@@ -145,15 +146,12 @@ def _cross_validate(
 
 
 def _aurocs(rows: pd.DataFrame, scores: np.ndarray, params: EvaluationParams, seed: int) -> tuple[np.ndarray, str]:
-    """AUROC of each column of `scores` (n, k) with its limits, (k, 3), all on the same resamples; why some are NaN."""
+    """AUROC of each column of `scores` (n, k) with its limits, (k, 3); why all limits are NaN."""
     if reason := _lacking(rows, "this part"):
         return np.full((scores.shape[1], 3), np.nan), reason
-    resamples, found = resample(rows, params, seed), []
-    for column in scores.T:
-        value, draws = resamples.score(column, 0)
-        # Limits of no width stay: a shortcut that never errs is what the audit looks for.
-        found.append([value["auroc"], *percentiles(draws["auroc"], resamples.tail)])
-    return np.array(found), "a class has fewer than two groups to resample" if resamples.weights is None else ""
+    resamples = resample(rows, params, seed)
+    found = np.array([resamples.clustered_limits("auroc", (column, 0)) for column in scores.T])
+    return found, "a class has fewer than two groups" if np.isnan(found[:, 1]).all() else ""
 
 
 def _coefficient_table(constant: pd.Series, coefficients: np.ndarray | float) -> pd.DataFrame:
@@ -189,7 +187,7 @@ def feature_table(features: pd.DataFrame, split: pd.DataFrame, params: Evaluatio
 
 
 def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Finding]:
-    """Two findings, `<name>_cv` and `<name>_test`.
+    """Two findings, `<name>_cv` and, where test was scored, `<name>_test`.
 
     Args:
         name: snake_case, such as `metadata_only`.
@@ -198,8 +196,9 @@ def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Findi
     """
     telling = shortcut.coefficients[shortcut.coefficients.coefficient.abs() > 0].head(3)
     named = telling.in_words.tolist() if len(shortcut.coefficients) <= _MOST_NAMED else []
-    grades, findings = {"cv": grade(shortcut.cv), "test": grade(shortcut.test)}, []
-    for part, score in (("cv", shortcut.cv), ("test", shortcut.test)):
+    scores = {"cv": shortcut.cv} | ({"test": shortcut.test} if shortcut.test else {})
+    grades, findings = {part: grade(score) for part, score in scores.items()}, []
+    for part, score in scores.items():
         is_turned = (part, grades[part]) == ("test", "turned")
         facts = {"subject": subject, "part": part, "score": score, "grades": grades, "telling": named}
         value = None if np.isnan(score.value) else score.value
@@ -244,7 +243,7 @@ def mitigation_table(manifest: Manifest, split: pd.DataFrame, params: RunParams)
             compared = compare_auroc(predictions, "pool", next(iter(judged)), evaluation, seed).set_index("name")
             changes = compared[["difference", "difference_low", "difference_high"]].T
         for name, shortcut in judged.items():
-            rows.append([name, seen, len(files), *shortcut.cv[:3], *shortcut.test[:3], *changes[name]])
+            rows.append([name, seen, len(files), *shortcut.cv[:3], *(shortcut.test or Score())[:3], *changes[name]])
     numbers = [f"{part}{end}" for part in ("cv", "test", "change") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["mitigation", "seen", "images", *numbers])
 

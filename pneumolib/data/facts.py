@@ -247,7 +247,8 @@ class TrainingReference:
         """Which facts lie outside their limits, bool, columns `KINDS`."""
         lowest, highest = np.array([self.limits[name] for name in KINDS]).T
         facts = facts[list(KINDS)]
-        return (facts < lowest) | (facts > highest)
+        # A fact that all training images share, such as a width after a resize, tells nothing about another image.
+        return ((facts < lowest) | (facts > highest)) & (lowest < highest)
 
     def flagged(self, facts: pd.DataFrame) -> pd.DataFrame:
         """Which images are warned of: bool columns `size, exposure, colour, content, any`, one row for each of `facts`."""

@@ -42,7 +42,7 @@ class Manifest:
     """The images of one data folder.
 
     Attributes:
-        table: one row an image, columns `COLUMNS`, sorted by `image_id`.
+        table: one row an image, columns `COLUMNS` and, as text, further ones of a table of paths; sorted by `image_id`.
         problems: the files left out; columns `path`, `reason`.
         root: the folder that `path` is relative to.
         synthetic: whether the images were drawn by `data.synthetic`.
@@ -55,15 +55,21 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change when an image's bytes, path, label, kind, group, split or site do, and with nothing else."""
+        """16 hex digits that change when an image's bytes, path, label, kind, group, split, site or further columns do."""
         columns = ["path", "label", "kind", "group_id", "source_split", "sha256"]
-        rows = self.table[columns + (["site"] if self.table.site.any() else [])].to_numpy().tolist()
+        columns += [*(["site"] if self.table.site.any() else []), *further_columns(self.table)]
+        rows = self.table[columns].to_numpy().tolist()
         return text_digest(json.dumps(rows))
 
     def counts(self) -> pd.DataFrame:
         """Images and groups for each source split and kind, for people to read."""
         grouped = self.table.groupby(["source_split", "kind"], sort=True)
         return grouped.agg(images=("image_id", "size"), groups=("group_id", "nunique")).reset_index()
+
+
+def further_columns(table: pd.DataFrame) -> list[str]:
+    """Columns that a table of paths had and this library does not use, such as `view` and `age_years`."""
+    return [name for name in table if name not in COLUMNS]
 
 
 def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest:
@@ -82,8 +88,9 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     listing = list_source(params)
     described = _describe_all(listing, cache_dir or in_root(".cache/manifest"))
     # Sources of one hospital name none.
-    table = pd.DataFrame([{"site": ""} | row for row in described if "reason" not in row], columns=COLUMNS)
-    broken = [row for row in described if "reason" in row]
+    table = pd.DataFrame([{"site": ""} | item | fact for item, fact in described if "reason" not in fact])
+    table = table.reindex(columns=[*COLUMNS, *further_columns(table)])
+    broken = [{"path": item["path"]} | fact for item, fact in described if "reason" in fact]
     columns = ["path", "reason"]
     problems = pd.DataFrame(listing.strangers + broken, columns=columns).sort_values("path", ignore_index=True)
     lines = [f"  {row.path}: {row.reason}" for row in problems.itertuples()]
@@ -99,8 +106,8 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     return Manifest(table.sort_values("image_id", ignore_index=True), problems, listing.root, is_drawn(listing.root))
 
 
-def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
-    """The listed images with what `describe_file` says of each, from the cache where size and time are unchanged."""
+def _describe_all(listing: Listing, cache_dir: Path) -> list[tuple[dict, dict]]:
+    """The listed images and what `describe_file` says of each, from the cache where size and time are unchanged."""
     file = cache_dir / f"{text_digest(f'{_CACHE_VERSION} {listing.root.resolve()}')}.json"
     cached = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     # Size and time; nothing for a dangling link, which is never taken from the cache.
@@ -120,7 +127,7 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[dict]:
     if todo:  # faults are not kept: permissions change, and a decoder is installed, while the file stays as it is
         kept = {path: {"stamp": stamps[path], "fact": fact} for path, fact in known.items() if "reason" not in fact}
         write_whole(file, json.dumps(kept))
-    return [item | known[item["path"]] for item in listing.images]
+    return [(item, known[item["path"]]) for item in listing.images]
 
 
 def describe_file(path: Path) -> dict:

@@ -128,6 +128,8 @@ def _first(names: list[str], most: int, between: str = ", ") -> str:
 def list_csv(file: Path, join_val: bool) -> Listing:
     """List a table's images; paths are relative to its folder, or absolute. `kind` and `site` may be missing or empty.
 
+    Further columns are kept as text. One that is named like a fact of the file, such as `mode`, gives way to that fact.
+
     Raises:
         DataError: no such table, or all its faults at once, by line.
     """
@@ -139,8 +141,7 @@ def list_csv(file: Path, join_val: bool) -> Listing:
     _refuse_rows(file, table, labels)
     images = table.assign(image_id=table.path, label=labels.astype(int)).rename(columns={"split": "source_split"})
     images = images[join_val | (images.source_split != "val")]
-    columns = ["image_id", "path", "label", "kind", "group_id", "source_split", "site"]
-    return Listing(file.parent, images[columns].to_dict("records"), [])
+    return Listing(file.parent, images.to_dict("records"), [])
 
 
 def _read_table(file: Path) -> pd.DataFrame:

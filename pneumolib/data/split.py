@@ -43,7 +43,7 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     result["split"] = result.source_split
     if params.validation == "cut":
         pool = result[result.source_split != "test"]
-        chosen = _chosen(pool, params.validation_fraction, params.seed)
+        chosen = _chosen(pool, pool.kind, params.validation_fraction, params.seed)
         result.loc[pool.index, "split"] = np.where(chosen, "val", "train")
     result = result[COLUMNS]
     check_split(result, params.ratio_tolerance_points)
@@ -53,8 +53,8 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 def split_external(table: pd.DataFrame, params: ExternalParams) -> pd.DataFrame:
     """Cut the images of another source into those to recalibrate on and those to evaluate on.
 
-    As for validation: whole groups, each kind for itself, and groups that share an image together. Splits of the source
-    play no part: a model that was trained elsewhere has seen none of them.
+    As for validation: whole groups, each kind of each site for itself, and groups that share an image together. Splits of the
+    source play no part: a model that was trained elsewhere has seen none of them.
 
     Args:
         table: `Manifest.table` of that source, in any order of rows.
@@ -65,7 +65,8 @@ def split_external(table: pd.DataFrame, params: ExternalParams) -> pd.DataFrame:
         DataError: a part without one of the classes.
     """
     result = table.sort_values("image_id", ignore_index=True).assign(split=EXTERNAL)
-    result["part"] = np.where(_chosen(result, params.recalibration_fraction, params.seed), *PARTS)
+    cells = result.kind + "\0" + result.site
+    result["part"] = np.where(_chosen(result, cells, params.recalibration_fraction, params.seed), *PARTS)
     remedy = f"Change external.recalibration_fraction {params.recalibration_fraction:g}, or bring more patients"
     _need_both_classes(result, "part", dict.fromkeys(PARTS, remedy))
     return result[[*COLUMNS, "part", "site"]]
@@ -84,10 +85,10 @@ def without_shared(table: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     return table[~table.group_id.isin(known)].reset_index(drop=True)
 
 
-def _chosen(table: pd.DataFrame, fraction: float, seed: int) -> pd.Series:
-    """Whether each image goes to the smaller part: of each kind as near to the fraction as whole units allow."""
+def _chosen(table: pd.DataFrame, cells: pd.Series, fraction: float, seed: int) -> pd.Series:
+    """Whether each image goes to the smaller part: of each cell as near to the fraction as whole units allow."""
     units, chosen = _units(table), set()
-    for _, of_kind in units.groupby(table.kind):
+    for _, of_kind in units.groupby(cells):
         sizes, taken = of_kind.value_counts(), 0
         wanted = fraction * len(of_kind)
         for unit in sorted(sizes.index, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest()):

@@ -1,7 +1,7 @@
 """Comparisons on the same images and the same resamples: models, seeds, changed images, subgroups.
 
 Paired differences with their intervals are the answer. McNemar's and DeLong's tests stand beside them because readers look
-for them. Both take images for independent, which images of one child are not: their p-values are too small.
+for them; both count patient groups here, not images.
 
 Of several seeds, the spread says how much another random start would have changed; the interval of the mean says how much
 other children would have. The best seed is never shown alone: to pick the best seed is to pick chance.
@@ -14,9 +14,16 @@ import pandas as pd
 import scipy  # its parts are loaded when they are used: `scipy.stats` takes a second, and the check of what is due uses none
 
 from pneumolib.errors import InputError
-from pneumolib.evaluation.calibration import choose_threshold
-from pneumolib.evaluation.intervals import interval_columns, resample, resampled
-from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions
+from pneumolib.evaluation.calibration import freeze
+from pneumolib.evaluation.intervals import (
+    auroc_limits,
+    clustered_variance,
+    influences,
+    interval_columns,
+    resample,
+    resampled,
+)
+from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 DIFFERENCES = ("auroc", "sensitivity", "specificity", "accuracy", "brier")
@@ -65,15 +72,17 @@ def paired_differences(
     """
     tables = _aligned(predictions, split, reference)
     resamples = resample(tables[reference], params, seed)
-    scored = {name: resamples.score(table.probability, thresholds[name]) for name, table in tables.items()}
+    models = {name: (table.probability.to_numpy(), thresholds[name]) for name, table in tables.items()}
+    scored = {name: resamples.score(*model) for name, model in models.items()}
     base, base_draws = scored[reference]
     rows = []
     for name, (value, draws) in scored.items():
+        own = resamples.metric_limits(models[name], scored=[scored[name]])
         for metric in metrics:
             apart = [np.nan] * 3
             if name != reference:
                 apart = [value[metric] - base[metric], *resamples.limits(draws[metric] - base_draws[metric])]
-            rows.append([name, metric, value[metric], *resamples.limits(draws[metric]), *apart])
+            rows.append([name, metric, *own[metric], *apart])
     columns = ["name", "metric", "value", "low", "high", "difference", "difference_low", "difference_high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -128,38 +137,36 @@ def subgroup_table(
     params: EvaluationParams,
     seed: int,
     related: pd.DataFrame | None = None,
-    sites: pd.Series | None = None,
+    columns: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """AUROC, sensitivity and specificity of subgroups of a split, all on the same resamples.
+    """AUROC, sensitivity and specificity of subgroups of a split.
 
-    Subgroups are kinds of pneumonia, hospitals, and test without images that may be related to training.
+    Subgroups are kinds of pneumonia, the values of `columns`, and test without images that may be related to training.
 
     Args:
         predictions: columns `PREDICTION_COLUMNS`; `kind` is bacteria, virus or normal where that is known.
         split: `val` or `test`.
-        threshold: on the probability, frozen.
+        threshold: frozen.
         params, seed: as for `metric_table`.
         related: from `audit.sensitivity_list`: `image_id`, and a True in a column for each reason to leave an image out.
-        sites: hospital by `image_id`; empty where none is named. Subgroups are made where there are two or more.
+        columns: by `image_id`, such as `site`, or `view` and `age_years`; from `subgroup_columns`.
     Returns:
         one row a subgroup, all images first: `part, images, pneumonia, groups`, and of each of `CHANGED` `<metric>`,
         `<metric>_low`, `<metric>_high`; NaN where a class is missing or an interval cannot be computed.
     """
     rows, resamples = resampled(predictions, split, params, seed)
-    table = []
-    for part, kept in _subgroups(rows, related, sites).items():
-        of_class = rows[kept].groupby("label").group_id.nunique().reindex([0, 1], fill_value=0)
+    table, scores = [], rows.probability.to_numpy()
+    for part, kept in _subgroups(rows, related, columns).items():
+        own = resamples.part(kept)
         row = {"part": part, "images": int(kept.sum()), "pneumonia": int(rows.label[kept].sum()),
                "groups": rows.group_id[kept].nunique()}  # fmt: skip
-        found = resamples.part(kept).metric_limits(rows.probability[kept], threshold)
         for name in CHANGED:
-            limits = found[name][1:] if of_class.min() >= 2 else (np.nan, np.nan)
-            row |= interval_columns(name, (found[name][0], *limits))
+            row |= interval_columns(name, own.clustered_limits(name, (scores[kept], threshold)))
         table.append(row)
     return pd.DataFrame(table)
 
 
-def _subgroups(rows: pd.DataFrame, related: pd.DataFrame | None, sites: pd.Series | None) -> dict[str, np.ndarray]:
+def _subgroups(rows: pd.DataFrame, related: pd.DataFrame | None, columns: pd.DataFrame | None) -> dict[str, np.ndarray]:
     """Name of each subgroup to a mask of its rows; subgroups that would be the whole or empty are left out."""
     normal = (rows.label == 0).to_numpy()
     parts = {f"{kind} against normal": normal | (rows.kind == kind).to_numpy() for kind in _KINDS}
@@ -168,22 +175,124 @@ def _subgroups(rows: pd.DataFrame, related: pd.DataFrame | None, sites: pd.Serie
         for reason in related.columns.drop("image_id"):
             out = rows.image_id.isin(related.image_id[related[reason]]).to_numpy()
             parts[f"{UNRELATED}({reason.replace('_', ' ')})"] = ~out
-    if sites is not None:
-        of_row = rows.image_id.map(sites).fillna("")
-        parts |= {f"{SITE}{name}": (of_row == name).to_numpy() for name in sorted(set(of_row) - {""})}
+    for name, values in {} if columns is None else columns.items():
+        of_row = rows.image_id.map(values)
+        parts |= {f"{name} {value}": (of_row == value).to_numpy() for value in values.cat.categories}
     parts = {name: kept for name, kept in parts.items() if 0 < kept.sum() < len(rows)}
     return {"all": np.ones(len(rows), bool)} | parts
 
 
+def subgroup_columns(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of a manifest's table by `image_id`, categorical: `site`, and those of `evaluation.subgroups`.
+
+    Columns of numbers with more than five values are cut at their thirds, each named by its ends. Empty cells are of none.
+
+    Raises:
+        InputError: a column that the table does not have.
+    """
+    if missing := [name for name in names if name not in table]:
+        raise InputError(f"subgroups: received {missing[0]!r}, allowed columns of the data: {', '.join(table)}")
+    rows, found = table.set_index("image_id"), {}
+    for name in dict.fromkeys(["site", *names]):
+        values = rows[name].astype(str).replace("", None)
+        numbers = pd.to_numeric(values, errors="coerce")
+        found[name] = values.astype("category")
+        if numbers.nunique() > 5 and numbers.notna().sum() == values.notna().sum():
+            ends = np.unique(numbers.quantile([0, 1 / 3, 2 / 3, 1], interpolation="nearest"))
+            words = [f"{'above ' if n else ''}{ends[n]:.10g} to {ends[n + 1]:.10g}" for n in range(len(ends) - 1)]
+            found[name] = pd.cut(numbers, ends, labels=words, include_lowest=True)
+    return pd.DataFrame(found)
+
+
+def stratified_table(
+    predictions: pd.DataFrame, split: str, columns: pd.DataFrame, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """AUROC of pairs of images within the same value of a column, beside that of all pairs.
+
+    A pooled AUROC mixes two questions: it ranks the column's values against each other, too. Both are of the images whose value
+    has both classes.
+    The stratified one is the mean over the column's values, weighted by their pairs (Janes and Pepe, Biometrika 2009).
+
+    Returns:
+        one row a column: `column`; `pooled` and `stratified`, each with `_low, _high`; `difference` (stratified less
+        pooled) with limits from the clustered variance of the difference; `strata`, values with images of both classes.
+        Columns with fewer than two such values are left out.
+    """
+    rows, resamples = resampled(predictions, split, params, seed)
+    labels, groups, scores = rows.label.to_numpy(), rows.group_id.to_numpy(), rows.probability.to_numpy()
+    table, z = [], scipy.special.ndtri(1 - resamples.tail)
+    for name, values in columns.items():
+        of_row = rows.image_id.map(values)
+        parts = [(of_row == value).to_numpy() for value in values.cat.categories]
+        parts = [part for part in parts if 0 < labels[part].sum() < part.sum()]
+        if len(parts) < 2:
+            continue
+        pairs = np.array([labels[part].sum() * (1 - labels[part]).sum() for part in parts], float)
+        shares, influence = pairs / pairs.sum(), np.zeros(len(rows))
+        value = 0.0
+        for part, share in zip(parts, shares, strict=True):
+            value += share * float(compute_metrics(labels[part], scores[part], 0.5)["auroc"])
+            influence[part] = share * influences(labels[part], scores[part], 0.5)["auroc"]
+        known, whole = np.any(parts, axis=0), np.zeros(len(rows))
+        pooled = resamples.part(known).clustered_limits("auroc", (scores[known], 0.5))
+        whole[known] = influences(labels[known], scores[known], 0.5)["auroc"]
+        smallest = min(len(set(groups[known & (labels == label)])) for label in (0, 1))
+        limits = auroc_limits(value, clustered_variance(influence, labels, groups), smallest, 2 * resamples.tail)
+        reach = z * np.sqrt(clustered_variance(influence - whole, labels, groups))
+        apart = value - pooled[0]
+        row = {"column": name, "strata": len(parts)} | interval_columns("pooled", pooled)
+        row |= interval_columns("stratified", (value, *limits))
+        table.append(row | interval_columns("difference", (apart, apart - reach, apart + reach)))
+    return pd.DataFrame(table)
+
+
+def label_review(
+    predictions: pd.DataFrame, others: Mapping[int, tuple[pd.DataFrame, float]], n: int = 50
+) -> pd.DataFrame:
+    """Images of validation and test whose label disagrees most with the networks, for a person to look at again.
+
+    None of them was trained on. The score is the mean probability over the run's own seed and all `others`. Nothing is relabelled.
+
+    Args:
+        predictions: of the run.
+        others: from `freeze_seeds`.
+    Returns:
+        at most `n` rows, the largest disagreement first: `image_id, split, label, kind, group_id, probability` (the mean),
+        `seeds`, `disagreement` (1 less the probability of the label), above one half in all rows.
+    """
+    tables = [predictions, *(table[table.split != "views"] for table, _ in others.values())]
+    mean = pd.concat(tables).groupby("image_id").probability.mean()
+    rows = predictions[["image_id", "split", "label", "kind", "group_id"]]
+    rows = rows.assign(probability=rows.image_id.map(mean), seeds=len(tables))
+    rows["disagreement"] = np.where(rows.label == 1, 1 - rows.probability, rows.probability)
+    return rows[rows.disagreement > 0.5].nlargest(n, "disagreement").reset_index(drop=True)
+
+
+def freeze_seeds(others: dict[int, pd.DataFrame], params: EvaluationParams) -> dict[int, tuple[pd.DataFrame, float]]:
+    """Of each further seed its predictions with probabilities, and its threshold, chosen on its own validation by `freeze`.
+
+    Args:
+        others: from `learning.predict_seeds`; rows of split `views` are validation in augmented views.
+    """
+    found = {}
+    for seed, table in others.items():
+        threshold, calibration = freeze(table, params, table[table.split == "views"].assign(split="val"))
+        found[seed] = (calibration.applied(table), threshold.value)
+    return found
+
+
 def seed_tables(
-    own: pd.DataFrame, threshold: float, others: dict[int, pd.DataFrame], params: EvaluationParams, seed: int
+    own: pd.DataFrame,
+    threshold: float,
+    others: dict[int, tuple[pd.DataFrame, float]],
+    params: EvaluationParams,
+    seed: int,
 ) -> dict[str, pd.DataFrame]:
     """Seed variability on `val` and `test`: each metric's mean over seeds with the interval of that mean, and its spread.
 
     Args:
         own, threshold: predictions of the run's own seed, and its frozen threshold.
-        others: from `learning.predict_seeds`; rows of split `views` are validation in augmented views. Each seed has the
-            threshold that the run's rule gives on its own validation.
+        others: from `freeze_seeds`.
         params, seed: of the resamples, which are the same for all seeds.
     Returns:
         split to table, one row a metric: `metric, seeds, mean, low, high, sd, lowest, highest`; `low` and `high` are of the
@@ -191,51 +300,50 @@ def seed_tables(
     Raises:
         InputError: seeds that were scored on other images.
     """
-    every, thresholds, tables = {"own": own} | others, {"own": threshold}, {}
-    for name, table in others.items():
-        views = table[table.split == "views"].assign(split="val")
-        thresholds[name] = choose_threshold(table, params, views).value
+    every, tables = {"own": (own, threshold)} | others, {}
     for split in ("val", "test"):
         rows = []
         if others:
-            aligned = _aligned(every, split, "own")
+            aligned = _aligned({name: table for name, (table, _) in every.items()}, split, "own")
             resamples = resample(aligned["own"], params, seed)
-            scored = [resamples.score(table.probability, thresholds[name]) for name, table in aligned.items()]
+            models = [(aligned[name].probability.to_numpy(), value) for name, (_, value) in every.items()]
+            scored = [resamples.score(*model) for model in models]
+            limits = resamples.metric_limits(*models, scored=scored)
             for metric in METRICS:
                 values = pd.Series([value[metric] for value, _ in scored])
-                limits = resamples.limits(np.mean([draws[metric] for _, draws in scored], axis=0))
                 spread = (values.std(skipna=False), values.min(), values.max())
-                rows.append([metric, len(values), values.mean(skipna=False), *limits, *spread])
+                rows.append([metric, len(values), *limits[metric], *spread])
         columns = ["metric", "seeds", "mean", "low", "high", "sd", "lowest", "highest"]
         tables[split] = pd.DataFrame(rows, columns=columns)
     return tables
 
 
-def seed_predictions(others: dict[int, pd.DataFrame]) -> pd.DataFrame:
+def seed_predictions(others: dict[int, tuple[pd.DataFrame, float]]) -> pd.DataFrame:
     """The predictions of all other seeds in one table, to be kept; `seed` is its first column."""
     columns = ["seed", *PREDICTION_COLUMNS]
-    tables = [table.assign(seed=seed)[columns] for seed, table in others.items()]
+    tables = [table.assign(seed=seed)[columns] for seed, (table, _) in others.items()]
     return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
 
 def secondary_tests(predictions: Tables, split: str, thresholds: Mapping[str, float], reference: str) -> pd.DataFrame:
-    """Exact McNemar tests of the predicted classes and DeLong tests of the AUROC against `reference`, Holm-corrected per test.
+    """McNemar's and DeLong's test against `reference`, by patient groups; Holm-corrected for the number of models.
 
     Returns:
         one row for each other model: `name, only_reference_right, only_this_right` (images), `mcnemar, mcnemar_holm,
-        delong, delong_holm` (p-values; NaN where DeLong's variance is zero). Groups are ignored.
+        delong, delong_holm` (p-values; NaN where DeLong's variance is zero).
     """
     from statsmodels.stats.multitest import multipletests
 
     tables = _aligned(predictions, split, reference)
-    labels = tables[reference].label.to_numpy()
-    right = {n: (t.probability.to_numpy() >= thresholds[n]) == (labels == 1) for n, t in tables.items()}
+    labels, groups = tables[reference].label.to_numpy(), tables[reference].group_id.to_numpy()
+    scores = {name: table.probability.to_numpy() for name, table in tables.items()}
+    right = {name: (score >= thresholds[name]) == (labels == 1) for name, score in scores.items()}
     rows = []
     for name in (n for n in tables if n != reference):
-        lost, won = int((right[reference] & ~right[name]).sum()), int((~right[reference] & right[name]).sum())
-        mcnemar = scipy.stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
-        delong = delong_test(labels, tables[reference].probability, tables[name].probability)
-        rows.append([name, lost, won, mcnemar, delong])
+        lost, won = right[reference] & ~right[name], ~right[reference] & right[name]
+        mcnemar = mcnemar_test(won.astype(int) - lost, groups)
+        delong = delong_test(labels, scores[reference], scores[name], groups)
+        rows.append([name, int(lost.sum()), int(won.sum()), mcnemar, delong])
     found = pd.DataFrame(rows, columns=["name", "only_reference_right", "only_this_right", "mcnemar", "delong"])
     for test in ("mcnemar", "delong"):
         p = found[test].dropna().astype(float)
@@ -243,23 +351,33 @@ def secondary_tests(predictions: Tables, split: str, thresholds: Mapping[str, fl
     return found
 
 
-def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided p-value that two scores of the same images have the same AUROC (DeLong et al., Biometrics 1988).
+def mcnemar_test(gained: np.ndarray, groups: np.ndarray) -> float:
+    """Exact two-sided p-value that two models are right on equally many images, by patient groups.
 
-    NaN when the variance of their difference is zero or a class has fewer than two images.
+    If the models are alike, each group could as well have been answered the other way round: the sign of its sum is a coin's.
+    The distribution of the total is computed, not drawn. With one image a group this is McNemar's exact test.
+
+    Args:
+        gained: 1 where only the second model is right, -1 where only the first one is, 0 elsewhere, (n,).
+        groups: of each image, (n,).
     """
-    sick, well = np.asarray(labels) == 1, np.asarray(labels) == 0
-    if min(sick.sum(), well.sum()) < 2:
+    sums = np.abs(pd.Series(gained).groupby(groups).sum().to_numpy())
+    chances = np.ones(1)  # of each total from -sums.sum() to sums.sum()
+    for size in sums[sums > 0]:
+        chances = np.convolve(chances, [0.5, *[0] * (2 * size - 1), 0.5])
+    totals = np.arange(len(chances)) - len(chances) // 2
+    return min(1.0, float(chances[np.abs(totals) >= abs(np.sum(gained))].sum()))
+
+
+def delong_test(labels: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> float:
+    """Two-sided p-value that two scores of the same images have the same AUROC, by patient groups (Obuchowski, Biometrics 1997).
+
+    With one image a group the variance is that of DeLong et al. (Biometrics 1988). NaN where it is zero, or a class has fewer
+    than two groups.
+    """
+    moved = [influences(labels, scores, 0.5)["auroc"] for scores in (one, other)]
+    values = [compute_metrics(labels, scores, 0.5)["auroc"] for scores in (one, other)]
+    variance = clustered_variance(moved[1] - moved[0], labels, groups)
+    if not variance > 1e-18:
         return np.nan
-    of_sick, of_well = [], []
-    for scores in (np.asarray(one, float), np.asarray(other, float)):
-        # Whether a well image has a higher score than a sick one, ties by half; summed before it is taken from 1.
-        missed = (1 - np.sign(np.subtract.outer(scores[sick], scores[well]))) / 2
-        of_sick.append((len(missed[0]) - missed.sum(axis=1)) / well.sum())
-        of_well.append(1 - missed.sum(axis=0) / sick.sum())
-    covariance = np.cov(of_sick) / sick.sum() + np.cov(of_well) / well.sum()
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    if not variance > 1e-12:
-        return np.nan
-    apart = of_sick[0].mean() - of_sick[1].mean()
-    return float(2 * scipy.stats.norm.sf(abs(apart) / np.sqrt(variance)))
+    return float(2 * scipy.stats.norm.sf(abs(values[1] - values[0]) / np.sqrt(variance)))

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pneumolib.evaluation.intervals import interval_columns, resampled
+from pneumolib.evaluation.calibration import REFER, Threshold, uncertainty
+from pneumolib.evaluation.intervals import interval_columns, resampled, unpaired_ratio
 from pneumolib.evaluation.metrics import check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
 PREVALENCES = (0.05, 0.10, 0.20, 0.40)
 _DRAWN = 500  # resamples behind a band: a picture needs fewer than a table
 _PLACES = 101  # of a curve
+_COVERAGES = np.arange(20, 9, -1) / 20
 _ODDS_AT = np.arange(1, 100) / 100
 
 
@@ -74,23 +76,64 @@ def decision_curve(predictions: pd.DataFrame, split: str, params: EvaluationPara
     count p / (1 - p) of a true one. The prevalence is that of the split, which is that of no clinic.
 
     Args:
-        predictions: columns `PREDICTION_COLUMNS`, and `calibrated`: p is compared with it, so it must be a probability.
+        predictions: columns `PREDICTION_COLUMNS`.
         split: `val` or `test`.
         params, seed: for the limits, from resamples of groups.
     Returns:
-        one row for p = 0.01 to 0.99: `threshold, model, low, high, treat_all`; treating none is 0.
+        one row for p = 0.01 to 0.99: `threshold, model, low, high, treat_all`, treating none being 0; `difference` from
+        the better of the two with its own limits, `difference_low, difference_high`.
     """
     rows, resamples = resampled(predictions, split, params, seed)
-    odds, labels = _ODDS_AT / (1 - _ODDS_AT), rows.label.to_numpy()
-    called = rows.calibrated.to_numpy()[:, None] >= _ODDS_AT
-    worth = np.where(labels[:, None] == 1, called, called * -odds)  # of each image at each threshold, (n, thresholds)
-    low = high = np.full(len(odds), np.nan)
+    odds, labels = _ODDS_AT / (1 - _ODDS_AT), rows.label.to_numpy()[:, None]
+    called = rows.probability.to_numpy()[:, None] >= _ODDS_AT
+    # What each image is worth at each threshold, (n, thresholds): to the model, and to whoever treats all.
+    of_model, of_all = np.where(labels == 1, called, called * -odds), np.where(labels == 1, 1, -odds)
+    model, treat_all = of_model.mean(0), of_all.mean(0)
+    limits = dict.fromkeys(("low", "high", "difference_low", "difference_high"), np.full(len(odds), np.nan))
     if (weights := resamples.weights) is not None:
-        drawn = weights @ worth / weights.sum(1, keepdims=True)
-        low, high = np.quantile(drawn, [resamples.tail, 1 - resamples.tail], axis=0)
-    treat_all = labels.mean() - (1 - labels.mean()) * odds
-    columns = {"threshold": _ODDS_AT, "model": worth.mean(0), "low": low, "high": high, "treat_all": treat_all}
-    return pd.DataFrame(columns)
+        drawn, drawn_all = (weights @ worth / weights.sum(1, keepdims=True) for worth in (of_model, of_all))
+        ends = [
+            np.quantile(one, [resamples.tail, 1 - resamples.tail], axis=0)
+            for one in (drawn, drawn - np.where(treat_all > 0, drawn_all, 0))
+        ]
+        limits = dict(zip(limits, np.concatenate(ends), strict=True))
+    difference = model - np.maximum(treat_all, 0)
+    columns = {"threshold": _ODDS_AT, "model": model, "treat_all": treat_all, "difference": difference}
+    return pd.DataFrame(columns | limits)
+
+
+def better_ranges(curve: pd.DataFrame) -> list[tuple[float, float]]:
+    """Runs of neighbouring thresholds at which the interval of the `difference` in a decision curve lies above 0."""
+    better = curve.difference_low > 0
+    runs = curve.threshold[better].groupby((better != better.shift()).cumsum()[better])
+    return [(float(run.iloc[0]), float(run.iloc[-1])) for _, run in runs]
+
+
+def risk_coverage(
+    predictions: pd.DataFrame, split: str, threshold: Threshold, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """How often is a predicted class wrong when the least certain images are referred to a person?
+
+    Certain is what lies far from the threshold, by the log odds. `coverage` is the share of images that is not referred.
+
+    Returns:
+        one row for each coverage of 1.00, 0.95, ... 0.50 and first, where the threshold refers, one for its frozen band:
+        `frozen, coverage, images, errors, error` (share of images) with `error_low, error_high`.
+    """
+    rows, resamples = resampled(predictions, split, params, seed)
+    probability = rows.probability.to_numpy()
+    order = np.argsort(uncertainty(probability, threshold.value), kind="stable")  # the most certain first
+    kept = [(False, order[: round(share * len(rows))]) for share in _COVERAGES]
+    if threshold.refer_low is not None:
+        kept.insert(0, (True, np.flatnonzero(threshold.classes(probability) != REFER)))
+    wrong, table = (probability >= threshold.value) != (rows.label == 1).to_numpy(), []
+    for frozen, images in ((frozen, images) for frozen, images in kept if len(images)):
+        found = {"frozen": frozen, "coverage": len(images) / len(rows), "images": len(images)}
+        part = resamples.part(images)
+        value, low, high = part.clustered_limits("accuracy", (probability[images], threshold.value))
+        found |= {"errors": int(wrong[images].sum())} | interval_columns("error", (1 - value, 1 - high, 1 - low))
+        table.append(found)
+    return pd.DataFrame(table)
 
 
 def predictive_values(
@@ -98,26 +141,22 @@ def predictive_values(
 ) -> pd.DataFrame:
     """PPV and NPV at other prevalences, from sensitivity and specificity by Bayes's rule.
 
+    Limits are those of the likelihood ratios, put together from the limits of sensitivity and specificity.
     It takes for granted that sick and well children look the same elsewhere, which another spectrum of disease denies.
 
     Returns:
         one row for each of `PREVALENCES`: `prevalence, ppv, ppv_low, ppv_high, npv, npv_low, npv_high`.
     """
     rows, resamples = resampled(predictions, split, params, seed)
-    value, draws = resamples.score(rows.probability, threshold)
+    found = resamples.metric_limits((rows.probability.to_numpy(), threshold))
+    (sick, sick_low, sick_high), (well, well_low, well_high) = found["sensitivity"], found["specificity"]
+    positive = np.array(unpaired_ratio(found["sensitivity"], (1 - well, 1 - well_high, 1 - well_low)))
+    negative = np.array(unpaired_ratio((1 - sick, 1 - sick_high, 1 - sick_low), found["specificity"]))
     table = []
     for prevalence in PREVALENCES:
-        row, drawn = {"prevalence": prevalence}, _at(prevalence, draws)
-        for name, found in _at(prevalence, value).items():
-            row |= interval_columns(name, (float(found), *resamples.limits(drawn[name])))
+        odds = prevalence / (1 - prevalence)
+        with np.errstate(divide="ignore"):  # ratios are 0 or infinite where a class has no error
+            ppv, npv = 1 / (1 + 1 / (odds * positive)), 1 / (1 + odds * negative)
+        row = {"prevalence": prevalence} | interval_columns("ppv", ppv) | interval_columns("npv", npv[[0, 2, 1]])
         table.append(row)
     return pd.DataFrame(table)
-
-
-def _at(prevalence: float, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """PPV and NPV from `sensitivity` and `specificity`; NaN where no image is classified so."""
-    sensitivity, specificity = np.asarray(found["sensitivity"], float), np.asarray(found["specificity"], float)
-    hit, false = prevalence * sensitivity, (1 - prevalence) * (1 - specificity)
-    right, missed = (1 - prevalence) * specificity, prevalence * (1 - sensitivity)
-    with np.errstate(invalid="ignore"):
-        return {"ppv": hit / (hit + false), "npv": right / (right + missed)}

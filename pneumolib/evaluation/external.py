@@ -13,22 +13,34 @@ import pandas as pd
 import scipy  # its parts are loaded when they are used: the check of what is due uses none
 
 from pneumolib.data.facts import QUANTILES, TrainingReference
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.split import EXTERNAL, PARTS
+from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import (
     CERTAIN,
+    NONE,
     Calibration,
     Threshold,
     choose_threshold,
     expected_errors,
-    fit_calibration,
+    fit_method,
     slope_and_intercept,
 )
 from pneumolib.evaluation.compare import CHANGED, paired_differences
-from pneumolib.evaluation.intervals import interval_columns, percentiles, resampled, unpaired_difference
+from pneumolib.evaluation.intervals import (
+    interval_columns,
+    metric_table,
+    percentiles,
+    share_limits,
+    unpaired_difference,
+    unpaired_differences,
+)
 from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.params import EvaluationParams
 
 RECALIBRATION, EVALUATION = PARTS
+_FEWEST = 10  # images of a class in a part of a site, to choose or to judge
+_CELLS = pd.MultiIndex.from_product([PARTS, (0, 1)])
 CALIBRATIONS = ("network", "frozen", "prior moved", "refitted")
 
 
@@ -38,20 +50,29 @@ def part_of(predictions: pd.DataFrame, part: str) -> pd.DataFrame:
     return rows[rows.part == part]
 
 
-def recalibrate(predictions: pd.DataFrame, params: EvaluationParams) -> tuple[Threshold, Calibration]:
+def recalibrate(
+    predictions: pd.DataFrame, frozen: Calibration, params: EvaluationParams
+) -> tuple[Threshold, Calibration]:
     """Threshold and calibration as the study chooses them on validation, chosen on the recalibration part instead.
 
     Args:
         predictions: see above; rows of the evaluation part are not looked at.
+        frozen: of the run. The threshold is expressed in its probabilities.
         params: those of the run whose model it is. Where they ask for no calibration Platt's is fitted; views of
             validation (`threshold_views`) have no counterpart here.
     Raises:
-        InputError: see `choose_threshold` and `fit_calibration`.
+        InputError: see `choose_threshold` and `fit_method`.
     """
     rows = part_of(predictions, RECALIBRATION).assign(split="val")  # what those two look at
-    threshold = choose_threshold(rows, params)
-    calibration = fit_calibration(rows, "platt" if params.calibration == "none" else params.calibration)
+    threshold = choose_threshold(rows, params, calibration=frozen)
+    calibration = _refitted(rows, frozen, params)
     return replace(threshold, chosen_on=RECALIBRATION), replace(calibration, chosen_on=RECALIBRATION)
+
+
+def _refitted(rows: pd.DataFrame, frozen: Calibration, params: EvaluationParams) -> Calibration:
+    """A calibration fitted to `rows`; the frozen one, with `failed` saying why, where the fit is of no use."""
+    found = fit_method(rows, "platt" if params.calibration == "none" else params.calibration)
+    return replace(frozen, failed=found.failed) if found.failed else found
 
 
 def threshold_differences(
@@ -101,7 +122,8 @@ def external_calibrations(
     """
     rows, share_after = part_of(predictions, EVALUATION), part_of(predictions, RECALIBRATION).label.mean()
     calibrated = frozen.apply(rows.logit)
-    columns = (rows.probability, calibrated, move_prior(calibrated, share_before, share_after), local.apply(rows.logit))
+    moved = move_prior(calibrated, share_before, share_after)
+    columns = (NONE.apply(rows.logit), calibrated, moved, local.apply(rows.logit))
     return rows.assign(**dict(zip(CALIBRATIONS, columns, strict=True)))
 
 
@@ -112,7 +134,7 @@ def external_calibration_table(calibrated: pd.DataFrame, params: EvaluationParam
         one row for each of `CALIBRATIONS`: `method`; `brier` with `_low, _high`, and `difference` from the frozen one on the
         same resamples with its own; `slope` and `intercept` likewise (see `slope_and_intercept`); `observed_expected`, images
         with pneumonia for each one that the probabilities add up to, with limits from resamples of groups that keep
-        no share of pneumonia fixed, because that share is what is asked; `ece` and `ece_floor`.
+        no share of pneumonia fixed, because that share is what is asked; those of `expected_errors`.
     """
     tables = {name: calibrated.assign(probability=calibrated[name]) for name in CALIBRATIONS}
     thresholds = dict.fromkeys(tables, 0.5)  # which plays no part in the Brier score
@@ -148,9 +170,7 @@ def external_differences(
 ) -> pd.DataFrame:
     """All images of the other source against the study's own test, both at the frozen threshold.
 
-    Other images and other children, so the two sides are resampled apart, groups within each class. The limits of a
-    difference are put together from those of its sides (Zou and Donner, Stat Med 2008; of proportions Newcombe, Stat Med
-    1998): where one side has few errors or none, its resamples would say too little.
+    Other images and other children: the limits of a difference are put together from those of its sides.
 
     Args:
         external: predictions of split `external`.
@@ -159,17 +179,9 @@ def external_differences(
         one row for each of `CHANGED`, which prevalence does not move: `metric`, and `internal`, `external`, `difference`
         (external less internal), each with `_low, _high`; NaN where they cannot be computed.
     """
-    sides = []
-    for table, split in ((internal, "test"), (external, EXTERNAL)):
-        rows, resamples = resampled(table, split, params, seed)
-        sides.append(resamples.metric_limits(rows.probability, threshold))
-    return pd.DataFrame(
-        {"metric": metric}
-        | interval_columns("internal", sides[0][metric])
-        | interval_columns("external", sides[1][metric])
-        | unpaired_difference(sides[1][metric], sides[0][metric])
-        for metric in CHANGED
-    )
+    tables = ((internal, "test"), (external, EXTERNAL))
+    own, other = (metric_table(table, split, threshold, params, seed) for table, split in tables)
+    return unpaired_differences(other, own, CHANGED, ("external", "internal"))
 
 
 def drift_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:
@@ -203,29 +215,70 @@ def ood_warning_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.D
 
 
 def errors_by_warning(
-    predictions: pd.DataFrame, flagged: pd.Series, threshold: float, params: EvaluationParams, seed: int
+    predictions: pd.DataFrame, flagged: pd.Series, threshold: float, params: EvaluationParams
 ) -> pd.DataFrame:
-    """Are images with an out-of-distribution warning classified wrongly more often?
+    """Are images with an out-of-distribution warning classified wrongly more often? By class, and by site where there are several.
+
+    Classes and sites differ in both, so that a comparison over all images can point the wrong way.
 
     Args:
-        predictions: of split `external`.
+        predictions: of split `external`; `site` where it is known.
         flagged: bool by `image_id`, see `TrainingReference.flagged`.
         threshold: frozen.
     Returns:
-        one row for `flagged` and one for `others`: `part, images, errors`, `share` of errors with `_low, _high`; the first row
-        also `difference` from the others with limits put together from both (`unpaired_difference`), because a part may have
-        no error. NaN where a part is empty.
+        one row a class, or a site and class: `part`; `flagged_images, flagged_errors, other_images, other_errors`; `flagged` and
+        `other`, the shares of errors, and their `difference` (flagged less others), each with `_low, _high`. NaN where
+        a side is empty.
     """
-    rows, resamples = resampled(predictions, EXTERNAL, params, seed)
-    marked, found, sides = rows.image_id.map(flagged).to_numpy(bool), [], []
+    rows = check_predictions(predictions, EXTERNAL).reset_index(drop=True)
+    marked, sites = rows.image_id.map(flagged).to_numpy(bool), rows.get("site", pd.Series("", rows.index))
     wrong = ((rows.probability >= threshold) != (rows.label == 1)).to_numpy()
-    for name, kept in (("flagged", marked), ("others", ~marked)):
-        side = [np.nan] * 3
-        if kept.any():
-            _, low, high = resamples.part(kept).metric_limits(rows.probability[kept], threshold)["accuracy"]
-            side = [wrong[kept].mean(), 1 - high, 1 - low]
-        row = {"part": name, "images": int(kept.sum()), "errors": int(wrong[kept].sum())}
-        found.append(row | interval_columns("share", side))
-        sides.append(side)
-    found[0] |= unpaired_difference(*sides)
-    return pd.DataFrame(found)
+    table = []
+    for (site, label), part in rows.groupby([sites, "label"]):
+        row, sides = {"part": f"{site}, {LABEL_NAMES[label]}".removeprefix(", ")}, {}
+        for name, kept in (("flagged", marked), ("other", ~marked)):
+            own = part.index[kept[part.index]]
+            row |= {f"{name}_images": len(own), f"{name}_errors": int(wrong[own].sum())}
+            right = share_limits(~wrong[own], rows.group_id[own], params.confidence) if len(own) else [np.nan] * 3
+            sides[name] = tuple(1 - np.array(right)[[0, 2, 1]])
+            row |= interval_columns(name, sides[name])
+        table.append(row | unpaired_difference(sides["flagged"], sides["other"]))
+    return pd.DataFrame(table)
+
+
+def recalibrate_sites(
+    predictions: pd.DataFrame, threshold: float, frozen: Calibration, params: EvaluationParams, seed: int
+) -> pd.DataFrame:
+    """Threshold and calibration chosen for each site on its recalibration part, against the frozen ones, on the evaluation part.
+
+    Args:
+        predictions: see above, with `site`; sites with fewer than ten images of a class in a part keep what was frozen.
+        threshold, frozen: of the run; kept by a site where the rule cannot be applied.
+    Returns:
+        as `paired_differences` has them, of `frozen` and `by site`: AUROC and Brier score of all sites together, sensitivity and
+        specificity at each site's threshold. Empty with fewer than two such sites.
+    """
+    rows = part_of(predictions, EVALUATION).assign(reached=lambda t: t.probability >= threshold)
+    changed, done = rows.copy(), 0
+    for site, own in predictions[predictions.site != ""].groupby("site"):
+        if own.groupby(["part", "label"]).size().reindex(_CELLS, fill_value=0).min() < _FEWEST:
+            continue
+        local = part_of(own, RECALIBRATION).assign(split="val")
+        calibration = _refitted(local, frozen, params)
+        try:
+            value = choose_threshold(local, params, calibration=calibration).value
+        except InputError:  # a rule that cannot be applied here, such as `binormal` where scores are turned round
+            continue
+        here = changed.site == site
+        changed.loc[here, "probability"] = calibration.apply(changed.logit[here])
+        changed.loc[here, "reached"] = changed.probability[here] >= value
+        done += 1
+    if done < 2:
+        return pd.DataFrame()
+    tables = {"frozen": rows, "by site": changed}
+    found = []
+    for metrics, column in ((("auroc", "brier"), "probability"), (("sensitivity", "specificity"), "reached")):
+        scored = {name: table.assign(probability=table[column].astype(float)) for name, table in tables.items()}
+        halves = dict.fromkeys(scored, 0.5)
+        found.append(paired_differences(scored, EXTERNAL, halves, "frozen", params, seed, metrics))
+    return pd.concat(found, ignore_index=True)

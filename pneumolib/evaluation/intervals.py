@@ -1,14 +1,15 @@
-"""How sure are we? Percentile intervals from a bootstrap of groups, stratified by class.
+"""How sure are we? Limits that count patient groups, not images: images of one patient resemble each other.
 
-Images of one patient resemble each other: on this data's groups, a nominal 95% interval for sensitivity covered
-84-86% when images were resampled at an intra-group correlation of 0.6, and 92% when groups were. So whole groups are
-drawn, as often as there are groups, within each class; an image's weight is how often its group was drawn.
+- AUROC: the clustered variance of Obuchowski (Biometrics 1997) on the logit scale, with Student's t.
+- Proportions (sensitivity, specificity, PPV, NPV, accuracy): Clopper and Pearson's limits with the effective number of
+  cases of the clustered variance (Korn and Graubard, Survey Methodology 1998).
+- Other metrics and all paired differences: percentiles of a bootstrap of groups, stratified by class. Whole groups are drawn,
+  as often as there are groups; an image's weight is how often its group was drawn.
 
-Where all resamples agree, as they do when not one image was classified wrongly, they say nothing about how sure that is;
-with a few errors they say too little. Proportions have exact limits there.
+Percentiles are too close near 0 and 1: `benchmarks/coverage.py` shows how often each kind of limits holds the true value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,6 @@ from pneumolib.params import EvaluationParams
 
 Metrics = dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]]
 _NOTHING = 1e-9  # rounding alone spreads resamples by less
-_FEW_GROUPS = 5  # with errors in fewer, resamples make a proportion near 0 or 1 look too sure
 _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights stay small
 
 
@@ -91,33 +91,122 @@ class Resamples:
         low, high = percentiles(draws, self.tail)
         return (low, high) if high - low > _NOTHING else (np.nan, np.nan)
 
-    def metric_limits(self, scores: np.ndarray, threshold: float) -> dict[str, tuple[float, float, float]]:
-        """Each metric's value and its limits.
+    def metric_limits(
+        self, *models: tuple[np.ndarray, float], scored: Sequence | None = None
+    ) -> dict[str, tuple[float, float, float]]:
+        """Each metric's value and its limits; of several models the mean over them.
 
-        Where fewer than five groups hold a wrong prediction, or fewer than five a right one, a proportion has Clopper and
-        Pearson's limits, groups counted as cases: percentiles of so few errors are too close, and of none they are one point.
+        Args:
+            models: scores, (n,), and threshold of each.
+            scored: what `score` gave of each, where that is at hand.
         """
-        value, draws = self.score(scores, threshold)
-        found = {name: (value[name], *self.limits(draws[name])) for name in METRICS}
-        sick, called = self.labels == 1, np.asarray(scores) >= threshold
-        right = called == sick
-        cases_of = dict(zip(PROPORTIONS, (sick, ~sick, called, ~called, sick | ~sick), strict=True))
-        for name, cases in cases_of.items() if self.weights is not None else ():
-            if min(len(set(self.groups[cases & part])) for part in (right, ~right)) < _FEW_GROUPS:
-                found[name] = (value[name], *_exact(value[name], len(set(self.groups[cases])), self.tail))
-        return found
+        scored, found = scored or [self.score(*model) for model in models], {}
+        for name in METRICS:
+            value = float(np.mean([value[name] for value, _ in scored]))
+            found[name] = (value, *self.limits(np.mean([draws[name] for _, draws in scored], axis=0)))
+        return found | {name: self.clustered_limits(name, *models) for name in ("auroc", *PROPORTIONS)}
+
+    def clustered_limits(self, name: str, *models: tuple[np.ndarray, float]) -> tuple[float, float, float]:
+        """The AUROC, or one of PROPORTIONS, and its limits: see `metric_limits`. Nothing is drawn."""
+        value = np.mean([compute_metrics(self.labels, *model)[name] for model in models])
+        moved = np.mean([influences(self.labels, *model)[name] for model in models], axis=0)
+        variance = clustered_variance(moved, self.labels, self.groups)
+        if name == "auroc":
+            groups = min(len(set(self.groups[self.labels == label])) for label in (0, 1))
+            return (float(value), *auroc_limits(value, variance, groups, 2 * self.tail))
+        cases = np.any([_cases(self.labels, *model)[name] for model in models], axis=0)
+        groups = len(set(self.groups[cases]))
+        return (float(value), *proportion_limits(value, variance, cases.sum(), groups, 2 * self.tail))
 
 
-def _exact(value: float, cases: int, tail: float) -> tuple[float, float]:
-    """Clopper and Pearson's limits of `value` of `cases`, which need not be a whole number; NaN for fewer than two."""
-    from scipy.stats import beta  # here, because it takes a second and reading results does without
+def _cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """Of each of PROPORTIONS the images that it is a share of, masks (n,)."""
+    sick, positive = np.asarray(labels) == 1, np.asarray(scores) >= threshold
+    return dict(zip(PROPORTIONS, (sick, ~sick, positive, ~positive, sick | ~sick), strict=True))
 
-    if cases < 2 or np.isnan(value):
+
+def influences(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """How far each image moves the AUROC and each of PROPORTIONS, float (n,): the first term of a Taylor series.
+
+    Of the AUROC these are DeLong's components (Biometrics 1988), ties by half: the share of images of the other class that an
+    image is ranked rightly against, less their mean, over the number of its own class. NaN where a value cannot be computed.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, float)
+    right, found = (scores >= threshold) == (labels == 1), {"auroc": np.full(len(labels), np.nan)}
+    for name, cases in _cases(labels, scores, threshold).items():
+        n = cases.sum()
+        found[name] = np.where(cases, right - right[cases].mean(), 0) / n if n else np.full(len(labels), np.nan)
+    if 0 < labels.sum() < len(labels):
+        for own, sign in ((1, 1), (0, -1)):
+            others = np.sort(sign * scores[labels != own])
+            below = [np.searchsorted(others, sign * scores[labels == own], side) for side in ("left", "right")]
+            shares = np.mean(below, axis=0) / len(others)
+            found["auroc"][labels == own] = (shares - shares.mean()) / len(shares)
+    return found
+
+
+def clustered_variance(influence: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Variance of a value from the `influences` of its images, groups being what is drawn.
+
+    Obuchowski's for the AUROC; a group that holds both classes adds its covariance. Of PPV, NPV and accuracy it is that of groups
+    drawn from all, which is larger. NaN where a class that counts has fewer than two groups.
+    """
+    codes, names = pd.factorize(groups)
+    sums, variance = [], 0.0
+    for label in (0, 1):
+        own = labels == label
+        sums.append(np.bincount(codes[own], influence[own], len(names)))
+        n = len(set(codes[own]))
+        if n > 1:
+            variance += n / (n - 1) * (sums[-1] ** 2).sum()
+        elif np.any(influence[own]):
+            return np.nan
+    return float(variance + 2 * len(names) / max(len(names) - 1, 1) * (sums[0] @ sums[1]))
+
+
+def auroc_limits(value: float, variance: float, groups: int, alpha: float) -> tuple[float, float]:
+    """Limits on the logit scale with t, `groups` being those of the class that has fewer, less one degree of freedom.
+
+    At 1 there is a lower limit alone, at 0 an upper one: the AUROC at which so many groups without an error are as rare as
+    `alpha`. NaN with fewer than two groups.
+    """
+    from scipy.special import expit, logit
+    from scipy.stats import t
+
+    at_end = min(value, 1 - value) < _NOTHING
+    # Without variance within (0, 1), as of constant scores, there is no interval: one of no width would look certain.
+    if not np.isfinite(value + variance) or groups < 2 or not (at_end or variance > _NOTHING**2):
         return np.nan, np.nan
-    hits = value * cases
-    low = 0.0 if hits <= 0 else beta.ppf(tail, hits, cases - hits + 1)
-    high = 1.0 if hits >= cases else beta.ppf(1 - tail, hits + 1, cases - hits)
+    if at_end:
+        bound = alpha ** (1 / groups)
+        return (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
+    arm = t.ppf(1 - alpha / 2, groups - 1) * np.sqrt(max(variance, 0)) / (value * (1 - value))
+    return float(expit(logit(value) - arm)), float(expit(logit(value) + arm))
+
+
+def proportion_limits(value: float, variance: float, cases: int, groups: int, alpha: float) -> tuple[float, float]:
+    """Clopper and Pearson's limits with the effective number of cases, value * (1 - value) / variance, at most `cases`.
+
+    It is lowered by Student's t where groups are few, and is the number of groups without any variance, as at 0 and 1. NaN with
+    fewer than two groups.
+    """
+    from scipy.stats import beta, t  # here, because it takes a second and reading results does without
+
+    if not np.isfinite(value + variance) or groups < 2:
+        return np.nan, np.nan
+    few = np.square(np.divide(*t.ppf(1 - alpha / 2, [max(cases - 1, 1), groups - 1])))
+    effective = min(few * value * (1 - value) / variance, cases) if variance > _NOTHING**2 else groups
+    hits = value * effective
+    low = 0.0 if value < _NOTHING else beta.ppf(alpha / 2, hits, effective - hits + 1)
+    high = 1.0 if 1 - value < _NOTHING else beta.ppf(1 - alpha / 2, hits + 1, effective - hits)
     return float(low), float(high)
+
+
+def share_limits(hit: np.ndarray, groups: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """A share of images and its limits, see `proportion_limits`; `hit` is bool (n,)."""
+    hit, n = np.asarray(hit, float), len(hit)
+    variance = clustered_variance((hit - hit.mean()) / n, np.ones(n), groups)
+    return (float(hit.mean()), *proportion_limits(hit.mean(), variance, n, len(set(groups)), 1 - confidence))
 
 
 def resample(rows: pd.DataFrame, params: EvaluationParams, seed: int) -> Resamples:
@@ -152,13 +241,13 @@ def metric_table(
         seed: the same seed gives every model of a study the same resamples.
     Returns:
         one row a metric: `metric, value, low, high`; NaN where a value or its interval cannot be computed: a ratio
-        without cases, a class with fewer than two groups, more than one resample in twenty without a value, or
-        resamples that all agree. Proportions with few errors have exact limits, see `Resamples.metric_limits`.
+        without cases, fewer than two groups, constant scores; of a metric with a bootstrap more than one resample in twenty
+        without a value, or resamples that all agree.
     Raises:
         InputError: see `check_predictions`.
     """
     rows, resamples = resampled(predictions, split, params, seed)
-    found = resamples.metric_limits(rows.probability, threshold)
+    found = resamples.metric_limits((rows.probability.to_numpy(), threshold))
     return pd.DataFrame([(name, *found[name]) for name in METRICS], columns=["metric", "value", "low", "high"])
 
 
@@ -221,6 +310,68 @@ def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> dict[st
     apart = one[0] - other[0]
     low = apart - np.hypot(one[0] - one[1], other[2] - other[0])
     return interval_columns("difference", (apart, low, apart + np.hypot(one[2] - one[0], other[0] - other[1])))
+
+
+def unpaired_differences(
+    one: pd.DataFrame,
+    other: pd.DataFrame,
+    metrics: Sequence[str] = ("auroc", "sensitivity", "specificity"),
+    names: tuple[str, str] = ("one", "other"),
+) -> pd.DataFrame:
+    """Of two tables of `metric_table`, of other images each, the first less the second; see `unpaired_difference`.
+
+    Returns:
+        one row a metric: `metric`, the value of each under its name and `difference`, each with `_low, _high`.
+    """
+    sides = [table.set_index("metric")[["value", "low", "high"]] for table in (one, other)]
+    rows = []
+    for metric in metrics:
+        first, second = (side.loc[metric].tolist() for side in sides)
+        row = {"metric": metric} | interval_columns(names[0], first) | interval_columns(names[1], second)
+        rows.append(row | unpaired_difference(first, second))
+    return pd.DataFrame(rows)
+
+
+def unpaired_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """The ratio of two values that are not below 0, with limits put together from their own (Donner and Zou, Stat Methods Med
+    Res 2012), also where one of them is 0.
+
+    Args:
+        one, other: value, low, high of each.
+    Returns:
+        ratio, low, high; infinite where the other value, or its lower limit, is 0.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = np.asarray(one, float), np.asarray(other, float)
+    if np.isnan([a_low, a_high, b_low, b_high]).any():
+        return float(np.divide(a, b)) if b else np.inf, np.nan, np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = np.sqrt(np.maximum((a * b) ** 2 - a_low * b_high * (2 * a - a_low) * (2 * b - b_high), 0))
+        low = a_low * (2 * a - a_low) / (a * b + reach) if a_low > 0 else 0.0
+        reach = np.sqrt(np.maximum((a * b) ** 2 - a_high * b_low * (2 * a - a_high) * (2 * b - b_low), 0))
+        return a / b, low, (a * b + reach) / (b_low * (2 * b - b_low)) if b_low > 0 else np.inf
+
+
+def precision_table(metrics: pd.DataFrame, slope: Mapping[str, float], counts: Mapping[str, int]) -> pd.DataFrame:
+    """What a test set of this size can show: the width of each interval, and how many images would give the width that is wanted.
+
+    Wanted are, after Riley et al. (Stat Med 2021), 0.1 for AUROC, sensitivity and specificity and 0.4 for the calibration slope, in
+    all. Widths fall with the root of the number of images, of patients like these.
+
+    Args:
+        metrics: of `metric_table`.
+        slope: `slope_low, slope_high` of the probabilities that are used.
+        counts: `images, pneumonia, normal` of the test set.
+    Returns:
+        `metric, of, images` (what and how many count), `width, wanted, needed` (images of the same kind for the wanted width); NaN where
+        there is no interval.
+    """
+    limits = metrics.set_index("metric")
+    widths = (limits.high - limits.low).to_dict() | {"slope": slope["slope_high"] - slope["slope_low"]}
+    kinds = {"auroc": "images", "sensitivity": "pneumonia", "specificity": "normal", "slope": "images"}
+    found = pd.DataFrame({"metric": kinds.keys(), "of": kinds.values()})
+    found = found.assign(images=found.of.map(counts), width=found.metric.map(widths))
+    found["wanted"] = np.where(found.metric == "slope", 0.4, 0.1)
+    return found.assign(needed=np.ceil(found.images * (found.width / found.wanted) ** 2))
 
 
 def permutation_check(predictions: pd.DataFrame, split: str, seed: int, permutations: int = 1000) -> dict[str, float]:

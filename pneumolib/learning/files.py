@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from pneumolib.errors import ModelError
 
@@ -45,16 +46,21 @@ def load_model(file: Path) -> Any:
     """The `keras.Model` of a `.keras` file, not compiled.
 
     Raises:
-        ModelError: as `check_model_file`, or a file that Keras cannot read.
+        ModelError: as `check_model_file`, a file that Keras cannot read, or weights that are not finite.
     """
     check_model_file(file)
     import keras
 
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
+        network = keras.saving.load_model(file, compile=False, safe_mode=True)
     # Broad, because what Keras and its backend raise for an architecture that contradicts itself has no common kind.
     except Exception as cause:
         raise ModelError(f"{file}: Keras cannot read it: {cause}") from cause
+    if not all(np.isfinite(weight).all() for weight in network.get_weights()):
+        raise ModelError(
+            f"{file}: holds weights that are no finite numbers: its training diverged, or the file is damaged"
+        )
+    return network
 
 
 def check_model_file(file: Path) -> None:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import optimizers
+from scipy.special import expit
 
 from pneumolib.data.batches import feature_dataset, steps_per_epoch, train_dataset
 from pneumolib.data.manifest import Manifest
@@ -340,23 +341,28 @@ def rate_callbacks(training: TrainingParams) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.ReduceLROnPlateau(metric, training.decay_rate, patience, **options)]
 
 
-def train_and_predict(manifest: Manifest, split: pd.DataFrame, params: RunParams) -> tuple[pd.DataFrame, pd.DataFrame]:
+def train_and_predict(
+    manifest: Manifest, split: pd.DataFrame, params: RunParams, parts: Sequence[str] = ("val",)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train `params.model` on images prepared as `params.image` says; the best epoch on validation predicts.
 
     The random state starts from `params.seed`, so that calls that differ in `params.image` alone start from the same
     weights and see the same images in the same order under the same changes.
 
+    Args:
+        parts: the splits to predict.
     Returns:
-        predictions of validation and test: `image_id, split, label, kind, group_id, logit, probability`;
+        their predictions, not calibrated: `image_id, split, label, kind, group_id, logit, probability`;
         and the training's history, columns `HISTORY_COLUMNS`.
     """
-    sets = {part: read_images(manifest, split, part, params.image) for part in ("train", "val", "test")}
+    sets = {part: read_images(manifest, split, part, params.image) for part in {"train", "val", *parts}}
     keras.utils.set_random_seed(params.seed)
     labels = sets["train"].table.label
     bias = initial_logit(labels, class_weights(labels, params.training.class_weights))
     model = build_model(params.model, params.image, bias)
     history = fit(model, sets["train"], sets["val"], params)
-    return pd.concat([predict(model, sets[part]) for part in ("val", "test")], ignore_index=True), history
+    found = pd.concat([predict(model, sets[part]) for part in parts], ignore_index=True)
+    return found.assign(probability=expit(found.logit)), history
 
 
 def repeat_seeds(

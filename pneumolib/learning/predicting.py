@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from pneumolib.data.batches import eval_dataset, view_dataset
 from pneumolib.data.corruptions import SEVERITIES, corrupt
@@ -17,7 +17,7 @@ from pneumolib.params import RunParams
 
 PREDICT_BATCH = 64
 _SMALLEST = float(np.finfo(np.float32).epsneg)
-CORRUPTED_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "corruption", "severity", "logit", "probability"]
+CORRUPTED_COLUMNS = ["image_id", "split", "label", "kind", "group_id", "corruption", "severity", "logit"]
 
 
 def predict_batch(n: int) -> int:
@@ -40,12 +40,8 @@ def predict_logits(model: keras.Model, images: ImageSet, batches=None) -> np.nda
 
 
 def predict(model: keras.Model, images: ImageSet) -> pd.DataFrame:
-    """Predictions for one split: the columns of `images.table`, then `logit` and `probability` of pneumonia."""
-    return _scored(images.table, predict_logits(model, images))
-
-
-def _scored(table: pd.DataFrame, logits: np.ndarray | float) -> pd.DataFrame:
-    return table.assign(logit=logits, probability=expit(logits))
+    """Predictions for one split: the columns of `images.table`, then `logit`; a `Calibration` makes probabilities of it."""
+    return images.table.assign(logit=predict_logits(model, images))
 
 
 def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd.DataFrame:
@@ -54,8 +50,8 @@ def predict_views(model: keras.Model, images: ImageSet, params: RunParams) -> pd
     for view in range(params.evaluation.threshold_views):
         # Another seed than training's, whose kept features may be of the same views.
         changed = view_dataset(images, params.augment, batch, params.seed + 1, view)
-        tables.append(_scored(images.table, predict_logits(model, images, changed)))
-    return pd.concat(tables, ignore_index=True) if tables else _scored(images.table.iloc[:0], 0.0)
+        tables.append(images.table.assign(logit=predict_logits(model, images, changed)))
+    return pd.concat(tables, ignore_index=True) if tables else images.table.iloc[:0].assign(logit=0.0)
 
 
 def predict_corrupted(model: keras.Model, images: ImageSet, params: RunParams) -> pd.DataFrame:
@@ -74,7 +70,7 @@ def predict_corrupted(model: keras.Model, images: ImageSet, params: RunParams) -
     asked = params.robustness
     chosen = subset(images, choose_images(images.table, asked.images, params.seed))
     if len(chosen) == 0:
-        return _scored(images.table.iloc[:0].assign(corruption="", severity=0), 0.0)[CORRUPTED_COLUMNS]
+        return images.table.iloc[:0].assign(corruption="", severity=0, logit=0.0)[CORRUPTED_COLUMNS]
     tables = [predict(model, chosen).assign(corruption="none", severity=0)]
     # A corruption that is named twice is still one.
     changes = [(name, severity) for name in dict.fromkeys(asked.corruptions) for severity in SEVERITIES]

@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from pneumolib.evaluation.compare import SITE
 from pneumolib.params import FAMILIES
-from pneumolib.project import SMOKE, report_command
+from pneumolib.project import report_command
 from pneumolib.provenance import device_words
 from pneumolib.reporting.prose import ARCHIVE, NOT, PROSE, asked, cells, fact, is_archive, safe, sentence, templates
 from pneumolib.reporting.results import Result
@@ -145,14 +146,16 @@ def _answer(item: dict[str, Any], e: Evidence) -> Answer:
         told = e.each(item["each"])
         after = [] if told.status == "not available" else item.get("after", [])
         return Answer(told.status, [*item.get("before", []), *told.lines, *after], told.runs)
-    if "answer" in item or is_archive(e.first):
-        told = item.get("answer") or item["archive"]
+    if is_archive(e.first):
+        told = item["archive"]
         return Answer(told["status"], [_filled(line, e) for line in told["lines"]], pages)
     return Answer("not available", [_filled(item["drawn" if e.first.synthetic else "own"], e)])
 
 
 def _filled(line: str, e: Evidence) -> str:
-    known = {"study": e.study.removesuffix(SMOKE), "left_out": f"{e.first.data.left_out:,}"}
+    data, sites = e.first.data, sum(row["part"].startswith(SITE) for row in e.first.checks.get("subgroups") or [])
+    known = {"left_out": f"{data.left_out:,}", "sites": f"{sites or 'no'} sites",
+             "columns": f"the columns {', '.join(data.columns)}" if data.columns else "no further columns"}  # fmt: skip
     return line.format(**ARCHIVE, **known, Images=ARCHIVE["images"].capitalize())
 
 

@@ -14,7 +14,7 @@ from pneumolib.reporting.prose import has_random_backbone, say, table
 from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
 
 # Evaluation parameters that may differ between runs of one table: they move neither the values nor the resamples.
-_OF_ONE_RUN = {"seeds", "calibration"}
+_OF_ONE_RUN = {"seeds", "calibration", "refer_fraction", "subgroups"}
 
 
 def leaderboard(results: list[Result]) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
                 ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
         ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
     axes[-1].set_xlabel("probability of pneumonia")
-    figures.legend_below(figure, axes[-1])
+    figures.legend_below(figure, axes[-1], 2)
     caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
     return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Threshold: {threshold:.3f}.")
 
@@ -100,34 +100,47 @@ def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
     return figures.Plot(figure, "confusion-matrix", caption, details.format(**counts))
 
 
-def reliability(tables: dict[str, pd.DataFrame], where: str = "test") -> figures.Plot:
+def reliability(
+    tables: dict[str, pd.DataFrame], where: str = "test", smooth: pd.DataFrame | None = None
+) -> figures.Plot:
     """Share with pneumonia by mean probability, a panel for each kind of probabilities.
 
     Args:
         tables: title, or name of an external calibration, to `evaluation.reliability`.
         where: the images, for the caption.
+        smooth: of `evaluation.calibration_curve`, drawn behind the bins.
     """
-    figure, axes = figures.new_axes(len(tables), 2.9, 2)
+    figure, axes = figures.new_axes(len(tables), 2.9, min(len(tables), 2))
     details = []
     for ax, (name, bins) in zip(axes, tables.items(), strict=True):
         title = CALIBRATION_NAMES.get(name, name)
         ax.bar(bins.probability, 0.25 * bins.images / bins.images.max(), width=0.06, color="#c8d6df", zorder=1)
         ax.plot([0, 1], [0, 1], color=figures.NEUTRAL, lw=0.8, ls=":")
         arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
+        line = "o-" if smooth is None else "o"
         ax.errorbar(
-            bins.probability, bins.observed, yerr=arms, fmt="o-", color=figures.PNEUMONIA, lw=1, capsize=3, ms=5
+            bins.probability, bins.observed, yerr=arms, fmt=line, color=figures.PNEUMONIA, lw=1, capsize=3, ms=5
         )
+        if smooth is not None:
+            ax.plot(smooth.probability, smooth.observed, color=figures.NORMAL)
+            figures.band_below(ax, smooth.probability, smooth, figures.NORMAL)
         ax.set(title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability of pneumonia")
         words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
         details.append(f"{title}: {words}")
     figure.supylabel("share with pneumonia", fontsize="medium")
-    caption = f"Reliability of the probabilities on {where}, with intervals. Bars show how many images each bin holds."
+    caption = (
+        f"Reliability of the probabilities on {where}: bins with intervals, and bars for how many images each holds."
+    )
+    caption += "" if smooth is None else " The line is a smoothed calibration curve with its band."
     words = f"Share with pneumonia by mean probability. {'. '.join(details)}."
     return figures.Plot(figure, "reliability", caption, words)
 
 
-def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
-    """Net benefit on test by threshold probability against treating all and none, from `evaluation.decision_curve`."""
+def decision_curve(curve: pd.DataFrame, better: list[tuple[float, float]], calibrated: str) -> figures.Plot:
+    """Net benefit on test by threshold probability against treating all and none, from `evaluation.decision_curve`.
+
+    `better` is of `evaluation.better_ranges`.
+    """
     figure, (ax,) = figures.new_axes(height=3.6)
     ax.plot(curve.threshold, curve.model, color=figures.PNEUMONIA, label=f"network ({calibrated})")
     figures.band_below(ax, curve.threshold, curve, figures.PNEUMONIA)
@@ -136,10 +149,25 @@ def decision_curve(curve: pd.DataFrame, calibrated: str) -> figures.Plot:
     top = curve.model.max() * 1.1 + 0.02
     ax.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.1, top))
     figures.legend_below(figure, ax)
-    better = curve[curve.model > np.maximum(curve.treat_all, 0) + 1e-9].threshold
-    said = "nowhere" if better.empty else f"from {better.min():.2f} to {better.max():.2f}"
-    caption = "Decision curve on test: net benefit by threshold probability, with its interval."
-    return figures.Plot(figure, "decision-curve", caption, f"The network is above treating all and none {said}.")
+    said = ", ".join(f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}" for low, high in better)
+    caption = "Decision curve on test: net benefit by threshold probability, with its interval. The interval of the difference "
+    caption += f"from the better of treating all and none lies above 0 at {said or 'no threshold'}."
+    return figures.Plot(figure, "decision-curve", caption)
+
+
+def risk_coverage(table: pd.DataFrame) -> figures.Plot:
+    """Share of errors by the share of images that are not referred, from `evaluation.risk_coverage`."""
+    figure, (ax,) = figures.new_axes(height=2.8)
+    swept, frozen = table[~table.frozen], table[table.frozen]
+    ax.plot(swept.coverage, swept.error, color=figures.PNEUMONIA)
+    band = swept.rename(columns={"error_low": "low", "error_high": "high"})
+    figures.band_below(ax, swept.coverage, band, figures.PNEUMONIA)
+    ax.plot(frozen.coverage, frozen.error, "o", color=figures.NORMAL, label="frozen band")
+    ax.set(xlabel="share of images that are not referred", ylabel="share of errors", xlim=(1.01, 0.49), ylim=(0, None))
+    if len(frozen):
+        figures.legend_below(figure, ax)
+    caption = "Errors on test among the images that are not referred, the least certain ones being referred first, with intervals."
+    return figures.Plot(figure, "risk-coverage", caption)
 
 
 def robustness(table: pd.DataFrame) -> figures.Plot:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,8 +11,12 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 from PIL import Image
 
+from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import ImageSet
+from pneumolib.evaluation.calibration import uncertainty
+from pneumolib.evaluation.intervals import interval_columns, share_limits
 from pneumolib.evaluation.metrics import compute_metrics
+from pneumolib.reporting.figures import Plot, sample_grid
 from pneumolib.reporting.prose import say, templates
 from pneumolib.reporting.session import numbered
 
@@ -28,19 +33,18 @@ def selection(
     Args:
         predictions: rows of one split, as `predictions.csv` has them.
         threshold: frozen on validation; at or above it the predicted class is pneumonia.
-        limit: of errors. Confident is a logit far from that of the threshold.
+        limit: of errors. Confident is a probability far from the threshold, by the log odds.
         right: number of correct ones, half of them normal, drawn at random; fewer where there are fewer.
         seed: of that draw.
     Returns:
-        the columns of `predictions`, then `threshold`, `call` (0 or 1), `right` (bool) and `of`, the number of all errors,
+        the columns of `predictions`, then `threshold`, `predicted` (0 or 1), `right` (bool) and `of`, the number of all errors,
         or of all correct ones, that this row was chosen from.
     """
-    rows = predictions.assign(threshold=threshold, call=(predictions.probability >= threshold).astype(int))
-    rows["right"] = rows.call == rows.label
+    rows = predictions.assign(threshold=threshold, predicted=(predictions.probability >= threshold).astype(int))
+    rows["right"] = rows.predicted == rows.label
     rows["of"] = rows.groupby("right").image_id.transform("size")
-    edge = np.log(np.clip(threshold, 1e-9, 1 - 1e-9) / np.clip(1 - threshold, 1e-9, 1 - 1e-9))
-    order = (rows.logit - edge).abs().sort_values(ascending=False, kind="stable").index
-    errors = rows.loc[order][lambda table: ~table.right].head(limit)
+    order = np.argsort(uncertainty(rows.probability.to_numpy(), threshold), kind="stable")
+    errors = rows.iloc[order][lambda table: ~table.right].head(limit)
     drawn = [
         rows[rows.right & (rows.label == label)].sample(frac=1, random_state=seed).head(places)
         for label, places in ((0, right - right // 2), (1, right // 2))
@@ -90,7 +94,7 @@ def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
     pictures = pictures + [np.full_like(pictures[0], 255)] * (-len(pictures) % wide)
     lines = [np.concatenate(pictures[start : start + wide], axis=1) for start in range(0, len(pictures), wide)]
     Image.fromarray(np.concatenate(lines)).save(file.with_suffix(".png"))
-    rows[["image_id", "label", "call", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)
+    rows[["image_id", "label", "predicted", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)
 
 
 def _picture(pixels: np.ndarray, saliency: np.ndarray) -> np.ndarray:
@@ -109,18 +113,41 @@ def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
     """
     covered = occlusion[["logit_centre_covered", "logit_border_covered"]]
     by_class = covered.sub(occlusion.logit, axis=0).groupby(occlusion.label).mean().to_dict()
-    return say("gallery.explanation", randomisation, facts=occlusion_facts(occlusion), by_class=by_class)
+    fields = randomisation["height"] * randomisation["width"]
+    # The mean size of a rank correlation of two unrelated rows of so many values, which is nearly normal.
+    chance = np.sqrt(2 / (np.pi * max(fields - 1, 1)))
+    return say("gallery.explanation", randomisation, occlusion_facts(occlusion), by_class, float(chance))
+
+
+def review_grid(rows: pd.DataFrame, parts: Sequence[ImageSet]) -> Plot | HTML:
+    """The images of `evaluation.label_review`, without a map, which would suggest a finding.
+
+    Args:
+        rows: the first ones.
+        parts: validation and test.
+    """
+    if rows.empty:
+        return HTML("")
+    places = {name: (images, place) for images in parts for place, name in enumerate(images.table.image_id)}
+    found = [places[name] for name in rows.image_id]
+    pixels = np.stack([images.pixels[place] for images, place in found])
+    titles = [f"{r.image_id.split('/')[-1]}\n{LABEL_NAMES[r.label]}, {r.probability:.2f}" for r in rows.itertuples()]
+    return sample_grid(pixels, titles, what="Images to review with label and mean probability")
 
 
 def occlusion_facts(table: pd.DataFrame) -> dict:
     """What `learning.occlusion_check` found, as plain values for `result.json`.
 
     `images`; `centre` and `border`, the mean move of the logit, up or down, when that part is covered; `border_more`, images
-    whose logit the border moves more; and, with both classes, `auroc`, `auroc_centre_covered`, `auroc_border_covered`.
+    whose logit the border moves more, and `border_share` of all with its limits, `border_apart` less one half; and, with both
+    classes, `auroc`, `auroc_centre_covered`, `auroc_border_covered`.
     """
     moved = {part: (table[f"logit_{part}_covered"] - table.logit).abs() for part in ("centre", "border")}
     facts = {"images": len(table), **{part: float(change.mean()) for part, change in moved.items()}}
-    facts["border_more"] = int((moved["border"] > moved["centre"]).sum())
+    more = (moved["border"] > moved["centre"]).to_numpy()
+    share = share_limits(more, table.group_id.to_numpy())
+    facts["border_more"] = int(more.sum())
+    facts |= interval_columns("border_share", share) | interval_columns("border_apart", [end - 0.5 for end in share])
     if table.label.nunique() == 2:
         for name in ("", "_centre_covered", "_border_covered"):
             facts[f"auroc{name}"] = float(compute_metrics(table.label, table[f"logit{name}"], 0)["auroc"])

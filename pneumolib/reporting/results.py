@@ -70,16 +70,22 @@ class CalibrationResult(_Part):
     logits: list[float]
     probabilities: list[Fraction]
     chosen_on: Literal["validation"]
+    asked: str = "none"
+    log_loss: float | None = None
+    log_loss_before: float | None = None
+    failed: str = ""
 
 
 class ThresholdResult(_Part):
-    """The frozen threshold on the probability; `chosen_on` is a constant, one chosen on test cannot be written."""
+    """The frozen threshold on the calibrated probability; `chosen_on` is a constant, one chosen on test cannot be written."""
 
     value: Fraction
     rule: str
     sensitivity: Fraction
     specificity: Fraction
     chosen_on: Literal["validation"]
+    refer_low: Fraction | None = None
+    refer_high: Fraction | None = None
 
 
 class OodResult(_Part):
@@ -101,6 +107,7 @@ class SourceResult(_Part):
     images: int
     groups: int
     left_out: int
+    columns: list[str] = []  # further ones of a table of paths
 
 
 class DataResult(SourceResult):
@@ -135,7 +142,7 @@ class Provenance(_Part):
 class Result(_Part):
     """One finished run."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     study: str
     run: str
     notebook: str

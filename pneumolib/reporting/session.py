@@ -15,18 +15,19 @@ from typing import Any
 import pandas as pd
 
 from pneumolib.data.facts import TrainingReference
-from pneumolib.data.manifest import Manifest
+from pneumolib.data.manifest import Manifest, further_columns
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
 from pneumolib.project import in_root, notebook_of, project_root
-from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
+from pneumolib.provenance import CHANGED, file_sha256, package_versions, provenance_of_checkout
 from pneumolib.reporting import results
 from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import MODEL_FILE, PREDICTIONS_FILE, RESULT_FILE, Result, by_metric, plain, read_result
 
 # Set by `study.run` for the kernel it starts.
 RUN_VARIABLE, FOLDER_VARIABLE = "PNEUMOLIB_RUN", "PNEUMOLIB_FOLDER"
+OPENINGS_FILE = "test_openings.csv"  # in `runs/`
 _PARTS = {"val": "validation", "test": "test"}
 FOLDERS = {"Figure": "figures", "Table": "tables"}  # in the folder of a run
 _opened: list["Session"] = []  # the last one is this kernel's
@@ -120,6 +121,27 @@ class Session:
         found = _finished(self.params.study, name, self.interactive) if name else None
         return found if found and found.result.metrics.get("test") else None
 
+    def open_test(self, table: pd.DataFrame) -> dict[str, Any]:
+        """Write down that a test set is opened, in `runs/test_openings.csv`, which only grows.
+
+        Args:
+            table: rows of a manifest's table; the images, their bytes and labels tell one test set from another.
+        Returns:
+            for `checks.test_openings` of the result: `before`, how often the same images were opened before, and `data`.
+        """
+        file, data = in_root("runs") / OPENINGS_FILE, table_fingerprint(table[["image_id", "sha256", "label"]])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        before = sum(f",{data}," in line for line in file.read_text("utf-8").splitlines()) if file.is_file() else 0
+        commit = f"{self.checkout['commit']}{CHANGED if self.checkout['dirty'] else ''}"
+        row = [f"{self.started:%Y-%m-%dT%H:%M:%SZ}", commit, self.params.study, self.run, data, before]
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write("" if opened.tell() else "started,commit,study,run,data,before\n")
+            opened.write(",".join(map(str, row)) + "\n")
+        print(
+            f"Test is opened. The same images were opened {before} time(s) before: {os.path.relpath(file, project_root())}"
+        )
+        return {"before": before, "data": data}
+
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV into the folder; floats keep every digit."""
         table.to_csv(self.folder / name, index=False, lineterminator="\n")
@@ -153,7 +175,7 @@ class Session:
         """
         model, sizes = self.folder / MODEL_FILE, {} if split is None else {"split": _part_sizes(split)}
         values = {
-            "schema_version": 3,
+            "schema_version": 4,
             "synthetic": any(source.synthetic for source in (manifest, external) if source),
             "data": {
                 **_source(manifest),
@@ -311,6 +333,7 @@ def _source(manifest: Manifest) -> dict[str, Any]:
         "images": len(manifest.table),
         "groups": manifest.table.group_id.nunique(),
         "left_out": len(manifest.problems),
+        "columns": further_columns(manifest.table),
     }
 
 

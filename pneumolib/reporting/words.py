@@ -12,6 +12,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 
 from pneumolib.data.manifest import Manifest
+from pneumolib.evaluation.compare import CHANGED
 from pneumolib.reporting.figures import named
 from pneumolib.reporting.prose import PARTS, WAYS, say, sentence, templates
 from pneumolib.reporting.prose import table as table  # a notebook takes both from here
@@ -126,10 +127,13 @@ def trained_and_frozen(layers: pd.DataFrame) -> Markdown:
 
 
 def robustness_summary(table: pd.DataFrame, images: int) -> Markdown:
-    """Which changes lower the AUROC, and which do not; from `evaluation.robustness_table`."""
+    """What each change does at its worst, and which do no harm; from `evaluation.robustness_table`."""
     changed = table[table.corruption != "none"].dropna(subset=["auroc_change"])
     worst = changed.loc[changed.groupby("corruption").auroc_change.idxmin()].sort_values("auroc_change")
-    return say("evaluation.robustness", images=images, severities=changed.severity.nunique(), worst=worst)
+    # Where all resamples agree there is no interval: a metric that did not move did not fall.
+    fell = [(changed[f"{name}_change"] < 0) & ~(changed[f"{name}_change_high"] >= 0) for name in CHANGED]
+    unhurt = sorted(set(changed.corruption) - set(changed.corruption[pd.concat(fell, axis=1).any(axis=1)]))
+    return say("evaluation.robustness", images, changed.severity.nunique(), worst, unhurt)
 
 
 def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
@@ -141,12 +145,12 @@ def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
 
 
 def comparison_table(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """For `data_plots.auroc_intervals`: `name`, and AUROC with its limits for validation and test.
+    """For `data_plots.auroc_intervals`: `name`, and AUROC with its limits for each split.
 
     Args:
         compared: split to `evaluation.compare_auroc` of the ways of equalisation.
     """
-    columns = {"name": compared["test"].name.map(WAYS)}
+    columns = {"name": compared["val"].name.map(WAYS)}
     for part, rows in compared.items():
         columns |= {f"{PARTS[part]}{end}": rows[f"auroc{end}"].to_numpy() for end in ("", "_low", "_high")}
     return pd.DataFrame(columns)

@@ -21,7 +21,6 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.pixels import equalize, load_image
 from pneumolib.errors import InputError, ModelError
 from pneumolib.params import ImageParams, flatten
@@ -169,7 +168,7 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     rows = table(model, scored)
     read = rows[rows.error.isna()]
     if len(read) > 1:
-        st.header(f"{len(read)} images, threshold {percent(model.threshold)}", anchor=False)
+        st.header(f"{len(read)} images, threshold {percent(model.threshold.value)}", anchor=False)
         shown = read[["file", "probability", "predicted_class", "warnings"]]
         share = st.column_config.ProgressColumn("pneumonia probability", format="percent", max_value=1, width="medium")
         titles = {"file": "image", "predicted_class": "predicted class", "probability": share}
@@ -183,7 +182,7 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
 def table(model: TrainedModel, scored: Sequence[Scored]) -> pd.DataFrame:
     """All files, a row each: the columns of `pneumolib predict --csv`, and the run instead of a map."""
     rows = pd.DataFrame([csv_row(model, one) for one in scored]).drop(columns="map").assign(run=inert(model.name))
-    return rows.astype({"probability": float, "calibrated": float})
+    return rows.astype({"probability": float})
 
 
 def _score_all(model: TrainedModel, lock: threading.Lock) -> list[Scored]:
@@ -225,10 +224,7 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
         st.html(f'<p class="pn-name">{escape(one.name)}</p>')
         st.metric("Pneumonia probability", f"{percent(one.probability)} → {one.predicted_class}")
         st.progress(one.probability)
-        pneumonia = one.predicted_class == LABEL_NAMES[1]
-        st.write(sentence("serve.threshold", pneumonia=pneumonia, value=percent(model.threshold)))
-        st.metric("Calibrated probability", percent(one.calibrated))
-        st.write(sentence("serve.calibrated"))
+        st.write(sentence("serve.threshold", one.predicted_class, percent(model.threshold.value)))
         if one.warnings:
             st.warning("\n".join(["This image is unlike those of the training:", *(f"- {w}" for w in one.warnings)]))
     with left:
@@ -252,7 +248,7 @@ def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -
         from pneumolib.learning.explain import grad_cam
 
         with lock:
-            saliency = grad_cam(model.network, one.pixels[None], int(one.predicted_class == LABEL_NAMES[1]))[0]
+            saliency = grad_cam(model.network, one.pixels[None], int(one.probability >= model.threshold.value))[0]
         large = model.image.model_copy(update={"size_px": SHOWN_PX, "equalize": "none"})
         looked[key] = load_image(st.session_state.taken[number].raw, large), saliency
     return looked[key]

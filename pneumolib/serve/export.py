@@ -75,7 +75,7 @@ def export_run(
                 f"{model.name} cannot be written as {kind} and read again. {_NOTHING}. Last words of the exporter:\n{fault}"
             )
         with np.load(file) as found:
-            check = compare(kind, found, model.threshold)
+            check = compare(kind, found, model.threshold.value)
         text = json.dumps(model_metadata(model, kind, fresh, check), indent=1, ensure_ascii=False)
         (fresh / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
     print(

@@ -12,11 +12,11 @@ from pathlib import Path
 import keras
 import numpy as np
 from PIL import Image
-from scipy.special import expit
 
 from pneumolib.data.drawing import KINDS, draw_radiograph
 from pneumolib.data.pixels import load_image
 from pneumolib.errors import ModelError
+from pneumolib.evaluation.calibration import Calibration
 from pneumolib.learning.transfer import leaves
 from pneumolib.params import ImageParams
 from pneumolib.serve.trained import load_trained
@@ -46,12 +46,12 @@ def write_and_read(run: str, kind: str, folder: str, probabilities: str) -> None
     """
     model = load_trained(run, force=True)
     network, pixels = in_float32(model.network), check_pixels(model.image)
-    write_network(network, kind, Path(folder))
+    write_network(network, model.calibration, kind, Path(folder))
     predict = reader(kind, Path(folder))
     np.savez(
         probabilities,
-        saved=expit(logits(model.network, pixels)),
-        expected=expit(logits(network, pixels)),
+        saved=model.calibration.apply(logits(model.network, pixels)),
+        expected=model.calibration.apply(logits(network, pixels)),
         found=np.stack([np.concatenate([predict(one[None]) for one in pixels]), predict(pixels)]),
         precisions=computes_in(model.network),
     )
@@ -134,11 +134,12 @@ def _gelu(x):
     return 0.5 * x * (1 + keras.ops.erf(x / 2**0.5))
 
 
-def write_network(network: keras.Model, kind: str, folder: Path) -> None:
-    """Write a network with its sigmoid on top, input `pixels` and output `probability`, for other programs.
+def write_network(network: keras.Model, calibration: Calibration, kind: str, folder: Path) -> None:
+    """Write a network with its calibration on top, input `pixels` and output `probability`, for other programs.
 
     Args:
         network: pixels uint8 (n, size_px, size_px, channels) to logit (n, 1), all of it in float32.
+        calibration: from logits to probabilities.
         kind: `savedmodel` (folder `saved_model`), `litert` (`model.tflite`), `onnx` (`model.onnx`), or `json`
             (`architecture.json` and `weights.weights.h5`).
         folder: an empty one.
@@ -148,8 +149,7 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
     # A network of one's own may name its input otherwise, or take floats; and its image layers must not change a pixel.
     pixels, takes = keras.Input(network.inputs[0].shape[1:], dtype="uint8", name="pixels"), network.inputs[0].dtype
     logit = network(pixels if takes == "uint8" else keras.ops.cast(pixels, takes), training=False)
-    # Float32 by name: the global policy may be another one.
-    probability = keras.layers.Activation("sigmoid", dtype="float32", name=PROBABILITY)(logit)
+    probability = calibrated(logit, calibration)
     if kind == "json":
         whole = keras.Model(pixels, probability, name=network.name)
         (folder / ARCHITECTURE_FILE).write_text(whole.to_json(indent=1) + "\n", encoding="utf-8")
@@ -160,6 +160,23 @@ def write_network(network: keras.Model, kind: str, folder: Path) -> None:
     whole(whole.inputs[0])  # that of ONNX refuses a network that was never called
     exporter, file = EXPORTERS[kind]
     whole.export(str(folder / file), format=exporter, verbose=False)
+
+
+def calibrated(logit: keras.KerasTensor, calibration: Calibration) -> keras.KerasTensor:
+    """The calibration as layers, from logit (n, 1) to probability (n, 1); float32 by name, the global policy may be another one."""
+    own = {"dtype": "float32"}
+    if calibration.method != "isotonic":
+        moved = keras.layers.Rescaling(calibration.slope, calibration.intercept, **own)(logit)
+        return keras.layers.Activation("sigmoid", name=PROBABILITY, **own)(moved)
+    # Each stretch between two corners adds its rise, as far as the logit has gone through it.
+    x, y = (np.array(corners, np.float64) for corners in (calibration.logits, calibration.probabilities))
+    width, rise = np.maximum(np.diff(x), 1e-9), np.diff(y)
+    stretches = keras.layers.Dense(len(width), **own)
+    total = keras.layers.Dense(1, name=PROBABILITY, **own)
+    found = total(keras.layers.ReLU(max_value=1.0, **own)(stretches(logit)))
+    stretches.set_weights([1 / width[None], -x[:-1] / width])
+    total.set_weights([rise[:, None], y[:1]])
+    return found
 
 
 def reader(kind: str, folder: Path) -> Callable[[np.ndarray], np.ndarray]:

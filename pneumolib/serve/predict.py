@@ -14,23 +14,24 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.special import expit
 
 from pneumolib.data.decode import form_of
 from pneumolib.data.facts import colour_of
 from pneumolib.data.layout import IGNORED, IMAGE_SUFFIXES, LABEL_NAMES, bar
 from pneumolib.data.pixels import decode_for, network_pixels
 from pneumolib.errors import ImageFileError, InputError
+from pneumolib.evaluation.calibration import REFER
 from pneumolib.reporting.prose import sentence
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, load_trained
 
-COLUMNS = ["file", "probability", "calibrated", "threshold", "predicted_class", "warnings", "error", "map"]
+COLUMNS = ["file", "probability", "threshold", "predicted_class", "warnings", "error", "map"]
 MAP_PX = 512  # the longer side of an overlay
 STDOUT = "-"
 BATCH = 64
@@ -45,17 +46,15 @@ class Scored:
 
     Attributes:
         name: as it was given.
-        probability: of pneumonia, the network's own, to which the frozen threshold belongs.
-        calibrated: of pneumonia, by the calibration that was frozen on validation.
-        predicted_class: `pneumonia` or `normal`.
+        probability: of pneumonia, by the calibration that was frozen on validation.
+        predicted_class: `pneumonia`, `normal`, or `refer` where a person has to look.
         warnings: what sets the image apart from the training images, in words; see `data.facts`.
         pixels: what the network saw, uint8 (size_px, size_px, channels).
-        error: why the file could not be read.
+        error: why there is no prediction.
     """
 
     name: str
     probability: float | None = None
-    calibrated: float | None = None
     predicted_class: str | None = None
     warnings: tuple[str, ...] = ()
     pixels: np.ndarray | None = None
@@ -105,15 +104,21 @@ def _score_portion(model: TrainedModel, readings: list[tuple[str, Future]]) -> I
     if seen:
         pixels = np.stack([pixels for pixels, _ in seen])
         logits = logits_of(model.network, pixels)
-        probabilities, calibrated = expit(logits), model.calibration.apply(logits)
-        classes = [LABEL_NAMES[int(probability >= model.threshold)] for probability in probabilities]
         warnings = [()] * len(seen)
         if model.ood:
             files = pd.DataFrame([facts for _, facts in seen], columns=["width_px", "height_px", "colour"])
             warnings = model.ood.warnings(model.ood.facts(pixels, files))
-        found = zip(probabilities.tolist(), calibrated.tolist(), classes, warnings, pixels, strict=True)
+        found = zip(logits.tolist(), warnings, pixels, strict=True)
     for name, outcome in outcomes:
-        yield Scored(name, error=outcome) if isinstance(outcome, str) else Scored(name, *next(found))
+        if isinstance(outcome, str):
+            yield Scored(name, error=outcome)
+            continue
+        logit, *rest = next(found)
+        if not np.isfinite(logit):  # a class comes from a number only
+            yield Scored(name, error=f"the network gives no finite number for this image: {logit}")
+            continue
+        probability = float(model.calibration.apply(logit))
+        yield Scored(name, probability, str(model.threshold.classes([probability])[0]), *rest)
 
 
 def predict_files(
@@ -140,12 +145,14 @@ def predict_files(
     share = model.ood and model.ood.validation_warnings["any"]
     about = sentence("serve.about", model=model, share=share).replace("\n\n", "\n")
     print(about, RESEARCH_ONLY, sep="\n", file=sys.stderr)
-    counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), "unreadable", "warned"), 0))
+    counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), REFER, "unreadable", "warned"), 0))
     with ExitStack() as opened:
         outputs = [make(to, model) for make, to in ((csv_rows, csv_to), (json_rows, json_to)) if to]
-        writers = [opened.enter_context(output) for output in outputs] or [print_row]
+        writers = [opened.enter_context(output) for output in outputs] or [
+            partial(print_row, threshold=model.threshold.value)
+        ]
         if not outputs:
-            print(f"{'probability':>11}  {'calibrated':>10}  {'class':<9}  file")
+            print(f"{'probability':>11}  {'threshold':>9}  {'class':<9}  file")
         rows = score_images(model, files)
         if outputs or not sys.stdout.isatty():  # a bar would tear a table on the same terminal
             rows = bar(rows, len(files), "predicting")
@@ -188,15 +195,15 @@ def _is_image(file: Path) -> bool:
         return False
 
 
-def print_row(scored: Scored, map_file: str) -> None:
+def print_row(scored: Scored, map_file: str, threshold: float) -> None:
     """A row of the table on standard output; the name comes last, because it may be long."""
     if scored.error:
-        print(f"{'-':>11}  {'-':>10}  {'-':<9}  {scored.name}: {scored.error}")
+        print(f"{'-':>11}  {threshold:>9.4f}  {'-':<9}  {scored.name}: {scored.error}")
         return
-    print(f"{scored.probability:>11.4f}  {scored.calibrated:>10.4f}  {scored.predicted_class:<9}  {scored.name}")
+    print(f"{scored.probability:>11.4f}  {threshold:>9.4f}  {scored.predicted_class:<9}  {scored.name}")
     below = [f"unlike the training images: {words}" for words in scored.warnings]
     for words in [*below, f"map: {map_file}"] if map_file else below:
-        print(f"{'':>37}{words}")
+        print(f"{'':>36}{words}")
 
 
 @contextmanager
@@ -224,7 +231,8 @@ def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
     """One object: `model`, what scored them, and `images`, `COLUMNS` of each."""
     facts = model.result.model_dump(include={"study", "run", "model_sha256", "synthetic"}) | {
         "commit": model.result.provenance.commit,
-        "threshold": model.threshold,
+        "threshold": model.threshold.value,
+        "refer": [model.threshold.refer_low, model.threshold.refer_high],
         "calibration": model.calibration.in_words(),
         "validation_warnings": model.ood and model.ood.validation_warnings,
         "notice": RESEARCH_ONLY,
@@ -234,13 +242,13 @@ def json_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
         try:
             yield lambda scored, map_file: images.append(row(model, scored, map_file))
         finally:
-            json.dump({"model": facts, "images": images}, file, indent=1)
+            json.dump({"model": facts, "images": images}, file, indent=1, allow_nan=False)
             file.write("\n")
 
 
 def row(model: TrainedModel, scored: Scored, map_file: str = "") -> dict[str, Any]:
     """`COLUMNS` of one file."""
-    values = [scored.name, scored.probability, scored.calibrated, model.threshold, scored.predicted_class]
+    values = [scored.name, scored.probability, model.threshold.value, scored.predicted_class]
     return dict(zip(COLUMNS, [*values, list(scored.warnings), scored.error, map_file or None], strict=True))
 
 
@@ -290,7 +298,7 @@ def with_maps(
     rows, taken = iter(rows), {_place(file) for file in inputs}
     while portion := list(itertools.islice(rows, BATCH)):
         read = [scored for scored in portion if scored.error is None]
-        towards = np.array([int(scored.predicted_class == LABEL_NAMES[1]) for scored in read])
+        towards = np.array([int(scored.probability >= model.threshold.value) for scored in read])
         maps = iter(grad_cam(model.network, np.stack([one.pixels for one in read]), towards) if read else ())
         for scored in portion:
             file = "" if scored.error else _free_name(Path(folder), scored.name, taken)

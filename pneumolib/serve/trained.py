@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ModelError, ResultError
-from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.provenance import file_sha256
@@ -27,8 +27,8 @@ class TrainedModel:
         network: a `keras.Model`; pixels uint8 (n, size_px, size_px, channels) to logits, float32 (n, 1). None as
             `read_trained` gives it.
         image: what `data.load_image` makes of a file for it.
-        threshold: a probability at or above it is classified as pneumonia; frozen on validation.
-        calibration: from logits to calibrated probabilities; frozen on validation.
+        threshold: from probabilities to predicted classes; frozen on validation.
+        calibration: from logits to probabilities; frozen on validation.
         ood: what its training images are like; None where the run did not keep it.
     """
 
@@ -36,7 +36,7 @@ class TrainedModel:
     result: Result
     network: Any
     image: ImageParams
-    threshold: float
+    threshold: Threshold
     calibration: Calibration
     ood: TrainingReference | None
 
@@ -114,6 +114,7 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
         )
     check_model_file(file)
     image = ImageParams(**result.parameters["image"])
-    calibration = TypeAdapter(Calibration).validate_python(result.calibration.model_dump())
-    ood = result.ood and TypeAdapter(TrainingReference).validate_python(result.ood.model_dump())
-    return TrainedModel(folder, result, None, image, result.threshold.value, calibration, ood)
+    kinds = {"threshold": Threshold, "calibration": Calibration, "ood": TrainingReference}
+    own = {name: vars(result)[name] for name in kinds}
+    parts = [part and TypeAdapter(kinds[name]).validate_python(part.model_dump()) for name, part in own.items()]
+    return TrainedModel(folder, result, None, image, *parts)
