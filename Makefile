@@ -90,7 +90,7 @@ format: $(VENV)  ## put code and notebooks into shape, strip outputs
 	@$(BIN)/ruff format .
 	@$(BIN)/nbstripout --extra-keys "$(NBSTRIPOUT_KEYS)" notebooks/*.ipynb
 
-bench: $(VENV)  ## measure speed, as ratios in one run
+bench: $(VENV)  ## measure speed, as ratios in one run; FULL=1: all cells of the coverage
 	@$(BIN)/python benchmarks/input_pipeline.py
 	@$(BIN)/python benchmarks/data_audit.py
 	@$(BIN)/python benchmarks/training.py
