@@ -86,7 +86,7 @@ def test_each_opening_of_test_is_written_down_and_counted(root, capsys):
     assert found == [0, 0, 1, 2]
     assert "opened 2 time(s) before: runs/test_openings.csv" in capsys.readouterr().out
     ledger = pd.read_csv(root / "runs/test_openings.csv")
-    assert ledger.columns.tolist() == ["started", "commit", "study", "run", "data", "before"]
+    assert ledger.columns.tolist() == ["started", "commit", "uncommitted_changes", "study", "run", "data", "before"]
     assert ledger.data.duplicated().tolist() == [False, False, True, True]
     assert set(ledger.study + " " + ledger.run) == {"demo 06_evaluation"}
 

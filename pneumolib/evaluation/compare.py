@@ -228,8 +228,7 @@ def stratified_table(
         if len(parts) < 2:
             continue
         pairs = np.array([labels[part].sum() * (1 - labels[part]).sum() for part in parts], float)
-        shares, influence = pairs / pairs.sum(), np.zeros(len(rows))
-        value = 0.0
+        shares, influence, value = pairs / pairs.sum(), np.zeros(len(rows)), 0.0
         for part, share in zip(parts, shares, strict=True):
             value += share * float(compute_metrics(labels[part], scores[part], 0.5)["auroc"])
             influence[part] = share * influences(labels[part], scores[part], 0.5)["auroc"]
@@ -262,8 +261,8 @@ def label_review(
     """
     tables = [predictions, *(table[table.split != "views"] for table, _ in others.values())]
     mean = pd.concat(tables).groupby("image_id").probability.mean()
-    rows = predictions[["image_id", "split", "label", "kind", "group_id"]]
-    rows = rows.assign(probability=rows.image_id.map(mean), seeds=len(tables))
+    rows = predictions[["image_id", "split", "label", "kind", "group_id"]].assign(seeds=len(tables))
+    rows.insert(5, "probability", rows.image_id.map(mean))
     rows["disagreement"] = np.where(rows.label == 1, 1 - rows.probability, rows.probability)
     return rows[rows.disagreement > 0.5].nlargest(n, "disagreement").reset_index(drop=True)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pneumolib.data.facts import CONSTANT, FACTS, KINDS, QUANTILES
@@ -111,12 +111,22 @@ def _joined(text: str) -> str:
     )
 
 
+class CompiledTemplates(FileSystemBytecodeCache):
+    """Compiled templates, in the system's folder for temporary files: to compile takes longer than all else of a check."""
+
+    def dump_bytecode(self, bucket: Any) -> None:
+        """Keep a template, unless nothing can be written."""
+        with contextlib.suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
 @functools.cache
 def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
     """Where all templates of this room are read from; data are escaped in Markdown by `safe`, in HTML by Jinja."""
     jinja = Environment(
         loader=FileSystemLoader([PROSE, PROSE.parent]),
         undefined=StrictUndefined,
+        bytecode_cache=CompiledTemplates(pattern=f"pneumolib-{kind}-%s"),
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours
         finalize=(lambda value: safe(NOT if value is None else value)) if kind == "markdown" else None,
         trim_blocks=True,
@@ -129,7 +139,7 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
                       "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "FEWEST": FEWEST,
                       "NOT": NOT, "PARTS": PARTS, "between": interval, "SITE": SITE, "UNRELATED": UNRELATED,
                       "ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}  # fmt: skip
-    told = (asked, calibration_of, change_to_test, fact, flat, gravest, is_archive, is_smoke, number)
+    told = (asked, calibration_of, change_to_test, fact, gravest, is_archive, is_smoke, number)
     jinja.globals |= {function.__name__: function for function in told}
     return jinja
 
@@ -229,12 +239,6 @@ def change_to_test(result: Result) -> float | None:
     """Test AUROC less that of validation; None where one is missing."""
     before, after = (result.own("auroc", part) for part in ("validation", "test"))
     return after.value - before.value if before and after and None not in (before.value, after.value) else None
-
-
-def flat(values: dict) -> dict[str, str]:
-    """A nested dict of figures as one: the names of the way to each, and the figure for reading."""
-    rows = pd.json_normalize(values, sep=", ").astype(object).to_dict("records")
-    return {name: number(value) for row in rows for name, value in row.items()}
 
 
 def number(value: Any) -> str:

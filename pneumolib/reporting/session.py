@@ -20,7 +20,7 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
 from pneumolib.project import in_root, notebook_of, project_root
-from pneumolib.provenance import CHANGED, file_sha256, package_versions, provenance_of_checkout
+from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
 from pneumolib.reporting import results
 from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import MODEL_FILE, PREDICTIONS_FILE, RESULT_FILE, Result, by_metric, plain, read_result
@@ -132,10 +132,9 @@ class Session:
         file, data = in_root("runs") / OPENINGS_FILE, table_fingerprint(table[["image_id", "sha256", "label"]])
         file.parent.mkdir(parents=True, exist_ok=True)
         before = sum(f",{data}," in line for line in file.read_text("utf-8").splitlines()) if file.is_file() else 0
-        commit = f"{self.checkout['commit']}{CHANGED if self.checkout['dirty'] else ''}"
-        row = [f"{self.started:%Y-%m-%dT%H:%M:%SZ}", commit, self.params.study, self.run, data, before]
+        row = [f"{self.started:%Y-%m-%dT%H:%M:%SZ}", *self.checkout.values(), self.params.study, self.run, data, before]
         with file.open("a", encoding="utf-8") as opened:
-            opened.write("" if opened.tell() else "started,commit,study,run,data,before\n")
+            opened.write("" if opened.tell() else "started,commit,uncommitted_changes,study,run,data,before\n")
             opened.write(",".join(map(str, row)) + "\n")
         print(
             f"Test is opened. The same images were opened {before} time(s) before: {os.path.relpath(file, project_root())}"

@@ -40,7 +40,7 @@ from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting import prose
 from pneumolib.reporting.cards import CARD_FILE, CHECKLIST_PAGE, checklist_page, model_card
 from pneumolib.reporting.comparing import unlike
-from pneumolib.reporting.prose import PROSE, headline
+from pneumolib.reporting.prose import PROSE, CompiledTemplates, headline
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
@@ -58,6 +58,7 @@ _JINJA = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    bytecode_cache=CompiledTemplates(pattern="pneumolib-page-%s"),
     trim_blocks=True,
     lstrip_blocks=True,
 )
