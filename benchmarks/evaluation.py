@@ -58,7 +58,7 @@ def main() -> None:
     used = calibrations[calibrations.chosen].iloc[0]
     timed("precision", evaluation.precision_table, found["metrics, test"], used, sizes)
     curve = timed("decision curve", evaluation.decision_curve, predictions, "test", **options)
-    referral = timed("abstention", evaluation.risk_coverage, predictions, "test", threshold, **options)
+    referral = timed("abstention", evaluation.risk_coverage, predictions, "test", threshold)
     timed("predictive values", evaluation.predictive_values, predictions, "test", threshold.value, **options)
     timed("parts", evaluation.subgroup_table, predictions, "test", threshold.value, **options)
     timed("permutation", evaluation.permutation_check, predictions, "test", 1)

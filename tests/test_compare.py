@@ -275,7 +275,7 @@ def test_referring_the_least_certain_images(predictions):
     rows = calibration.applied(both)
     classes = threshold.classes(rows.probability)
     assert (classes == "refer").mean() == pytest.approx(0.2, abs=0.02)
-    found = curves.risk_coverage(rows, "test", threshold, rule, 1)
+    found = curves.risk_coverage(rows, "test", threshold)
     assert found.frozen.tolist() == [True] + [False] * 11
     frozen, whole, half = found.iloc[0], found.iloc[1], found.iloc[-1]
     assert frozen.coverage == pytest.approx((classes[:180] != "refer").mean())
@@ -287,7 +287,7 @@ def test_referring_the_least_certain_images(predictions):
     assert (found.error <= found.error_high).all()
     assert set(freeze(both, PARAMS)[0].classes(rows.probability)) == {"normal", "pneumonia"}
     all_of_them = replace(threshold, refer_low=0.0, refer_high=1.0)
-    assert not curves.risk_coverage(rows, "test", all_of_them, rule, 1).frozen.any()
+    assert not curves.risk_coverage(rows, "test", all_of_them).frozen.any()
     with pytest.raises(ValueError, match="probability: received nan to nan, needed 0 to 1"):
         threshold.classes([0.3, np.nan])
 

@@ -82,7 +82,7 @@ def spoken(table: pd.DataFrame, as_on_the_page: bool = False) -> str:
     calibrations = evaluation.calibration_table(table, "test", calibration, **OPTIONS)
     sizes = {"images": len(test), "pneumonia": test.label.sum(), "normal": (test.label == 0).sum()}
     precision = evaluation.precision_table(metrics, calibrations[calibrations.chosen].iloc[0], sizes)
-    referral = evaluation.risk_coverage(table, "test", threshold, **OPTIONS)
+    referral = evaluation.risk_coverage(table, "test", threshold)
     columns = pd.DataFrame({"view": np.where(np.arange(len(test)) % 4 < 2, "AP", "PA")}, test.image_id).astype(
         "category"
     )

@@ -79,7 +79,7 @@ def rows(results, study="x"):
         ("Subgroups", "(a&#124;b) | 61 | 40 | 9 | 0.770 (no interval) |"),
         ("Robustness", "| none | 0 | 0.900 |  |  |  |\n| blur | 3 | 0.600 | -0.300 (-0.400 to -0.200) |"),
         ("Calibration on test", "| platt (used) | 0.1230 | not computable | 0.800 (0.510 to 1.110) | -0.100 (-0.410"),
-        ("Explanation", "covering the border moves the logit more than covering the middle in 9 of 1200 images"),
+        ("Explanation", "Covering the border moves the logit more than covering the middle in 9 of 1200 images"),
     ],
 )
 def test_the_numbers_of_a_card_are_those_of_its_result(part, said):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib.evaluation.calibration import REFER, Threshold, uncertainty
-from pneumolib.evaluation.intervals import interval_columns, resampled, unpaired_ratio
+from pneumolib.evaluation.intervals import interval_columns, resampled, share_limits, unpaired_ratio
 from pneumolib.evaluation.metrics import check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
@@ -92,10 +92,8 @@ def decision_curve(predictions: pd.DataFrame, split: str, params: EvaluationPara
     limits = dict.fromkeys(("low", "high", "difference_low", "difference_high"), np.full(len(odds), np.nan))
     if (weights := resamples.weights) is not None:
         drawn, drawn_all = (weights @ worth / weights.sum(1, keepdims=True) for worth in (of_model, of_all))
-        ends = [
-            np.quantile(one, [resamples.tail, 1 - resamples.tail], axis=0)
-            for one in (drawn, drawn - np.where(treat_all > 0, drawn_all, 0))
-        ]
+        apart = drawn - np.where(treat_all > 0, drawn_all, 0)
+        ends = [np.quantile(one, [resamples.tail, 1 - resamples.tail], axis=0) for one in (drawn, apart)]
         limits = dict(zip(limits, np.concatenate(ends), strict=True))
     difference = model - np.maximum(treat_all, 0)
     columns = {"threshold": _ODDS_AT, "model": model, "treat_all": treat_all, "difference": difference}
@@ -110,7 +108,7 @@ def better_ranges(curve: pd.DataFrame) -> list[tuple[float, float]]:
 
 
 def risk_coverage(
-    predictions: pd.DataFrame, split: str, threshold: Threshold, params: EvaluationParams, seed: int
+    predictions: pd.DataFrame, split: str, threshold: Threshold, confidence: float = 0.95
 ) -> pd.DataFrame:
     """How often is a predicted class wrong when the least certain images are referred to a person?
 
@@ -120,8 +118,8 @@ def risk_coverage(
         one row for each coverage of 1.00, 0.95, ... 0.50 and first, where the threshold refers, one for its frozen band:
         `frozen, coverage, images, errors, error` (share of images) with `error_low, error_high`.
     """
-    rows, resamples = resampled(predictions, split, params, seed)
-    probability = rows.probability.to_numpy()
+    rows = check_predictions(predictions, split)
+    probability, groups = rows.probability.to_numpy(), rows.group_id.to_numpy()
     order = np.argsort(uncertainty(probability, threshold.value), kind="stable")  # the most certain first
     kept = [(False, order[: round(share * len(rows))]) for share in _COVERAGES]
     if threshold.refer_low is not None:
@@ -129,10 +127,8 @@ def risk_coverage(
     wrong, table = (probability >= threshold.value) != (rows.label == 1).to_numpy(), []
     for frozen, images in ((frozen, images) for frozen, images in kept if len(images)):
         found = {"frozen": frozen, "coverage": len(images) / len(rows), "images": len(images)}
-        part = resamples.part(images)
-        value, low, high = part.clustered_limits("accuracy", (probability[images], threshold.value))
-        found |= {"errors": int(wrong[images].sum())} | interval_columns("error", (1 - value, 1 - high, 1 - low))
-        table.append(found)
+        limits = share_limits(wrong[images], groups[images], confidence)
+        table.append(found | {"errors": int(wrong[images].sum())} | interval_columns("error", limits))
     return pd.DataFrame(table)
 
 
@@ -148,15 +144,18 @@ def predictive_values(
         one row for each of `PREVALENCES`: `prevalence, ppv, ppv_low, ppv_high, npv, npv_low, npv_high`.
     """
     rows, resamples = resampled(predictions, split, params, seed)
-    found = resamples.metric_limits((rows.probability.to_numpy(), threshold))
-    (sick, sick_low, sick_high), (well, well_low, well_high) = found["sensitivity"], found["specificity"]
-    positive = np.array(unpaired_ratio(found["sensitivity"], (1 - well, 1 - well_high, 1 - well_low)))
-    negative = np.array(unpaired_ratio((1 - sick, 1 - sick_high, 1 - sick_low), found["specificity"]))
+    model = rows.probability.to_numpy(), threshold
+    sick, well = (np.array(resamples.clustered_limits(name, model)) for name in ("sensitivity", "specificity"))
+    flipped = [0, 2, 1]  # of what is left to 1, the limits change places
+    positive, negative = (
+        np.array(unpaired_ratio(sick, 1 - well[flipped])),
+        np.array(unpaired_ratio(1 - sick[flipped], well)),
+    )
     table = []
     for prevalence in PREVALENCES:
         odds = prevalence / (1 - prevalence)
         with np.errstate(divide="ignore"):  # ratios are 0 or infinite where a class has no error
             ppv, npv = 1 / (1 + 1 / (odds * positive)), 1 / (1 + odds * negative)
-        row = {"prevalence": prevalence} | interval_columns("ppv", ppv) | interval_columns("npv", npv[[0, 2, 1]])
+        row = {"prevalence": prevalence} | interval_columns("ppv", ppv) | interval_columns("npv", npv[flipped])
         table.append(row)
     return pd.DataFrame(table)

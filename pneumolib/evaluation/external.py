@@ -239,8 +239,7 @@ def errors_by_warning(
         for name, kept in (("flagged", marked), ("other", ~marked)):
             own = part.index[kept[part.index]]
             row |= {f"{name}_images": len(own), f"{name}_errors": int(wrong[own].sum())}
-            right = share_limits(~wrong[own], rows.group_id[own], params.confidence) if len(own) else [np.nan] * 3
-            sides[name] = tuple(1 - np.array(right)[[0, 2, 1]])
+            sides[name] = share_limits(wrong[own], rows.group_id[own], params.confidence) if len(own) else [np.nan] * 3
             row |= interval_columns(name, sides[name])
         table.append(row | unpaired_difference(sides["flagged"], sides["other"]))
     return pd.DataFrame(table)

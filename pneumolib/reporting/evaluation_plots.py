@@ -162,11 +162,10 @@ def risk_coverage(table: pd.DataFrame) -> figures.Plot:
     ax.plot(swept.coverage, swept.error, color=figures.PNEUMONIA)
     band = swept.rename(columns={"error_low": "low", "error_high": "high"})
     figures.band_below(ax, swept.coverage, band, figures.PNEUMONIA)
-    ax.plot(frozen.coverage, frozen.error, "o", color=figures.NORMAL, label="frozen band")
+    ax.plot(frozen.coverage, frozen.error, "o", color=figures.NORMAL)
     ax.set(xlabel="share of images that are not referred", ylabel="share of errors", xlim=(1.01, 0.49), ylim=(0, None))
-    if len(frozen):
-        figures.legend_below(figure, ax)
     caption = "Errors on test among the images that are not referred, the least certain ones being referred first, with intervals."
+    caption += " The dot is the frozen band." if len(frozen) else ""
     return figures.Plot(figure, "risk-coverage", caption)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pneumolib.errors import ParamsError
 from pneumolib.params import RunParams, flatten
-from pneumolib.project import in_root, notebook_of
+from pneumolib.project import in_root, notebook_of, write_whole
 from pneumolib.provenance import package_versions, text_digest, without_docstrings
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -146,8 +146,11 @@ def library_digests(code: str, package: Path = PACKAGE) -> dict[str, str]:
 
 @functools.cache
 def _digest(source: str) -> str:
-    """Of what a module does: comments, docstrings and layout do not count."""
-    return text_digest(ast.dump(without_docstrings(source)))
+    """Of what a module does: comments, docstrings and layout do not count. Kept in `.cache/modules`, under the text itself."""
+    file = in_root(f".cache/modules/{text_digest(platform.python_version() + source)}")
+    if not file.is_file():  # to take a module apart is slower than all else of a check
+        write_whole(file, text_digest(ast.dump(without_docstrings(source))))
+    return file.read_text(encoding="utf-8")
 
 
 def _imported(text: str) -> list[str]:
