@@ -229,6 +229,7 @@ def test_a_run_is_chosen_and_said_to_be_drawn(visit):
     used = "; used by the network, at 32 x 32 pixels"
     expect(figure).to_have_text([f"As read{used}", "Histogram equalisation", "CLAHE"])
     expect(page.get_by_text("the threshold of 30.0%")).to_be_visible()
+    expect(page.get_by_text("The probability is not calibrated")).to_be_visible()
     visit.choose("Trained run", "tiny/03_baseline_cnn-clahe")
     expect(figure).to_have_text(["As read", "Histogram equalisation", f"CLAHE{used}"])
     expect(page.get_by_text("the threshold of 90.0%")).to_be_visible()

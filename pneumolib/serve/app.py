@@ -224,7 +224,7 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
         st.html(f'<p class="pn-name">{escape(one.name)}</p>')
         st.metric("Pneumonia probability", f"{percent(one.probability)} → {one.predicted_class}")
         st.progress(one.probability)
-        st.write(sentence("serve.threshold", one.predicted_class, percent(model.threshold.value)))
+        st.write(sentence("serve.threshold", one.predicted_class, percent(model.threshold.value), model))
         if one.warnings:
             st.warning("\n".join(["This image is unlike those of the training:", *(f"- {w}" for w in one.warnings)]))
     with left:
