@@ -21,6 +21,12 @@ DATASET ?=
 SCHEDULE ?=
 PORT ?=
 BROWSE ?=
+FULL ?=
+# What a person gives is text, for make and for the shell: `value` keeps make from expanding it, and recipes read it from the
+# environment, as "$$STUDY". A path with quotes, or `$(...)` in a name, is never run as a command.
+GIVEN := PYTHON STUDY DATA FORCE SMOKE V RUN FROM ADDRESS TO ACCELERATOR PUSH RESUME HOURS DATASET SCHEDULE PORT BROWSE FULL
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
 VENV := .venv/.installed
 BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
@@ -41,36 +47,36 @@ install: $(VENV)  ## build .venv from the lock; every other target does so first
 
 report: $(VENV)  ## run what is due of STUDY and write reports/STUDY/index.html
 ##= STUDY=demo  DATA=<folder with train/ val/ test/>  FORCE=1  SMOKE=1 (small)  V=1 (shows each cell)
-	@$(BIN)/python -m pneumolib report "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(if $(FORCED),--force) $(if $(SMOKED),--smoke) $(VERBOSE)
+	@$(BIN)/python -m pneumolib report $(if $(DATA),--data "$$DATA") $(if $(FORCED),--force) $(if $(SMOKED),--smoke) $(VERBOSE) -- "$$STUDY"
 
 ##@ Research
 data: $(VENV)  ## fetch the real radiographs into data/chest_xray
 ##= FROM=tfrecord|kaggle|<file.zip>  ADDRESS=<of the TFRecord files, or owner/name>  TO=data/chest_xray
-	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$(FROM)") $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(TO),--to "$(TO)")
+	@$(BIN)/python -m pneumolib data $(if $(FROM),--from "$$FROM") $(if $(ADDRESS),--address "$$ADDRESS") $(if $(TO),--to "$$TO")
 
 lab: $(VENV)  ## open JupyterLab; what notebooks write goes to runs/interactive/
 	@$(BIN)/jupyter lab
 
 open: $(VENV)  ## open a copy of RUN's notebook with its parameters injected
 ##= RUN=demo/03_baseline_cnn  DATA=...  SMOKE=1
-	@test -n "$(RUN)" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
-	@$(BIN)/python -m pneumolib open "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(SMOKED),--smoke)
+	@test -n "$$RUN" || { echo "make open needs a run, such as RUN=demo/03_baseline_cnn" >&2; exit 2; }
+	@$(BIN)/python -m pneumolib open $(if $(DATA),--data "$$DATA") $(if $(SMOKED),--smoke) -- "$$RUN"
 
 app: $(VENV)  ## show a trained model on a page of this machine: drop images, read predicted classes
 ##= RUN=<study>/<run> (the last one trained)  PORT=8501  BROWSE=1 (opens a browser)
-	@$(BIN)/python -m pneumolib app $(if $(RUN),"$(RUN)") $(if $(PORT),--port "$(PORT)") $(if $(BROWSED),--browse)
+	@$(BIN)/python -m pneumolib app $(if $(PORT),--port "$$PORT") $(if $(BROWSED),--browse) $(if $(RUN),-- "$$RUN")
 
 ##@ Other machines
 kaggle: $(VENV)  ## build one notebook that carries STUDY, in build/kaggle/
 ##= STUDY=demo  ACCELERATOR=tpu|gpu|none  HOURS=8.5  SMOKE=1  PUSH=1 (runs it there and fetches the reports)
 ##= RESUME=1|owner/notebook  DATASET=owner/name
-	@$(BIN)/python -m pneumolib kaggle "$(STUDY)" --accelerator "$(ACCELERATOR)" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$(HOURS)") \
-		$(if $(PUSHED),--push) $(if $(RESUME),--resume "$(RESUME)") $(if $(DATASET),--dataset "$(DATASET)")
+	@$(BIN)/python -m pneumolib kaggle --accelerator "$$ACCELERATOR" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$$HOURS") $(if $(PUSHED),--push) \
+		$(if $(RESUME),--resume "$$RESUME") $(if $(DATASET),--dataset "$$DATASET") -- "$$STUDY"
 
 colab: $(VENV)  ## build the same for Colab and print the commands that run it
 ##= STUDY=demo  ACCELERATOR=tpu|gpu|none  HOURS=...  SMOKE=1  SCHEDULE=1 (every week on Google Cloud)
-	@$(BIN)/python -m pneumolib colab "$(STUDY)" --accelerator "$(ACCELERATOR)" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$(HOURS)") \
-		$(if $(SCHEDULED),--schedule)
+	@$(BIN)/python -m pneumolib colab --accelerator "$$ACCELERATOR" $(if $(SMOKED),--smoke) $(if $(HOURS),--hours "$$HOURS") \
+		$(if $(SCHEDULED),--schedule) -- "$$STUDY"
 
 ##@ Developers
 test: $(VENV)  ## run the tests; those of pages in a browser are skipped without Chromium
@@ -99,10 +105,13 @@ bench: $(VENV)  ## measure speed, as ratios in one run; FULL=1: all cells of the
 	@$(BIN)/python benchmarks/prediction.py
 	@$(BIN)/python benchmarks/scaling.py
 
-lock: $(VENV)  ## resolve requirements.lock anew and bring environment.yml in step
+lock: $(VENV)  ## resolve the two locks anew and bring environment.yml in step
 	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra app --extra export --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
 		--upgrade --output-file requirements.lock
+	@sed -n 's/^kaggle = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(BIN)/uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
+		--upgrade --output-file requirements.kaggle.lock
 	@$(BIN)/python tools/environment.py
 
 clean:  ## delete .venv, caches, drawn images and pages; results in runs/ are kept
@@ -131,10 +140,10 @@ PIP = { $(BIN)/python -m pip install --disable-pip-version-check --progress-bar 
 # The stamp is a copy of the lock, written last: an install that was cut short is done again, and a lock that was only
 # touched installs nothing.
 $(VENV): requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, %s is %d.%d. Name one: make PYTHON=python3.12 ..." % ("$(PYTHON)", *v))'
+	@"$$PYTHON" -c 'import os, sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, %s is %d.%d. Name one: make PYTHON=python3.12 ..." % (os.environ["PYTHON"], *v))'
 	@cmp -s $< $@ && touch $@ || { \
 		rm -f $@ .venv/fetched && echo "Installing the locked packages into .venv (a few minutes, once)" && \
-		$(PYTHON) -m venv .venv && \
+		"$$PYTHON" -m venv .venv && \
 		{ { $(UV); } || { echo "  uv could not; pip takes longer" && $(PIP); }; } && rm -rf .venv/fetching && echo "  pneumolib itself" && \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 		$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pneumolib)" >/dev/null && \

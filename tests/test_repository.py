@@ -2,13 +2,17 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 
 import nbformat
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -135,19 +139,95 @@ def test_no_registry_host_and_no_path_of_a_machine():
             assert file.relative_to(REPO).parts[0] not in used or "../shared" not in text, file
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs `make` where .venv/bin/python only says what it was given; returns its words."""
+    folder = tmp_path_factory.mktemp("make")
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\" >> said\n", encoding="utf-8")
+    python.chmod(0o755)
+    for source, copy in (
+        ("Makefile", "Makefile"),
+        ("requirements.lock",) * 2,
+        ("requirements.lock", ".venv/.installed"),
+    ):
+        shutil.copy(REPO / source, folder / copy)
+    before = {path.name for path in folder.iterdir()}
+
+    def run(target: str, values: dict[str, str], environment: dict[str, str] | None = None) -> list[str]:
+        words = [f"{name}={value}" for name, value in values.items()]
+        env = {"PATH": os.environ["PATH"]} | (environment or {})
+        subprocess.run(["make", target, *words], cwd=folder, env=env, capture_output=True, check=True)
+        said = (folder / "said").read_text(encoding="utf-8").split("\0")[:-1]
+        (folder / "said").unlink()
+        assert {path.name for path in folder.iterdir()} == before, "a value was run as a command"
+        return said[2:]
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("words", "command"),
     [
-        (["data", "FROM=a b.zip", "TO=c d"], 'data --from "a b.zip" --to "c d"'),
-        (["report", "STUDY=s", "DATA=/a b", "FORCE=1", "V=1"], 'report "s" --data "/a b" --force --verbose'),
-        (["report", "FORCE=0"], 'report "demo"'),
-        (["app", "RUN=s/03_x", "PORT=80", "BROWSE=1"], 'app "s/03_x" --port "80" --browse'),
-        (["kaggle", "STUDY=s", "PUSH=1", "RESUME=1", "HOURS=2", "ACCELERATOR=gpu"],
-         'kaggle "s" --accelerator "gpu" --hours "2" --push --resume "1"'),
-        (["colab", "STUDY=s", "SMOKE=1", "SCHEDULE=1"], 'colab "s" --accelerator "tpu" --smoke --schedule'),
+        ("data FROM=a.zip TO=c", "data --from a.zip --to c"),
+        ("report STUDY=s DATA=/a FORCE=1 V=1", "report --data /a --force --verbose -- s"),
+        ("report FORCE=0", "report -- demo"),
+        ("app RUN=s/03_x PORT=80 BROWSE=1", "app --port 80 --browse -- s/03_x"),
+        ("kaggle STUDY=s PUSH=1 RESUME=1 HOURS=2 ACCELERATOR=gpu",
+         "kaggle --accelerator gpu --hours 2 --push --resume 1 -- s"),
+        ("colab STUDY=s SMOKE=1 SCHEDULE=1", "colab --accelerator tpu --smoke --schedule -- s"),
     ],
 )  # fmt: skip
-def test_make_hands_its_variables_on(words, command):
-    done = subprocess.run(["make", "-n", *words], cwd=REPO, capture_output=True, text=True, check=True)
-    lines = [" ".join(line.split()) for line in done.stdout.replace("\\\n", " ").splitlines()]
-    assert " ".join(f".venv/bin/python -m pneumolib {command}".split()) in lines
+def test_make_hands_its_variables_on(made, words, command):
+    target, *values = words.split()
+    assert made(target, dict(word.split("=") for word in values)) == command.split()
+
+
+TARGETS = {
+    "report": ("STUDY", "DATA", "FORCE", "SMOKE", "V"),
+    "data": ("FROM", "ADDRESS", "TO"),
+    "open": ("RUN", "DATA", "SMOKE"),
+    "app": ("RUN", "PORT", "BROWSE"),
+    "kaggle": ("STUDY", "ACCELERATOR", "HOURS", "SMOKE", "PUSH", "RESUME", "DATASET"),
+    "colab": ("STUDY", "ACCELERATOR", "HOURS", "SMOKE", "SCHEDULE"),
+}
+NASTY = (
+    'x"; touch hit; "',
+    "$(shell touch hit)",
+    "`touch hit`",
+    "$$(touch hit)",
+    "$(touch hit)",
+    'a\'b "c" \\',
+    "#a  b",
+    "-x",
+    "~/ä b",
+    "${PATH}",
+)
+SWITCHES = {"FORCE", "SMOKE", "V", "BROWSE", "PUSH", "SCHEDULE"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(NASTY) | st.text("ab \"'`$(){};&|<>\\#%*~", min_size=1), st.booleans())
+@example(NASTY[0], False)
+@example(NASTY[1], False)
+@example(NASTY[1], True)
+def test_make_takes_every_value_as_text(made, target, value, from_environment):
+    values = dict.fromkeys(TARGETS[target], value)
+    said = made(target, {}, values) if from_environment else made(target, values)
+    wanted = [name for name in values if name not in SWITCHES]
+    # make itself trims spaces in front of a command line's value.
+    whole = value if from_environment else value.lstrip()
+    assert said.count(whole) == (len(wanted) if whole.strip() else said.count(whole))
+
+
+def test_the_lock_of_kaggles_client_agrees_with_the_lock():
+    text = (REPO / "requirements.kaggle.lock").read_text(encoding="utf-8")
+    (wanted,) = map(Requirement, PYPROJECT["project"]["optional-dependencies"]["kaggle"])
+    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in locked(text)}
+    ours = {canonicalize_name(pin.name): str(pin.specifier) for pin in locked(LOCK) if not pin.marker}
+    assert wanted.specifier.contains(pins["kaggle"].removeprefix("=="))
+    assert {name for name in pins.keys() & ours.keys() if pins[name] != ours[name]} == set()
+    assert not re.search("://|--index|--find-links", text)
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:])

@@ -128,7 +128,7 @@ def _client(*words: str) -> str:
     program = shutil.which("kaggle") or shutil.which(beside)
     if program is None:
         raise PneumolibError(
-            'Kaggle\'s client is not installed: .venv/bin/pip install "kaggle>=2", and credentials as '
+            "Kaggle's client is not installed: .venv/bin/pip install -r requirements.kaggle.lock, and credentials as "
             "https://github.com/Kaggle/kaggle-cli describes"
         )
     done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
