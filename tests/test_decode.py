@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -172,7 +173,7 @@ def test_pictures_that_cannot_be_used_say_why(raw, reason):
     [
         ({"NumberOfFrames": "2", "PixelData": b"\0" * 4 * 48 * 64}, None, "2 frames"),
         ({"PixelData": b"\0" * 100}, None, "does not decode"),
-        ({"Rows": None}, None, "does not decode"),
+        ({"Rows": None}, None, "without rows and columns"),
         ({}, 3000, "DICOM"),
         ({}, b"\xe0\x7f\x10\x00", "DICOM without pixels"),
     ],
@@ -247,3 +248,44 @@ def test_deep_grey_is_scaled_by_the_bits_it_uses(bits):
     Image.fromarray(np.tile(ramp, (48, 1))).save(file, "PNG")
     decoded = decode(file.getvalue())
     np.testing.assert_allclose(np.asarray(decoded.image)[0], ramp / 2 ** (bits - 8), atol=1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("at_least_px", [None, 32])
+def test_a_jpeg_that_was_cut_and_closed_again_is_refused(share, at_least_px):
+    whole = encoded("JPEG", np.random.default_rng(0).integers(0, 256, (300, 400)))
+    decode(whole + b"after the end \xff\xd9", at_least_px)
+    with pytest.raises(ImageFileError, match="truncated"):
+        decode(whole[: int(len(whole) * share)] + b"\xff\xd9", at_least_px)
+
+
+def test_a_jpeg_of_several_scans_decodes():
+    decode(encoded("JPEG", progressive=True))
+
+
+def test_too_many_pixels_are_refused_before_decoding():
+    with pytest.raises(ImageFileError, match="too many pixels; allowed are 30 million"):
+        decode(claiming(13000, 13000, bits=16))
+    with pytest.raises(ImageFileError, match=r"allowed are 0\.001 million"):
+        decode(encoded("PNG"), most_pixels=1000)
+
+
+def test_rows_named_again_behind_the_pixels_are_checked():
+    again = dicom_bytes(RAMP) + b"(\0\x10\0US\x02\0\x00\x7f"
+    with pytest.raises(ImageFileError, match=r"more than 0\.01 million"):
+        decode(again, most_pixels=10_000)
+
+
+def test_a_pipe_and_a_large_file_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "not a regular file" in describe_file(tmp_path / "pipe.png")["reason"]
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(65 * 2**20)
+    assert describe_file(tmp_path / "large.png")["reason"] == "65 MB; allowed are 64 MB for one file"
+
+
+def test_dicom_values_above_the_stored_bits_are_named():
+    above = (RAMP * 100).astype(np.uint16)
+    with pytest.raises(ImageFileError, match="above its BitsStored"):
+        decode(dicom_bytes(above, bits=12))
+    decode(dicom_bytes(above, bits=13))

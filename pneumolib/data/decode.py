@@ -8,8 +8,11 @@ A file of a few kilobytes can claim a picture of gigabytes: `read_header` tells 
 
 import contextlib
 import io
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,6 +21,9 @@ from PIL import ExifTags, Image, ImageOps
 from pneumolib.errors import ImageFileError
 
 FORMATS = ("JPEG", "PNG")  # nothing else is opened: other decoders are an attack surface and no source of radiographs
+MEGABYTE = 2**20
+MOST_BYTES = 64 * MEGABYTE  # of a file; a detector's 20 million pixels of 16 bits take 40
+MOST_PIXELS = 30_000_000  # of an image; DICOM is windowed at eight bytes a pixel
 Form = Literal["JPEG", "PNG", "DICOM"]
 
 
@@ -60,6 +66,26 @@ class Decoded:
     quantisation_sum: int
 
 
+def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """An image file's bytes; a pipe, a device or a socket is refused before it is opened.
+
+    Raises:
+        ImageFileError: no regular file, or one above the limit.
+        OSError: as for opening a file.
+    """
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+        raise ImageFileError("not a regular file but a pipe, a device or a socket; copy its content into a file")
+    if facts.st_size > most_bytes:
+        raise ImageFileError(too_many_bytes(facts.st_size, most_bytes))
+    return path.read_bytes()
+
+
+def too_many_bytes(size: int, most: int) -> str:
+    """Why a file of this size is refused."""
+    return f"{size / MEGABYTE:.0f} MB; allowed are {most // MEGABYTE} MB for one file"
+
+
 def form_of(raw: bytes) -> Form | None:
     """What a file's first bytes say it is; None for anything else."""
     if raw[128:132] == b"DICM":
@@ -85,23 +111,44 @@ def read_header(raw: bytes) -> Header:
         return Header(form_of(raw), *image.size, frames=_frames(image))
 
 
-def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False) -> Decoded:
+def check_pixels(raw: bytes, most_pixels: int = MOST_PIXELS) -> Header:
+    """The header of an image that may be decoded.
+
+    Raises:
+        ImageFileError: as `read_header`, or more pixels than allowed.
+    """
+    allowed = f"allowed are {most_pixels / 10**6:g} million pixels"
+    try:
+        header = read_header(raw)
+    except ImageFileError as fault:
+        # Of those that Pillow does not open either, the limit here is the smaller one.
+        raise ImageFileError(
+            f"too many pixels; {allowed}" if str(fault).startswith("too many pixels") else str(fault)
+        ) from fault
+    if header.pixels > most_pixels:
+        frames = f" x {header.frames} frames" if header.frames > 1 else ""
+        raise ImageFileError(f"{header.width_px} x {header.height_px} pixels{frames}; {allowed}")
+    return header
+
+
+def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, most_pixels: int = MOST_PIXELS) -> Decoded:
     """Decode a file to its end.
 
     Args:
         raw: the whole file.
         at_least_px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, no side below this; None for full size.
         grey: mode L, else L or RGB as stored.
+        most_pixels: that a file may hold; it is compared with the header before a pixel is decoded.
     Raises:
         ImageFileError: empty, truncated, animated, too many pixels, or no JPEG, PNG or DICOM at all.
     """
-    if form_of(raw) == "DICOM":
+    if check_pixels(raw, most_pixels).form == "DICOM":
         from pneumolib.data.dicom import decode_dicom
 
-        pixels, mode = decode_dicom(raw)
+        pixels, mode = decode_dicom(raw, most_pixels)
         image = Image.fromarray(pixels)
         return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
-    with _opened(raw) as image:
+    with _opened(_without_end(raw) if form_of(raw) == "JPEG" else raw) as image:
         if (frames := _frames(image)) > 1:
             raise ImageFileError(f"animated ({frames} frames); a radiograph is one picture")
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
@@ -137,6 +184,20 @@ def _opened(raw: bytes) -> Iterator[Image.Image]:
     # Broad: what Pillow raises for broken data, structure and facts (EXIF above all) has no common kind.
     except Exception as fault:
         raise ImageFileError(f"does not decode: {fault}") from fault
+
+
+def _without_end(raw: bytes) -> bytes:
+    """A JPEG with one scan, without its end mark. libjpeg fills what is missing before that mark with grey and says
+    nothing; without the mark Pillow finds that the data end too early. Eight bytes are there for libjpeg to look ahead.
+    A JPEG of several scans is left as it is: libjpeg needs its mark.
+    """
+    place = 2
+    while raw[place : place + 1] == b"\xff" and raw[place + 1 : place + 2] not in (b"", b"\xda"):
+        if raw[place + 1] == 0xC2:  # progressive
+            return raw
+        place += 1 if raw[place + 1] == 0xFF else 2 + int.from_bytes(raw[place + 2 : place + 4], "big")
+    end = raw.find(b"\xff\xd9", place)
+    return raw if end < 0 or b"\xff\xda" in raw[place + 2 : end] else raw[:end] + bytes(8)
 
 
 def _frames(image: Image.Image) -> int:

@@ -43,7 +43,7 @@ def read_size(raw: bytes) -> tuple[int, int, int]:
     return width, height, frames
 
 
-def decode_dicom(raw: bytes) -> tuple[np.ndarray, str]:
+def decode_dicom(raw: bytes, most_pixels: int) -> tuple[np.ndarray, str]:
     """Pixels uint8 (height, width) or (height, width, 3), and a mode in words.
 
     The order is the standard's (PS3.4, N.2): modality LUT or rescale, VOI LUT or window, presentation. The first VOI
@@ -61,6 +61,12 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str]:
             raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
         if "PixelData" not in dataset:
             raise ImageFileError("DICOM without pixels")
+        # Once more: the header was read without the pixels, and a file may name its rows twice.
+        if int(dataset.get("SamplesPerPixel") or 1) > 3:
+            raise ImageFileError("DICOM with more than three values a pixel")
+        if int(dataset.Rows) * int(dataset.Columns) > most_pixels:
+            raise ImageFileError(f"DICOM with more than {most_pixels / 10**6:g} million pixels")
+        _check_bits(dataset)
         stored = pixel_array(dataset)
         mode = f"DICOM {photometric} {dataset.BitsStored} bit"
         return _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric), mode
@@ -72,6 +78,19 @@ def decode_dicom(raw: bytes) -> tuple[np.ndarray, str]:
         if isinstance(fault, RuntimeError):  # compressed pixels
             reason = f"{reason.rstrip(':')}. Where a decoder is missing: pip install python-gdcm"
         raise ImageFileError(f"DICOM does not decode: {reason}") from None
+
+
+def _check_bits(dataset: Dataset) -> None:
+    """Refuse bits above those that the header says are used: cut off, they would make bright places dark."""
+    native = (
+        not dataset.file_meta.TransferSyntaxUID.is_compressed and dataset.file_meta.TransferSyntaxUID.is_little_endian
+    )
+    if not native or dataset.PixelRepresentation != 0 or dataset.BitsAllocated != 16:
+        return
+    overlays = any(element.tag.group & 0xFF00 == 0x6000 for element in dataset)  # older files keep them in these bits
+    size = len(dataset.PixelData) // 2 * 2
+    if not overlays and (np.frombuffer(dataset.PixelData[:size], "<u2") >> int(dataset.BitsStored)).any():
+        raise ImageFileError("DICOM with values above its BitsStored; correct that element, or save it again")
 
 
 def _show(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decode import decode
+from pneumolib.data.decode import decode, read_file
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet
@@ -153,7 +153,7 @@ def colour_of(source: bytes | Path, mode: str) -> float:
     """
     if mode.startswith(_GREY_MODES):
         return 0.0
-    raw = source if isinstance(source, bytes) else source.read_bytes()
+    raw = source if isinstance(source, bytes) else read_file(source)
     pixels = np.asarray(decode(raw, at_least_px=64).image.convert("RGB"), np.int16)
     return float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
 

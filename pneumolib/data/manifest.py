@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decode import decode
+from pneumolib.data.decode import decode, read_file
 from pneumolib.data.layout import CLASSES, SPLITS, bar, is_drawn
 from pneumolib.data.sources import Listing, list_source
 from pneumolib.errors import DataError, ImageFileError
@@ -34,7 +34,7 @@ COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
     "sha256", "quantisation_sum", "mean_intensity", "sd_intensity", "pixel_hash",
 ]  # fmt: skip
-_CACHE_VERSION = 3  # raise it when the meaning of a cached column changes
+_CACHE_VERSION = 4  # raise it when the meaning of a cached column changes
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[tuple[dict, dict]]:
 def describe_file(path: Path) -> dict:
     """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not."""
     try:
-        raw = path.read_bytes()
+        raw = read_file(path)
         seen = decode(raw)
     except ImageFileError as fault:
         return {"reason": str(fault)}

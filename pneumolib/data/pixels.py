@@ -21,7 +21,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
-from pneumolib.data.decode import Decoded, decode
+from pneumolib.data.decode import Decoded, decode, read_file
 from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.data.manifest import Manifest
 from pneumolib.errors import ImageFileError
@@ -29,7 +29,7 @@ from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
 
-_DECODER_VERSION = 2  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
+_DECODER_VERSION = 3  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _AHEAD = 256  # images decoded before they are written
 _HEAD_BYTES = 128  # of a `.npy` file
 
@@ -94,7 +94,7 @@ def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
         ImageFileError: a file that does not decode, with the reason.
         OSError: a file that cannot be read.
     """
-    raw = source if isinstance(source, bytes) else source.read_bytes()
+    raw = source if isinstance(source, bytes) else read_file(source)
     return network_pixels(decode_for(raw, params).image, params)
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
+from pneumolib.data.decode import MEGABYTE, MOST_BYTES, MOST_PIXELS
 from pneumolib.data.pixels import equalize, load_image
 from pneumolib.errors import InputError, ModelError
 from pneumolib.params import ImageParams, flatten
@@ -31,7 +32,7 @@ from pneumolib.reporting.prose import sentence
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serve.predict import Scored, csv_row, inert, score_images
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, find_run, load_trained, trained_runs
-from pneumolib.serve.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, MOST_PIXELS, SAMPLES, safe_error, sample, take_in
+from pneumolib.serve.uploads import MOST_FILES, SAMPLES, safe_error, sample, take_in
 
 MOST_MODELS = 3  # in memory at once
 MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decode import form_of
+from pneumolib.data.decode import form_of, read_file
 from pneumolib.data.facts import colour_of
 from pneumolib.data.layout import IGNORED, IMAGE_SUFFIXES, LABEL_NAMES, bar
 from pneumolib.data.pixels import decode_for, network_pixels
@@ -83,7 +83,7 @@ def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH)
 def _read(source: Path | bytes, model: TrainedModel) -> tuple[np.ndarray, tuple[int, int, float]] | str:
     """The network's pixels, as in training, and the file's width, height and colour; or why the file cannot be read."""
     try:
-        raw = source if isinstance(source, bytes) else source.read_bytes()
+        raw = source if isinstance(source, bytes) else read_file(source)
         decoded = decode_for(raw, model.image)
         pixels = network_pixels(decoded.image, model.image)
         return pixels, (decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode))

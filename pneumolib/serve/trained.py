@@ -84,7 +84,14 @@ def load_trained(run: str | Path, force: bool = False) -> TrainedModel:
     from pneumolib.learning.files import load_model
 
     import_keras()
-    return replace(model, network=load_model(model.folder / MODEL_FILE))
+    network, size = load_model(model.folder / MODEL_FILE), model.image.size_px
+    needed = (None, size, size, model.image.channels), (None, 1)
+    if (found := (network.input_shape, network.output_shape)) != needed:
+        raise ModelError(
+            f"{model.folder / MODEL_FILE}: from {found[0]} to {found[1]}; needed is a network from {needed[0]}, one image, "
+            f"to {needed[1]}, one number"
+        )
+    return replace(model, network=network)
 
 
 def read_trained(run: str | Path, force: bool = False) -> TrainedModel:

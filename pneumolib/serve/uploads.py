@@ -12,19 +12,15 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pneumolib.data.decode import form_of, read_header
+from pneumolib.data.decode import MEGABYTE, MOST_BYTES, check_pixels, form_of, too_many_bytes
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.errors import ImageFileError
 
-MEGABYTE = 2**20
-MOST_BYTES = 64 * MEGABYTE  # of a file; a detector's 20 million pixels of 16 bits take 40
-MOST_PIXELS = 30_000_000  # of an image; DICOM is windowed at eight bytes a pixel
 MOST_FILES = 50  # in one visit
 MOST_TOGETHER = 512 * MEGABYTE  # all files of one visit
 # Drawn images to try a page with: what the button says, and the kind of `data.drawing`.
 SAMPLES = {"normal": "NORMAL2-IM", "bacterial pneumonia": "bacteria", "viral pneumonia": "virus"}
 SAMPLE_SEED = 20  # the demo draws its own with another one, so that no sample was trained on
-_ALLOWED = f"allowed are {MOST_PIXELS // 10**6} million pixels"
 
 
 @dataclass(frozen=True)
@@ -61,19 +57,15 @@ def _refusal(raw: bytes, taken: Sequence[Taken]) -> str | None:
     """Why a file is not decoded at all; None where it may be tried."""
     kept = [len(one.raw) for one in taken if one.raw]
     if len(raw) > MOST_BYTES:
-        return f"{len(raw) / MEGABYTE:.0f} MB; allowed are {MOST_BYTES // MEGABYTE} MB for one file"
+        return too_many_bytes(len(raw), MOST_BYTES)
     if len(kept) >= MOST_FILES:
         return f"more than the {MOST_FILES} images that fit on a page; remove those first, or use `pneumolib predict`"
     if sum(kept) + len(raw) > MOST_TOGETHER:
         return f"all files together are above {MOST_TOGETHER // MEGABYTE} MB; remove the others first"
     try:
-        header = read_header(raw)
+        check_pixels(raw)
     except ImageFileError as fault:
-        # Of those that Pillow does not open either, the limit here is the smaller one.
-        return f"too many pixels; {_ALLOWED}" if str(fault).startswith("too many pixels") else str(fault)
-    if header.pixels > MOST_PIXELS:
-        frames = f" x {header.frames} frames" if header.frames > 1 else ""
-        return f"{header.width_px} x {header.height_px} pixels{frames}; {_ALLOWED}"
+        return str(fault)
     return None
 
 
