@@ -5,7 +5,7 @@ import ast
 from conftest import REPO
 
 PACKAGE = REPO / "pneumolib"
-ROOMS = ["errors", "hosts", "params", "project", "provenance", "data", "learning", "evaluation", "audit", "reporting", "study",
+ROOMS = ["errors", "text", "hosts", "params", "project", "provenance", "data", "learning", "evaluation", "audit", "reporting", "study",
          "serve", "remote", "__main__"]  # fmt: skip
 # Rooms that know no network; TensorFlow and Keras are imported where they are at work alone.
 WITHOUT_NETWORKS = {"evaluation", "audit"}

@@ -1,7 +1,7 @@
 """Sentences and tables for pages, made from results: templates in `template/prose`, a file a topic, a macro a passage or a table.
 
-No number on a page is typed by hand. A template that names a value it was not given is an error. `safe` is the one place where
-text from data is made harmless for Markdown and HTML.
+No number on a page is typed by hand. A template that names a value it was not given is an error. `safe` makes text
+from data harmless for Markdown and HTML.
 
 The second half says what a run found, and what it was made from and how; pages, card and checklist share it. What a result
 does not hold is `NOT`, never a guess; results of runs that left a check out are read like any other.
@@ -27,6 +27,7 @@ from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import SMOKE, run_folder
 from pneumolib.reporting.results import NOT_COMPUTABLE, Result, figure_words, in_words, interval, plain, read_result
+from pneumolib.text import markdown_text
 
 PROSE = Path(__file__).with_name("template") / "prose"
 NOT = "not available"
@@ -38,10 +39,6 @@ CALIBRATION_NAMES = {
     "refitted": "refitted here",
 }  # fmt: skip
 FEWEST = 10  # images of either class in a subgroup whose metrics are shown
-# Characters that Markdown or HTML could take for markup; underscores within a word are none, and names are full of them.
-_MARKUP = re.compile(
-    r"[&<>`*|\[\]\\$~]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^\s*(?:[-+=#]+(?=\s|$)|\d+(?=[.)](?:\s|$)))"
-)
 
 
 def safe(value: Any) -> Markup:
@@ -51,8 +48,7 @@ def safe(value: Any) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    line = re.sub(r"\s+", " ", str(value))
-    return Markup(_MARKUP.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), line))
+    return Markup(markdown_text(value))
 
 
 def say(passage: str, *given: Any, **values: Any) -> Any:
