@@ -6,6 +6,7 @@ Modules are imported inside the commands, so that `--help` is instant and Tensor
 import gc
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from pneumolib.errors import InputError, ParamsError, PneumolibError
+from pneumolib.errors import InputError, ParamsError, PneumolibError, disk_words
 from pneumolib.hosts import DATASET, processes
 from pneumolib.project import evaluated, in_root
 
@@ -28,8 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 it failed, 2 bad input, 130 interrupted."""
     # Modules of half a million objects are imported, and collecting garbage between takes longer.
     gc.set_threshold(100_000)
+    # `~`, as a shell reads it, also in words that make or a program passes on.
+    home, words = os.path.expanduser("~"), sys.argv[1:] if argv is None else argv
+    words = [re.sub("^(--[a-z]+=|)~(?=/|$)", lambda found: found[1] + home, word) for word in words]
     try:
-        return cli.main(argv, "pneumolib", standalone_mode=False) or 0
+        return cli.main(words, "pneumolib", standalone_mode=False) or 0
     except click.ClickException as fault:
         fault.show()
         return fault.exit_code
@@ -39,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     except click.Abort:  # click's word for KeyboardInterrupt
         print("\nInterrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
+    except (OSError, RuntimeError) as fault:  # HDF5 says by a RuntimeError that the disk is full
+        if not (said := disk_words(fault)):
+            raise
+        print(said, file=sys.stderr)
+        return 1
 
 
 _data = click.option("--data", metavar="DIR", help="Read the radiographs from DIR instead of data.root.")
@@ -46,7 +55,8 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Show each cell an
 _smoke = click.option("--smoke", is_flag=True, help="Few drawn images, one epoch: does all of it run?")
 _machines = click.Choice(["tpu", "gpu", "none"])
 _accelerator = click.option("--accelerator", type=_machines, default="tpu", show_default=True)
-_hours = click.option("--hours", type=float, help="End the study after so long; the next session goes on.")
+_hours_range = click.FloatRange(0, 200)
+_hours = click.option("--hours", type=_hours_range, help="End the study after so long; the next session goes on.")
 _any_model = click.option("--force", is_flag=True, help="Take a model file that is not the one the run recorded.")
 
 
@@ -188,7 +198,7 @@ def export(run: str, form: str, to: Path | None, overwrite: bool, force: bool) -
 
 @cli.command()
 @click.argument("run", required=False)
-@click.option("--port", type=int, default=8501, show_default=True, help="Of the page.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="Of the page.")
 @click.option("--browse", is_flag=True, help="Open it in a browser.")
 def app(run: str | None, port: int, browse: bool) -> None:
     """Show the model of RUN (default: the last one) on a page, on this machine alone."""

@@ -7,12 +7,15 @@ A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (d
 
 import os
 import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from pneumolib.errors import ParamsError
+from pneumolib.errors import InputError, ParamsError
 from pneumolib.params import RunParams, check
 
 SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_params`
@@ -30,23 +33,43 @@ def project_root() -> Path:
     that a notebook finds it from `notebooks/` as from the root; else the working directory.
     """
     if named := os.environ.get("PNEUMOLIB_ROOT"):
-        return Path(named).resolve()
+        if not (root := Path(os.path.expanduser(named)).resolve()).is_dir():
+            raise InputError(f"PNEUMOLIB_ROOT: received {named!r}; name a folder that is there, or unset it")
+        return root
     here = Path.cwd()
     found = (p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir())
     return next(found, here)
 
 
 def in_root(path: str | Path) -> Path:
-    """`path`, taken from the project's root when relative."""
-    return Path(os.path.normpath(project_root() / path))
+    """`path`, taken from the project's root when relative; `~` is a person's home."""
+    return Path(os.path.normpath(project_root() / os.path.expanduser(path)))
+
+
+@contextmanager
+def whole_file(file: Path, mark: str = "") -> Iterator[Path]:
+    """A file beside `file` to write to. It takes its place at the end; when anything was raised, nothing is left of it.
+
+    Its name ends with `mark`, by default the process's number, and `.tmp`. Folders are made. A disk's refusal names the file.
+    """
+    temporary = file.with_name(f"{file.name}.{mark or os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, file)
+    except OSError as fault:
+        if fault.errno and not fault.filename:  # of a write, no name is known
+            fault.filename = str(file)
+        raise
+    finally:
+        with suppress(OSError):  # it is gone, or was never there
+            temporary.unlink()
 
 
 def write_whole(file: Path, text: str) -> None:
     """Write a file that is never seen half written, and its folder where that is missing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, file)
+    with whole_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def params_folder(study: str) -> Path:
@@ -65,6 +88,16 @@ def notebook_of(run: str) -> str:
     if not match:
         raise ParamsError(f"{run}: a run is named NN_<notebook>[-<variant>], such as 03_baseline_cnn-wide")
     return match[1]
+
+
+def _misnamed(path: Path) -> list[str]:
+    """One fault where a study's folder or a parameter file has a name that paths, links or Kaggle do not take as it is."""
+    if re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]*", path.name):
+        return []
+    plain = unicodedata.normalize("NFKD", path.name).encode("ascii", "ignore").decode()
+    better, what = re.sub("[^A-Za-z0-9_.]+", "-", plain).strip("-._"), "file" if path.is_file() else "folder"
+    allowed = "Allowed are the letters a to z, digits, -, _ and dots, a letter or digit first"
+    return [f"{str(path)!r}: rename the {what} to {better or 'study-1'}. {allowed}"]
 
 
 def run_folder(study: str, run: str) -> Path:
@@ -92,8 +125,9 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
     if not files:
         found = ", ".join(sorted(p.parent.name for p in in_root("params").glob("*/study.yaml")))
         raise ParamsError(f"{study_dir}: no folder with NN_<notebook>.yaml. Studies found: {found or 'none'}")
-    runs, faults = {}, []
+    runs, faults = {}, _misnamed(Path(os.path.abspath(study_dir)))
     for file in files:
+        faults += _misnamed(file)
         notebook = file.stem.partition("-")[0]
         if notebook == EVALUATION:
             faults.append(f"{file}: {EVALUATION} runs after every training run, with its parameters; delete this file")
@@ -140,16 +174,34 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     return smoke_params(params) if smoke else params, set(own)
 
 
+_MOST_VALUES, _MOST_BYTES = 10_000, 1_000_000  # of a parameter file; the longest of ours has 40 lines
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is set twice, of which PyYAML keeps the last, and reads numbers as YAML 1.2 does."""
+    """Refuses a key that is set twice, of which PyYAML keeps the last, and reads numbers as YAML 1.2 does.
+
+    Refuses more than `_MOST_VALUES`, too, where an alias (`*name`) counts as all that it stands for: ten lines can make billions.
+    """
 
     yaml_implicit_resolvers: ClassVar = {
         first: [entry for entry in entries if entry[0] not in (_INT, _FLOAT)]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.values, self.sizes = 0, {}
+
+    def compose_node(self, parent, index):
+        before, is_alias = self.values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        # Of an alias within what it names, no size is known yet: it would have no end.
+        self.values += self.sizes.get(id(node), _MOST_VALUES) if is_alias else 1
+        if self.values > _MOST_VALUES:
+            raise ParamsError(f"line {self.line + 1}: more than {_MOST_VALUES} values, aliases (*name) written out")
+        self.sizes.setdefault(id(node), self.values - before)
+        return node
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -170,13 +222,19 @@ _Loader.add_implicit_resolver(
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         beside = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
-        raise ParamsError(f"{path}: no such file. Beside it: {beside or 'none'}")
+        what = "a folder, no file" if path.is_dir() else "no such file"
+        raise ParamsError(f"{path}: {what}. Beside it: {beside or 'none'}")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ParamsError(f"{path}: {path.stat().st_size} bytes; a parameter file has at most {_MOST_BYTES}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, ParamsError) as fault:
-        raise ParamsError(f"{path}: {fault}") from None
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected `key: value` lines, received {type(values).__name__}")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    # Broad: PyYAML lets out whatever its tags, dates, numbers and nested lists run into (KeyError, RecursionError and so on).
+    except Exception as fault:  # noqa: BLE001
+        raise ParamsError(f"{path}: {fault or type(fault).__name__}") from None
+    values = {} if values is None else values
+    strange = [values] if not isinstance(values, dict) else [key for key in values if not isinstance(key, str)]
+    if strange:
+        raise ParamsError(f"{path}: expected `key: value` lines, received {type(strange[0]).__name__}")
     return values
 
 

@@ -34,6 +34,7 @@ from pneumolib.data.layout import MARKER
 from pneumolib.errors import DataError, PneumolibError
 
 CHUNK = 2**14
+CUT = CHUNK + 7  # every byte that came counts
 BODY = bytes(i * i % 251 for i in range(10 * CHUNK + 5))
 
 
@@ -49,6 +50,7 @@ class Remote(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.headers, self.cuts, self.statuses, self.seen, self.asked = {}, {"ETag": '"one"'}, [], [], [], 0
+        self.pause_s = 0  # between bytes
         self.stall_at, self.released = None, threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -90,7 +92,10 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(whole))
         self.end_headers()
         with contextlib.suppress(ConnectionError):
-            if self.command != "HEAD":
+            for byte in body if remote.pause_s and self.command != "HEAD" else ():
+                self.wfile.write(bytes([byte]))
+                time.sleep(remote.pause_s)
+            if self.command != "HEAD" and not remote.pause_s:
                 self.wfile.write(body[: remote.stall_at])
             if remote.stall_at is not None and len(body) > remote.stall_at and self.command != "HEAD":
                 self.wfile.flush()
@@ -133,25 +138,25 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 @pytest.mark.parametrize(
     ("headers", "sent"),
     [
-        ({"ETag": '"one"'}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
-        ({"ETag": 'W/"weak"', "Last-Modified": DATE}, [CHUNK] * 2 + [len(BODY) - 2 * CHUNK]),
+        ({"ETag": '"one"'}, [CUT] * 2 + [len(BODY) - 2 * CUT]),
+        ({"ETag": 'W/"weak"', "Last-Modified": DATE}, [CUT] * 2 + [len(BODY) - 2 * CUT]),
         # Without a strong validator each try begins anew.
-        ({"ETag": 'W/"weak"'}, [CHUNK] * 2 + [len(BODY)]),
+        ({"ETag": 'W/"weak"'}, [CUT] * 2 + [len(BODY)]),
     ],
 )
 def test_a_cut_connection_goes_on_where_it_was_cut(remote, tmp_path, capsys, headers, sent):
-    remote.files["x/x.bin"], remote.cuts, remote.headers = BODY, [CHUNK, CHUNK], headers
+    remote.files["x/x.bin"], remote.cuts, remote.headers = BODY, [CUT, CUT], headers
     assert get(remote, tmp_path) == BODY
     assert [n for *_, n in remote.seen] == sent
     assert "trying again in 0 s" in capsys.readouterr().err
 
 
 def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remote, tmp_path):
-    remote.files["x/x.bin"], remote.cuts = BODY, [CHUNK] * 4
+    remote.files["x/x.bin"], remote.cuts = BODY, [CUT] * 4
     with pytest.raises(PneumolibError, match=r"tried 4 times\. What came is kept"):
         get(remote, tmp_path)
     assert get(remote, tmp_path) == BODY
-    assert remote.seen[-1] == (f"bytes={4 * CHUNK}-", '"one"', len(BODY) - 4 * CHUNK)
+    assert remote.seen[-1] == (f"bytes={4 * CUT}-", '"one"', len(BODY) - 4 * CUT)
     assert get(remote, tmp_path) == BODY  # a whole file is asked about, and not sent again
     assert len(remote.seen) == 5
     remote.files["x/x.bin"], remote.headers = BODY[::-1], {"ETag": '"three"'}
@@ -159,6 +164,19 @@ def test_a_later_call_goes_on_where_the_tries_ended_unless_the_file_changed(remo
     assert remote.seen[-1] == (None, None, len(BODY))
     download.fetch(f"{remote.url}/x/x.bin", tmp_path).write_bytes(BODY + b"too much")
     assert get(remote, tmp_path) == BODY[::-1]
+
+
+def test_a_server_slower_than_a_kilobyte_a_second_is_given_up_and_its_bytes_are_kept(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SLOW_S", 0.2)
+    remote.files["x/x.bin"], remote.pause_s = BODY, 0.02
+    with pytest.raises(PneumolibError, match=r"\d+ bytes came in 0\.2 s, which is too slow\. What came is kept"):
+        get(remote, tmp_path)
+    (part,) = (tmp_path / "x").iterdir()
+    assert BODY.startswith(part.read_bytes())
+    came, remote.pause_s = part.stat().st_size, 0
+    assert get(remote, tmp_path) == BODY
+    assert remote.seen[-1][0] == f"bytes={came}-"
+    assert came > 5
 
 
 @pytest.mark.parametrize(
@@ -367,17 +385,17 @@ def test_a_killed_process_is_resumed_by_the_next(records, remote, tmp_path):
     words = [sys.executable, "-m", "pneumolib", "data", "--address", records, "--to", "out"]
     with subprocess.Popen(words, env=os.environ, cwd=REPO, stderr=subprocess.DEVNULL) as child:
         until = time.monotonic() + 60
-        while sum(p.stat().st_size for p in tmp_path.glob(".out.download/train/images.tfrec.*")) < 2 * 2**20:
+        while sum(p.stat().st_size for p in tmp_path.glob(".out.download/train/images.tfrec.*")) < remote.stall_at:
             assert time.monotonic() < until
             time.sleep(0.02)
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
-    remote.stall_at = None
+    stalled, remote.stall_at = remote.stall_at, None
     remote.released.set()
     download.download("tfrecord", records, "out")
     whole = len(remote.files["chest/train/images.tfrec"])
-    assert (f"bytes={2 * 2**20}-", '"one"', whole - 2 * 2**20) in remote.seen
+    assert (f"bytes={stalled}-", '"one"', whole - stalled) in remote.seen
     assert contents(tmp_path / "out")["train/NORMAL/IM-0001-0001.jpeg"] == big["train/NORMAL/IM-0001-0001.jpeg"]
 
 

@@ -14,12 +14,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 import requests
+import urllib3
 
 from pneumolib.data.layout import CLASS_NAMES, SPLITS, bar, build, count_images, is_image, recipe_of, safe_parts
-from pneumolib.errors import DataError, PneumolibError
+from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
 
@@ -45,6 +47,7 @@ Pairs = dict[str, tuple[Path, Path]]  # part to files of images and of paths
 
 PAUSES_S = (1, 2, 4)  # between the tries
 TIMEOUT_S = (10, 60)  # to connect, between bytes
+SLOW_S, SLOWEST_BYTES = 60, 1024  # a server that sends fewer bytes a second for so long is given up
 CHUNK_BYTES = 2**20
 AS_IS = {"Accept-Encoding": "identity"}
 REFUSALS = {401: "not public", 403: "not public, or no such file", 404: "no such file"}  # another try changes nothing
@@ -66,7 +69,7 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
     Raises:
         PneumolibError: whatever kept the images from being put in place; `to` is as it was.
     """
-    target, way = in_root(Path(to).expanduser()), source if source in ADDRESSES else "zip"
+    target, way = in_root(to), source if source in ADDRESSES else "zip"
     if way == "zip":
         file = Path(source).expanduser().resolve()
         if address or file.suffix != ".zip" or not file.is_file():
@@ -105,7 +108,7 @@ def _put_in_place(way: str, address: str, target: Path) -> None:
         build(target, {"from": way, "address": address}, fill)
     except (PneumolibError, OSError) as fault:
         raise PneumolibError(
-            f"make data, {way} from {address}: stopped.\n{fault}\nNothing was put at {target}. TO= names another folder "
+            f"make data, {way} from {address}: stopped.\n{disk_words(fault) or fault}\nNothing was put at {target}. TO= names another folder "
             f"or disk; images in a folder can be used as they are: make report STUDY=kermany DATA=<folder>\n"
             f"All ways to the same images: {WAYS}"
         ) from None
@@ -177,11 +180,29 @@ def _try_once(url: str, folder: Path) -> Path:
             goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             n_chunks = -(-(size - have * goes_on) // CHUNK_BYTES)
             with file.open("ab" if goes_on else "wb") as out:
-                for chunk in bar(answer.iter_content(CHUNK_BYTES), n_chunks, f"downloading {name}", unit="MiB"):
-                    out.write(chunk)
+                for _ in bar(_received(answer.raw, out, url), n_chunks, f"downloading {name}", unit="MiB"):
+                    pass
     if (have := file.stat().st_size) != size:
         raise requests.ConnectionError(f"the connection ended at {have} of {size} bytes")
     return file
+
+
+def _received(raw: urllib3.BaseHTTPResponse, out: BinaryIO, url: str) -> Iterator[None]:
+    """Write what comes as soon as it comes, so that not a byte of it is fetched again; a step for each CHUNK_BYTES."""
+    came, before, until = 0, 0, time.monotonic() + SLOW_S
+    try:
+        while piece := raw.read1(CHUNK_BYTES, decode_content=False):
+            out.write(piece)
+            out.flush()
+            came += len(piece)
+            yield from [None] * (came // CHUNK_BYTES - (came - len(piece)) // CHUNK_BYTES)
+            if time.monotonic() > until:
+                if came - before < SLOW_S * SLOWEST_BYTES:
+                    words = f"{url}: {came - before} bytes came in {SLOW_S} s, which is too slow. "
+                    raise PneumolibError(words + "What came is kept: the same command goes on from there")
+                before, until = came, time.monotonic() + SLOW_S
+    except urllib3.exceptions.HTTPError as fault:
+        raise requests.ConnectionError(fault) from fault
 
 
 def _fetch_kaggle(handle: str) -> Path:
@@ -314,7 +335,7 @@ def unpack_pairs(source: str, target: Path) -> Path:
     """
     recipe = {"address": source}
     if "://" not in source:
-        files = [file.stat() for pair in find_pairs(Path(source)).values() for file in pair]
+        files = [file.stat() for pair in find_pairs(Path(source).expanduser()).values() for file in pair]
         recipe = {"tfrecord": [[stat.st_size, stat.st_mtime_ns] for stat in files]}
     build(target, recipe, lambda folder: _fill_from_pairs(source, target, folder))
     return target

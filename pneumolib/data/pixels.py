@@ -26,7 +26,7 @@ from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.data.manifest import Manifest
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
-from pneumolib.project import in_root
+from pneumolib.project import in_root, whole_file
 from pneumolib.provenance import text_digest
 
 _DECODER_VERSION = 3  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
@@ -214,16 +214,12 @@ def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: Image
         except (ImageFileError, OSError) as fault:
             raise type(fault)(f"{path}: {fault}") from None
 
-    temporary = cache.with_suffix(".tmp")  # may be there, left by a build that was killed
-    try:
-        with temporary.open("wb") as file, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            portions = (pool.map(load, paths[start : start + _AHEAD]) for start in range(0, len(paths), _AHEAD))
-            for pixels in bar(itertools.chain.from_iterable(portions), len(paths), "decoding images"):
-                file.write(pixels)
-        os.replace(temporary, cache)
-    finally:
-        temporary.unlink(missing_ok=True)
+    cores = os.cpu_count()
+    with whole_file(cache, "writing") as temporary, temporary.open("wb") as file, ThreadPoolExecutor(cores) as pool:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        portions = (pool.map(load, paths[start : start + _AHEAD]) for start in range(0, len(paths), _AHEAD))
+        for pixels in bar(itertools.chain.from_iterable(portions), len(paths), "decoding images"):
+            file.write(pixels)
 
 
 def histograms_of(sets: dict[str, ImageSet]) -> pd.DataFrame:

@@ -40,6 +40,7 @@ from pneumolib.hosts import processes
 from pneumolib.learning.devices import check_agreement, describe, predict_batches
 from pneumolib.learning.predicting import predict_batch
 from pneumolib.params import RunParams, TrainingParams
+from pneumolib.project import whole_file
 from pneumolib.provenance import text_digest, without_docstrings
 
 HISTORY_COLUMNS = [
@@ -218,13 +219,11 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 def write_atomically(file: Path, **arrays: Any) -> None:
     """Save arrays into a file beside it, which then takes its place: a kill leaves the old one or the new one, whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp")
-    with temporary.open("wb") as opened:
+    # One name for all processes: of many that were killed, one such file is left at most.
+    with whole_file(file, "writing") as temporary, temporary.open("wb") as opened:
         np.savez(opened, **arrays)
         opened.flush()
         os.fsync(opened.fileno())
-    os.replace(temporary, file)
 
 
 def read_arrays(file: Path | None, remedy: str) -> dict[str, np.ndarray]:

@@ -24,10 +24,11 @@ import papermill
 from filelock import Timeout
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from pneumolib.errors import PneumolibError, ResultError
+from pneumolib.errors import PneumolibError, ResultError, disk_words
 from pneumolib.hosts import processes
 from pneumolib.params import RunParams
 from pneumolib.project import EVALUATION, evaluated, in_root, load_run, notebook_of, project_root, study_runs
@@ -37,12 +38,16 @@ from pneumolib.study import pages
 from pneumolib.study.inputs import declared_parameters, gather, notebook_path
 from pneumolib.study.plan import Step, of_run, upstream_digests
 
-# What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result.
-_FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError)
+# What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result, a full disk.
+_FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError, OSError)
 # Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
 _CONTROL = re.compile(r"\x1b\[[\d;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|(?![\t\n\r])[\x00-\x1f\x7f]")
 # Lines that say how far a cell is: an epoch of `ValidationWatch`, with the time left, or of Keras, or a progress bar.
 _STATE = re.compile(r"epoch \d+/\d+|.+: +\d+%\|", re.IGNORECASE)
+
+
+# Of what a run keeps in memory, the largest parts.
+LESS_MEMORY = "Lower training.batch_size, image.size_px, features.views, evaluation.threshold_views or robustness.images, or end other programs"
 
 
 class Progress:
@@ -61,9 +66,10 @@ class Progress:
         self.seconds = 0.0  # that the run took the last time
 
     def close(self) -> None:
-        self.write("\n")
+        with suppress(OSError):  # on a full disk; the run's own error says so
+            self.write("\n")
+            self.file.close()
         self._rewrite("")
-        self.file.close()
 
     def begin(self, notebook: Any) -> None:
         """Take the cells that are going to be executed."""
@@ -186,8 +192,9 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
             headline = _describe_failure(fault, progress)
-            pages.write_failed_page(step, failed, headline)
-            pages.write_index(step.study, waiting)
+            with suppress(OSError, ValueError):  # on a full disk; the notebook may have been cut short there
+                pages.write_failed_page(step, failed, headline)
+                pages.write_index(step.study, waiting)
             page, log = (os.path.relpath(p, project_root()) for p in (step.page, failed / "run.log"))
             raise PneumolibError(
                 f"{step.study}/{step.run} failed: {headline}\n  page: {page}\n  log:  {log}"
@@ -250,8 +257,10 @@ def _seal(inputs: dict[str, Any], work: Path) -> None:
 def _describe_failure(fault: Exception, progress: Progress) -> str:
     """One line: which cell failed with what; the fault itself where no cell shows an error (a dead kernel, say)."""
     if isinstance(fault, PapermillExecutionError):
-        return f"cell {progress.number}: {fault.ename}: {fault.evalue}"
-    return f"{type(fault).__name__}: {fault}"
+        return f"cell {progress.number}: {disk_words(fault.evalue) or f'{fault.ename}: {fault.evalue}'}"
+    if isinstance(fault, DeadKernelError):
+        return f"DeadKernelError in cell {progress.number}: the kernel was killed, often out of memory. {LESS_MEMORY}"
+    return disk_words(fault) or f"{type(fault).__name__}: {fault}"
 
 
 def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smoke: bool = False) -> int:
