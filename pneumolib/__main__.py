@@ -4,6 +4,7 @@ Modules are imported inside the commands, so that `--help` is instant and Tensor
 """
 
 import gc
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import click
 from pneumolib.errors import InputError, ParamsError, PneumolibError, disk_words
 from pneumolib.hosts import DATASET, processes
 from pneumolib.project import evaluated, in_root
+from pneumolib.text import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -32,22 +34,28 @@ def main(argv: list[str] | None = None) -> int:
     # `~`, as a shell reads it, also in words that make or a program passes on.
     home, words = os.path.expanduser("~"), sys.argv[1:] if argv is None else argv
     words = [re.sub("^(--[a-z]+=|)~(?=/|$)", lambda found: found[1] + home, word) for word in words]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return cli.main(words, "pneumolib", standalone_mode=False) or 0
     except click.ClickException as fault:
-        fault.show()
-        return fault.exit_code
+        fault.show(shown := io.StringIO())
+        return _refused(shown.getvalue().rstrip(), fault.exit_code)
     except PneumolibError as fault:
-        print(fault, file=sys.stderr)
-        return fault.exit_code
+        return _refused(str(fault), fault.exit_code)
     except click.Abort:  # click's word for KeyboardInterrupt
         print("\nInterrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     except (OSError, RuntimeError) as fault:  # HDF5 says by a RuntimeError that the disk is full
         if not (said := disk_words(fault)):
             raise
-        print(said, file=sys.stderr)
-        return 1
+        return _refused(said, 1)
+
+
+def _refused(message: str, code: int) -> int:
+    """Show a message of ours, whose newlines are its own; what it quotes from data or arguments cannot move the cursor."""
+    print(printable(message, "\n"), file=sys.stderr)
+    return code
 
 
 _data = click.option("--data", metavar="DIR", help="Read the radiographs from DIR instead of data.root.")
@@ -75,7 +83,8 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
     folder = Path(study).resolve() if "/" in study else in_root(f"params/{study}")
     steps = plan(folder, data, force, smoke)
     for step in steps:
-        print(f"{step.run}: {'due, ' + '; '.join(step.reasons) if step.reasons else 'up to date'}", flush=True)
+        state = "due, " + "; ".join(step.reasons) if step.reasons else "up to date"
+        print(printable(f"{step.run}: {state}"), flush=True)
     return _execute([step for step in steps if step.reasons], steps, verbose)
 
 
@@ -121,14 +130,15 @@ def _execute(due: list, steps: list, verbose: bool) -> int:
             execute(step, position, still_due(steps, due[:number]), verbose)
             if first:
                 found = {run: found for run, found, *_ in pages.summaries(step.study)}.get(evaluated(step.run), "done")
-                print(f"{position} {step.run}  {found}  {pages.duration(time.monotonic() - started)}", flush=True)
+                took = pages.duration(time.monotonic() - started)
+                print(printable(f"{position} {step.run}  {found}  {took}"), flush=True)
     if not first:  # of several processes, the first one writes pages
         return 0
     refreshed = pages.refresh(steps, waiting=still_due(steps, due))
     done = f"{len(due)} run(s) in {time.monotonic() - began:.0f} s" if due else "Nothing to run"
     table = [("run", "result", "duration", "page"), *pages.summaries(steps[0].study)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    print("", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table), sep="\n")
+    print("", *(printable("  ".join(map(str.ljust, row, widths)).rstrip()) for row in table), sep="\n")
     print(f"\n{done}{f', {refreshed} page(s) written anew' if refreshed else ''}.")
     print(f"Index: reports/{steps[0].study}/index.html")
     return 0

@@ -38,6 +38,11 @@ def _escape(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if code in _BYTES else character.encode("unicode_escape").decode()
 
 
+def visible(value: object) -> object:
+    """What a template or a table of HTML shows of a value; markup of ours, and what is no text, stay as they are."""
+    return value if not isinstance(value, str) or hasattr(value, "__html__") else printable(value, "\n\t")
+
+
 def inert(text: str) -> str:
     """Text that no spreadsheet takes for a formula: with a `'` before it, where it could be one. A number stays a number.
 

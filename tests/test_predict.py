@@ -1,17 +1,23 @@
 """`pneumolib predict`: the same numbers as in training, from two files; one broken image does not stop the others."""
 
 import csv
+import io
 import itertools
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import drawn_parts, save_image
+from conftest import REPO, drawn_parts, save_image
 from pneumolib.__main__ import main
 from pneumolib.data.facts import fit_ood
 from pneumolib.errors import ModelError
@@ -112,6 +118,61 @@ def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys)
                  "its figures mean nothing for patients"):  # fmt: skip
         assert part in said.err
     assert said.out == ""
+
+
+NAMES = [b"M\xfcller.png", b"new\nline 0.0001 normal.png", b" =1+1.png", b"\x1b[2J.png", "\u202egnp.png".encode(),
+         b"<b>|*.png", b"x" * 250 + b".png"]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_no_name_of_a_file_ends_a_batch_or_writes_a_row(at_root, tmp_path, encoding):
+    """In a process of its own, whose terminal has the encoding; three ways to write, a row a file in each."""
+    source = next(at_root.glob("data/test/NORMAL/*.jpeg"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in NAMES:
+        shutil.copy(source, os.fsencode(folder) + b"/" + name)
+    out = [tmp_path / name for name in ("out.csv", "out.json")]
+    env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPO), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    words = [sys.executable, "-m", "pneumolib", "predict", "tiny/03_baseline_cnn", str(folder)]
+    run = partial(subprocess.run, env=env, capture_output=True)
+    written = run([*words, "--csv", out[0], "--json", out[1], "--cam", tmp_path / "maps"])
+    assert written.returncode == 0, written.stderr.decode()
+    rows = list(csv.DictReader(io.StringIO(out[0].read_text("utf-8"))))
+    images = json.loads(out[1].read_text("utf-8"))["images"]
+    assert len(rows) == len(images) == len(NAMES)
+    assert {os.path.basename(os.fsencode(image["file"])) for image in images} == set(NAMES)
+    assert all(row["file"].isprintable() and row["predicted_class"] for row in rows)
+    maps = [file.name for file in (tmp_path / "maps").iterdir()]
+    assert len(maps) == len(NAMES)
+    assert all(name.isprintable() and not set(name) & set('<>:"|?*') for name in maps)
+    if encoding == "ascii":
+        shown = run(words)
+        assert shown.returncode == 0, shown.stderr.decode()
+        lines = shown.stdout.decode("ascii").splitlines()
+        assert sum(bool(re.match(" +0[.]", line)) for line in lines) == len(NAMES)
+        for part in (r"M\xfcller.png", r"new\nline 0.0001 normal.png", r"\x1b[2J.png", r"\u202egnp.png"):
+            assert sum(line.endswith(f"/{part}") for line in lines) == 1
+
+
+def test_a_message_shows_what_cannot_be_seen(at_root, capsys):
+    assert main(["predict", "no\x1b[2J\u202erun", "x.png"]) == 2
+    assert r"no\x1b[2J\u202erun: no run with" in capsys.readouterr().err
+    assert main(["no\x1b[2Jcommand"]) == 2
+    assert r"no\x1b[2Jcommand" in capsys.readouterr().err
+
+
+def test_a_result_of_another_version_is_named_with_what_to_do(at_root, tmp_path, capsys):
+    folder = shutil.copytree("runs/tiny/03_baseline_cnn", tmp_path / "old")
+    values = json.loads((folder / "result.json").read_text())
+    for change, said in (
+        ({"schema_version": 3}, "schema_version is 3"),
+        ({"parameters": {"image": {"size_px": "x"}}}, "size_px: received 'x'"),
+    ):
+        (folder / "result.json").write_text(json.dumps(values | change))
+        assert main(["predict", str(folder), "x.png"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{folder}/result.json: {said}")
 
 
 def test_a_table_maps_and_warnings(at_root, tmp_path, capsys):

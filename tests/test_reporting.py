@@ -1,14 +1,20 @@
 """Results, tables and plots on their own, without running a notebook."""
 
+import csv
 import html
+import io
 import json
+import re
 from contextlib import closing
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 
 import jsonschema
 import nbformat
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
 from conftest import REPO
@@ -35,6 +41,7 @@ from pneumolib.reporting.results import (
 )
 from pneumolib.study import pages
 from pneumolib.study.run import Progress
+from pneumolib.text import csv_cell, html_text, inert, printable
 
 
 def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
@@ -265,6 +272,107 @@ def test_text_from_data_is_shown_as_text(value):
     assert f"<li>{html.escape(value, quote=False)}</li>" in markdown2html(f"- {safe(value)}")
     table = words.table("subgroups", [{"part": value, "images": 3}])
     assert (len(table), table.Subgroup[0], table.Images[0]) == (1, value, "3")
+
+
+# Anything a name or a table can hold, bytes that are no UTF-8 among it.
+TEXTS = st.text(
+    st.characters(exclude_categories=()) | st.sampled_from("<>&'\"|*_`$=+-@ \n\t\r\x1b\u202e\u200b\udcfc\\")
+)
+
+
+@given(TEXTS)
+@example("a\nb\x1b[2J\u202ex\udcfc")
+def test_a_terminal_sees_every_character_and_what_was_visible_stays(text):
+    """No character moves the cursor or the text; the escapes, read as Python reads them, are the characters again."""
+    shown = printable(text)
+    assert shown.isprintable()
+    if "\\" not in text:
+        bytes_again = re.sub(r"\\x([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), shown)
+        low = re.sub(r"[\x80-\xff]", lambda m: chr(0xDC00 + ord(m[0])) if not m[0].isprintable() else m[0], text)
+        again = re.sub(
+            r"\\(?:x..|u....|U........|[ntr])", lambda m: m[0].encode().decode("unicode_escape"), bytes_again
+        )
+        assert again == low
+
+
+@given(TEXTS)
+@example(" =1+1")
+@example("\uff1dcmd()")
+@example("-2+3")
+@example("'=1")
+def test_a_cell_for_people_is_no_formula_and_one_apostrophe_more_at_most(text):
+    file = io.StringIO()
+    csv.writer(file).writerow([csv_cell(text), "next"])
+    [[cell, after]] = csv.reader(io.StringIO(file.getvalue()))
+    assert after == "next"
+    assert cell.removeprefix("'") == printable(text) or not cell.startswith("'")
+    assert not re.match(r"\s*[=@\uff1d\uff20]|\s*[-+\uff0b\uff0d](?![\d.])", cell)
+    assert inert("-0.25") == "-0.25"
+
+
+class Read(HTMLParser):
+    """What a browser makes of a page: texts, and elements with their attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.elements = "", []
+
+    def handle_data(self, data):
+        self.text += data
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, attrs))
+
+
+def as_read(page: str) -> Read:
+    reader = Read()
+    reader.feed(page)
+    reader.close()
+    return reader
+
+
+@given(TEXTS)
+@example('"><img src=x onerror=a>')
+def test_text_in_html_and_markdown_makes_no_element(text):
+    page = as_read(f'<p title="{html_text(text)}">{html_text(text)}</p>')
+    assert page.elements == [("p", [("title", printable(text, "\n"))])]
+    assert page.text == printable(text, "\n")
+    line = " ".join(str(safe(text)).split())
+    shown = as_read(markdown2html(f"a {line} z"))
+    assert [tag for tag, _ in shown.elements] == ["p"]
+    assert shown.text.strip().split() == ["a", *printable(re.sub(r"\s+", " ", text)).split(), "z"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"schema_version": 3, "x": [1]}', "schema_version is 3; this pneumolib reads version 4."),
+        (b'{"study": "x"}', "schema_version is missing; this pneumolib reads version 4."),
+        (b'{"schema_version": 4}', "study: received {'schema_version': 4}: Field required (6 more faults)."),
+        (b"no JSON", "Invalid JSON: "),
+        (b'{"study": "\xfc"}', "Invalid JSON: "),
+        (b"[" * 100_000, "Invalid JSON: "),
+        (b"", "Invalid JSON: "),
+    ],
+)
+def test_a_result_that_cannot_be_used_is_one_line_with_what_to_do(tmp_path, content, said):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(ResultError) as fault:
+        read_result(tmp_path)
+    words = str(fault.value)
+    assert words.startswith(f"{tmp_path / 'result.json'}: {said}")
+    assert words.endswith(". Run the run again (make report), or read it with the pneumolib that wrote it")
+    assert len(words.splitlines()) == 1
+
+
+def test_a_result_that_is_no_file_or_too_large_is_not_read(tmp_path):
+    with (tmp_path / "result.json").open("wb") as file:
+        file.truncate(65 * 2**20)
+    with pytest.raises(ResultError, match="68,157,440 bytes; allowed are 67,108,864"):
+        read_result(tmp_path)
+    (tmp_path / "a/result.json").mkdir(parents=True)
+    with pytest.raises(ResultError, match="cannot be read: Is a directory"):
+        read_result(tmp_path / "a")
 
 
 HEAD = "[1/2] demo  cell 2/2"

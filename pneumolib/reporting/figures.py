@@ -12,7 +12,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import matplotlib as mpl
 import numpy as np
@@ -21,10 +20,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.reporting.session import numbered
+from pneumolib.text import html_text, printable
 
 NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
 COLOURS = {0: NORMAL, 1: PNEUMONIA}
@@ -59,15 +60,18 @@ class Plot:
     def _repr_mimebundle_(self, include=None, exclude=None):
         label, file = numbered("Figure", self.name)
         buffer = io.BytesIO()
-        FigureCanvasAgg(self.figure).print_png(buffer)  # `savefig` would draw everything twice, once for the layout
-        if file:
-            file.with_suffix(".png").write_bytes(buffer.getvalue())
-            self.figure.set_layout_engine("none")  # it is laid out already
-            with mpl.rc_context({"svg.hashsalt": self.name}):  # the same figure is the same file
+        # A dollar sign in a name starts no formula, and the same figure is the same file.
+        with mpl.rc_context({"text.parse_math": False, "svg.hashsalt": self.name}):
+            for text in self.figure.findobj(Text):
+                text.set_parse_math(False)
+            FigureCanvasAgg(self.figure).print_png(buffer)  # `savefig` would draw everything twice, once for the layout
+            if file:
+                file.with_suffix(".png").write_bytes(buffer.getvalue())
+                self.figure.set_layout_engine("none")  # it is laid out already
                 self.figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
         data = base64.b64encode(buffer.getvalue()).decode()
-        source = f'alt="{escape(self.alt)}" src="data:image/png;base64,{data}"'
-        caption = f"<figcaption><strong>{label}.</strong> {escape(self.caption)}</figcaption>"
+        source = f'alt="{html_text(self.alt)}" src="data:image/png;base64,{data}"'
+        caption = f"<figcaption><strong>{label}.</strong> {html_text(self.caption)}</figcaption>"
         page = f'<figure><img style="max-width: 100%; height: auto" {source}>{caption}</figure>'
         return {"text/html": page, "text/plain": f"{label}. {self.alt}"}
 
@@ -90,8 +94,8 @@ def new_axes(count: int = 1, height: float = 3.2, columns: int = 1, style: str =
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of at most `width` characters, broken at blanks and hyphens where possible; a dollar sign starts no formula."""
-    return "\n".join(textwrap.fill(line, width) for line in text.replace("$", r"\$").splitlines())
+    """Lines of at most `width` characters, broken at blanks and hyphens where possible; all can be seen."""
+    return "\n".join(textwrap.fill(printable(line), width) for line in text.split("\n"))
 
 
 def named(words: str) -> str:

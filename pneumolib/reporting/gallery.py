@@ -19,6 +19,7 @@ from pneumolib.evaluation.metrics import compute_metrics
 from pneumolib.reporting.figures import Plot, sample_grid
 from pneumolib.reporting.prose import say, templates
 from pneumolib.reporting.session import numbered
+from pneumolib.text import csv_cell
 
 SIDE_PX = 160  # the longer side of a radiograph on a card
 GAP_PX = 4
@@ -94,7 +95,8 @@ def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:
     pictures = pictures + [np.full_like(pictures[0], 255)] * (-len(pictures) % wide)
     lines = [np.concatenate(pictures[start : start + wide], axis=1) for start in range(0, len(pictures), wide)]
     Image.fromarray(np.concatenate(lines)).save(file.with_suffix(".png"))
-    rows[["image_id", "label", "predicted", "probability", "threshold"]].to_csv(file.with_suffix(".csv"), index=False)
+    shown = rows[["image_id", "label", "predicted", "probability", "threshold"]].map(csv_cell)
+    shown.to_csv(file.with_suffix(".csv"), index=False)
 
 
 def _picture(pixels: np.ndarray, saliency: np.ndarray) -> np.ndarray:

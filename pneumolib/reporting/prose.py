@@ -27,7 +27,7 @@ from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import SMOKE, run_folder
 from pneumolib.reporting.results import NOT_COMPUTABLE, Result, figure_words, in_words, interval, plain, read_result
-from pneumolib.text import markdown_text
+from pneumolib.text import markdown_text, visible
 
 PROSE = Path(__file__).with_name("template") / "prose"
 NOT = "not available"
@@ -116,6 +116,9 @@ class CompiledTemplates(FileSystemBytecodeCache):
             super().dump_bytecode(bucket)
 
 
+_FINALIZE = {"markdown": lambda value: safe(NOT if value is None else value), "html": visible}
+
+
 @functools.cache
 def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
     """Where all templates of this room are read from; data are escaped in Markdown by `safe`, in HTML by Jinja."""
@@ -124,7 +127,7 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
         undefined=StrictUndefined,
         bytecode_cache=CompiledTemplates(pattern=f"pneumolib-{kind}-%s"),
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours
-        finalize=(lambda value: safe(NOT if value is None else value)) if kind == "markdown" else None,
+        finalize=_FINALIZE.get(kind),
         trim_blocks=True,
         lstrip_blocks=True,
     )

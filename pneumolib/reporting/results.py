@@ -19,6 +19,9 @@ from pneumolib.project import in_root, params_folder, write_whole
 
 RESULT_FILE, MODEL_FILE, PREDICTIONS_FILE = "result.json", "model.keras", "predictions.csv"
 NOT_COMPUTABLE = "not computable"
+VERSION = 4  # of the schema
+MOST_BYTES = 64 * 2**20  # of a result.json; those of real studies have less than one megabyte
+_INSTEAD = "Run the run again (make report), or read it with the pneumolib that wrote it"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -142,7 +145,7 @@ class Provenance(_Part):
 class Result(_Part):
     """One finished run."""
 
-    schema_version: Literal[4]
+    schema_version: Literal[VERSION]
     study: str
     run: str
     notebook: str
@@ -274,19 +277,33 @@ def complete(trained: Path, evaluation: Path | None = None) -> None:
 
 
 def read_result(folder: Path) -> Result:
-    """Read and check one run's result. Raises ResultError when it is missing or does not fit."""
+    """Read and check one run's result. Raises ResultError when it is missing, of another version, or does not fit."""
     file = folder / RESULT_FILE
     try:
-        return _checked(file.read_text(encoding="utf-8"), file)
+        if file.is_file() and file.stat().st_size > MOST_BYTES:
+            raise ResultError(f"{file}: {file.stat().st_size:,} bytes; allowed are {MOST_BYTES:,}. {_INSTEAD}")
+        return _checked(file.read_bytes(), file)
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file; the run has not finished") from None
+    except OSError as fault:
+        raise ResultError(f"{file}: cannot be read: {fault.strerror}") from None
 
 
-def _checked(text: str, file: Path) -> Result:
+def _checked(text: str | bytes, file: Path) -> Result:
     try:
         return Result.model_validate_json(text, strict=True)
     except ValidationError as fault:
-        raise ResultError(f"{file}: {fault}") from None
+        raise ResultError(f"{file}: {fault_words(fault)}") from None
+
+
+def fault_words(fault: ValidationError) -> str:
+    """The version where it is another one, else the first of all faults; on one line, with what to do."""
+    first, *others = sorted(fault.errors(include_url=False), key=lambda one: one["loc"] != ("schema_version",))
+    if first["loc"] == ("schema_version",):
+        found = "missing" if first["type"] == "missing" else f"{first['input']!r:.40}"
+        return f"schema_version is {found}; this pneumolib reads version {VERSION}. {_INSTEAD}"
+    place = f"{'.'.join(map(str, first['loc']))}: received {first['input']!r:.60}: " if first["loc"] else ""
+    return f"{place}{first['msg']}{f' ({len(others)} more faults)' if others else ''}. {_INSTEAD}"
 
 
 def result_schema() -> dict[str, Any]:

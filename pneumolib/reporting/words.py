@@ -5,7 +5,6 @@ No number on a page is typed by hand.
 
 import re
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from pneumolib.reporting.prose import PARTS, WAYS, say, sentence, templates
 from pneumolib.reporting.prose import table as table  # a notebook takes both from here
 from pneumolib.reporting.results import NOT_COMPUTABLE, plain
 from pneumolib.reporting.session import numbered
+from pneumolib.text import csv_cell, html_text, visible
 
 # What `interval` writes: a value, and its limits or the word that there are none.
 _ESTIMATE = re.compile(r"([-+]?\d[-+.e\d]*) \((?:(?P<low>[-+.e\d]+) to (?P<high>[-+.e\d]+)|no interval)\)")
@@ -31,14 +31,14 @@ def show(table: pd.DataFrame, empty: str = "nothing to show", caption: str = "")
         caption: of a table that has none of its own, see `prose.table`.
     """
     if not len(table):
-        return HTML(f"<p>{escape(empty)}</p>")
+        return HTML(f"<p>{html_text(empty)}</p>")
     title, data = _shown(table, caption)
     return HTML(f"<figure><figcaption>{title}</figcaption>{data}</figure>")
 
 
 def folded(table: pd.DataFrame, title: str) -> HTML:
     """A long table that opens on demand."""
-    words, data = _shown(table, title) if len(table) else (escape(title), "")
+    words, data = _shown(table, title) if len(table) else (html_text(title), "")
     return HTML(f"<details><summary>{words}</summary>{data}</details>")
 
 
@@ -47,15 +47,17 @@ def _shown(table: pd.DataFrame, caption: str) -> tuple[str, str]:
     caption = caption or table.attrs.get("caption", "")
     label, file = numbered("Table", table.attrs.get("name") or named(caption))
     if file:
-        spread_out(table).to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
+        for_people = spread_out(table).map(csv_cell).rename(columns=csv_cell)
+        for_people.to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
+    seen = table.map(visible).rename(columns=visible)
     with pd.option_context("display.max_colwidth", None):
-        data = table.to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
+        data = seen.to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
     if len(table.columns) > 2:  # limits stand below the value, so that more columns fit
         data = _ESTIMATE.sub(
             lambda cell: cell[0].replace(" (", "<br><small>(", 1).replace(" to", "&nbsp;to") + "</small>", data
         )
     wide = " wide" if len(table.columns) > 6 else ""
-    return f"<strong>{label}.</strong> {escape(caption)}", f'<div class="scroll{wide}" tabindex="0">{data}</div>'
+    return f"<strong>{label}.</strong> {html_text(caption)}", f'<div class="scroll{wide}" tabindex="0">{data}</div>'
 
 
 def spread_out(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,13 +13,13 @@ import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 from PIL import Image
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from pneumolib.data.decode import MEGABYTE, MOST_BYTES, MOST_PIXELS
 from pneumolib.data.pixels import equalize, load_image
@@ -30,9 +30,10 @@ from pneumolib.reporting.figures import PNEUMONIA
 from pneumolib.reporting.gallery import STRONGEST_COVER, jpeg_source, overlay, strongest_place
 from pneumolib.reporting.prose import sentence
 from pneumolib.reporting.results import MODEL_FILE
-from pneumolib.serve.predict import Scored, csv_row, inert, score_images
+from pneumolib.serve.predict import Scored, csv_row, score_images
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, find_run, load_trained, trained_runs
 from pneumolib.serve.uploads import MOST_FILES, SAMPLES, safe_error, sample, take_in
+from pneumolib.text import csv_cell, html_text
 
 MOST_MODELS = 3  # in memory at once
 MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more
@@ -100,9 +101,10 @@ def show(first: str | None) -> None:
         with st.container():  # keeps the place of what shows the wait, so that nothing below it moves when it goes
             model, lock = _load(run, _changed(run))
     except (ModelError, OSError) as fault:
-        st.error(f"This run cannot be used. {fault}")
+        st.error("This run cannot be used.")
+        st.html(f'<p class="pn-run">{html_text(fault)}</p>')
         return
-    st.caption(sentence("serve.run", r=model.result))
+    st.html(f'<p class="pn-run">{html_text(sentence("serve.run", r=model.result))}</p>')
     if model.result.synthetic:
         st.info("This network was trained on **drawn images**. What it says of a real radiograph means nothing.")
     _bring_images()
@@ -143,9 +145,14 @@ def _bring_images() -> None:
 
 
 def _take_uploaded(key: str) -> None:
-    """Take over what was uploaded and put a fresh uploader in its place, whose list of file names is empty."""
-    state = st.session_state
+    """Take over what was uploaded and put a fresh uploader in its place, whose list of file names is empty.
+
+    Streamlit's own store would keep a second copy for as long as the tab is open, which nothing can remove any more.
+    """
+    state, context = st.session_state, get_script_run_ctx()
     state.taken += take_in(((file.name, file.getvalue()) for file in state[key]), state.taken)
+    for file in state[key]:
+        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
     state.uploader += 1
 
 
@@ -165,7 +172,7 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
     scored = _score_all(model, lock)
     for one in scored:
         if one.error:
-            st.html(f'<p class="pn-name">{escape(one.name)}: not read: {escape(one.error)}</p>')
+            st.html(f'<p class="pn-name">{html_text(one.name)}: not read: {html_text(one.error)}</p>')
     rows = table(model, scored)
     read = rows[rows.error.isna()]
     if len(read) > 1:
@@ -182,7 +189,7 @@ def _show_results(model: TrainedModel, lock: threading.Lock) -> None:
 
 def table(model: TrainedModel, scored: Sequence[Scored]) -> pd.DataFrame:
     """All files, a row each: the columns of `pneumolib predict --csv`, and the run instead of a map."""
-    rows = pd.DataFrame([csv_row(model, one) for one in scored]).drop(columns="map").assign(run=inert(model.name))
+    rows = pd.DataFrame([csv_row(model, one) for one in scored]).drop(columns="map").assign(run=csv_cell(model.name))
     return rows.astype({"probability": float})
 
 
@@ -222,7 +229,7 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
     pixels, saliency = _look(model, lock, number, one)
     left, right = st.columns(2, gap="large")
     with right:
-        st.html(f'<p class="pn-name">{escape(one.name)}</p>')
+        st.html(f'<p class="pn-name">{html_text(one.name)}</p>')
         st.metric("Pneumonia probability", f"{percent(one.probability)} → {one.predicted_class}")
         st.progress(one.probability)
         st.write(sentence("serve.threshold", one.predicted_class, percent(model.threshold.value), model))
@@ -272,8 +279,8 @@ def percent(share: float) -> str:
 
 def picture(pixels: np.ndarray, alt: str, caption: str) -> str:
     """HTML: a figure whose image is inside the text."""
-    image = f'<img alt="{escape(alt)}" src="{jpeg_source(pixels.squeeze(), quality=85)}">'
-    return f'<figure class="pn-figure">{image}<figcaption>{escape(caption)}</figcaption></figure>'
+    image = f'<img alt="{html_text(alt)}" src="{jpeg_source(pixels.squeeze(), quality=85)}">'
+    return f'<figure class="pn-figure">{image}<figcaption>{html_text(caption)}</figcaption></figure>'
 
 
 if __name__ == "__main__":

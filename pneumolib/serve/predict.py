@@ -1,6 +1,7 @@
 """What a trained model says of files: scored one after the other, and written as a table, CSV, JSON and a folder of maps.
 
-Images go batch by batch, so that thousands of files take no more memory than a few batches.
+Images go batch by batch, so that thousands of files take no more memory than a few batches. A file's name can hold anything:
+the table, standard error and CSV show it by `pneumolib.text`, JSON holds it as it is, and the batch goes on.
 """
 
 import csv
@@ -30,6 +31,7 @@ from pneumolib.errors import ImageFileError, InputError
 from pneumolib.evaluation.calibration import REFER
 from pneumolib.reporting.prose import sentence
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, load_trained
+from pneumolib.text import csv_cell, printable
 
 COLUMNS = ["file", "probability", "threshold", "predicted_class", "warnings", "error", "map"]
 MAP_PX = 512  # the longer side of an overlay
@@ -144,7 +146,7 @@ def predict_files(
     model = load_trained(run, force)
     share = model.ood and model.ood.validation_warnings["any"]
     about = sentence("serve.about", model=model, share=share).replace("\n\n", "\n")
-    print(about, RESEARCH_ONLY, sep="\n", file=sys.stderr)
+    print(printable(about, "\n"), RESEARCH_ONLY, sep="\n", file=sys.stderr)
     counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), REFER, "unreadable", "warned"), 0))
     with ExitStack() as opened:
         outputs = [make(to, model) for make, to in ((csv_rows, csv_to), (json_rows, json_to)) if to]
@@ -160,7 +162,7 @@ def predict_files(
             counts[scored.predicted_class or "unreadable"] += 1
             counts["warned"] += bool(scored.warnings)
             if scored.error:
-                print(f"{scored.name}: {scored.error}", file=sys.stderr)
+                print(printable(f"{scored.name}: {scored.error}"), file=sys.stderr)
             for write in writers:
                 write(scored, map_file)
     print(sentence("serve.summary", counts=counts), file=sys.stderr)
@@ -176,15 +178,15 @@ def image_files(named: list[str]) -> Iterator[Item]:
     """
     for name in named:
         path, found = Path(name), []
-        if path.is_dir():
+        if os.path.isdir(name):  # unlike a path's own method, it raises nothing for a name that is too long
             found = path.rglob("*")
-        elif glob.has_magic(name) and not path.exists():
+        elif glob.has_magic(name) and not os.path.exists(name):
             found = map(Path, glob.glob(name, recursive=True))
         yield from [(str(file), file) for file in sorted(found) if _is_image(file)] or [(name, path)]
 
 
 def _is_image(file: Path) -> bool:
-    if any(map(IGNORED.fullmatch, file.parts)) or not file.is_file():  # a named pipe could not be read from
+    if any(map(IGNORED.fullmatch, file.parts)) or not os.path.isfile(file):  # a named pipe could not be read from
         return False
     if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
@@ -198,12 +200,12 @@ def _is_image(file: Path) -> bool:
 def print_row(scored: Scored, map_file: str, threshold: float) -> None:
     """A row of the table on standard output; the name comes last, because it may be long."""
     if scored.error:
-        print(f"{'-':>11}  {threshold:>9.4f}  {'-':<9}  {scored.name}: {scored.error}")
+        print(f"{'-':>11}  {threshold:>9.4f}  {'-':<9}  {printable(f'{scored.name}: {scored.error}')}")
         return
-    print(f"{scored.probability:>11.4f}  {threshold:>9.4f}  {scored.predicted_class:<9}  {scored.name}")
+    print(f"{scored.probability:>11.4f}  {threshold:>9.4f}  {scored.predicted_class:<9}  {printable(scored.name)}")
     below = [f"unlike the training images: {words}" for words in scored.warnings]
     for words in [*below, f"map: {map_file}"] if map_file else below:
-        print(f"{'':>36}{words}")
+        print(f"{'':>36}{printable(words)}")
 
 
 @contextmanager
@@ -216,14 +218,9 @@ def csv_rows(to: str, model: TrainedModel) -> Iterator[Writer]:
 
 
 def csv_row(model: TrainedModel, scored: Scored, map_file: str = "") -> dict[str, Any]:
-    """`COLUMNS` of one file as cells of a CSV; a spreadsheet finds no formula in them."""
+    """`COLUMNS` of one file as cells of a CSV; see `text.csv_cell`."""
     cells = row(model, scored, map_file) | {"warnings": "; ".join(scored.warnings)}
-    return {column: inert(cell) if isinstance(cell, str) else cell for column, cell in cells.items()}
-
-
-def inert(cell: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return {column: csv_cell(cell) for column, cell in cells.items()}
 
 
 @contextmanager
@@ -313,8 +310,12 @@ def _place(file: Path) -> str:
 
 
 def _free_name(folder: Path, name: str, taken: set[str]) -> Path:
-    """`scan-map.png`, or with the first number that is free; it is taken from then on."""
-    stem = f"{Path(name).stem}-map"
+    """`scan-map.png`, or with the first number that is free; it is taken from then on.
+
+    Characters that cannot be seen, or that no file's name may hold on Windows, become `_`; a long name is cut.
+    """
+    seen = "".join(c if c.isprintable() and c not in '<>:"/\\|?*' else "_" for c in Path(name).stem)
+    stem = f"{seen.encode()[:200].decode(errors='ignore')}-map"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     file = next(file for name in names if _place(file := folder / f"{name}.png") not in taken)
     taken.add(_place(file))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ModelError, ResultError
@@ -12,7 +12,7 @@ from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import ImageParams
 from pneumolib.project import in_root
 from pneumolib.provenance import file_sha256
-from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, Result, read_result
+from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, Result, fault_words, read_result
 
 RESEARCH_ONLY = "Research only, not a medical device."
 
@@ -120,8 +120,11 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
             f"Its threshold and calibration need not fit this network. Get the run's own file, or run it again; or --force"
         )
     check_model_file(file)
-    image = ImageParams(**result.parameters["image"])
     kinds = {"threshold": Threshold, "calibration": Calibration, "ood": TrainingReference}
     own = {name: vars(result)[name] for name in kinds}
-    parts = [part and TypeAdapter(kinds[name]).validate_python(part.model_dump()) for name, part in own.items()]
+    try:
+        image = ImageParams.model_validate(result.parameters.get("image"))
+        parts = [part and TypeAdapter(kinds[name]).validate_python(part.model_dump()) for name, part in own.items()]
+    except ValidationError as fault:  # a file that fits the schema can still hold values that no run writes
+        raise ModelError(f"{folder / RESULT_FILE}: {fault_words(fault)}") from None
     return TrainedModel(folder, result, None, image, *parts)

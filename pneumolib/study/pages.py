@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import html
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ from pneumolib.reporting.prose import PROSE, CompiledTemplates, headline
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
+from pneumolib.text import printable, visible
 
 TEMPLATES = Path(__file__).parent / "template"
 SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")
@@ -58,6 +60,7 @@ _JINJA = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    finalize=visible,
     bytecode_cache=CompiledTemplates(pattern="pneumolib-page-%s"),
     trim_blocks=True,
     lstrip_blocks=True,
@@ -87,8 +90,10 @@ def write_run_page(step: Step) -> None:
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     """The page of a failed run: the error and the end of the log first, then the notebook as far as it came."""
+    headline = printable(headline, "\n")
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
-    last_lines = "\n".join((failed / "run.log").read_text(encoding="utf-8").splitlines()[-15:])
+    log = (failed / "run.log").read_text("utf-8", "replace").splitlines()
+    last_lines = "\n".join(map(printable, log[-15:]))
     _write_notebook(step, failed, is_synthetic(step.params), failure=headline, last_lines=last_lines, key="failed")
 
 
@@ -273,10 +278,13 @@ def _state(study: str, run: str, waiting: Sequence[str]) -> tuple[str, dict[str,
     """State, a cell of what the run said, and its result: only a whole `result.json` counts as done."""
     try:
         result = read_result(run_folder(study, run))
-    except ResultError:
+    except ResultError as fault:
         failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
-        said = {"text": failure.read_text("utf-8").strip(), "kind": "what"} if failure.is_file() else {}
-        return "failed" if said else "unfinished", said, None
+        if failure.is_file():
+            return "failed", {"text": failure.read_text("utf-8", "replace").strip(), "kind": "what"}, None
+        there = (run_folder(study, run) / RESULT_FILE).exists()  # and cannot be read
+        words = str(fault).replace(f"{in_root('.')}{os.sep}", "")
+        return "unfinished", {"text": words, "kind": "what"} if there else {}, None
     auroc = result.metric("auroc")
     # What an evaluation found is said by its training.
     lines = [] if result.notebook == EVALUATION else headline(result)

@@ -37,6 +37,7 @@ from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.study import pages
 from pneumolib.study.inputs import declared_parameters, gather, notebook_path
 from pneumolib.study.plan import Step, of_run, upstream_digests
+from pneumolib.text import printable
 
 # What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result, a full disk.
 _FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError, OSError)
@@ -119,7 +120,7 @@ class Progress:
 
 def _last_state(text: str) -> str:
     """What a terminal shows of a line that carriage returns rewrote, without control codes."""
-    return _CONTROL.sub("", text).rstrip("\r").rsplit("\r", 1)[-1]
+    return printable(_CONTROL.sub("", text).rstrip("\r").rsplit("\r", 1)[-1], "\t")
 
 
 def execute(step: Step, position: str = "", waiting: Sequence[str] = (), verbose: bool = False) -> None:
