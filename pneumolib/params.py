@@ -222,6 +222,7 @@ class DataParams(Section):
     source: Literal["synthetic", "kaggle_folder", "tfrecord", "csv", "npz"] = "kaggle_folder"
     root: Annotated[str, Field(min_length=1)] = "data/chest_xray"
     val_folder: Literal["join", "leave_out"] = "join"  # the archive's 16 val images are too few to validate on
+    classes: dict[str, Literal["normal", "pneumonia", "left_out"]] = {}  # folders of further classes, such as COVID
     n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
     drawing_seed: Annotated[int, Field(ge=0)] = 1
     hospital: Literal[1, 2] = 1

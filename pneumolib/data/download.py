@@ -20,10 +20,21 @@ import google_crc32c
 import requests
 import urllib3
 
-from pneumolib.data.layout import CLASS_NAMES, SPLITS, bar, build, count_images, is_image, recipe_of, safe_parts
+from pneumolib.data.layout import (
+    CLASS_NAMES,
+    IGNORED,
+    SPLIT_NAMES,
+    bar,
+    build,
+    count_images,
+    is_image,
+    recipe_of,
+    safe_parts,
+)
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
+from pneumolib.text import printable
 
 HANDLE = "paultimothymooney/chest-xray-pneumonia"
 DEFAULT_TO = "data/chest_xray"
@@ -220,8 +231,8 @@ def _fetch_kaggle(handle: str) -> Path:
 def select_images(names: list[str]) -> dict[str, str]:
     """Where the images among `names` belong: `<split>/<class>/<file>` to name.
 
-    The outermost folder with images of both classes in split folders is taken. Copies nested in it, `__MACOSX` and
-    files that are no images are passed over.
+    The outermost folder with images of both classes in split folders is taken. Copies nested in it, further classes and
+    files that are no images are named on stderr.
 
     Raises:
         DataError: an unsafe name, no such folder or two beside each other, or two files for one place.
@@ -229,8 +240,8 @@ def select_images(names: list[str]) -> dict[str, str]:
     roots: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for name in names:
         *root, split, folder, file = ["", "", "", *safe_parts(name)]
-        if split.lower() in SPLITS and folder.lower() in CLASS_NAMES and is_image(file) and "__MACOSX" not in root:
-            place = f"{split.lower()}/{CLASS_NAMES[folder.lower()]}/{file}"
+        if split.lower() in SPLIT_NAMES and folder.lower() in CLASS_NAMES and is_image(file) and "__MACOSX" not in root:
+            place = f"{SPLIT_NAMES[split.lower()]}/{CLASS_NAMES[folder.lower()]}/{file}"
             roots.setdefault(tuple(root), []).append((name, place))
     whole = [root for root, found in roots.items() if len({place.split("/")[1] for _, place in found}) == 2]
     outer = [root for root in whole if len(root) == min(map(len, whole))]
@@ -240,7 +251,12 @@ def select_images(names: list[str]) -> dict[str, str]:
     places = Counter(place.casefold() for _, place in roots[outer[0]])
     if twice := [place for place, n in places.items() if n > 1]:  # a.jpeg and A.jpeg are one file on some disks
         raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
-    return {place: name for name, place in roots[outer[0]]}
+    chosen = {place: name for name, place in roots[outer[0]]}
+    rest = [safe_parts(name) for name in set(names) - set(chosen.values()) if not name.endswith("/")]
+    rest = Counter("/".join(parts[:-1]) for parts in rest if not any(map(IGNORED.fullmatch, parts)))
+    for place, n in sorted(rest.items()):  # on stderr, so that nobody misses a class or a split
+        print(f"not taken: {n} file(s) of {printable(place) or 'the archive'}", file=sys.stderr)
+    return chosen
 
 
 def copy_images(source: Path, folder: Path) -> None:
@@ -396,5 +412,5 @@ def _place(path: str, part: str) -> str:
     *_, said, folder, name = ["", "", *safe_parts(re.sub(r"^(\w+:)?/+", "", path))]
     if folder.lower() not in CLASS_NAMES or not is_image(name):
         raise DataError(f"{path!r}: expected .../<class>/<name>.jpeg with a class of {', '.join(CLASS_NAMES)}")
-    split = said.lower() if said.lower() in SPLITS else part
+    split = SPLIT_NAMES.get(said.lower(), part)
     return f"{split}/{CLASS_NAMES[folder.lower()]}/{name}"

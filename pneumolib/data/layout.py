@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -21,13 +22,14 @@ from tqdm import tqdm
 from pneumolib.errors import DataError
 
 SPLITS = ("train", "val", "test")
+# As folders and tables call them, in any case.
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 LABEL_NAMES = {0: "normal", 1: "pneumonia"}
 # Folder and label names in any case; the revised Kaggle split calls pneumonia Opacity.
 CLASS_NAMES = {"normal": "NORMAL", "pneumonia": "PNEUMONIA", "opacity": "PNEUMONIA"}
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm"}
-# Not data: files that operating systems leave behind. The archive's nested copies (`chest_xray/`, `__MACOSX/`) are
-# beside the split folders, where nothing looks for images.
+# Not data: files that operating systems leave behind.
 IGNORED = re.compile(r"\.DS_Store|\._.*|__MACOSX|Thumbs\.db|desktop\.ini")
 PATTERNS = {
     "PNEUMONIA": re.compile(r"person(?P<number>\d+)_(?P<series>bacteria|virus)_\d+(?:_\d+)?"),
@@ -36,6 +38,21 @@ PATTERNS = {
 MARKER = "pneumolib-data.json"
 MADE_BY = "pneumolib.data.archive"  # stays as the first version wrote it, so that its folders are still known
 DRAWN = "drawn"  # the recipe's key for drawn images
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source names, before any file is opened.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
+        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder.
+    """
+
+    root: Path
+    images: list[dict]
+    strangers: list[dict]
 
 
 def identify(class_name: str, stem: str) -> tuple[str, str] | None:

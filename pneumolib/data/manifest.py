@@ -23,12 +23,14 @@ import pandas as pd
 from PIL import Image
 
 from pneumolib.data.decode import decode, read_file
-from pneumolib.data.layout import CLASSES, SPLITS, bar, is_drawn
-from pneumolib.data.sources import Listing, list_source
+from pneumolib.data.folders import first
+from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, is_drawn
+from pneumolib.data.sources import list_source
 from pneumolib.errors import DataError, ImageFileError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root, write_whole
 from pneumolib.provenance import text_digest
+from pneumolib.text import printable
 
 COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
@@ -43,7 +45,7 @@ class Manifest:
 
     Attributes:
         table: one row an image, columns `COLUMNS` and, as text, further ones of a table of paths; sorted by `image_id`.
-        problems: the files left out; columns `path`, `reason`.
+        problems: what was left out; columns `path`, `reason`, and `files`, more than 1 where a whole folder was.
         root: the folder that `path` is relative to.
         synthetic: whether the images were drawn by `data.synthetic`.
     """
@@ -90,10 +92,10 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     # Sources of one hospital name none.
     table = pd.DataFrame([{"site": ""} | item | fact for item, fact in described if "reason" not in fact])
     table = table.reindex(columns=[*COLUMNS, *further_columns(table)])
-    broken = [{"path": item["path"]} | fact for item, fact in described if "reason" in fact]
-    columns = ["path", "reason"]
-    problems = pd.DataFrame(listing.strangers + broken, columns=columns).sort_values("path", ignore_index=True)
-    lines = [f"  {row.path}: {row.reason}" for row in problems.itertuples()]
+    broken = [{"path": printable(item["path"])} | fact for item, fact in described if "reason" in fact]
+    problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason", "files"])
+    problems = problems.assign(files=problems.files.fillna(1).astype(int)).sort_values("path", ignore_index=True)
+    lines = _by_reason(problems)
     have = set(zip(table.source_split, table.label, strict=True))
     splits = sorted({image["source_split"] for image in listing.images}) or SPLITS
     if empty := [f"{s}/{name}" for s in splits for name, label in CLASSES.items() if (s, label) not in have]:
@@ -102,8 +104,18 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
             + "\n".join(["Files left out:", *lines[:5]] if lines else ["No file was left out."])
         )
     if lines:  # on stderr, so that it shows in the terminal, in the notebook and in the log
-        print(f"LEFT OUT: {len(lines)} file(s), {len(table)} images remain:", *lines, sep="\n", file=sys.stderr)
+        print(
+            f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:", *lines, sep="\n", file=sys.stderr
+        )
     return Manifest(table.sort_values("image_id", ignore_index=True), problems, listing.root, is_drawn(listing.root))
+
+
+def _by_reason(problems: pd.DataFrame) -> list[str]:
+    """A line for each reason, with the first few names."""
+    lines = []
+    for reason, rows in problems.groupby("reason", sort=False):
+        lines.append(f"  {reason}: {rows.files.sum()} file(s): {first(rows.path.map(printable).tolist(), 5)}")
+    return lines
 
 
 def _describe_all(listing: Listing, cache_dir: Path) -> list[tuple[dict, dict]]:
@@ -141,6 +153,8 @@ def describe_file(path: Path) -> dict:
         return {"reason": f"cannot be read: {fault.strerror}"}
     facts = dict(vars(seen))
     grey = np.asarray(facts.pop("image").convert("L"))
+    if grey.min() == grey.max():
+        return {"reason": "blank: all of its pixels have one grey value"}
     shape = f"{seen.width_px} {seen.height_px} ".encode()
     return facts | {
         "bytes": len(raw),

@@ -9,15 +9,14 @@ table are of any kind that `data.decode` reads.
 import os
 import sys
 import zipfile
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, LABEL_NAMES, SPLITS, bar, build, identify, is_image
+from pneumolib.data.folders import list_folder
+from pneumolib.data.layout import CLASS_NAMES, CLASSES, LABEL_NAMES, SPLITS, Listing, bar, build
 from pneumolib.errors import DataError, PneumolibError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
@@ -26,21 +25,6 @@ from pneumolib.provenance import text_digest
 UNPACKED = ".cache/unpacked"
 CSV_COLUMNS = ["path", "label", "group_id", "split"]  # needed; `kind` and `site`, the hospital, may be there too
 KIND_LABELS = {"normal": 0, "pneumonia": 1, "bacteria": 1, "virus": 1}
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source names, before any file is opened.
-
-    Attributes:
-        root: the folder that paths are relative to.
-        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
-        strangers: dicts of `path, reason`: files that are no images by their name.
-    """
-
-    root: Path
-    images: list[dict]
-    strangers: list[dict]
 
 
 def list_source(params: DataParams) -> Listing:
@@ -61,61 +45,9 @@ def list_source(params: DataParams) -> Listing:
         if params.source == "npz":
             root = unpack_npz(root, in_root(UNPACKED))
         as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
-        return list_csv(root, join_val) if as_table else _list_folder(root, join_val)
+        return list_csv(root, join_val) if as_table else list_folder(root, params)
     except (PneumolibError, OSError) as fault:
         raise DataError(f"data.root: {fault}") from None
-
-
-# --- folders
-
-
-def _list_folder(root: Path, join_val: bool) -> Listing:
-    """`<split>/<class>/<file>`; nothing deeper, so links that lead in circles lead nowhere. A val folder may be missing,
-    as in the TFRecord edition, which counts its images among train.
-    """
-    splits = [split for split in SPLITS if split != "val" or (join_val and (root / "val").is_dir())]
-    folders = [folder for split in splits for folder in sorted(root.glob(f"{split}/*/"))]
-    folders = [folder for folder in folders if folder.name.lower() in CLASS_NAMES]
-    if not folders:
-        raise DataError(f"{root}{_what_is_there(root)}")
-    images, strangers, unknown = [], [], []
-    for folder in folders:
-        split, class_name = folder.parent.name, CLASS_NAMES[folder.name.lower()]
-        for file in sorted(file for file in folder.iterdir() if not IGNORED.fullmatch(file.name)):
-            path = f"{split}/{folder.name}/{file.name}"
-            if os.path.isdir(file):  # False too for a link that leads back to itself
-                strangers.append({"path": path, "reason": "a folder inside a class folder"})
-            elif not is_image(file.name):
-                strangers.append({"path": path, "reason": f"not an image file ({file.suffix or 'no'} ending)"})
-            elif (identity := identify(class_name, file.stem)) is None:
-                unknown.append(path)
-            else:
-                images.append({"image_id": path.removesuffix(file.suffix), "path": path, "label": CLASSES[class_name],
-                               "kind": identity[0], "group_id": identity[1], "source_split": split})  # fmt: skip
-    if unknown:
-        raise DataError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so they tell no patient: {_first(unknown, 10)}. "
-            f"Looked for IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg "
-            f"in PNEUMONIA. Rename the files or move them away; or name patients in a table (data.source: csv)."
-        )
-    if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
-        raise DataError(f"{root}: files that differ in their ending only: {_first(twins, 10)}. Keep one each.")
-    return Listing(root, images, strangers)
-
-
-def _what_is_there(root: Path) -> str:
-    """Words for a root without class folders: what it is instead, and what to do."""
-    if root.is_file():
-        return " is a file; for a table of paths set data.source: csv, for a .npz data.source: npz"
-    if not root.is_dir():
-        return (
-            " is not a folder. `make data` fetches the images; or unpack the Kaggle archive `chest-xray-pneumonia` "
-            "there, or name the folder that holds train/, val/ and test/: make report STUDY=<study> DATA=<folder>"
-        )
-    if (root / "train/images.tfrec").is_file():
-        return ": holds TFRecord files: set data.source: tfrecord"
-    found = ", ".join(sorted(entry.name for entry in root.iterdir())[:12]) or "nothing"
-    return f": looked for train/NORMAL, train/PNEUMONIA (or Opacity) and the same in test; found {found}. Name their folder"
 
 
 def _first(names: list[str], most: int, between: str = ", ") -> str:

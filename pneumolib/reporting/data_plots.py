@@ -50,7 +50,7 @@ def image_sizes(table: pd.DataFrame) -> figures.Plot:
 
 def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
     """From the archive to the splits: images and groups in every box."""
-    table, bad, pool = manifest.table, len(manifest.problems), split[split.split != "test"]
+    table, bad, pool = manifest.table, int(manifest.problems.files.sum()), split[split.split != "test"]
     boxes = {  # words, place, and the box above
         "files": (f"Files found\n{len(table) + bad} files", (0.5, 0.94), None),
         "usable": (f"Usable\n{_amount(table)}\n{bad} files left out", (0.5, 0.67), "files"),

@@ -331,7 +331,7 @@ def _source(manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "images": len(manifest.table),
         "groups": manifest.table.group_id.nunique(),
-        "left_out": len(manifest.problems),
+        "left_out": int(manifest.problems.files.sum()),
         "columns": further_columns(manifest.table),
     }
 

@@ -94,7 +94,7 @@ def data_summary(manifest: Manifest, split: pd.DataFrame) -> Markdown:
         kinds=table.groupby("kind").group_id.value_counts().groupby("kind").mean().to_dict(),
         aspect=(table.width_px / table.height_px).groupby(table.label).median().to_dict(),
         same=int(table.sha256.duplicated().sum()),
-        problems=len(manifest.problems),
+        problems=int(manifest.problems.files.sum()),
     )
 
 
@@ -111,7 +111,7 @@ def source_summary(source: Manifest, table: pd.DataFrame, share_before: float) -
         all=_sizes(table),
         share_before=share_before,
         left_out=len(source.table) - len(table),
-        problems=len(source.problems),
+        problems=int(source.problems.files.sum()),
         sites=table.site[table.site != ""].value_counts().sort_index().to_dict(),
         parts={part: _sizes(table[table.part == part]) for part in ("recalibration", "evaluation")},
     )
