@@ -205,6 +205,28 @@ def test_a_file_that_is_too_large_to_be_sent_is_refused_without_its_name(visit, 
     assert "Doe" not in visit.page.content()
 
 
+def stored(address: str) -> int:
+    """Bytes of uploads in Streamlit's own store, of all visitors, by its own count."""
+    with urllib.request.urlopen(f"{address}/_stcore/metrics", timeout=30) as answer:
+        found = re.findall(r"UploadedFileManager.*?} (\d+)", answer.read().decode())
+    return sum(map(int, found))
+
+
+def test_uploads_are_kept_once_and_what_is_removed_is_gone(visit, server):
+    """Files come in pairs of equal names, whose markup and control codes are shown as text."""
+    strange = "*a* $x$ :material/home: [b](http:c) \x1b<img src=x onerror=document.title=1>.png"
+    for number in range(3):
+        visit.upload((strange, radiograph(number=2 * number)), (f"{number}.png", radiograph(number=2 * number + 1)))
+        rows = visit.rows(2 * number + 2)
+        assert stored(server) == 0
+    assert rows[0].startswith(strange.replace("\x1b", ""))
+    assert visit.page.locator("main [onerror], main em, main a[href^='http:c'], main .katex").count() == 0
+    assert visit.page.title() == "pneumolib: a trained model at work"
+    expect(visit.page.get_by_text('"Remove all images" deletes them at once')).to_be_visible()
+    visit.remove_all()
+    assert stored(server) == 0
+
+
 def test_two_visitors_at_once_see_their_own_files_and_the_same_classes(visit, browser, server):
     """The other one came by the address's number."""
     other = Visitor(browser, server.replace("localhost", "127.0.0.1"))

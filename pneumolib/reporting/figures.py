@@ -60,10 +60,11 @@ class Plot:
     def _repr_mimebundle_(self, include=None, exclude=None):
         label, file = numbered("Figure", self.name)
         buffer = io.BytesIO()
-        # A dollar sign in a name starts no formula, and the same figure is the same file.
+        # Text from data is text: a dollar sign starts no formula. The same figure is the same file.
         with mpl.rc_context({"text.parse_math": False, "svg.hashsalt": self.name}):
             for text in self.figure.findobj(Text):
                 text.set_parse_math(False)
+                text.set_text(printable(text.get_text(), "\n"))
             FigureCanvasAgg(self.figure).print_png(buffer)  # `savefig` would draw everything twice, once for the layout
             if file:
                 file.with_suffix(".png").write_bytes(buffer.getvalue())

@@ -20,6 +20,7 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from pneumolib.data.decode import MEGABYTE, MOST_BYTES, MOST_PIXELS
 from pneumolib.data.pixels import equalize, load_image
@@ -150,8 +151,10 @@ def _take_uploaded(key: str) -> None:
     Streamlit's own store would keep a second copy for as long as the tab is open, which nothing can remove any more.
     """
     state, context = st.session_state, get_script_run_ctx()
-    state.taken += take_in(((file.name, file.getvalue()) for file in state[key]), state.taken)
-    for file in state[key]:
+    # A browser that has not seen the fresh uploader yet names files again that were taken in, which are gone.
+    files = [file for file in state[key] if isinstance(file, UploadedFile)]
+    state.taken += take_in(((file.name, file.getvalue()) for file in files), state.taken)
+    for file in files:
         context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
     state.uploader += 1
 
