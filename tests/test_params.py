@@ -1,10 +1,14 @@
 """Parameter files: what is wrong is said once, with file, key, what was received and what is near."""
 
-import pytest
+import contextlib
 
-from pneumolib.errors import ParamsError
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pneumolib.errors import InputError, ParamsError
 from pneumolib.params import check
-from pneumolib.project import load_run
+from pneumolib.project import in_root, load_run, study_runs
 
 
 @pytest.fixture
@@ -96,3 +100,95 @@ def test_settings_that_do_not_fit_together_are_refused(values, said):
     with pytest.raises(ParamsError) as caught:
         check(values)
     assert said in str(caught.value)
+
+
+BOMB = "a: &a [1, 2, 3]\n" + "".join(
+    f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in zip("abcdefgh", "bcdefghi", strict=True)
+)
+PIECES = [
+    "seed: 3",
+    "image: {size_px: 64}",
+    "&a",
+    "*a",
+    "<<: *a",
+    "!!int",
+    "!!timestamp",
+    "!!map",
+    "? ",
+    "- ",
+    ": ",
+    "{",
+    "]",
+    "'",
+    "\t",
+    "\n",
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=12).map(lambda parts: " ".join(parts).encode())
+)
+@example(BOMB.encode())
+@example(b"a: &a {b: *a}")
+@example(b"seed: !!int ''")
+@example(b"seed: !!timestamp x")
+@example(b"seed: 2020-13-45")
+@example(b"seed: " + b"9" * 5000)
+@example(b"seed: " + b"[" * 5000)
+@example(b"\xff")
+@example(b"seed: \0")
+@example(b"1: 2")
+@example(b"[]")
+@example(b"\tseed: 1")
+@example(b"x" * 2_000_000)
+def test_any_bytes_are_parameters_or_a_fault_that_names_the_file(study, raw):
+    path = study("", "")
+    path.write_bytes(raw)
+    with contextlib.suppress(ParamsError):
+        load_run(path)
+        return
+    said = fault(path)
+    assert str(path) in said
+    assert len(said) < 5000
+
+
+def test_aliases_are_read_as_long_as_they_are_few(study):
+    params, _ = load_run(
+        study("augment: &a {flip: true}\nevaluation: {seeds: &s [2, 3]}\naudit: {folds: &f 3}\nfeatures: {views: *f}\n")
+    )
+    assert (params.audit.folds, params.features.views) == (3, 3)
+
+
+def test_a_folder_in_place_of_a_file_is_said(study):
+    path = study("")
+    path.unlink()
+    path.mkdir()
+    assert fault(path).startswith(f"{path}: a folder, no file")
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "better"),
+    [
+        ("my study", "03_baseline_cnn.yaml", "folder to my-study"),
+        ("Größe", "03_baseline_cnn.yaml", "folder to Groe"),
+        ("-x", "03_baseline_cnn.yaml", "folder to x"),
+        ("日本", "03_baseline_cnn.yaml", "folder to study-1"),
+        ("a\nb", "03_baseline_cnn.yaml", "folder to a-b"),
+        ("v1.2_ok", "03_baseline_cnn-größer <b>.yaml", "file to 03_baseline_cnn-groer-b-.yaml"),
+    ],
+)
+def test_a_name_that_links_and_hosts_do_not_take_is_refused_with_a_better_one(tmp_path, folder, file, better):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / file).touch()
+    with pytest.raises(ParamsError, match=f"rename the {better}"):
+        study_runs(tmp_path / folder)
+
+
+def test_a_root_that_is_no_folder_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"PNEUMOLIB_ROOT: received .*none"):
+        in_root("x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PNEUMOLIB_ROOT", "~")
+    assert (in_root("x"), in_root("~/y")) == (tmp_path / "x", tmp_path / "y")

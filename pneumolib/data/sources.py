@@ -17,7 +17,7 @@ from PIL import Image
 
 from pneumolib.data.folders import list_folder
 from pneumolib.data.layout import CLASS_NAMES, CLASSES, LABEL_NAMES, SPLITS, Listing, bar, build
-from pneumolib.errors import DataError, PneumolibError
+from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
@@ -47,6 +47,8 @@ def list_source(params: DataParams) -> Listing:
         as_table = params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2)
         return list_csv(root, join_val) if as_table else list_folder(root, params)
     except (PneumolibError, OSError) as fault:
+        if isinstance(fault, OSError) and (words := disk_words(fault)):  # no fault of the data
+            raise PneumolibError(f"data.root: {words}") from None
         raise DataError(f"data.root: {fault}") from None
 
 

@@ -29,7 +29,7 @@ from jinja2 import StrictUndefined, Template
 from pneumolib.errors import PneumolibError
 from pneumolib.hosts import Prepared, prepare
 from pneumolib.params import DataParams
-from pneumolib.project import SMOKE, in_root, load_run, project_root, study_runs
+from pneumolib.project import SMOKE, in_root, load_run, project_root, study_runs, write_whole
 from pneumolib.provenance import CHANGED, COMMIT_VARIABLE, provenance_of_checkout
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
         ParamsError: no such study, or a parameter file that cannot be used.
         PneumolibError: no commit is known.
     """
-    from nbformat import v4, write
+    from nbformat import v4, writes
 
     needs = _study_data(study, smoke).source == "kaggle_folder"
     commit, dirty = provenance_of_checkout()
@@ -97,8 +97,7 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     slug = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")  # letters, digits and hyphens only, as Kaggle wants it
     bundle = Bundle(in_root(f"build/{target}/{study}/pneumolib-{slug}.ipynb"), marked, stamp, needs)
-    bundle.notebook.parent.mkdir(parents=True, exist_ok=True)
-    write(v4.new_notebook(cells=cells, metadata=metadata), bundle.notebook)
+    write_whole(bundle.notebook, writes(v4.new_notebook(cells=cells, metadata=metadata)) + "\n")
     return bundle
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pneumolib.errors import PneumolibError
 from pneumolib.hosts import DATASET
+from pneumolib.project import write_whole
 from pneumolib.remote.bundle import OUTCOME, Bundle, rendered
 
 # Kaggle ends a session after nine hours on a TPU and after twelve elsewhere, and keeps nothing of it then.
@@ -43,7 +44,7 @@ def write_metadata(
     asked = {"accelerator": accelerator, "resume": resume, "dataset": dataset, "user": user or NOBODY}
     text = rendered("kernel-metadata.json", bundle=bundle, **asked)
     file = bundle.notebook.with_name("kernel-metadata.json")
-    file.write_text(text + "\n", encoding="utf-8")
+    write_whole(file, text + "\n")
     return file
 
 

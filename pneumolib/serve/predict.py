@@ -262,13 +262,16 @@ def _destination(to: str) -> Iterator[IO[str]]:
         file = part.open("w", encoding="utf-8", newline="")
     except OSError as fault:
         raise InputError(f"{to}: cannot be written: {fault.strerror}") from None
-    with file:
-        try:
+    try:
+        with file:
             yield file
-        except BaseException:  # an interrupt above all: hours of work must not be lost with it
-            print(f"\nCut short: what was done by then is in {part}", file=sys.stderr)
-            raise
-    os.replace(part, to)
+        os.replace(part, to)
+    except OSError as fault:  # of a full disk, say, where the part would take the room that is needed
+        part.unlink(missing_ok=True)
+        raise OSError(fault.errno, fault.strerror, to) from None
+    except BaseException:  # an interrupt above all: hours of work must not be lost with it
+        print(f"\nCut short: what was done by then is in {part}", file=sys.stderr)
+        raise
 
 
 def with_maps(

@@ -91,10 +91,10 @@ def write_run_page(step: Step) -> None:
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     """The page of a failed run: the error and the end of the log first, then the notebook as far as it came."""
     headline = printable(headline, "\n")
-    (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
     log = (failed / "run.log").read_text("utf-8", "replace").splitlines()
     last_lines = "\n".join(map(printable, log[-15:]))
     _write_notebook(step, failed, is_synthetic(step.params), failure=headline, last_lines=last_lines, key="failed")
+    (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
 
 
 def write_unfinished_page(step: Step, started: datetime) -> None:
@@ -132,7 +132,8 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = ""
     from pygments.formatters import HtmlFormatter
 
     executed = folder / "executed.ipynb"
-    notebook = nbformat.read(executed, as_version=4) if executed.is_file() else nbformat.v4.new_notebook()
+    whole = executed.is_file() and executed.read_text("utf-8").rstrip().endswith("}")  # a full disk cuts it short
+    notebook = nbformat.read(executed, as_version=4) if whole else nbformat.v4.new_notebook()
     # First of all: a kernel sends a long line in several pieces.
     notebook, _ = CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
     for cell in notebook.cells:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from filelock import Timeout
 from jupyter_client import AsyncKernelManager
@@ -31,7 +32,16 @@ from traitlets.config import Config
 from pneumolib.errors import PneumolibError, ResultError, disk_words
 from pneumolib.hosts import processes
 from pneumolib.params import RunParams
-from pneumolib.project import EVALUATION, evaluated, in_root, load_run, notebook_of, project_root, study_runs
+from pneumolib.project import (
+    EVALUATION,
+    evaluated,
+    in_root,
+    load_run,
+    notebook_of,
+    project_root,
+    study_runs,
+    write_whole,
+)
 from pneumolib.reporting.results import RESULT_FILE, complete, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.study import pages
@@ -275,8 +285,8 @@ def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smo
     first = in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
     more = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
     copy = next(file for file in itertools.chain([first], more) if not file.exists())
-    copy.parent.mkdir(parents=True, exist_ok=True)
     values = injected_parameters(notebook, params)
-    papermill.execute_notebook(notebook, copy, parameters=values, prepare_only=True, progress_bar=False)
+    prepared = papermill.execute_notebook(notebook, None, parameters=values, prepare_only=True, progress_bar=False)
+    write_whole(copy, nbformat.writes(prepared) + "\n")
     print(f"Working copy: {os.path.relpath(copy, project_root())}. What it writes goes to runs/interactive/.")
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", copy], cwd=project_root()) if browse else 0
