@@ -7,9 +7,10 @@ weights and the smallest side in pixels.
 """
 
 import difflib
+import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pneumolib.errors import ParamsError
 
@@ -20,6 +21,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ClipLimit = Annotated[float, Field(gt=0, le=1)]
 Tiles = Annotated[int, Field(ge=2, le=32)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# Text, whatever YAML made of `1.0` and `yes`.
+Label = Annotated[str, BeforeValidator(lambda label: "" if label is None else str(label))]
 
 
 def _family(preprocess: Preprocess, smallest_px: int, *names: str) -> dict[str, tuple[Preprocess, int]]:
@@ -217,6 +220,10 @@ class DataParams(Section):
 
     Of a synthetic source `hospital: 1` is drawn in the archive's layout, 2 as those of another place: other exposure, borders,
     marks, sizes and share of pneumonia, in a table of paths (`data.synthetic`).
+
+    The last four are for tables of paths, `source: csv` (`data.tables`). `columns` maps our names to the heads of the table, and
+    `label_values` its labels to what they mean, compared as text; `"*"` is any other label. `path_pattern` makes a path of
+    a cell, `group_pattern` is a regular expression that finds the patient in one, such as `patient\\d+`.
     """
 
     source: Literal["synthetic", "kaggle_folder", "tfrecord", "csv", "npz"] = "kaggle_folder"
@@ -226,6 +233,24 @@ class DataParams(Section):
     n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
     drawing_seed: Annotated[int, Field(ge=0)] = 1
     hospital: Literal[1, 2] = 1
+    columns: dict[Literal["path", "label", "group_id", "kind", "split", "site"], str] = {}
+    label_values: dict[Label, Literal["normal", "pneumonia", "left_out"]] = {}
+    path_pattern: Annotated[str, Field(pattern=r"\{\}")] = "{}"
+    group_pattern: str = ""
+
+    @model_validator(mode="after")
+    def _fits_the_source(self):
+        if self.source != "csv" and (
+            self.columns or self.label_values or self.group_pattern or self.path_pattern != "{}"
+        ):
+            raise ValueError(f"columns, label_values and patterns are for source: csv, received source: {self.source}")
+        if self.source != "kaggle_folder" and self.classes:
+            raise ValueError(f"classes is for source: kaggle_folder, received source: {self.source}")
+        try:
+            re.compile(self.group_pattern)
+        except re.error as fault:
+            raise ValueError(f"group_pattern {self.group_pattern!r} is no regular expression: {fault}") from None
+        return self
 
 
 class ExternalParams(Section):
@@ -247,10 +272,12 @@ class SplitParams(Section):
     """How validation is cut from the training pool: whole groups (patients), class ratio kept.
 
     `as_published` takes the source's own val split instead, and refuses it when a patient stands on both sides.
+    `test_fraction` cuts test in the same way from a source that names no test images, whatever the seed.
     """
 
     validation: Literal["cut", "as_published"] = "cut"
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     seed: Annotated[int, Field(ge=0)] = 1
     ratio_tolerance_points: Annotated[float, Field(gt=0, le=50)] = 2.0
 

@@ -137,19 +137,19 @@ FAULTS = [
     (
         lambda t: t.assign(
             label=t.label.where(t.index != 0, "maybe"),
-            split=t.split.where(t.index != 1, "training"),
+            split=t.split.where(t.index != 1, "tests"),
             group_id=t.group_id.where(t.index != 2, ""),
             path=t.path.where(t.index != 3, t.path[4]),
         ),
-        r"4 fault\(s\):\n  line 6: path .* is in an earlier line too\n  line 2: label 'maybe' is none of 0, 1, normal.*\n"
-        r"  line 4: group_id '' is empty.*\n  line 3: split 'training' is none of train, val, test",
+        r"4 fault\(s\):\n  line 2: label 'maybe' is none of 0, 1, normal.*\n  line 4: group_id '' names no patient.*\n"
+        r"  line 3: split 'tests' is none of train, val, test\n  lines 5, 6: path .* is one file, but its rows differ",
     ),
     (lambda t: t.assign(path=t.path.where(t.index != 0, "bi\0ld")), "line 2: path .* holds a control character"),
     (
         lambda t: t.assign(group_id=t.group_id.replace("p4-1", "p0-1")),
-        r"2 fault\(s\):\n  line 3: group_id 'p0-1' is in test and in training .*\n  line 11: group_id 'p0-1'",
+        r"1 fault\(s\):\n  lines 3, 11: group_id 'p0-1' is in test and in training",
     ),
-    (lambda t: t.assign(kind="virus"), "line 2: kind 'virus' contradicts the label"),
+    (lambda t: t.assign(kind="virus"), r"lines 2, 4, 6, \.\.\. \(8 rows\): kind 'virus' contradicts the label"),
     (lambda t: t[(t.split != "test") | (t.label == "1")], "no usable image in test/NORMAL.*No file was left out"),
     (lambda t: t.drop(columns="group_id"), r"missing column\(s\) group_id; .*group_id is the patient"),
 ]
@@ -163,7 +163,7 @@ def test_faults_of_a_table_are_told_by_line(table_of_paths, tmp_path, change, wo
         read(file, tmp_path / "cache", source="csv", val_folder="leave_out")
 
 
-def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path):
+def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path, capsys):
     file, _ = table_of_paths
     text = file.read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -173,12 +173,24 @@ def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path):
     with pytest.raises(DataError, match=r"is a file; for a table of paths set data\.source: csv"):
         read(file, tmp_path / "cache")
     file.write_text("\n".join([lines[0], "", *lines[1:], lines[1].replace("bild", "./bild")]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"line 19: path '\./bild .* is in an earlier line too"):
+    assert read(file, tmp_path / "cache", source="csv").fingerprint == before
+    assert "line 19: an image of an earlier line; each image counts once" in capsys.readouterr().err
+    file.write_text("\n".join([*lines, lines[1].replace("bild", "./bild").replace("normal", "1")]), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"lines 2, 18: path 'bild .* \(line 2\) and '\./bild .* \(line 18\) is one file"
+    ):
         read(file, tmp_path / "cache", source="csv")
+    for separator in ";\t":
+        file.write_text(text.replace(",", separator), encoding="utf-8")
+        assert read(file, tmp_path / "cache", source="csv").fingerprint == before
     for raw, words in (
-        (text.replace(",", ";").encode(), "found path;label;.*separated by commas"),
         (b"\xff\xfe\x00", r"not a CSV table in UTF-8.*\.npz set data\.source: npz"),
-        (b"", "not a CSV table in UTF-8"),
+        (b"", "the table has no rows"),
+        (b"path,label,group_id,split\n", "the table has no rows"),
+        (b"PK\3\4 xl/workbook.xml", r"Save a workbook \(\.xlsx.*`CSV UTF-8`"),
+        (b"path,Label,label ,group_id\na,1,1,p\n", "one column twice: Label, label"),
+        (b"path,label,group_id\na,b.png,1,p\n", "line 2: more cells than heads"),
+        (b'path,label,group_id\n"a,1,p\n', "from line 2: unexpected end"),
     ):
         file.write_bytes(raw)
         with pytest.raises(DataError, match=words):
@@ -200,8 +212,10 @@ def npz(tmp_path, monkeypatch):
     return tmp_path / "pneumoniamnist.npz", arrays
 
 
-def test_npz_gives_the_same_manifest(npz, tmp_path, capsys):
+@pytest.mark.parametrize("channels", [(), (1,)])
+def test_npz_gives_the_same_manifest(npz, tmp_path, capsys, channels):
     file, arrays = npz
+    np.savez(file, **{k: v.reshape(*v.shape, *channels) if k.endswith("images") else v for k, v in arrays.items()})
     manifest = read(file, tmp_path / "cache", source="npz")
     assert len(manifest.table) == 22
     assert manifest.table.group_id.is_unique
@@ -220,6 +234,10 @@ def test_npz_gives_the_same_manifest(npz, tmp_path, capsys):
         ({"test_labels": None}, "missing test_labels; found "),
         ({"train_labels": np.full(12, 3)}, r"train_labels n values of 0 or 1, received 12: \[3\]"),
         ({"train_images": np.zeros((12, 28, 28), np.float32)}, r"expected train_images uint8 .*received float32"),
+        (
+            {"val_labels": np.array(["0", "1"] * 2, dtype=object)},
+            "val_labels holds Python objects; save it anew as numbers",
+        ),
     ],
 )
 def test_npz_of_another_form_is_refused(npz, tmp_path, change, words):

@@ -99,6 +99,23 @@ def test_literal_groups_of_one_seed(table):
     assert not split.equals(split_manifest(table, SplitParams(seed=2)))
 
 
+def test_test_is_cut_by_patient_from_a_source_that_names_none(table):
+    unsplit = table.assign(source_split="train")
+    first, second = (split_manifest(unsplit, SplitParams(test_fraction=0.25, seed=seed)) for seed in (1, 2))
+    assert set(first.image_id[first.split == "test"]) == set(second.image_id[second.split == "test"])
+    assert not first.equals(second)
+    shares = (first.split == "test").groupby(first.kind).mean()
+    assert (shares - 0.25).abs().max() < 0.06
+    assert first.groupby("group_id").split.nunique().max() == 1
+    with pytest.raises(DataError, match=r"the test split has 0 .* set split\.test_fraction"):
+        split_manifest(unsplit, SplitParams())
+    with pytest.raises(DataError, match=r"split\.test_fraction 0\.25: the source names \d+ test images already"):
+        split_manifest(table, SplitParams(test_fraction=0.25))
+    spelt = table.assign(group_id=table.group_id.replace({"normal-0": "Normal-001"}))
+    with pytest.raises(DataError, match="1 group"):
+        split_manifest(spelt, SplitParams())
+
+
 def test_what_is_refused_and_why(table):
     in_pool = (table.kind == "bacteria") & (table.source_split == "train")
     giant = table.assign(group_id=table.group_id.where(~in_pool, "all-bacteria"))

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from pneumolib.data.patients import one_spelling
+
 KEYS = {
     "series_and_number": "series and number",
     "merged_bacteria_virus": "number, with bacteria and virus as one series",
@@ -98,7 +100,7 @@ def group_findings(table: pd.DataFrame, split: pd.DataFrame) -> list[Finding]:
 def _placed(table: pd.DataFrame, split: pd.DataFrame | None) -> pd.DataFrame:
     """`image_id, part` and the group under each key that applies; without images that the split leaves out."""
     part = table.source_split if split is None else table.image_id.map(split.set_index("image_id").split)
-    placed = pd.DataFrame({"image_id": table.image_id, "part": part, "series_and_number": table.group_id})
+    placed = pd.DataFrame({"image_id": table.image_id, "part": part, "series_and_number": one_spelling(table.group_id)})
     parsed = table.group_id.str.extract(_ARCHIVE_ID)
     if parsed.notna().all(axis=None):
         for name, merged in _MERGED.items():

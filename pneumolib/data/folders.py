@@ -17,6 +17,7 @@ from pneumolib.data.layout import (
     identify,
     is_image,
 )
+from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams
 from pneumolib.text import printable
@@ -64,19 +65,14 @@ def list_folder(root: Path, params: DataParams) -> Listing:
         )
     if unknown:
         raise DataError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so they tell no patient: {first(unknown, 10)}. "
+            f"{root}: {len(unknown)} file name(s) follow no known pattern, so they tell no patient: {first_of(unknown, 10)}. "
             f"Looked for IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg "
             f"in PNEUMONIA. Rename the files or move them away, or leave a folder out by data.classes; or name patients in a "
             f"table (data.source: csv)."
         )
     if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
-        raise DataError(f"{root}: files that differ in their ending only: {first(twins, 10)}. Keep one each.")
+        raise DataError(f"{root}: files that differ in their ending only: {first_of(twins, 10)}. Keep one each.")
     return Listing(root, images, strangers)
-
-
-def first(names: list[str], most: int, between: str = ", ") -> str:
-    """Some names, and how many more there are."""
-    return between.join(names[:most]) + (f"{between}and {len(names) - most} more" if len(names) > most else "")
 
 
 def _plain(name: str) -> str:

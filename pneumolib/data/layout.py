@@ -23,7 +23,8 @@ from pneumolib.errors import DataError
 
 SPLITS = ("train", "val", "test")
 # As folders and tables call them, in any case.
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {"training": "train", "testing": "test", "valid": "val", "validation": "val", "dev": "val"}
+SPLIT_NAMES |= {split: split for split in SPLITS}
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 LABEL_NAMES = {0: "normal", 1: "pneumonia"}
 # Folder and label names in any case; the revised Kaggle split calls pneumonia Opacity.

@@ -23,9 +23,9 @@ import pandas as pd
 from PIL import Image
 
 from pneumolib.data.decode import decode, read_file
-from pneumolib.data.folders import first
 from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, is_drawn
 from pneumolib.data.sources import list_source
+from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError, ImageFileError
 from pneumolib.params import DataParams
 from pneumolib.project import in_root, write_whole
@@ -114,7 +114,7 @@ def _by_reason(problems: pd.DataFrame) -> list[str]:
     """A line for each reason, with the first few names."""
     lines = []
     for reason, rows in problems.groupby("reason", sort=False):
-        lines.append(f"  {reason}: {rows.files.sum()} file(s): {first(rows.path.map(printable).tolist(), 5)}")
+        lines.append(f"  {reason}: {rows.files.sum()} file(s): {first_of(rows.path.map(printable).tolist(), 5)}")
     return lines
 
 

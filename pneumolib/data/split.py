@@ -12,17 +12,19 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pneumolib.data.patients import one_spelling
 from pneumolib.errors import DataError
 from pneumolib.params import ExternalParams, SplitParams
 
 COLUMNS = ["image_id", "split", "label", "kind", "group_id"]
 EXTERNAL = "external"
 PARTS = ("recalibration", "evaluation")
+_TEST_SEED = 0  # one for all studies, so that test stays the same when `split.seed` changes
 _REMEDIES = {
     "train": "Lower split.validation_fraction, or bring more patients",
     "val": "Raise split.validation_fraction, or bring more patients; split.validation: as_published needs "
     "data.val_folder: join and a val split in the source",
-    "test": "The source must say which images are test; none are taken from the training pool",
+    "test": "The source names no test images. Add a column `split` with train and test, or set split.test_fraction: 0.2",
 }
 
 
@@ -31,18 +33,25 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
     Within each kind, groups are put in an order given by a hash of (seed, group_id), and taken for validation as
     long as they bring its share nearer to `validation_fraction`. The order of rows plays no part, and adding a
-    patient moves few others. Groups that share an image, pixel for pixel, go the same way.
+    patient moves few others. Groups that share an image, pixel for pixel, go the same way. Test is cut first, in the
+    same way, where the source names none and `test_fraction` is set.
 
     Args:
         table: `Manifest.table`, in any order of rows.
-        params: `validation`, `validation_fraction`, `seed`, `ratio_tolerance_points`.
+        params: `validation`, `validation_fraction`, `test_fraction`, `seed`, `ratio_tolerance_points`.
     Raises:
         DataError: see `check_split`.
     """
     result = table.sort_values("image_id", ignore_index=True)
     result["split"] = result.source_split
+    if params.test_fraction:
+        if named := int((result.split == "test").sum()):
+            raise DataError(
+                f"split.test_fraction {params.test_fraction:g}: the source names {named} test images already; delete the key"
+            )
+        result.loc[_chosen(result, result.kind, params.test_fraction, _TEST_SEED), "split"] = "test"
     if params.validation == "cut":
-        pool = result[result.source_split != "test"]
+        pool = result[result.split != "test"]
         chosen = _chosen(pool, pool.kind, params.validation_fraction, params.seed)
         result.loc[pool.index, "split"] = np.where(chosen, "val", "train")
     result = result[COLUMNS]
@@ -100,7 +109,7 @@ def _chosen(table: pd.DataFrame, cells: pd.Series, fraction: float, seed: int) -
 
 def _units(table: pd.DataFrame) -> pd.Series:
     """What is cut as one: a group, or groups tied together by equal images, named after the first of them."""
-    groups, names = pd.factorize(table.group_id, sort=True)
+    groups, names = pd.factorize(one_spelling(table.group_id), sort=True)
     images, contents = pd.factorize(table.pixel_hash)
     # Groups and images as two kinds of nodes, a row of the table as an edge between them.
     edges = (np.ones(len(table)), (groups, len(names) + images))
@@ -116,7 +125,7 @@ def check_split(split: pd.DataFrame, tolerance_points: float) -> None:
     A wrong group key makes giant groups, and those skew validation; so the share of pneumonia in validation must lie
     within `tolerance_points` (percentage points) of the whole pool's.
     """
-    parts = split.groupby("group_id").split.nunique()
+    parts = split.groupby(one_spelling(split.group_id)).split.nunique()
     if crossing := list(parts[parts > 1].index):
         raise DataError(f"{len(crossing)} group(s) appear in more than one split: {', '.join(crossing[:10])}")
     _need_both_classes(split, "split", _REMEDIES)
