@@ -238,6 +238,9 @@ class DataParams(Section):
     path_pattern: Annotated[str, Field(pattern=r"\{\}")] = "{}"
     group_pattern: str = ""
 
+    def __hash__(self) -> int:  # dictionaries have none
+        return hash(self.model_dump_json())
+
     @model_validator(mode="after")
     def _fits_the_source(self):
         if self.source != "csv" and (

@@ -30,7 +30,7 @@ def manifest():
             "mean_intensity": rng.uniform(90, 150, 40).round(1), "sd_intensity": 50.0, "pixel_hash": "",
         }
     )  # fmt: skip
-    return Manifest(table, pd.DataFrame({"path": ["broken"], "reason": ["empty"]}), None, synthetic=False)
+    return Manifest(table, pd.DataFrame({"path": ["broken"], "reason": ["empty"], "files": [1]}), None, synthetic=False)
 
 
 @pytest.fixture

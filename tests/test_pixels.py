@@ -77,7 +77,7 @@ def test_every_image_parameter_and_every_change_of_a_file_has_a_cache_of_its_own
     assert all(not np.array_equal(seen[0].pixels, other.pixels) for other in seen[1:])
     file = manifest.root / manifest.table.set_index("image_id").path[split.image_id[split.split == "val"].iloc[0]]
     whole = file.read_bytes()
-    save_image(file, np.full((40, 48), 77))
+    save_image(file, np.tile(np.arange(48) + 77, (40, 1)))
     changed = read_manifest(DataParams(root=str(manifest.root)), cache_dir=tmp_path / "manifest")
     seen.append(read_images(changed, split, "val", GREY, tmp_path / "pixels"))
     file.write_bytes(whole)

@@ -11,7 +11,7 @@ import tomllib
 
 import nbformat
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -214,12 +214,13 @@ SWITCHES = {"FORCE", "SMOKE", "V", "BROWSE", "PUSH", "SCHEDULE"}
 @example(NASTY[1], False)
 @example(NASTY[1], True)
 def test_make_takes_every_value_as_text(made, target, value, from_environment):
+    assume(value.strip())  # make trims what is blank to nothing, and `open` then asks for a run
     values = dict.fromkeys(TARGETS[target], value)
     said = made(target, {}, values) if from_environment else made(target, values)
     wanted = [name for name in values if name not in SWITCHES]
     # make itself trims spaces in front of a command line's value.
     whole = value if from_environment else value.lstrip()
-    assert said.count(whole) == (len(wanted) if whole.strip() else said.count(whole))
+    assert said.count(whole) == len(wanted)
 
 
 def test_the_lock_of_kaggles_client_agrees_with_the_lock():
