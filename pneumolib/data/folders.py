@@ -89,7 +89,10 @@ def _left_out(root: Path, entry: Path, reason: str) -> dict:
     path = printable(entry.relative_to(root).as_posix())
     if not os.path.isdir(entry):
         return {"path": path, "reason": reason}
-    return {"path": f"{path}/", "reason": reason, "files": sum(len(files) for _, _, files in os.walk(entry))}
+    shut: list[OSError] = []
+    files = sum(len(files) for _, _, files in os.walk(entry, onerror=shut.append))
+    unread = f"; {len(shut)} folder(s) of it cannot be read" if shut else ""
+    return {"path": f"{path}/", "reason": reason + unread, "files": files}
 
 
 def _splits(root: Path, params: DataParams, strangers: list[dict]) -> dict[str, Path]:
