@@ -273,6 +273,12 @@ def test_another_model_than_the_recorded_one_is_refused_and_code_even_when_force
     with pytest.raises(ModelError, match=r"not the file that the run wrote: its SHA-256 is .*; or --force"):
         load_trained(copy)
     assert load_trained(copy, force=True).name == "tiny/03_baseline_cnn"
+    for other, words in ((IMAGE.model_copy(update={"size_px": 40}), r"\(None, 40, 40, 1\)"), (None, r"\(None, 3\)")):
+        pixels = keras.Input((32, 32, 1), dtype="uint8")
+        three = keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Rescaling(1.0)(pixels))))
+        save_model(build_model(ModelParams(name="coursework_cnn"), other) if other else three, copy / "model.keras")
+        with pytest.raises(ModelError, match=f"{words}.*one image, to .*one number"):
+            load_trained(copy, force=True)
     assert main(["predict", str(copy), "data"]) == 2
     whole = read_result(copy)
     write_result(whole.model_copy(update={"model_sha256": None}), copy)

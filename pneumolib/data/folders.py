@@ -1,7 +1,7 @@
 """Radiographs in folders, `<split>/<class>/<file>`: which are taken, and a reason for each file and folder that is not."""
 
 import os
-import unicodedata
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pneumolib.data.layout import (
     identify,
     is_image,
 )
+from pneumolib.data.patients import plain_text
 from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams
@@ -43,20 +44,16 @@ def list_folder(root: Path, params: DataParams) -> Listing:
     classes |= {_plain(name): known for name, known in params.classes.items()}
     for split, folder in _splits(root, params, strangers).items():
         for entry in _entries(folder):
-            known = classes.get(_plain(entry.name)) if os.path.isdir(entry) else None
-            seen.add(_plain(entry.name))
-            if known in LABEL_NAMES.values():
+            if not os.path.isdir(entry):
+                strangers.append(_left_out(root, entry, "beside the class folders"))
+                continue
+            seen.add(name := _plain(entry.name))
+            if (known := classes.get(name)) in LABEL_NAMES.values():
                 _list_class(root, entry, split, known.upper(), (images, strangers, unknown))
-            elif known == LEFT_OUT:
-                strangers.append(_left_out(root, entry, "left out by data.classes"))
-            else:
-                lines = f"data.classes: {{{entry.name!r}: pneumonia}}, or normal, or {LEFT_OUT}"
-                reason = (
-                    f"no known class; study.yaml may say which: {lines}"
-                    if os.path.isdir(entry)
-                    else "beside the class folders"
-                )
-                strangers.append(_left_out(root, entry, reason))
+                continue
+            lines = f"data.classes: {{{entry.name!r}: pneumonia}}, or normal, or {LEFT_OUT}"
+            reason = "left out by data.classes" if known else f"no known class; study.yaml may say which: {lines}"
+            strangers.append(_left_out(root, entry, reason))
     if not seen & classes.keys():
         raise DataError(f"{root}{_what_is_there(root)}")
     if missing := [name for name in params.classes if _plain(name) not in seen]:
@@ -77,7 +74,7 @@ def list_folder(root: Path, params: DataParams) -> Listing:
 
 def _plain(name: str) -> str:
     """A class folder's name without case, spaces and what stands for them."""
-    return unicodedata.normalize("NFKC", name).casefold().translate(dict.fromkeys(map(ord, " _-")))
+    return re.sub("[_-]", "", plain_text(name))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -99,7 +96,7 @@ def _splits(root: Path, params: DataParams, strangers: list[dict]) -> dict[str, 
     """The folder of each split; what is beside them is appended to `strangers`."""
     found: dict[str, Path] = {}
     for entry in _entries(root):
-        split = SPLIT_NAMES.get(entry.name.casefold()) if os.path.isdir(entry) else None
+        split = SPLIT_NAMES.get(plain_text(entry.name)) if os.path.isdir(entry) else None
         if split in found:
             raise DataError(f"{root}: {found[split].name!r} and {entry.name!r} are both {split}; move one of them away")
         if split is None:

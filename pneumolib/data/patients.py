@@ -10,7 +10,7 @@ NO_PATIENT = {"", "-", "--", "?", "na", "n/a", "<na>", "#n/a", "nan", "nat", "no
 _NUMBERED = re.compile(r"([^0-9]*?)0*([0-9]+)(?:\.0+)?")
 
 
-def visible(text: str) -> str:
+def without_hidden(text: str) -> str:
     """`text` without characters of no width, such as a byte order mark, and without spaces around it."""
     return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc")).strip()
 
@@ -18,7 +18,7 @@ def visible(text: str) -> str:
 def plain_text(text: str) -> str:
     """What is left of heads and ids when case, spaces, characters of no width and the Unicode form play no part."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return unicodedata.normalize("NFKC", "".join(visible(folded).split()))
+    return unicodedata.normalize("NFKC", "".join(without_hidden(folded).split()))
 
 
 def patient_key(written: str) -> str:

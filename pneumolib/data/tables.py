@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from pneumolib.data.layout import LABEL_NAMES, SPLIT_NAMES, SPLITS
-from pneumolib.data.patients import NO_PATIENT, one_spelling, patient_key, plain_text, visible
+from pneumolib.data.patients import NO_PATIENT, one_spelling, patient_key, plain_text, without_hidden
 from pneumolib.errors import DataError
 from pneumolib.params import DataParams
 
@@ -100,7 +100,7 @@ def _read_rows(file: Path) -> pd.DataFrame:
         ) from None
     if len(cells) < 2:
         raise DataError(f"{file}: the table has no rows. It needs a line of heads, and a line for each image")
-    heads = [visible(head) or f"Unnamed: {place}" for place, head in enumerate(cells.pop(min(cells)))]
+    heads = [without_hidden(head) or f"Unnamed: {place}" for place, head in enumerate(cells.pop(min(cells)))]
     plain = Counter(map(plain_text, heads))
     if twice := [head for head in heads if plain[plain_text(head)] > 1]:
         raise DataError(
@@ -160,7 +160,7 @@ def _pattern(folder: Path, cell: str) -> dict[str, str]:
 
 
 def _label_word(label: str) -> str:
-    word = re.sub(r"^([+-]?\d+)\.0*$", r"\1", " ".join(visible(label).casefold().split()))
+    word = re.sub(r"^([+-]?\d+)\.0*$", r"\1", " ".join(without_hidden(label).casefold().split()))
     return _YAML_WORDS.get(word, word)
 
 
