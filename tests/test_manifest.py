@@ -90,7 +90,7 @@ FAULTS = [
     ),
     (
         lambda root: [file.write_bytes(b"") for file in (root / "test/NORMAL").iterdir()],
-        r"(?s)no usable image in test/NORMAL.*empty file.*test/NORMAL/IM-0027-0001\.jpeg",
+        r"(?s)no usable image in test/NORMAL.*6 file\(s\), test/NORMAL/IM-0027-0001\.jpeg.*and 1 more: empty file",
     ),
 ]
 

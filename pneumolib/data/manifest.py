@@ -92,9 +92,10 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     # Sources of one hospital name none.
     table = pd.DataFrame([{"site": ""} | item | fact for item, fact in described if "reason" not in fact])
     table = table.reindex(columns=[*COLUMNS, *further_columns(table)])
-    broken = [{"path": printable(item["path"])} | fact for item, fact in described if "reason" in fact]
+    broken = [{"path": item["path"]} | fact for item, fact in described if "reason" in fact]
     problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason", "files"])
-    problems = problems.assign(files=problems.files.fillna(1).astype(int)).sort_values("path", ignore_index=True)
+    problems = problems.assign(path=problems.path.map(printable), files=problems.files.fillna(1).astype(int))
+    problems = problems.sort_values("path", ignore_index=True)
     lines = _by_reason(problems)
     have = set(zip(table.source_split, table.label, strict=True))
     splits = sorted({image["source_split"] for image in listing.images}) or SPLITS
@@ -114,7 +115,7 @@ def _by_reason(problems: pd.DataFrame) -> list[str]:
     """A line for each reason, with the first few names."""
     lines = []
     for reason, rows in problems.groupby("reason", sort=False):
-        lines.append(f"  {reason}: {rows.files.sum()} file(s): {first_of(rows.path.map(printable).tolist(), 5)}")
+        lines.append(f"  {rows.files.sum()} file(s), {first_of(rows.path.tolist(), 5)}: {reason}")
     return lines
 
 
