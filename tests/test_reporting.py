@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import jinja2
 import jsonschema
 import nbformat
 import pandas as pd
@@ -21,7 +22,7 @@ from conftest import REPO
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import PublishedParams
-from pneumolib.reporting import words
+from pneumolib.reporting import prose, words
 from pneumolib.reporting.comparing import leaderboard, published_summary, published_table
 from pneumolib.reporting.prose import headline, safe
 from pneumolib.reporting.results import (
@@ -398,3 +399,20 @@ def test_a_terminal_shows_one_line_a_run_and_the_log_the_last_state_of_each(tmp_
         f"{HEAD}  Start", *[f"{HEAD}, reading: 100%|##| 2/2 [00:09<00:00]"] * 2, f"{HEAD}, epoch 2/9  loss 0.5, at most 30 s left",
     ]  # fmt: skip
     assert [state.rstrip("\n") for state in states if state.endswith("\n")] == (LINES if verbose else [])
+
+
+def test_a_kept_template_of_other_escaping_is_compiled_anew(tmp_path, monkeypatch):
+    """Another version of this library may have left compiled templates, whose values nothing escaped."""
+
+    def shown(escaping: str, finalize) -> str:
+        monkeypatch.setattr(prose, "_escaping", lambda: escaping)
+        kept = prose.CompiledTemplates(tmp_path)
+        return (
+            jinja2.Environment(loader=loader, bytecode_cache=kept, finalize=finalize)
+            .get_template("t")
+            .render(x="a\x1b")
+        )
+
+    loader = jinja2.DictLoader({"t": "{{ x }}"})
+    assert shown("before", None) == "a\x1b"
+    assert shown("now", printable) == "a\\x1b"

@@ -108,12 +108,25 @@ def _joined(text: str) -> str:
 
 
 class CompiledTemplates(FileSystemBytecodeCache):
-    """Compiled templates, in the system's folder for temporary files: to compile takes longer than all else of a check."""
+    """Compiled templates, in the system's folder for temporary files: to compile takes longer than all else of a check.
+
+    What Jinja compiles depends on how text is escaped, so a template of another state of that code is compiled anew.
+    """
+
+    def get_source_checksum(self, source: str) -> str:
+        """Of the template, and of the code that says how its values are escaped."""
+        return super().get_source_checksum(source + _escaping())
 
     def dump_bytecode(self, bucket: Any) -> None:
         """Keep a template, unless nothing can be written."""
         with contextlib.suppress(OSError):
             super().dump_bytecode(bucket)
+
+
+@functools.cache
+def _escaping() -> str:
+    package = Path(__file__).parents[1]
+    return "".join((package / file).read_text("utf-8") for file in ("text.py", "reporting/prose.py", "study/pages.py"))
 
 
 _FINALIZE = {"markdown": lambda value: safe(NOT if value is None else value), "html": visible}
