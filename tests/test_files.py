@@ -3,6 +3,7 @@
 import inspect
 import json
 import pickle
+import subprocess
 import sys
 import zipfile
 
@@ -179,3 +180,75 @@ def test_what_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
         archive.writestr("model.weights.h5", b"")
     with pytest.raises(ModelError, match="would unpack to"):
         check_model_file(file)
+
+
+def dense(units: int, inputs: int) -> dict:
+    """A layer that asks for weights of (inputs, units)."""
+    return with_layer(
+        class_name="Dense", config={"name": "large", "units": units}, build_config={"input_shape": [None, inputs]}
+    )
+
+
+def twice(file: h5py.File) -> None:
+    file["again"] = file["layers/dense/vars/0"]
+
+
+def around(file: h5py.File) -> None:
+    file["layers/all"] = file["layers"]
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "said"),
+    [
+        ({"layers": [CONFIG["config"]["layers"][1]] * 6000}, None, r"config\.json names 6,000 layers, allowed are 5,000"),
+        ({"layers": "x" * 2**23}, None, r"holds config\.json of 8,388,622 bytes, allowed are 8,388,608"),
+        (CONFIG, lambda file: file.create_dataset("x", (10**7, 10**7), "f4"), "/x .* claims 400,000,000,000,000 bytes and holds 0"),
+        (CONFIG, lambda file: file.create_dataset("x", (10**9,), "f4", chunks=(100,)), "/x in its weights claims 4,000,000,000 bytes"),
+        (CONFIG, twice, "under several names"),
+        (CONFIG, around, "under several names"),
+    ],
+)  # fmt: skip
+def test_small_files_that_claim_much_are_refused_before_anything_is_built(tmp_path, config, weights, said):
+    with pytest.raises(ModelError, match=said):
+        check_model_file(write(tmp_path / "model.keras", config, weights or (lambda file: None)))
+
+
+CHILD = """
+import resource, sys
+from pathlib import Path
+import keras
+from pneumolib.errors import ModelError
+from pneumolib.learning.files import load_model
+
+keras.layers.Dense(1).build((None, 1))
+usual, before = keras.Layer.add_weight, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for file in sys.argv[1:]:
+    try:
+        load_model(Path(file))
+    except ModelError as fault:
+        print(fault)
+    assert keras.Layer.add_weight is usual
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_weights_are_compared_with_the_file_before_room_is_made_for_them(tmp_path):
+    files = [write(tmp_path / f"{n}.keras", dense(n, n)) for n in (10_000_000, 20_000)]
+    nested = dense(20_000, 20_000)
+    inner = nested["config"]["layers"][1]
+    nested["config"]["layers"][1] = inner | {"class_name": "TimeDistributed", "config": {"name": "all", "layer": inner}}
+    files.append(write(tmp_path / "nested.keras", nested))
+    # Two layers of one shape ask for more than one array.
+    twin = dense(2, 2)
+    twin["config"]["layers"] += [twin["config"]["layers"][1]]
+    files.append(write(tmp_path / "twin.keras", twin, lambda file: file.create_dataset("bias", data=np.ones(2, "f4"))))
+    found = subprocess.run([sys.executable, "-c", CHILD, *map(str, files)], capture_output=True, text=True, check=True)
+    *said, grown_mb = found.stdout.splitlines()
+    for line, file, shape in zip(
+        said, files, [(10**7, 10**7), (20_000, 20_000), (20_000, 20_000), (2, 2)], strict=True
+    ):
+        assert (
+            line
+            == f"{file}: refused: its layer 'large' asks for weights of shape {shape}, which the file does not hold"
+        )
+    assert int(grown_mb) < 100  # the second one alone would take 1,600

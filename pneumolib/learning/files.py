@@ -8,6 +8,7 @@ its safe mode.
 
 import json
 import re
+import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -40,22 +41,40 @@ _ALLOWED = re.compile(
 _VALUES = (None, "__keras_tensor__", "__tensor__", "__numpy__", "__tuple__", "__slice__", "__dtype__")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")  # protocols 2 to 5 say so in their first two bytes
 _LARGEST_RATIO, _SPARE = 20, 2**26  # weights are hardly compressible; a bomb begins at a thousand
+_LARGEST_CONFIG, _MOST_LAYERS = 2**23, 5000  # the largest of `keras.applications` has a megabyte and 1,039 layers
+_LOADING = threading.Lock()
 
 
 def load_model(file: Path) -> Any:
     """The `keras.Model` of a `.keras` file, not compiled.
 
+    Keras makes room for all weights that the architecture asks for before it reads them. So each one is compared with the
+    shapes of what the file holds, where Keras is about to make room for it.
+
     Raises:
         ModelError: as `check_model_file`, a file that Keras cannot read, or weights that are not finite.
     """
-    check_model_file(file)
+    shapes, missing = check_model_file(file), []
     import keras
 
-    try:
-        network = keras.saving.load_model(file, compile=False, safe_mode=True)
-    # Broad, because what Keras and its backend raise for an architecture that contradicts itself has no common kind.
-    except Exception as cause:
-        raise ModelError(f"{file}: Keras cannot read it: {cause}") from cause
+    def add_weight(layer, *args, shape=None, **options):
+        shape = tuple(shape or ())
+        if not shapes[shape]:
+            missing.append(f"its layer {layer.name!r} asks for weights of shape {shape}, which the file does not hold")
+            raise ModelError(missing[0])
+        shapes[shape] -= 1
+        return original(layer, *args, shape=shape, **options)
+
+    with _LOADING:  # Keras has one `add_weight` for all threads
+        original, keras.Layer.add_weight = keras.Layer.add_weight, add_weight
+        try:
+            network = keras.saving.load_model(file, compile=False, safe_mode=True)
+        # Broad, because what Keras and its backend raise for an architecture that contradicts itself has no common kind.
+        except Exception as cause:
+            reason = f"refused: {missing[0]}" if missing else f"Keras cannot read it: {cause}"
+            raise ModelError(f"{file}: {reason}") from cause
+        finally:
+            keras.Layer.add_weight = original
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise ModelError(
             f"{file}: holds weights that are no finite numbers: its training diverged, or the file is damaged"
@@ -63,23 +82,27 @@ def load_model(file: Path) -> Any:
     return network
 
 
-def check_model_file(file: Path) -> None:
+def check_model_file(file: Path) -> Counter[tuple[int, ...]]:
     """Refuse a file that holds anything but an architecture of allowed layers and numbers. Nothing of it is run or built.
 
+    Returns:
+        how many arrays of each shape the file holds.
     Raises:
         ModelError: no such file, another kind of file, members that do not belong there, a class that is not
-            allowed, or weights that lead out of the file.
+            allowed, too many layers, or weights that lead out of the file or are larger than what is stored.
     """
+    shapes = Counter()
     try:
-        reason = next(_reasons(file), None)
+        reason = next(_reasons(file, shapes), None)
     # Broad, because zip, JSON and HDF5 each have their own errors for a file that was cut short or tampered with.
     except Exception as fault:
         raise ModelError(f"{file}: cannot be read: {getattr(fault, 'strerror', None) or fault}") from fault
     if reason:
         raise ModelError(f"{file}: refused: {reason}")
+    return shapes
 
 
-def _reasons(file: Path) -> Iterator[str]:
+def _reasons(file: Path, shapes: Counter) -> Iterator[str]:
     """Why a file must not be loaded. Each part is read only after the parts before it gave no reason."""
     with file.open("rb") as opened:
         start = opened.read(8)
@@ -94,9 +117,12 @@ def _reasons(file: Path) -> Iterator[str]:
         for name in ("metadata.json", "config.json"):
             config = json.loads(archive.read(name))
             config.pop("compile_config", None)  # not read: it is not compiled
+            count = sum(str(entry.get("module")).startswith(("keras.layers", "keras.src")) for entry in _dicts(config))
+            if count > _MOST_LAYERS:
+                yield f"{name} names {count:,} layers, allowed are {_MOST_LAYERS:,}"
             yield from (f"{name} names {reason}" for reason in class_reasons(config))
         with archive.open("model.weights.h5") as weights, h5py.File(weights, "r") as numbers:
-            yield from _weight_reasons(numbers)
+            yield from _weight_reasons(numbers, shapes)
 
 
 def _member_reasons(archive: zipfile.ZipFile, size: int) -> Iterator[str]:
@@ -107,6 +133,8 @@ def _member_reasons(archive: zipfile.ZipFile, size: int) -> Iterator[str]:
     for name in MEMBERS:
         if count[name] != 1:
             yield f"holds {name} {count[name]} times, needed is 1"
+        if name.endswith(".json") and (found := archive.getinfo(name).file_size) > _LARGEST_CONFIG:
+            yield f"holds {name} of {found:,} bytes, allowed are {_LARGEST_CONFIG:,}"
     total = sum(member.file_size for member in archive.infolist())
     if total > _LARGEST_RATIO * size + _SPARE:
         yield f"{size:,} bytes that would unpack to {total:,}"
@@ -137,13 +165,19 @@ def _class_reason(entry: dict) -> str | None:
     return f"{module}.{kind}, {REFUSED_LAYERS.get(layer, 'which is not part of Keras or not of a network of images')}"
 
 
-def _weight_reasons(group: h5py.Group) -> Iterator[str]:
-    """Arrays of numbers are allowed, within the file: no links out, no arrays kept elsewhere, no objects."""
+def _weight_reasons(group: h5py.Group, shapes: Counter) -> Iterator[str]:
+    """Arrays of numbers are allowed, within the file: no links out, no arrays kept elsewhere or twice, no objects."""
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             yield f"its weights hold a link, {group.name}/{name}, to another place"
         item = group[name]
+        if h5py.h5o.get_info(item.id).rc > 1:  # a cycle, or one array that fills the memory many times
+            yield f"its weights hold {item.name} under several names"
         if isinstance(item, h5py.Group):
-            yield from _weight_reasons(item)
+            yield from _weight_reasons(item, shapes)
         elif not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or item.dtype.kind not in "fiub":
             yield f"{item.name} in its weights is no array of numbers within the file ({item.dtype})"
+        elif item.nbytes > item.id.get_storage_size():
+            yield f"{item.name} in its weights claims {item.nbytes:,} bytes and holds {item.id.get_storage_size():,}"
+        else:
+            shapes[item.shape] += 1
