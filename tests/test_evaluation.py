@@ -249,7 +249,7 @@ def test_threshold_by_hand():
     assert (half.value, half.sensitivity, half.specificity) == (pytest.approx(0.7), 0.5, 1.0)
     fixed = choose_threshold(val, EvaluationParams(threshold_rule="fixed", fixed_threshold=0.2))
     assert (fixed.value, fixed.specificity) == (0.2, 0.5)
-    with pytest.raises(InputError, match="threshold_rule youden: validation holds one class only, label 1"):
+    with pytest.raises(InputError, match="threshold_rule youden: there is one class only, label 1"):
         choose_threshold(val.assign(label=1), EvaluationParams(threshold_rule="youden"))
 
 
@@ -400,10 +400,7 @@ def test_reliability_by_hand():
 
 
 def test_calibration_faults_are_in_words_and_separated_or_constant_scores_no_crash(steep):
-    with pytest.raises(InputError, match="received 'beta', allowed none, temperature, platt, isotonic"):
-        fit_method(steep, "beta")
-    with pytest.raises(InputError, match="one class only, label 1"):
-        fit_method(steep.assign(label=1), "platt")
+    assert fit_method(steep.assign(label=1), "platt").failed == "there is one class only, label 1"
     nearly = np.where(steep.label == 1, 4.0, -4.0) * np.where(np.arange(len(steep)) == 3500, -1e-3, 1)
     for logits in (np.where(steep.label == 1, 4.0, -4.0), nearly, 0.0):
         table = steep.assign(logit=logits, probability=expit(logits))

@@ -83,12 +83,12 @@ def test_the_limits_of_an_unpaired_difference_are_newcombes(internal, external):
 
 def test_a_threshold_chosen_anew_is_chosen_on_its_part_alone_and_named_so(internal, external):
     frozen = choose_threshold(internal, PARAMS)
-    local, calibration = recalibrate(external, NONE, PARAMS)
+    local, calibration = recalibrate(external, frozen, NONE, PARAMS)
     turned = external.assign(label=external.label.where(external.part == "recalibration", 1 - external.label))
-    assert recalibrate(turned, NONE, PARAMS) == (local, calibration)
+    assert recalibrate(turned, frozen, NONE, PARAMS) == (local, calibration)
     # It is expressed in the probabilities of the frozen calibration, and classifies as before.
     platt = Calibration("platt", slope=0.5, intercept=1.0)
-    moved, _ = recalibrate(platt.applied(external), platt, PARAMS)
+    moved, _ = recalibrate(platt.applied(external), frozen, platt, PARAMS)
     assert moved.value == pytest.approx(platt.apply(logit(local.value)))
     assert local.value == choose_threshold(part_of(external, "recalibration").assign(split="val"), PARAMS).value
     assert local.value > frozen.value
@@ -106,7 +106,7 @@ def test_a_threshold_chosen_anew_is_chosen_on_its_part_alone_and_named_so(intern
         with pytest.raises(ValidationError, match="Input should be 'validation'"):
             written(**plain(asdict(values)))
     for asked, fitted in (("none", "platt"), ("isotonic", "isotonic")):
-        assert recalibrate(external, NONE, PARAMS.model_copy(update={"calibration": asked}))[1].method == fitted
+        assert recalibrate(external, frozen, NONE, PARAMS.model_copy(update={"calibration": asked}))[1].method == fitted
 
 
 def test_the_share_that_probabilities_stand_for_is_not_that_of_the_labels(internal):
@@ -130,11 +130,11 @@ def test_a_moved_prior_is_bayess_rule(before, after):
     assert np.isfinite(logit(move_prior(np.array([0.0, 1.0]), before, after))).all()
 
 
-def test_calibrations_are_judged_on_the_evaluation_part(external):
+def test_calibrations_are_judged_on_the_evaluation_part(internal):
     """Scores that are right elsewhere, with another share of pneumonia: moving the prior mends them."""
     rows = drawn(3000, "external", 0.25, 0.0, 5, scale=2.5 / 1.2**2)  # right where half have pneumonia
     rows["part"] = np.where((np.arange(3000) // 2) % 3 == 0, "recalibration", "evaluation")
-    _, local = recalibrate(rows, NONE, PARAMS)
+    _, local = recalibrate(rows, choose_threshold(internal, PARAMS), NONE, PARAMS)
     calibrated = external_calibrations(rows, Calibration("none"), local, 0.5)
     assert len(calibrated) == (rows.part == "evaluation").sum()
     np.testing.assert_array_equal(calibrated.network, calibrated.frozen)
@@ -200,16 +200,43 @@ def test_thresholds_by_site_mend_sites_that_are_shifted_apart():
     rows["site"] = np.repeat(["south", "north"], 400)
     rows["image_id"], rows["group_id"] = rows.site + rows.image_id, rows.site + rows.group_id
     rows["part"] = np.where((np.arange(800) // 2) % 3 == 0, "recalibration", "evaluation")
-    found = recalibrate_sites(rows, 0.5, NONE, PARAMS, 1).set_index(["name", "metric"]).loc["by site"]
+    found, kept = recalibrate_sites(rows, 0.5, NONE, PARAMS, 1)
+    found = found.set_index(["name", "metric"]).loc["by site"]
+    assert kept == {}
     assert found.difference_low["auroc"] > 0.02
     assert found.difference_high["brier"] < 0
     assert found.value["sensitivity"] > 0.9
     lone = rows.assign(label=rows.label.where(rows.part == "evaluation", 1))  # no second class to choose on
-    assert recalibrate_sites(lone, 0.5, NONE, PARAMS, 1).empty
-    # Sites whose scores are turned round keep what was frozen: no map that falls, and no rule that cannot be applied.
-    turned = rows.assign(logit=-rows.logit, probability=expit(-rows.logit))
-    binormal = PARAMS.model_copy(update={"threshold_rule": "binormal"})
-    assert recalibrate_sites(turned, 0.5, NONE, binormal, 1).empty
-    refitted = recalibrate(turned, NONE, PARAMS)[1]
+    assert recalibrate_sites(lone, 0.5, NONE, PARAMS, 1)[0].empty
+
+
+@pytest.mark.parametrize("rule", ["binormal", "sensitivity"])
+def test_where_a_rule_cannot_be_applied_the_frozen_one_is_kept_and_named(internal, rule):
+    """One hospital of two whose labels are the wrong way round, and a source of one class."""
+    params = PARAMS.model_copy(update={"threshold_rule": rule})
+    frozen, halves = choose_threshold(internal, params), ("south", "north")
+    rows = pd.concat([drawn(400, "external", 0.4, 0, seed) for seed in (7, 8)], ignore_index=True)
+    rows = rows.assign(
+        site=np.repeat(halves, 400), part=np.where(np.arange(800) // 2 % 3, "evaluation", "recalibration")
+    )
+    rows["image_id"], rows["group_id"] = rows.site + rows.image_id, rows.site + rows.group_id
+    one_turned = rows.assign(label=np.where(rows.site == "south", 1 - rows.label, rows.label))
+    table, kept = recalibrate_sites(one_turned, frozen.value, NONE, params, 1)
+    assert len(table) == 8
+    assert list(kept) == (["south"] if rule == "binormal" else [])
+    turned = rows.assign(label=1 - rows.label)
+    local, refitted = recalibrate(turned, frozen, NONE, params)
     assert refitted.failed.startswith("the slope is -")
     assert (refitted.method, refitted.slope) == ("none", 1)
+    if rule == "binormal":
+        assert kept["south"].startswith("threshold_rule binormal: the mean logit of pneumonia does not lie above")
+        assert (local.value, local.chosen_on, local.rule) == (frozen.value, "validation", kept["south"])
+        # Where all sites keep what was frozen, the table says that nothing moves.
+        table, kept = recalibrate_sites(turned, frozen.value, NONE, params, 1)
+        assert sorted(kept) == sorted(halves)
+        assert (table.difference.dropna() == 0).all()
+    lone = rows.assign(label=1)
+    local, refitted = recalibrate(lone, frozen, NONE, params)
+    assert (local.value, local.chosen_on) == (frozen.value, "validation")
+    assert f"threshold_rule {rule}: there is one class only, label 1" in local.rule
+    assert refitted == Calibration("none", chosen_on="recalibration", failed="there is one class only, label 1")

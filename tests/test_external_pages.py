@@ -32,6 +32,8 @@ def elsewhere(case: str = "") -> pd.DataFrame:
     rows["part"] = np.where((np.arange(240) // 2) % 3 == 0, "recalibration", "evaluation")
     if case == "chance":
         rows = rows.assign(logit=np.random.default_rng(1).normal(0, 1, 240))
+    if case == "turned":
+        rows = rows.assign(label=1 - rows.label)
     if case == "one child a class":
         rows = rows.assign(group_id=rows.label.astype(str))
     return rows.assign(probability=expit(rows.logit))
@@ -43,22 +45,23 @@ def facts_of(n: int, grey: float) -> pd.DataFrame:
     return facts.assign(mean_grey=np.where(np.arange(n) % 2, grey, 120))
 
 
-def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tuple[dict, str]:
+def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False, rule: str = "sensitivity") -> tuple[dict, str]:
     """`checks.external` as the notebook writes it, and all that the page would say before its answer."""
-    frozen, calibration = freeze(INTERNAL, PARAMS)
+    params = PARAMS.model_copy(update={"threshold_rule": rule})
+    frozen, calibration = freeze(INTERNAL, params)
     threshold, rows, internal = frozen.value, calibration.applied(rows), calibration.applied(INTERNAL)
     facts, reference = facts_of(len(rows), grey), known()
     drift, ood_warnings = evaluation.drift_table(reference, facts), evaluation.ood_warning_table(reference, facts)
     warned = pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id)
     errors = evaluation.errors_by_warning(rows, warned, threshold, PARAMS)
     differences = evaluation.external_differences(rows, internal, threshold, **OPTIONS)
-    local, refitted = evaluation.recalibrate(rows, calibration, PARAMS)
+    local, refitted = evaluation.recalibrate(rows, frozen, calibration, params)
     thresholds = evaluation.threshold_differences(rows, threshold, local, **OPTIONS)
     calibrated = evaluation.external_calibrations(rows, calibration, refitted, 0.6)
     calibrations = evaluation.external_calibration_table(calibrated, **OPTIONS)
     both = pd.concat([internal[internal.split == "test"], rows], ignore_index=True)
     named = rows.assign(site=np.where(np.arange(len(rows)) % 4 < 2, "north", "south"))
-    by_site = evaluation.recalibrate_sites(named, threshold, calibration, **OPTIONS)
+    by_site, kept = evaluation.recalibrate_sites(named, threshold, calibration, params, 1)
     bands = evaluation.curve_bands(both, **OPTIONS, splits=("test", "external"))
     bins = {method: evaluation.reliability(calibrated, calibrated[method]) for method in calibrations.method}
     plots = [
@@ -72,14 +75,15 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False) -> tupl
     ]  # fmt: skip
     sentences = [
         words.say("external.drift", ood_warnings), words.say("external.threshold", thresholds, local, 80),
-        words.say("external.calibration", calibrations, 0.6, 0.4),
+        words.say("external.calibration", calibrations, 0.6, 0.4, refitted), words.say("external.kept", kept),
     ]  # fmt: skip
     metrics = evaluation.metric_table(rows, "external", threshold, **OPTIONS)
     columns = evaluation.subgroup_columns(named, [])
     parts = evaluation.subgroup_table(rows, "external", threshold, **OPTIONS, columns=columns)
     found = {"run": "03_baseline_cnn", "images": len(rows), "groups": rows.group_id.nunique(), "threshold": threshold,
              "metrics": metrics, "differences": differences, "thresholds": thresholds, "ood_warnings": ood_warnings, "subgroups": parts,
-             "recalibration": {"images": 80, "threshold": local.value, "rule": local.rule}}  # fmt: skip
+             "recalibration": {"images": 80, "threshold": local.value, "rule": local.rule,
+                               "kept": local.chosen_on == "validation"}}  # fmt: skip
     said = [t.to_string() for t in tables] + [s.data for s in sentences]
     return plain(found), "\n".join(said + (alts(plots) if shown else [plot.alt for plot in plots]))
 
@@ -109,6 +113,25 @@ def test_the_answer_follows_the_intervals(case, opening):
         assert not re.search(r"\bnan\b", text.lower())
     assert "**50% of the images get an out-of-distribution warning**" in said
     assert "Of the study's own validation images 1.0% do." in said
+
+
+@pytest.mark.parametrize("rule", ["binormal", "sensitivity"])
+def test_a_source_whose_labels_are_the_wrong_way_round_has_a_whole_page(rule):
+    """Its AUROC lies below one half: the first sentence says so, and what cannot be chosen there is named."""
+    found, said = found_of(elsewhere("turned"), shown=True, rule=rule)
+    answer = words.say("external.answer", tried(found)).data
+    assert answer.startswith("**No, it does not hold.**")
+    assert headline(tried(found))[0].startswith("03_baseline_cnn does not hold on the other source: AUROC 0.0")
+    assert "The calibration cannot be fitted again, and the frozen one is kept: the slope is -" in said
+    not_applied = "**The study's own rule cannot be applied** to the 80 images of the recalibration part: threshold_rule binormal: "
+    assert (not_applied in said) == (rule == "binormal")
+    assert ("The rule of the threshold cannot be applied to this source" in answer) == (rule == "binormal")
+    for site in ("north", "south"):
+        named = (
+            f"**{site}** keeps the frozen threshold, because the rule cannot be applied there: threshold_rule binormal"
+        )
+        assert (named in said) == (rule == "binormal")
+    assert not re.search(r"\bnan\b", f"{said} {answer}".lower())
 
 
 def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():

@@ -99,7 +99,7 @@ def freeze(
         views: the validation images again, under changes of acquisition (`learning.predict_views`). They weigh as much,
             all together, as the images as they are.
     Raises:
-        InputError: see `choose_threshold` and `fit_method`.
+        InputError: see `choose_threshold`.
     """
     rows = check_predictions(NONE.applied(predictions), "val")
     seen, weights, _ = _with_views(rows, views)
@@ -141,17 +141,13 @@ def fit_method(rows: pd.DataFrame, method: str, weights: np.ndarray | None = Non
     Args:
         rows: each image once, or with its views.
         weights: of the rows; 1 each by default. They need not sum to the number of images.
-    Raises:
-        InputError: an unknown method, or rows of one class.
     """
-    if method not in METHODS:
-        raise InputError(f"calibration: received {method!r}, allowed {', '.join(METHODS)}")
     logits, labels = rows.logit.to_numpy(dtype=float), rows.label.to_numpy()
     weights = np.ones(len(rows)) if weights is None else weights
     if method == "none":
         return NONE
     if len(set(labels)) < 2:
-        raise InputError(f"calibration {method}: validation holds one class only, label {labels[0]}; use none")
+        return replace(NONE, asked=method, failed=f"there is one class only, label {labels[0]}")
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression
 
@@ -389,8 +385,8 @@ def choose_threshold(
     rows = check_predictions(predictions, "val")
     if rows.label.nunique() < 2:
         raise InputError(
-            f"threshold_rule {params.threshold_rule}: validation holds one class only, label {rows.label.iloc[0]}, so that "
-            f"sensitivity and specificity cannot both be had there; give it images of the other class"
+            f"threshold_rule {params.threshold_rule}: there is one class only, label {rows.label.iloc[0]}, so that "
+            f"sensitivity and specificity cannot both be had; give validation images of the other class"
         )
     seen, weights, said = _with_views(rows, views)
     # A rising map keeps the order; an isotonic one makes ties, among which the rule has to choose.
@@ -448,8 +444,8 @@ def _binormal(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> fl
         deviations.append(np.sqrt(np.average((own - means[-1]) ** 2, weights=share)))
     if not means[1] > means[0]:
         raise InputError(
-            "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal on validation, so "
-            "no point lies between them; use sensitivity, or look at the training"
+            "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal, so no point "
+            "lies between them; use sensitivity, or look at the training"
         )
     share = deviations[0] / sum(deviations) if sum(deviations) else 0.5
     return float(means[0] + share * (means[1] - means[0]))

@@ -51,22 +51,25 @@ def part_of(predictions: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def recalibrate(
-    predictions: pd.DataFrame, frozen: Calibration, params: EvaluationParams
+    predictions: pd.DataFrame, threshold: Threshold, frozen: Calibration, params: EvaluationParams
 ) -> tuple[Threshold, Calibration]:
     """Threshold and calibration as the study chooses them on validation, chosen on the recalibration part instead.
 
+    Where the rule cannot be applied, such as `binormal` where scores are turned round, the frozen threshold is kept. Its
+    `chosen_on` stays `validation` then, and its `rule` says why.
+
     Args:
         predictions: see above; rows of the evaluation part are not looked at.
-        frozen: of the run. The threshold is expressed in its probabilities.
+        threshold, frozen: of the run. The new threshold is expressed in probabilities of the frozen calibration.
         params: those of the run whose model it is. Where they ask for no calibration Platt's is fitted; views of
             validation (`threshold_views`) have no counterpart here.
-    Raises:
-        InputError: see `choose_threshold` and `fit_method`.
     """
     rows = part_of(predictions, RECALIBRATION).assign(split="val")  # what those two look at
-    threshold = choose_threshold(rows, params, calibration=frozen)
-    calibration = _refitted(rows, frozen, params)
-    return replace(threshold, chosen_on=RECALIBRATION), replace(calibration, chosen_on=RECALIBRATION)
+    try:
+        threshold = replace(choose_threshold(rows, params, calibration=frozen), chosen_on=RECALIBRATION)
+    except InputError as fault:
+        threshold = replace(threshold, rule=str(fault))
+    return threshold, replace(_refitted(rows, frozen, params), chosen_on=RECALIBRATION)
 
 
 def _refitted(rows: pd.DataFrame, frozen: Calibration, params: EvaluationParams) -> Calibration:
@@ -247,7 +250,7 @@ def errors_by_warning(
 
 def recalibrate_sites(
     predictions: pd.DataFrame, threshold: float, frozen: Calibration, params: EvaluationParams, seed: int
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Threshold and calibration chosen for each site on its recalibration part, against the frozen ones, on the evaluation part.
 
     Args:
@@ -255,29 +258,31 @@ def recalibrate_sites(
         threshold, frozen: of the run; kept by a site where the rule cannot be applied.
     Returns:
         as `paired_differences` has them, of `frozen` and `by site`: AUROC and Brier score of all sites together, sensitivity and
-        specificity at each site's threshold. Empty with fewer than two such sites.
+        specificity at each site's threshold. Empty with fewer than two such sites. And each site where the rule cannot be
+        applied, with the reason.
     """
     rows = part_of(predictions, EVALUATION).assign(reached=lambda t: t.probability >= threshold)
-    changed, done = rows.copy(), 0
+    changed, kept, large = rows.copy(), {}, 0
     for site, own in predictions[predictions.site != ""].groupby("site"):
         if own.groupby(["part", "label"]).size().reindex(_CELLS, fill_value=0).min() < _FEWEST:
             continue
+        large += 1
         local = part_of(own, RECALIBRATION).assign(split="val")
         calibration = _refitted(local, frozen, params)
         try:
             value = choose_threshold(local, params, calibration=calibration).value
-        except InputError:  # a rule that cannot be applied here, such as `binormal` where scores are turned round
+        except InputError as fault:  # such as `binormal` where scores are turned round
+            kept[site] = str(fault)
             continue
         here = changed.site == site
         changed.loc[here, "probability"] = calibration.apply(changed.logit[here])
         changed.loc[here, "reached"] = changed.probability[here] >= value
-        done += 1
-    if done < 2:
-        return pd.DataFrame()
-    tables = {"frozen": rows, "by site": changed}
+    if large < 2:
+        return pd.DataFrame(), kept
     found = []
     for metrics, column in ((("auroc", "brier"), "probability"), (("sensitivity", "specificity"), "reached")):
+        tables = {"frozen": rows, "by site": changed}
         scored = {name: table.assign(probability=table[column].astype(float)) for name, table in tables.items()}
         halves = dict.fromkeys(scored, 0.5)
         found.append(paired_differences(scored, EXTERNAL, halves, "frozen", params, seed, metrics))
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(found, ignore_index=True), kept
