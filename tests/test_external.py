@@ -17,7 +17,6 @@ from pneumolib.evaluation.external import (
     expected_share,
     external_calibration_table,
     external_calibrations,
-    external_differences,
     move_prior,
     ood_warning_table,
     part_of,
@@ -25,7 +24,7 @@ from pneumolib.evaluation.external import (
     recalibrate_sites,
     threshold_differences,
 )
-from pneumolib.evaluation.intervals import metric_table
+from pneumolib.evaluation.intervals import metric_table, unpaired_differences
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting.results import CalibrationResult, ThresholdResult, plain
 
@@ -44,6 +43,14 @@ def drawn(n: int, split: str, share: float, shift: float, seed: int, scale: floa
     })  # fmt: skip
 
 
+def differences(external: pd.DataFrame, internal: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """All images of the other source against the study's own test, by metric."""
+    tables = [
+        metric_table(table, *at, threshold, PARAMS, 1) for table, *at in ((external, "external"), (internal, "test"))
+    ]
+    return unpaired_differences(*tables, names=("external", "internal")).set_index("metric")
+
+
 @pytest.fixture(scope="module")
 def internal():
     return pd.concat([drawn(200, "val", 0.6, 0, 1), drawn(200, "test", 0.6, 0, 2)], ignore_index=True)
@@ -58,7 +65,7 @@ def external():
 
 def test_a_shifted_source_keeps_its_order_and_loses_its_threshold(internal, external):
     frozen = choose_threshold(internal, PARAMS).value
-    found = external_differences(external, internal, frozen, PARAMS, 1).set_index("metric")
+    found = differences(external, internal, frozen)
     for side, table, split in (("internal", internal, "test"), ("external", external, "external")):
         expected = metric_table(table, split, frozen, PARAMS, 1).set_index("metric").loc[found.index]
         np.testing.assert_array_equal(found[[side, f"{side}_low", f"{side}_high"]], expected)
@@ -70,12 +77,12 @@ def test_a_shifted_source_keeps_its_order_and_loses_its_threshold(internal, exte
 
 def test_the_limits_of_an_unpaired_difference_are_newcombes(internal, external):
     """Zou and Donner's for two proportions, from each side's own limits."""
-    row = external_differences(external, internal, 0.5, PARAMS, 1).set_index("metric").loc["specificity"]
+    row = differences(external, internal, 0.5).loc["specificity"]
     low = row.difference - np.hypot(row.external - row.external_low, row.internal_high - row.internal)
     assert row.difference_low == pytest.approx(low)
     # A side without an error has limits too, and the difference is not surer than they are.
     flawless = internal.assign(probability=np.where(internal.label == 1, 0.9, 0.1))
-    row = external_differences(external, flawless, 0.5, PARAMS, 1).set_index("metric").loc["specificity"]
+    row = differences(external, flawless, 0.5).loc["specificity"]
     assert row.internal == 1 > row.internal_low
     assert row.difference_low == pytest.approx(row.external_low - 1)
     assert row.difference_high - row.difference > row.external_high - row.external

@@ -54,7 +54,9 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False, rule: s
     drift, ood_warnings = evaluation.drift_table(reference, facts), evaluation.ood_warning_table(reference, facts)
     warned = pd.Series(facts.mean_grey.to_numpy() > 140, rows.image_id)
     errors = evaluation.errors_by_warning(rows, warned, threshold, PARAMS)
-    differences = evaluation.external_differences(rows, internal, threshold, **OPTIONS)
+    metrics = evaluation.metric_table(rows, "external", threshold, **OPTIONS)
+    own_metrics = evaluation.metric_table(internal, "test", threshold, **OPTIONS)
+    differences = evaluation.unpaired_differences(metrics, own_metrics, names=("external", "internal"))
     local, refitted = evaluation.recalibrate(rows, frozen, calibration, params)
     thresholds = evaluation.threshold_differences(rows, threshold, local, **OPTIONS)
     calibrated = evaluation.external_calibrations(rows, calibration, refitted, 0.6)
@@ -77,7 +79,6 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False, rule: s
         words.say("external.drift", ood_warnings), words.say("external.threshold", thresholds, local, 80),
         words.say("external.calibration", calibrations, 0.6, 0.4, refitted), words.say("external.kept", kept),
     ]  # fmt: skip
-    metrics = evaluation.metric_table(rows, "external", threshold, **OPTIONS)
     columns = evaluation.subgroup_columns(named, [])
     parts = evaluation.subgroup_table(rows, "external", threshold, **OPTIONS, columns=columns)
     found = {"run": "03_baseline_cnn", "images": len(rows), "groups": rows.group_id.nunique(), "threshold": threshold,

@@ -37,19 +37,19 @@ class Finding:
     Attributes:
         name: snake_case key in `result.json`.
         verdict: `ok`; `note`, worth knowing; `warning`, figures may mislead; `error`, to be mended before training.
-        value: what was counted or computed, None where that was not possible.
+        value: what was counted or computed, NaN where that was not possible.
         passage: of `reporting/template/prose/findings.md.j2`, which says the finding in plain words.
         facts: what the passage asks for besides.
-        low, high: ends of the interval, None or NaN where there is none.
+        low, high: ends of the interval, NaN where there is none.
     """
 
     name: str
     verdict: Literal["ok", "note", "warning", "error"]
-    value: float | int | None
+    value: float
     passage: str
     facts: dict[str, Any]
-    low: float | None = None
-    high: float | None = None
+    low: float = np.nan
+    high: float = np.nan
 
 
 def shared_groups(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:

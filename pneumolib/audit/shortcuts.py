@@ -201,9 +201,8 @@ def shortcut_findings(name: str, subject: str, shortcut: Shortcut) -> list[Findi
     for part, score in scores.items():
         is_turned = (part, grades[part]) == ("test", "turned")
         facts = {"subject": subject, "part": part, "score": score, "grades": grades, "telling": named}
-        value = None if np.isnan(score.value) else score.value
         verdict = "warning" if is_turned else _VERDICTS[grades[part]]
-        findings.append(Finding(f"{name}_{part}", verdict, value, "shortcut", facts, score.low, score.high))
+        findings.append(Finding(f"{name}_{part}", verdict, score.value, "shortcut", facts, score.low, score.high))
     return findings
 
 
@@ -321,5 +320,4 @@ def _mitigation_finding(name: str, rows: pd.DataFrame) -> Finding:
     change = Score(*rows[["change", "change_low", "change_high"]].iloc[1])
     facts = {"first": rows.index[0], "old": old, "new": new, "change": change, "grade": grade(new)}
     verdict = "warning" if change.low > 0 else _VERDICTS[grade(new)]
-    value = None if np.isnan(new.value) else new.value
-    return Finding(name, verdict, value, "mitigation", facts, new.low, new.high)
+    return Finding(name, verdict, new.value, "mitigation", facts, new.low, new.high)

@@ -5,17 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "metrics": ["METRICS", "classification_report", "compute_metrics", "confusion_counts"],
+        "metrics": ["METRICS", "classification_report", "compute_metrics", "confusion_counts", "threshold_sweep"],
         "intervals": ["metric_table", "own_metrics", "permutation_check", "precision_table", "unpaired_differences"],
         "calibration": ["calibration_curve", "calibration_table", "freeze", "reliability"],
-        "curves": [
-            "better_ranges",
-            "curve_bands",
-            "decision_curve",
-            "predictive_values",
-            "risk_coverage",
-            "threshold_sweep",
-        ],
+        "curves": ["better_ranges", "curve_bands", "decision_curve", "predictive_values", "risk_coverage"],
         "compare": [
             "compare_auroc",
             "freeze_seeds",
@@ -33,7 +26,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "expected_share",
             "external_calibration_table",
             "external_calibrations",
-            "external_differences",
             "ood_warning_table",
             "recalibrate",
             "recalibrate_sites",

@@ -84,6 +84,11 @@ class Calibration:
 NONE = Calibration("none")
 
 
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """Of probabilities, also of the 0 and 1 that isotonic maps give."""
+    return scipy.special.logit(np.clip(np.asarray(probability), CERTAIN, 1 - CERTAIN))
+
+
 def freeze(
     predictions: pd.DataFrame, params: EvaluationParams, views: pd.DataFrame | None = None
 ) -> tuple["Threshold", Calibration]:
@@ -111,22 +116,18 @@ def judged_calibration(rows: pd.DataFrame, weights: np.ndarray, method: str) -> 
     """The fitted `method` if it lowers the cross-validated log loss of `rows`, else none; rows of one group stay together."""
     from sklearn.model_selection import StratifiedGroupKFold
 
+    if method == "none":
+        return NONE
     fitted = fit_method(rows, method, weights)
     folds = min(_FOLDS, rows.groupby("label").group_id.nunique().min())
-    if method == "none" or fitted.failed:
-        return replace(NONE, asked=method, failed=fitted.failed)
-    if folds < 2:
-        return replace(
-            NONE, asked=method, failed="a class has fewer than two groups, so that it cannot be cross-validated"
-        )
+    few = "" if folds > 1 else "a class has fewer than two groups, so that it cannot be cross-validated"
+    if failed := fitted.failed or few:
+        return replace(NONE, asked=method, failed=failed)
     logits, labels = rows.logit.to_numpy(dtype=float), rows.label.to_numpy()
     found = np.empty(len(rows))
     for kept, held in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(rows, labels, rows.group_id):
         found[held] = fit_method(rows.iloc[kept], method, weights[kept]).apply(logits[held])
-    losses = [
-        float(compute_metrics(labels, probability, 0.5, weights)["log_loss"])
-        for probability in np.clip([found, NONE.apply(logits)], CERTAIN, 1 - CERTAIN)
-    ]
+    losses = [_loss(log_odds(probability), labels, weights) for probability in (found, NONE.apply(logits))]
     fitted = fitted if losses[0] < losses[1] else NONE
     return replace(fitted, asked=method, log_loss=losses[0], log_loss_before=losses[1])
 
@@ -156,8 +157,7 @@ def fit_method(rows: pd.DataFrame, method: str, weights: np.ndarray | None = Non
         return Calibration("isotonic", 1.0, 0.0, *corners)
     if method == "temperature":
         return _temperature(logits, labels, weights)
-    images = rows.drop_duplicates("image_id").label
-    return _platt(logits, labels, weights, int(images.sum()), int((images == 0).sum()))
+    return _platt(logits, labels, weights, np.bincount(rows.drop_duplicates("image_id").label))
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Calibration:
@@ -170,8 +170,9 @@ def _temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
     return Calibration("temperature", slope=float(np.exp(-found.x)), failed=failed)
 
 
-def _platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, positives: int, negatives: int) -> Calibration:
-    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+def _platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, images: np.ndarray) -> Calibration:
+    """`images` are the numbers of normal and of pneumonia."""
+    targets = np.where(labels == 1, (images[1] + 1) / (images[1] + 2), 1 / (images[0] + 2))
     spread = logits.std() or 1.0  # a common scale keeps the search well conditioned
     found = scipy.optimize.minimize(lambda x: _loss(x[0] * logits / spread + x[1], targets, weights), [spread, 0.0])
     slope = float(found.x[0] / spread)
@@ -225,7 +226,7 @@ def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence:
         classes that the probabilities separate or nearly so (a value beyond 20), one class, all probabilities equal, or fewer
         than two groups.
     """
-    logits = scipy.special.logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
+    logits = log_odds(probability)
     labels, one = rows.label.to_numpy(), np.ones(len(rows))
     slope = intercept = [np.nan] * 3
     if min(rows.label.nunique(), rows.group_id.nunique()) > 1:
@@ -270,7 +271,7 @@ def calibration_curve(rows: pd.DataFrame, probability: np.ndarray, params: Evalu
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import SplineTransformer
 
-    odds = scipy.special.logit(np.clip(np.asarray(probability), CERTAIN, 1 - CERTAIN))
+    odds = log_odds(probability)
     places = np.linspace(*np.quantile(odds, [0.01, 0.99]), 41)
     found = {"probability": scipy.special.expit(places)} | dict.fromkeys(("observed", "low", "high"), np.nan)
     if rows.label.nunique() < 2 or places[0] == places[-1]:
@@ -402,27 +403,24 @@ def choose_threshold(
         value = value if ties is calibration else float(calibration.apply(scipy.special.logit(value)))
         rule += said
     probability = calibration.apply(rows.logit)
-    reached = compute_metrics(rows.label.to_numpy(), probability, value)
+    found = compute_metrics(rows.label, probability, value)
+    reached = (float(found[name]) for name in ("sensitivity", "specificity"))
     ends = _refer_between(probability, value, params.refer_fraction)
-    return Threshold(
-        float(value), rule, float(reached["sensitivity"]), float(reached["specificity"]), "validation", *ends
-    )
+    return Threshold(float(value), rule, *reached, "validation", *ends)
 
 
 def uncertainty(probability: np.ndarray, threshold: float) -> np.ndarray:
     """How near each probability lies to the threshold: the distance of the log odds, negative, (n,); 0 is nearest."""
-    odds = [scipy.special.logit(np.clip(p, CERTAIN, 1 - CERTAIN)) for p in (probability, threshold)]
-    return -np.abs(odds[0] - odds[1])
+    return -np.abs(log_odds(probability) - log_odds(threshold))
 
 
 def _refer_between(probability: np.ndarray, threshold: float, fraction: float) -> tuple[float | None, float | None]:
     """The ends of the band of log odds around the threshold that holds this fraction of the probabilities."""
     if not fraction:
         return None, None
-    middle = scipy.special.logit(np.clip(threshold, CERTAIN, 1 - CERTAIN))
     reach = -np.quantile(uncertainty(probability, threshold), 1 - fraction, method="higher")
     reach += 1e-9  # the image at the end is inside, whatever rounding does
-    return tuple(map(float, scipy.special.expit([middle - reach, middle + reach])))
+    return tuple(map(float, scipy.special.expit(log_odds(threshold) + np.array([-reach, reach]))))
 
 
 def _with_views(rows: pd.DataFrame, views: pd.DataFrame | None) -> tuple[pd.DataFrame, np.ndarray, str]:
@@ -437,18 +435,16 @@ def _with_views(rows: pd.DataFrame, views: pd.DataFrame | None) -> tuple[pd.Data
 
 
 def _binormal(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> float:
-    means, deviations = [], []
-    for label in (0, 1):
-        own, share = logits[labels == label], weights[labels == label]
-        means.append(np.average(own, weights=share))
-        deviations.append(np.sqrt(np.average((own - means[-1]) ** 2, weights=share)))
-    if not means[1] > means[0]:
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    normal, pneumonia = (DescrStatsW(logits[labels == label], weights[labels == label]) for label in (0, 1))
+    if not pneumonia.mean > normal.mean:
         raise InputError(
             "threshold_rule binormal: the mean logit of pneumonia does not lie above that of normal, so no point "
             "lies between them; use sensitivity, or look at the training"
         )
-    share = deviations[0] / sum(deviations) if sum(deviations) else 0.5
-    return float(means[0] + share * (means[1] - means[0]))
+    both = normal.std + pneumonia.std
+    return float(normal.mean + (normal.std / both if both else 0.5) * (pneumonia.mean - normal.mean))
 
 
 def _from_scores(

@@ -119,11 +119,9 @@ def robustness_table(
     """
     rows: dict[tuple, list] = {}
     if len(corrupted):
-        clean = corrupted.corruption == "none"
-        changes = corrupted[~clean].groupby(["corruption", "severity"], sort=False)
-        ways = {("none", 0): corrupted[clean]} | {(name, int(severity)): part for (name, severity), part in changes}
-        thresholds = dict.fromkeys(ways, threshold)
-        found = paired_differences(ways, split, thresholds, ("none", 0), params, seed, CHANGED)
+        groups = corrupted.groupby(["corruption", "severity"], sort=False)
+        ways = {(name, int(severity)): part for (name, severity), part in groups}
+        found = paired_differences(ways, split, dict.fromkeys(ways, threshold), ("none", 0), params, seed, CHANGED)
         for one in found.itertuples():
             row = rows.setdefault(one.name, list(one.name))
             row += [one.value, one.difference, one.difference_low, one.difference_high]

@@ -1,4 +1,4 @@
-"""Curves with bands, what every threshold would have given, and what acting on the scores would be worth.
+"""Curves with bands, and what acting on the scores would be worth.
 
 All thresholds of these curves are for looking, not for choosing.
 """
@@ -10,7 +10,7 @@ import pandas as pd
 
 from pneumolib.evaluation.calibration import REFER, Threshold, uncertainty
 from pneumolib.evaluation.intervals import interval_columns, resampled, share_limits, unpaired_ratio
-from pneumolib.evaluation.metrics import check_predictions, compute_metrics
+from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.params import EvaluationParams
 
 PREVALENCES = (0.05, 0.10, 0.20, 0.40)
@@ -58,15 +58,6 @@ def _curve(name: str, labels: np.ndarray, weights: np.ndarray, ends: np.ndarray,
         return np.interp(places, np.append(0, false / false[-1]), np.append(0, recall))
     first = np.searchsorted(recall, places - 1e-12)  # the first score that reaches so much recall
     return (true / np.maximum(true + false, 1e-12))[np.maximum(first, np.argmax(true > 0))]
-
-
-def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    """`threshold, sensitivity, specificity, accuracy, ppv, npv` at 199 thresholds from 0.005 to 0.995."""
-    rows = check_predictions(predictions, split)
-    thresholds = pd.Series(np.arange(1, 200) / 200, name="threshold")
-    found = pd.DataFrame([compute_metrics(rows.label, rows.probability, threshold) for threshold in thresholds])
-    shown = found[["sensitivity", "specificity", "accuracy", "ppv", "npv"]].astype(float)
-    return pd.concat([thresholds, shown], axis=1)
 
 
 def decision_curve(predictions: pd.DataFrame, split: str, params: EvaluationParams, seed: int) -> pd.DataFrame:
@@ -147,10 +138,7 @@ def predictive_values(
     model = rows.probability.to_numpy(), threshold
     sick, well = (np.array(resamples.clustered_limits(name, model)) for name in ("sensitivity", "specificity"))
     flipped = [0, 2, 1]  # of what is left to 1, the limits change places
-    positive, negative = (
-        np.array(unpaired_ratio(sick, 1 - well[flipped])),
-        np.array(unpaired_ratio(1 - sick[flipped], well)),
-    )
+    positive, negative = unpaired_ratio(sick, 1 - well[flipped]), unpaired_ratio(1 - sick[flipped], well)
     table = []
     for prevalence in PREVALENCES:
         odds = prevalence / (1 - prevalence)

@@ -17,24 +17,17 @@ from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.split import EXTERNAL, PARTS
 from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import (
-    CERTAIN,
     NONE,
     Calibration,
     Threshold,
     choose_threshold,
     expected_errors,
     fit_method,
+    log_odds,
     slope_and_intercept,
 )
-from pneumolib.evaluation.compare import CHANGED, paired_differences
-from pneumolib.evaluation.intervals import (
-    interval_columns,
-    metric_table,
-    percentiles,
-    share_limits,
-    unpaired_difference,
-    unpaired_differences,
-)
+from pneumolib.evaluation.compare import paired_differences
+from pneumolib.evaluation.intervals import interval_columns, percentiles, share_limits, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
 from pneumolib.params import EvaluationParams
 
@@ -99,8 +92,7 @@ def move_prior(probability: np.ndarray, before: float, after: float) -> np.ndarr
     The log odds move by scipy.special.logit(after) - scipy.special.logit(before): Bayes's rule when sick and well look the same in both places and
     only their shares differ (Saerens, Latinne and Decaestecker, Neural Comput 2002; Elkan, IJCAI 2001).
     """
-    odds = scipy.special.logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
-    return scipy.special.expit(odds + scipy.special.logit(after) - scipy.special.logit(before))
+    return scipy.special.expit(log_odds(probability) + scipy.special.logit(after) - scipy.special.logit(before))
 
 
 def expected_share(internal: pd.DataFrame, frozen: Calibration) -> float:
@@ -140,20 +132,16 @@ def external_calibration_table(calibrated: pd.DataFrame, params: EvaluationParam
         no share of pneumonia fixed, because that share is what is asked; those of `expected_errors`.
     """
     tables = {name: calibrated.assign(probability=calibrated[name]) for name in CALIBRATIONS}
-    thresholds = dict.fromkeys(tables, 0.5)  # which plays no part in the Brier score
-    found = paired_differences(tables, EXTERNAL, thresholds, "frozen", params, seed, ["brier"])
-    rows = []
-    for name, brier in found.set_index("name").drop(columns="metric").iterrows():
-        probability = calibrated[name].to_numpy()
-        rows.append(
-            {"method": name}
-            | interval_columns("brier", brier.iloc[:3])
-            | interval_columns("difference", brier.iloc[3:])
-            | slope_and_intercept(calibrated, probability, params.confidence)
-            | _observed_expected(calibrated, probability, params, seed)
-            | expected_errors(calibrated.label, probability, seed)
-        )
-    return pd.DataFrame(rows)
+    # The threshold plays no part in the Brier score.
+    briers = paired_differences(tables, EXTERNAL, dict.fromkeys(tables, 0.5), "frozen", params, seed, ["brier"])
+    names = {"name": "method", "value": "brier", "low": "brier_low", "high": "brier_high"}
+    rows = [
+        slope_and_intercept(calibrated, calibrated[name], params.confidence)
+        | _observed_expected(calibrated, calibrated[name], params, seed)
+        | expected_errors(calibrated.label, calibrated[name], seed)
+        for name in CALIBRATIONS
+    ]
+    return pd.concat([briers.drop(columns="metric").rename(columns=names), pd.DataFrame(rows)], axis=1)
 
 
 def _observed_expected(
@@ -163,28 +151,9 @@ def _observed_expected(
     n = len(groups)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), params.resamples)
     observed, expected = (drawn @ groups[name].to_numpy() for name in ("label", "expected"))
-    limits = percentiles(observed / np.maximum(expected, CERTAIN), (1 - params.confidence) / 2)
-    value = float(groups.label.sum() / max(groups.expected.sum(), CERTAIN))
+    limits = percentiles(observed / np.maximum(expected, 1e-6), (1 - params.confidence) / 2)
+    value = float(groups.label.sum() / max(groups.expected.sum(), 1e-6))
     return interval_columns("observed_expected", (value, *limits))
-
-
-def external_differences(
-    external: pd.DataFrame, internal: pd.DataFrame, threshold: float, params: EvaluationParams, seed: int
-) -> pd.DataFrame:
-    """All images of the other source against the study's own test, both at the frozen threshold.
-
-    Other images and other children: the limits of a difference are put together from those of its sides.
-
-    Args:
-        external: predictions of split `external`.
-        internal: `predictions.csv` of the run; rows of `test` count.
-    Returns:
-        one row for each of `CHANGED`, which prevalence does not move: `metric`, and `internal`, `external`, `difference`
-        (external less internal), each with `_low, _high`; NaN where they cannot be computed.
-    """
-    tables = ((internal, "test"), (external, EXTERNAL))
-    own, other = (metric_table(table, split, threshold, params, seed) for table, split in tables)
-    return unpaired_differences(other, own, CHANGED, ("external", "internal"))
 
 
 def drift_table(reference: TrainingReference, facts: pd.DataFrame) -> pd.DataFrame:

@@ -33,12 +33,11 @@ def group_weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: 
     """
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"label": np.asarray(labels), "group": np.asarray(groups)})
-    if table.groupby("label").group.nunique().reindex([0, 1], fill_value=0).min() < 2:
-        return None
     mean = table.groupby("group").label.transform("mean")
     strata = mean.where(mean.isin([0, 1]), 2)
-    if (table.groupby(strata).group.nunique() < 2).any():
-        return None  # a stratum of one group would be the same in every resample
+    # A stratum of one group would be the same in every resample.
+    if table.label.nunique() < 2 or (table.groupby(strata).group.nunique() < 2).any():
+        return None
     weights = np.zeros((resamples, len(table)))
     for stratum in sorted(set(strata)):
         rows = np.flatnonzero(strata == stratum)
@@ -276,9 +275,8 @@ def own_metrics(
 
         def value(times: np.ndarray, name: str = name, function: Callable = function) -> float:
             seen = rows.loc[rows.index.repeat(times)]
-            number = function(
-                seen.label.to_numpy(), seen.probability.to_numpy(), (seen.probability >= threshold).to_numpy()
-            )
+            labels, probability = seen.label.to_numpy(), seen.probability.to_numpy()
+            number = function(labels, probability, probability >= threshold)
             if not np.isscalar(number):
                 raise InputError(f"own metric {name!r}: received {type(number).__name__}, needed one number")
             return float(number) if np.isfinite(number) else np.nan
@@ -332,7 +330,7 @@ def unpaired_differences(
     return pd.DataFrame(rows)
 
 
-def unpaired_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+def unpaired_ratio(one: Sequence[float], other: Sequence[float]) -> np.ndarray:
     """The ratio of two values that are not below 0, with limits put together from their own (Donner and Zou, Stat Methods Med
     Res 2012), also where one of them is 0.
 
@@ -343,12 +341,12 @@ def unpaired_ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float,
     """
     (a, a_low, a_high), (b, b_low, b_high) = np.asarray(one, float), np.asarray(other, float)
     if np.isnan([a_low, a_high, b_low, b_high]).any():
-        return float(np.divide(a, b)) if b else np.inf, np.nan, np.nan
+        return np.array([np.divide(a, b) if b else np.inf, np.nan, np.nan])
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.sqrt(np.maximum((a * b) ** 2 - a_low * b_high * (2 * a - a_low) * (2 * b - b_high), 0))
         low = a_low * (2 * a - a_low) / (a * b + reach) if a_low > 0 else 0.0
         reach = np.sqrt(np.maximum((a * b) ** 2 - a_high * b_low * (2 * a - a_high) * (2 * b - b_low), 0))
-        return a / b, low, (a * b + reach) / (b_low * (2 * b - b_low)) if b_low > 0 else np.inf
+        return np.array([a / b, low, (a * b + reach) / (b_low * (2 * b - b_low)) if b_low > 0 else np.inf])
 
 
 def precision_table(metrics: pd.DataFrame, slope: Mapping[str, float], counts: Mapping[str, int]) -> pd.DataFrame:

@@ -131,3 +131,12 @@ def classification_report(labels: np.ndarray, scores: np.ndarray, threshold: flo
     return pd.DataFrame(
         {"label": [0, 1, "mean", "weighted mean"], **table, "images": [*map(int, images), *[int(images.sum())] * 2]}
     )
+
+
+def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    """`threshold, sensitivity, specificity, accuracy, ppv, npv` at 199 thresholds from 0.005 to 0.995."""
+    rows = check_predictions(predictions, split)
+    thresholds = pd.Series(np.arange(1, 200) / 200, name="threshold")
+    found = pd.DataFrame([compute_metrics(rows.label, rows.probability, threshold) for threshold in thresholds])
+    shown = found[["sensitivity", "specificity", "accuracy", "ppv", "npv"]].astype(float)
+    return pd.concat([thresholds, shown], axis=1)

@@ -256,7 +256,7 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
 
     Args:
         bands: `evaluation.curve_bands` of splits `test` and `external`.
-        differences: `evaluation.external_differences`.
+        differences: `evaluation.unpaired_differences` of `external` and `internal`.
     """
     figure, (above, below) = figures.new_axes(2, 3.2, height_ratios=(2, 1))
     rows = differences.set_index("metric")
