@@ -206,9 +206,14 @@ def calibration_table(
         found = compute_metrics(rows.label, probability, 0.5)
         row = {"method": method, "chosen": method == frozen.method, "failed": fitted.failed}
         row |= {name: float(found[name]) for name in ("brier", "log_loss")}
-        row |= expected_errors(rows.label, probability, seed)
-        table.append(row | slope_and_intercept(rows, probability, params.confidence))
+        table.append(row | assess(rows, probability, params, seed))
     return pd.DataFrame(table)
+
+
+def assess(rows: pd.DataFrame, probability: np.ndarray, params: EvaluationParams, seed: int) -> dict[str, float]:
+    """How well probabilities hold: `expected_errors`, and `slope_and_intercept` with limits."""
+    errors = expected_errors(rows.label, probability, seed)
+    return errors | slope_and_intercept(rows, probability, params.confidence)
 
 
 def slope_and_intercept(rows: pd.DataFrame, probability: np.ndarray, confidence: float = 0.95) -> dict[str, float]:

@@ -15,14 +15,7 @@ import scipy  # its parts are loaded when they are used: `scipy.stats` takes a s
 
 from pneumolib.errors import InputError
 from pneumolib.evaluation.calibration import freeze
-from pneumolib.evaluation.intervals import (
-    auroc_limits,
-    clustered_variance,
-    influences,
-    interval_columns,
-    resample,
-    resampled,
-)
+from pneumolib.evaluation.intervals import clustered_variance, influences, interval_columns, resample, resampled
 from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS, check_predictions, compute_metrics
 from pneumolib.params import EvaluationParams
 
@@ -233,12 +226,11 @@ def stratified_table(
         known, whole = np.any(parts, axis=0), np.zeros(len(rows))
         pooled = resamples.part(known).clustered_limits("auroc", (scores[known], 0.5))
         whole[known] = influences(labels[known], scores[known], 0.5)["auroc"]
-        smallest = min(len(set(groups[known & (labels == label)])) for label in (0, 1))
-        limits = auroc_limits(value, clustered_variance(influence, labels, groups), smallest, 2 * resamples.tail)
+        stratified = resamples.auroc_interval(value, influence, known)
         reach = z * np.sqrt(clustered_variance(influence - whole, labels, groups))
         apart = value - pooled[0]
         row = {"column": name, "strata": len(parts)} | interval_columns("pooled", pooled)
-        row |= interval_columns("stratified", (value, *limits))
+        row |= interval_columns("stratified", stratified)
         table.append(row | interval_columns("difference", (apart, apart - reach, apart + reach)))
     return pd.DataFrame(table)
 

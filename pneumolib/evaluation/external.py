@@ -16,16 +16,7 @@ from pneumolib.data.facts import QUANTILES, TrainingReference
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.split import EXTERNAL, PARTS
 from pneumolib.errors import InputError
-from pneumolib.evaluation.calibration import (
-    NONE,
-    Calibration,
-    Threshold,
-    choose_threshold,
-    expected_errors,
-    fit_method,
-    log_odds,
-    slope_and_intercept,
-)
+from pneumolib.evaluation.calibration import Calibration, Threshold, assess, choose_threshold, fit_method, log_odds
 from pneumolib.evaluation.compare import paired_differences
 from pneumolib.evaluation.intervals import interval_columns, percentiles, share_limits, unpaired_difference
 from pneumolib.evaluation.metrics import check_predictions
@@ -118,7 +109,7 @@ def external_calibrations(
     rows, share_after = part_of(predictions, EVALUATION), part_of(predictions, RECALIBRATION).label.mean()
     calibrated = frozen.apply(rows.logit)
     moved = move_prior(calibrated, share_before, share_after)
-    columns = (NONE.apply(rows.logit), calibrated, moved, local.apply(rows.logit))
+    columns = (scipy.special.expit(rows.logit), calibrated, moved, local.apply(rows.logit))
     return rows.assign(**dict(zip(CALIBRATIONS, columns, strict=True)))
 
 
@@ -136,9 +127,8 @@ def external_calibration_table(calibrated: pd.DataFrame, params: EvaluationParam
     briers = paired_differences(tables, EXTERNAL, dict.fromkeys(tables, 0.5), "frozen", params, seed, ["brier"])
     names = {"name": "method", "value": "brier", "low": "brier_low", "high": "brier_high"}
     rows = [
-        slope_and_intercept(calibrated, calibrated[name], params.confidence)
+        assess(calibrated, calibrated[name], params, seed)
         | _observed_expected(calibrated, calibrated[name], params, seed)
-        | expected_errors(calibrated.label, calibrated[name], seed)
         for name in CALIBRATIONS
     ]
     return pd.concat([briers.drop(columns="metric").rename(columns=names), pd.DataFrame(rows)], axis=1)

@@ -109,13 +109,20 @@ class Resamples:
         """The AUROC, or one of PROPORTIONS, and its limits: see `metric_limits`. Nothing is drawn."""
         value = np.mean([compute_metrics(self.labels, *model)[name] for model in models])
         moved = np.mean([influences(self.labels, *model)[name] for model in models], axis=0)
-        variance = clustered_variance(moved, self.labels, self.groups)
         if name == "auroc":
-            groups = min(len(set(self.groups[self.labels == label])) for label in (0, 1))
-            return (float(value), *auroc_limits(value, variance, groups, 2 * self.tail))
+            return self.auroc_interval(value, moved)
+        variance = clustered_variance(moved, self.labels, self.groups)
         cases = np.any([_cases(self.labels, *model)[name] for model in models], axis=0)
         groups = len(set(self.groups[cases]))
         return (float(value), *proportion_limits(value, variance, cases.sum(), groups, 2 * self.tail))
+
+    def auroc_interval(
+        self, value: float, influence: np.ndarray, cases: np.ndarray | bool = True
+    ) -> tuple[float, float, float]:
+        """An AUROC with its limits, from the `influences` of the images and the groups of those that are `cases`."""
+        groups = min(len(set(self.groups[cases & (self.labels == label)])) for label in (0, 1))
+        variance = clustered_variance(influence, self.labels, self.groups)
+        return (float(value), *auroc_limits(value, variance, groups, 2 * self.tail))
 
 
 def _cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
