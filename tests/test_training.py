@@ -318,7 +318,7 @@ def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys, mo
     assert "An earlier training is not taken up: parameters, network differ" in capsys.readouterr().out
     said = r"features\.views 4: the features of 10,000,000 images .* 1003\.5 GB.* or set it to 0"
     with pytest.raises(ValueError, match=said):
-        callbacks.check_memory((10_000_000, 4, 7, 7, 128))
+        predicting.check_memory((10_000_000, 4, 7, 7, 128))
 
 
 def test_features_of_views_and_through_the_backbone_give_the_same_head_its_input(tmp_path):

@@ -306,18 +306,13 @@ def mitigation_findings(table: pd.DataFrame) -> list[Finding]:
     three mitigations, cross-validated; `metadata_at_study` for the study's own settings where these differ from none.
     """
     files, network = (table[table.seen == seen].set_index("mitigation") for seen in ("file", "network"))
-    found = [
-        ("metadata_after_mitigations", files.loc[[BEFORE, ALL]]),
-        ("metadata_at_network", network.iloc[[0, -1]]),
-        ("metadata_at_study", network.iloc[:2]),
-    ]
-    return [_mitigation_finding(*one) for one in found[: len(network)]]  # the third where there are three rows
-
-
-def _mitigation_finding(name: str, rows: pd.DataFrame) -> Finding:
-    """The rows are those before and after."""
-    old, new = (Score(*row) for row in rows[["cv", "cv_low", "cv_high"]].to_numpy())
-    change = Score(*rows[["change", "change_low", "change_high"]].iloc[1])
-    facts = {"first": rows.index[0], "old": old, "new": new, "change": change, "grade": grade(new)}
-    verdict = "warning" if change.low > 0 else _VERDICTS[grade(new)]
-    return Finding(name, verdict, new.value, "mitigation", facts, new.low, new.high)
+    named = {"metadata_after_mitigations": files.loc[[BEFORE, ALL]], "metadata_at_network": network.iloc[[0, -1]]}
+    named |= {"metadata_at_study": network.iloc[:2]} if len(network) > 2 else {}
+    findings = []
+    for name, rows in named.items():
+        old, new = (Score(*row) for row in rows[["cv", "cv_low", "cv_high"]].to_numpy())
+        change = Score(*rows[["change", "change_low", "change_high"]].iloc[1])
+        facts = {"first": rows.index[0], "old": old, "new": new, "change": change, "grade": grade(new)}
+        verdict = "warning" if change.low > 0 else _VERDICTS[grade(new)]
+        findings.append(Finding(name, verdict, new.value, "mitigation", facts, new.low, new.high))
+    return findings

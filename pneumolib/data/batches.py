@@ -84,7 +84,7 @@ def feature_dataset(features: np.ndarray, labels: np.ndarray, *order, **options)
     """As `train_dataset`, for what a frozen backbone made of the images: each epoch takes one view of each image.
 
     Args:
-        features: float32 (n, views, ...), from `learning.callbacks.frozen_features`.
+        features: float32 (n, views, ...), from `learning.predicting.frozen_features`.
         labels: 0 and 1, (n,).
         order, options: `batch_size, seed, epochs, weights, start_epoch, process` of `train_dataset`.
     """

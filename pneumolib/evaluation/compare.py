@@ -23,6 +23,7 @@ DIFFERENCES = ("auroc", "sensitivity", "specificity", "accuracy", "brier")
 CHANGED = ("auroc", "sensitivity", "specificity")  # of subgroups and of changed images
 SITE, UNRELATED = "site ", "unrelated to training "  # what the names of such subgroups start with
 Tables = Mapping[Hashable, pd.DataFrame]
+Seeds = Mapping[int, tuple[pd.DataFrame, float]]  # the predictions of other seeds, each with its threshold
 _KINDS = ("bacteria", "virus")
 _CHANGES = [f"{name}{end}" for name in CHANGED for end in ("", "_change", "_change_low", "_change_high")]
 
@@ -235,9 +236,7 @@ def stratified_table(
     return pd.DataFrame(table)
 
 
-def label_review(
-    predictions: pd.DataFrame, others: Mapping[int, tuple[pd.DataFrame, float]], n: int = 50
-) -> pd.DataFrame:
+def label_review(predictions: pd.DataFrame, others: Seeds, n: int = 50) -> pd.DataFrame:
     """Images of validation and test whose label disagrees most with the networks, for a person to look at again.
 
     None of them was trained on. The score is the mean probability over the run's own seed and all `others`. Nothing is relabelled.
@@ -257,7 +256,7 @@ def label_review(
     return rows[rows.disagreement > 0.5].nlargest(n, "disagreement").reset_index(drop=True)
 
 
-def freeze_seeds(others: dict[int, pd.DataFrame], params: EvaluationParams) -> dict[int, tuple[pd.DataFrame, float]]:
+def freeze_seeds(others: dict[int, pd.DataFrame], params: EvaluationParams) -> Seeds:
     """Of each further seed its predictions with probabilities, and its threshold, chosen on its own validation by `freeze`.
 
     Args:
@@ -271,11 +270,7 @@ def freeze_seeds(others: dict[int, pd.DataFrame], params: EvaluationParams) -> d
 
 
 def seed_tables(
-    own: pd.DataFrame,
-    threshold: float,
-    others: dict[int, tuple[pd.DataFrame, float]],
-    params: EvaluationParams,
-    seed: int,
+    own: pd.DataFrame, threshold: float, others: Seeds, params: EvaluationParams, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Seed variability on `val` and `test`: each metric's mean over seeds with the interval of that mean, and its spread.
 
@@ -307,7 +302,7 @@ def seed_tables(
     return tables
 
 
-def seed_predictions(others: dict[int, tuple[pd.DataFrame, float]]) -> pd.DataFrame:
+def seed_predictions(others: Seeds) -> pd.DataFrame:
     """The predictions of all other seeds in one table, to be kept; `seed` is its first column."""
     columns = ["seed", *PREDICTION_COLUMNS]
     tables = [table.assign(seed=seed)[columns] for seed, (table, _) in others.items()]

@@ -318,10 +318,7 @@ def unpaired_difference(one: Sequence[float], other: Sequence[float]) -> dict[st
 
 
 def unpaired_differences(
-    one: pd.DataFrame,
-    other: pd.DataFrame,
-    metrics: Sequence[str] = ("auroc", "sensitivity", "specificity"),
-    names: tuple[str, str] = ("one", "other"),
+    one: pd.DataFrame, other: pd.DataFrame, names: tuple[str, str] = ("one", "other")
 ) -> pd.DataFrame:
     """Of two tables of `metric_table`, of other images each, the first less the second; see `unpaired_difference`.
 
@@ -330,7 +327,7 @@ def unpaired_differences(
     """
     sides = [table.set_index("metric")[["value", "low", "high"]] for table in (one, other)]
     rows = []
-    for metric in metrics:
+    for metric in ("auroc", "sensitivity", "specificity"):
         first, second = (side.loc[metric].tolist() for side in sides)
         row = {"metric": metric} | interval_columns(names[0], first) | interval_columns(names[1], second)
         rows.append(row | unpaired_difference(first, second))

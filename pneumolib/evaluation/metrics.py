@@ -62,17 +62,12 @@ def compute_metrics(
     called = (scores >= threshold).astype(float)
     tp, fp = positive @ called, negative @ called
     fn, tn = positive.sum(-1) - tp, negative.sum(-1) - fp
-    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    return _ranking_metrics(scores, positive, negative) | {
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "ppv": _ratio(tp, tp + fp),
-        "npv": _ratio(tn, tn + fn),
-        "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
-    } | _probability_metrics(labels, scores, weights)  # fmt: skip
+    shares = {"sensitivity": (tp, tp + fn), "specificity": (tn, tn + fp), "ppv": (tp, tp + fp), "npv": (tn, tn + fn)}
+    shares |= {"accuracy": (tp + tn, tp + tn + fp + fn), "f1": (2 * tp, 2 * tp + fp + fn)}
+    shares |= {"mcc": (tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))}
+    found = {name: _ratio(part, whole) for name, (part, whole) in shares.items()}
+    found["balanced_accuracy"] = (found["sensitivity"] + found["specificity"]) / 2
+    return found | _ranking_metrics(scores, positive, negative) | _probability_metrics(labels, scores, weights)
 
 
 def _probability_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -80,10 +75,8 @@ def _probability_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.nda
     scores = np.where((scores >= 0) & (scores <= 1), scores, np.nan)
     tiny = np.finfo(float).eps  # a certain error would cost an infinite loss
     likely = np.where(labels == 1, scores, 1 - scores).clip(tiny, 1)
-    return {
-        "brier": _ratio(weights @ (scores - labels) ** 2, weights.sum(-1)),
-        "log_loss": _ratio(weights @ -np.log(likely), weights.sum(-1)),
-    }
+    losses = {"brier": (scores - labels) ** 2, "log_loss": -np.log(likely)}
+    return {name: _ratio(weights @ loss, weights.sum(-1)) for name, loss in losses.items()}
 
 
 def _ranking_metrics(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,11 +89,8 @@ def _ranking_metrics(scores: np.ndarray, positive: np.ndarray, negative: np.ndar
     n_pos, n_neg = tp[..., -1], fp[..., -1]
     ranked_above = ((tp - pos / 2) * neg).sum(-1)  # for each negative, the positives above it, ties by half
     average_precision = (pos * _ratio(tp, tp + fp, empty=0)).sum(-1)
-    both = (n_pos > 0) & (n_neg > 0)
-    return {
-        "auroc": np.where(both, _ratio(ranked_above, n_pos * n_neg), np.nan),
-        "auprc": np.where(both, _ratio(average_precision, n_pos), np.nan),
-    }
+    # Without either class there is nothing to rank.
+    return {"auroc": _ratio(ranked_above, n_pos * n_neg), "auprc": _ratio(average_precision, n_pos * (n_neg > 0))}
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.ndarray:

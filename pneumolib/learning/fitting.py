@@ -19,18 +19,11 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.errors import InputError
 from pneumolib.hosts import processes
-from pneumolib.learning.callbacks import (
-    HISTORY_COLUMNS,
-    Checkpoint,
-    ValidationWatch,
-    frozen_features,
-    training_key,
-    weights_hash,
-)
+from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
 from pneumolib.learning.devices import check_agreement, describe, replicated, synchronised, unsharded
 from pneumolib.learning.files import load_model
 from pneumolib.learning.networks import build_model, logit_network, output_activation
-from pneumolib.learning.predicting import PREDICT_BATCH, predict, predict_logits, predict_views
+from pneumolib.learning.predicting import PREDICT_BATCH, frozen_features, predict, predict_logits, predict_views
 from pneumolib.learning.transfer import backbone_layers, split_at_head, trainable_parameters
 from pneumolib.params import RunParams, TrainingParams
 

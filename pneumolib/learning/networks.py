@@ -71,10 +71,13 @@ def checked(network: keras.Model, image: ImageParams) -> keras.Model:
         if not network.built:
             network.build((None, *shape))
         network = keras.Model(network.inputs, network.outputs, name=network.name)
-    elif type(network) is not keras.Model and type(network).__name__ != "Functional":
-        network = _traced(network, shape)
-    if fault := next(_faults(network, shape), None):
-        raise InputError(f"{network.name}: {fault}")
+    try:
+        if type(network) is not keras.Model and type(network).__name__ != "Functional":
+            network = _traced(network, shape)
+        if fault := next(_faults(network, shape), None):
+            raise InputError(fault)
+    except InputError as fault:
+        raise InputError(f"{network.name}: {fault}") from fault.__cause__
     return network
 
 
@@ -103,9 +106,7 @@ def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
     """A subclassed network as the graph of its `call`; InputError where that would be another network."""
     own = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
     if replaced := [name for name in own if getattr(type(network), name) is not getattr(keras.Model, name)]:
-        raise InputError(
-            f"{network.name}: its own {replaced[0]} would be lost; write the loss in compile, and the network in call"
-        )
+        raise InputError(f"its own {replaced[0]} would be lost; write the loss in compile, and the network in call")
     modes = [{}]
     if "training" in inspect.signature(network.call).parameters:
         modes = [{"training": False}, {"training": True}, {}]
@@ -117,16 +118,12 @@ def _traced(network: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
     # Broad, because what is wrong within somebody's `call` has no common kind.
     except Exception as fault:
         raise InputError(
-            f"{network.name}: its call cannot be traced with Keras tensors: {fault}. Use layers and keras.ops, no tf, jax or numpy"
+            f"its call cannot be traced with Keras tensors: {fault}. Use layers and keras.ops, no tf, jax or numpy"
         ) from fault
     if len({tuple(type(operation) for operation in graph.operations) for graph in graphs}) > 1:
-        raise InputError(
-            f"{network.name}: `if training:` in its call cannot be saved; hand `training` to the layers there"
-        )
+        raise InputError("`if training:` in its call cannot be saved; hand `training` to the layers there")
     if lost := {v.path for v in network.variables} - {v.path for v in graphs[-1].variables}:
-        raise InputError(
-            f"{network.name}: {min(lost)} is a weight of no layer and could not be saved; put it into a Keras layer"
-        )
+        raise InputError(f"{min(lost)} is a weight of no layer and could not be saved; put it into a Keras layer")
     return graphs[-1]
 
 

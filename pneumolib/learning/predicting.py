@@ -1,6 +1,9 @@
-"""Scores of images, as they are, augmented and corrupted: every image once, in the order of its table."""
+"""Scores of images, as they are, augmented and corrupted: every image once, in the order of its table. And features of images."""
 
+import json
+import os
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +14,9 @@ from pneumolib.data.batches import eval_dataset, view_dataset
 from pneumolib.data.corruptions import SEVERITIES, corrupt
 from pneumolib.data.layout import bar
 from pneumolib.data.pixels import ChangedPixels, ImageSet, subset
-from pneumolib.learning.devices import describe, predict_batches
+from pneumolib.hosts import processes
+from pneumolib.learning.callbacks import read_arrays, training_key, write_atomically
+from pneumolib.learning.devices import check_agreement, describe, predict_batches
 from pneumolib.learning.networks import output_activation
 from pneumolib.params import RunParams
 
@@ -122,3 +127,52 @@ def milliseconds_per_image(model: keras.Model, images: ImageSet) -> float:
     began = time.perf_counter()
     predict_logits(model, few)
     return 1000 * (time.perf_counter() - began) / len(few)
+
+
+def frozen_features(
+    backbone: keras.Model, images: ImageSet, params: RunParams, views: int, folder: Path | None = None
+) -> tuple[np.ndarray, float]:
+    """What a frozen backbone makes of the images, and the seconds that it took, now or when they were kept.
+
+    An epoch through a frozen backbone computes the same features again and again, but for augmentation; a few kept views
+    take its place, and an epoch of the head then takes a fraction of a second.
+
+    Args:
+        backbone: the first model of `split_at_head`.
+        params: `augment` and `seed` are used.
+        views: of each image, changed by `augment`; 0 takes the image as it is, once.
+        folder: where they are kept, with the key of what they are made from.
+    Returns:
+        features, float32 (n, views or 1, ...), in the order of `images.table`; seconds.
+    Raises:
+        ValueError: features that take more than a third of the machine's memory: training on them needs them three times.
+    """
+    made = np.empty(check_memory((len(images), max(views, 1), *backbone.output_shape[1:])), np.float32)
+    key = json.dumps([views, training_key(backbone, params, {"seed", "augment"}, [images])])
+    name = f"features-{images.table.split.iloc[0]}"
+    file = None if folder is None else folder / f"{name}.npz"
+    kept = read_arrays(file, "its features are made anew")
+    is_known = str(kept.get("key")) == key
+    check_agreement(f"kept {name}", is_known)
+    if not is_known:
+        began, batch = time.perf_counter(), predict_batch(len(images))
+        for view in bar(range(made.shape[1]), made.shape[1], f"features of {len(images)} images", unit="view"):
+            changed = view_dataset(images, params.augment, batch, params.seed, view) if views else None
+            found = predict_batches(backbone, changed or eval_dataset(images.pixels, batch))
+            made[:, view] = found[: len(images)]
+        kept = {"key": key, "features": made, "seconds": time.perf_counter() - began}
+        if file is not None and processes()[0] == 0:
+            write_atomically(file, **kept)
+    return kept["features"], float(kept["seconds"])
+
+
+def check_memory(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape (n, views, ...) of float32 features; ValueError if the machine cannot hold them three times."""
+    needed_gb = np.prod(shape, dtype=float) * 4 / 1e9
+    have_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if needed_gb > have_gb / 3:
+        raise ValueError(
+            f"features.views {shape[1]}: the features of {shape[0]:,} images are {shape[2:]} numbers each and would take "
+            f"{needed_gb:.1f} GB; at most a third of the machine's {have_gb:.1f} GB are allowed. Lower it, or set it to 0"
+        )
+    return shape

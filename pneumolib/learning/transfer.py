@@ -86,16 +86,11 @@ def summary_table(model: keras.Model) -> pd.DataFrame:
 
     `part` is `input`, `backbone` or `head` of a transfer network, and `network` for the CNNs from scratch.
     """
-    return pd.DataFrame(
-        {
-            "layer": [layer.name for layer in model.layers],
-            "type": [type(layer).__name__ for layer in model.layers],
-            "part": layer_parts(model),
-            "output": [" x ".join(map(str, output_shape(layer))) for layer in model.layers],
-            "parameters": [layer.count_params() for layer in model.layers],
-            "trainable": [trainable_parameters(layer) for layer in model.layers],
-        }
-    )
+    table = pd.DataFrame({"layer": [layer.name for layer in model.layers], "part": layer_parts(model)})
+    table.insert(1, "type", [type(layer).__name__ for layer in model.layers])
+    table["output"] = [" x ".join(map(str, output_shape(layer))) for layer in model.layers]
+    table["parameters"] = [layer.count_params() for layer in model.layers]
+    return table.assign(trainable=[trainable_parameters(layer) for layer in model.layers])
 
 
 def put_backbone(model: ModelParams, pixels: keras.KerasTensor) -> keras.KerasTensor:
