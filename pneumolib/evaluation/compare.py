@@ -293,10 +293,9 @@ def seed_tables(
             models = [(aligned[name].probability.to_numpy(), value) for name, (_, value) in every.items()]
             scored = [resamples.score(*model) for model in models]
             limits = resamples.metric_limits(*models, scored=scored)
-            for metric in METRICS:
-                values = pd.Series([value[metric] for value, _ in scored])
-                spread = (values.std(skipna=False), values.min(), values.max())
-                rows.append([metric, len(values), *limits[metric], *spread])
+            values = pd.DataFrame([value for value, _ in scored])
+            spread = pd.concat([values.std(skipna=False), values.min(), values.max()], axis=1)
+            rows = [[metric, len(values), *limits[metric], *spread.loc[metric]] for metric in METRICS]
         columns = ["metric", "seeds", "mean", "low", "high", "sd", "lowest", "highest"]
         tables[split] = pd.DataFrame(rows, columns=columns)
     return tables

@@ -26,7 +26,7 @@ def curve_bands(
     """ROC and precision-recall curves of validation and test, or of other `splits`, at 101 places, with bands.
 
     Returns:
-        columns `curve` (`roc`, `precision_recall`), `split`, `x`, `y`, `low`, `high`. Of `roc` x is 1 - specificity and y
+        columns `x`, `y`, `low`, `high`, `curve` (`roc`, `precision_recall`), `split`. Of `roc` x is 1 - specificity and y
         sensitivity, straight between the points of the curve; of `precision_recall` x is recall (sensitivity) and y precision
         (PPV), in steps as average precision sums them. Limits are of each place for itself, from resamples of groups; NaN
         where a class has fewer than two groups, as is y where a class is missing.
@@ -44,8 +44,7 @@ def curve_bands(
             if resamples.weights is not None:
                 drawn = [_curve(name, labels, row, ends, places) for row in resamples.weights[:_DRAWN, order]]
                 low, high = np.quantile(drawn, [resamples.tail, 1 - resamples.tail], axis=0)
-            band = {"curve": name, "split": split, "x": places, "y": y, "low": low, "high": high}
-            bands.append(pd.DataFrame(band))
+            bands.append(pd.DataFrame({"x": places, "y": y, "low": low, "high": high}).assign(curve=name, split=split))
     return pd.concat(bands, ignore_index=True)
 
 

@@ -73,8 +73,7 @@ def threshold_differences(
     """
     rows, metrics = part_of(predictions, EVALUATION), ("sensitivity", "specificity", "accuracy")
     thresholds = {"frozen": frozen, "recalibrated": local.value}
-    tables = dict.fromkeys(thresholds, rows)
-    return paired_differences(tables, EXTERNAL, thresholds, "frozen", params, seed, metrics)
+    return paired_differences(dict.fromkeys(thresholds, rows), EXTERNAL, thresholds, "frozen", params, seed, metrics)
 
 
 def move_prior(probability: np.ndarray, before: float, after: float) -> np.ndarray:
@@ -242,6 +241,5 @@ def recalibrate_sites(
     for metrics, column in ((("auroc", "brier"), "probability"), (("sensitivity", "specificity"), "reached")):
         tables = {"frozen": rows, "by site": changed}
         scored = {name: table.assign(probability=table[column].astype(float)) for name, table in tables.items()}
-        halves = dict.fromkeys(scored, 0.5)
-        found.append(paired_differences(scored, EXTERNAL, halves, "frozen", params, seed, metrics))
+        found.append(paired_differences(scored, EXTERNAL, dict.fromkeys(scored, 0.5), "frozen", params, seed, metrics))
     return pd.concat(found, ignore_index=True), kept

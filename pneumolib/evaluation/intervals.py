@@ -20,6 +20,7 @@ from pneumolib.evaluation.metrics import METRICS, PROPORTIONS, check_predictions
 from pneumolib.params import EvaluationParams
 
 Metrics = dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]]
+Interval = tuple[float, float, float]  # a value, its lower and its upper limit
 _NOTHING = 1e-9  # rounding alone spreads resamples by less
 _BLOCK = 250  # resamples at once: the sorted and summed copies of the weights stay small
 
@@ -90,9 +91,7 @@ class Resamples:
         low, high = percentiles(draws, self.tail)
         return (low, high) if high - low > _NOTHING else (np.nan, np.nan)
 
-    def metric_limits(
-        self, *models: tuple[np.ndarray, float], scored: Sequence | None = None
-    ) -> dict[str, tuple[float, float, float]]:
+    def metric_limits(self, *models: tuple[np.ndarray, float], scored: Sequence | None = None) -> dict[str, Interval]:
         """Each metric's value and its limits; of several models the mean over them.
 
         Args:
@@ -105,7 +104,7 @@ class Resamples:
             found[name] = (value, *self.limits(np.mean([draws[name] for _, draws in scored], axis=0)))
         return found | {name: self.clustered_limits(name, *models) for name in ("auroc", *PROPORTIONS)}
 
-    def clustered_limits(self, name: str, *models: tuple[np.ndarray, float]) -> tuple[float, float, float]:
+    def clustered_limits(self, name: str, *models: tuple[np.ndarray, float]) -> Interval:
         """The AUROC, or one of PROPORTIONS, and its limits: see `metric_limits`. Nothing is drawn."""
         value = np.mean([compute_metrics(self.labels, *model)[name] for model in models])
         moved = np.mean([influences(self.labels, *model)[name] for model in models], axis=0)
@@ -116,9 +115,7 @@ class Resamples:
         groups = len(set(self.groups[cases]))
         return (float(value), *proportion_limits(value, variance, cases.sum(), groups, 2 * self.tail))
 
-    def auroc_interval(
-        self, value: float, influence: np.ndarray, cases: np.ndarray | bool = True
-    ) -> tuple[float, float, float]:
+    def auroc_interval(self, value: float, influence: np.ndarray, cases: np.ndarray | bool = True) -> Interval:
         """An AUROC with its limits, from the `influences` of the images and the groups of those that are `cases`."""
         groups = min(len(set(self.groups[cases & (self.labels == label)])) for label in (0, 1))
         variance = clustered_variance(influence, self.labels, self.groups)
@@ -208,7 +205,7 @@ def proportion_limits(value: float, variance: float, cases: int, groups: int, al
     return float(low), float(high)
 
 
-def share_limits(hit: np.ndarray, groups: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+def share_limits(hit: np.ndarray, groups: np.ndarray, confidence: float = 0.95) -> Interval:
     """A share of images and its limits, see `proportion_limits`; `hit` is bool (n,)."""
     hit, n = np.asarray(hit, float), len(hit)
     variance = clustered_variance((hit - hit.mean()) / n, np.ones(n), groups)

@@ -47,7 +47,10 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray =
     Raises:
         ValueError: pixels that are not the network's.
     """
-    _check_pixels(model, pixels)
+    wanted = tuple(model.inputs[0].shape[1:])
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
+        raise ValueError(f"pixels: {model.name} takes uint8 (n, {', '.join(map(str, wanted))}), received {pixels.dtype} "
+                         f"{tuple(pixels.shape)}")  # fmt: skip
     towards = np.broadcast_to(towards, len(pixels))
     if map_layer(model) is None:
         return np.zeros(pixels.shape[:3], np.float32)
@@ -76,13 +79,6 @@ def _places(layer: keras.Layer) -> int:
     """Of a feature map; 0 for anything else. Pixels and scaled pixels are none."""
     shape = output_shape(layer)
     return 0 if isinstance(layer, layers.InputLayer | layers.Rescaling) or len(shape) != 3 else shape[0] * shape[1]
-
-
-def _check_pixels(model: keras.Model, pixels: np.ndarray) -> None:
-    wanted = tuple(model.inputs[0].shape[1:])
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
-        raise ValueError(f"pixels: {model.name} takes uint8 (n, {', '.join(map(str, wanted))}), received {pixels.dtype} "
-                         f"{tuple(pixels.shape)}")  # fmt: skip
 
 
 def _split_at_map(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -157,10 +153,7 @@ def occlusion_check(model: keras.Model, images: ImageSet) -> pd.DataFrame:
     Returns:
         one row an image: `image_id, label, group_id, logit, logit_centre_covered, logit_border_covered`, and the
         probabilities under the same names: `probability, probability_centre_covered, probability_border_covered`.
-    Raises:
-        ValueError: pixels that are not the network's.
     """
-    _check_pixels(model, images.pixels)
     covers = _covers(images.pixels.shape[1:3])
     table = images.table[["image_id", "label", "group_id"]].reset_index(drop=True)
     for name, cover in covers.items():
@@ -204,10 +197,7 @@ def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws
         each `mean` over images and draws, `low` and `high` (the lowest and highest mean of a draw), `strength`, the mean
         of their absolute values (all null when no correlation can be computed), and `constant`, the number of pairs left
         out because a map has one value only. Without a feature map `layer` is null and nothing is computed.
-    Raises:
-        ValueError: as `grad_cam`.
     """
-    _check_pixels(model, pixels)
     if (layer := map_layer(model)) is None:
         nothing = dict.fromkeys(("whole", "top"), _summary([np.array([])]))
         return {"images": len(pixels), "draws": 0, "layer": None, "height": 0, "width": 0} | nothing
@@ -262,6 +252,6 @@ def _summary(correlations: list[np.ndarray]) -> dict[str, float | int | None]:
     draws = [values[np.isfinite(values)] for values in correlations]
     known, means = np.concatenate(draws), [values.mean() for values in draws if len(values)]
     # Signs of a random network cancel in the mean, and not in `strength`.
-    found = [known.mean(), min(means), max(means), np.abs(known).mean()] if means else [np.nan] * 4
-    named = dict(zip(("mean", "low", "high", "strength"), map(float, found), strict=True))
-    return {n: v if means else None for n, v in named.items()} | {"constant": np.size(correlations) - len(known)}
+    found = [float(v) for v in (known.mean(), min(means), max(means), np.abs(known).mean())] if means else [None] * 4
+    named = dict(zip(("mean", "low", "high", "strength"), found, strict=True))
+    return named | {"constant": np.size(correlations) - len(known)}

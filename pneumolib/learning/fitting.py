@@ -219,12 +219,9 @@ def _faults(model: keras.Model) -> Iterator[str]:
 
 def compile_model(model: keras.Model, params: RunParams, steps: int) -> None:
     """Optimizer, loss and metrics of the study's parameters; training notebooks write the same out."""
-    model.compile(
-        make_optimizer(model, params, steps),
-        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=params.training.label_smoothing),
-        metrics=training_metrics(model),
-        steps_per_execution=steps_at_once(params, steps),
-    )
+    loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=params.training.label_smoothing)
+    options = {"metrics": training_metrics(model), "steps_per_execution": steps_at_once(params, steps)}
+    model.compile(make_optimizer(model, params, steps), loss, **options)
 
 
 def training_metrics(network: keras.Model) -> list[keras.metrics.Metric]:

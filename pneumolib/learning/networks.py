@@ -288,14 +288,10 @@ def _block(rows: pd.DataFrame) -> dict:
     height, width = rows.tall.iloc[0], rows.wide.iloc[0]
     sized = rows[(rows.height == height) & (rows.width == width)]
     channels = sized.channels[sized.narrow].tolist()[-1:] or [sized.channels.max()]
-    return {
-        "part": rows.part.iloc[0],
-        "kinds": ", ".join(f"{n} {kind}" for kind, n in Counter(rows.type).most_common(3)),
-        "output": f"{height} x {width} x {channels[0]}",
-        "width": width,
-        "parameters": rows.parameters.sum(),
-        "trainable": rows.trainable.sum(),
-    }
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(rows.type).most_common(3))
+    size = {"output": f"{height} x {width} x {channels[0]}", "width": width}
+    weights = rows[["parameters", "trainable"]].sum().to_dict()
+    return {"part": rows.part.iloc[0], "kinds": kinds} | size | weights
 
 
 def narrows(network: keras.Model) -> list[bool]:
