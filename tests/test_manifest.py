@@ -111,7 +111,7 @@ def test_val_folder_can_be_left_out_and_may_be_missing(read, archive):
 def test_only_changed_files_are_read_again(read, archive, monkeypatch):
     first = read()
     opened = []
-    monkeypatch.setattr(module, "describe_file", lambda path: opened.append(path.name) or describe_file(path))
+    monkeypatch.setattr(module, "describe_file", lambda path, limits: opened.append(path.name) or describe_file(path))
     assert read().table.equals(first.table)
     assert opened == []
     file = archive / "train/NORMAL/IM-0001-0001.jpeg"

@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decode import decode, read_file
+from pneumolib.data.decode import LIMITS, decode, read_file
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet
+from pneumolib.params import DataParams
 
 
 class Fact(NamedTuple):
@@ -144,17 +145,18 @@ def border_table(parts: Sequence[ImageSet], border_fraction: float = 0.125) -> p
 # --- what out-of-distribution warnings look at
 
 
-def colour_of(source: bytes | Path, mode: str) -> float:
+def colour_of(source: bytes | Path, mode: str, limits: DataParams = LIMITS) -> float:
     """Mean difference between the largest and the smallest channel of a file's pixels, 0 to 255; 0 for grey files.
 
     Args:
         source: the whole file, or its path.
         mode: as `decode` gives it; a file of a grey mode is not decoded again.
+        limits: how large a file may be.
     """
     if mode.startswith(_GREY_MODES):
         return 0.0
-    raw = source if isinstance(source, bytes) else read_file(source)
-    pixels = np.asarray(decode(raw, at_least_px=64).image.convert("RGB"), np.int16)
+    raw = source if isinstance(source, bytes) else read_file(source, limits)
+    pixels = np.asarray(decode(raw, at_least_px=64, limits=limits).image.convert("RGB"), np.int16)
     return float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
 
 
@@ -320,7 +322,8 @@ def _portions(manifest: Manifest, images: ImageSet, rows: np.ndarray) -> Iterato
     known = manifest.table.set_index("image_id").loc[images.table.image_id.iloc[rows]]
     for start in range(0, len(rows), _PORTION):
         files = known.iloc[start : start + _PORTION]
-        colours = [colour_of(manifest.root / path, mode) for path, mode in zip(files.path, files["mode"], strict=True)]
+        modes = zip(files.path, files["mode"], strict=True)
+        colours = [colour_of(manifest.root / path, mode, manifest.limits) for path, mode in modes]
         yield images.pixels[rows[start : start + _PORTION]], files.assign(colour=colours)
 
 
