@@ -48,7 +48,7 @@ class Listing:
     Attributes:
         root: the folder that paths are relative to.
         images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
-        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder.
+        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder; 0 for a second copy.
     """
 
     root: Path

@@ -45,7 +45,7 @@ class Manifest:
 
     Attributes:
         table: one row an image, columns `COLUMNS` and, as text, further ones of a table of paths; sorted by `image_id`.
-        problems: what was left out; columns `path`, `reason`, and `files`, more than 1 where a whole folder was.
+        problems: what was left out; columns `path`, `reason`, and `files`, how many: of a whole folder all, of a second copy none.
         root: the folder that `path` is relative to.
         synthetic: whether the images were drawn by `data.synthetic`.
         limits: `data.max_megapixels` and `data.max_file_mb`, for whoever reads the files again.
@@ -107,9 +107,8 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
             + "\n".join(["Files left out:", *lines[:5]] if lines else ["No file was left out."])
         )
     if lines:  # on stderr, so that it shows in the terminal, in the notebook and in the log
-        print(
-            f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:", *lines, sep="\n", file=sys.stderr
-        )
+        head = f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:"
+        print(head, *lines, sep="\n", file=sys.stderr)
     return Manifest(
         table.sort_values("image_id", ignore_index=True), problems, listing.root, is_drawn(listing.root), params
     )
@@ -119,7 +118,8 @@ def _by_reason(problems: pd.DataFrame) -> list[str]:
     """A line for each reason, with the first few names."""
     lines = []
     for reason, rows in problems.groupby("reason", sort=False):
-        lines.append(f"  {rows.files.sum()} file(s), {first_of(rows.path.tolist(), 5)}: {reason}")
+        count = f"{rows.files.sum()} file(s), " if rows.files.sum() else ""
+        lines.append(f"  {count}{first_of(rows.path.tolist(), 5)}: {reason}")
     return lines
 
 
