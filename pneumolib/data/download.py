@@ -252,7 +252,15 @@ def select_images(names: list[str]) -> dict[str, str]:
     if twice := [place for place, n in places.items() if n > 1]:  # a.jpeg and A.jpeg are one file on some disks
         raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
     chosen = {place: name for name, place in roots[outer[0]]}
-    rest = [safe_parts(name) for name in set(names) - set(chosen.values()) if not name.endswith("/")]
+    copies = [
+        root for root, found in roots.items() if root != outer[0] and {place for _, place in found} <= chosen.keys()
+    ]
+    for root in copies:  # as in Kaggle's archive
+        print(
+            f"not taken: {printable('/'.join(filter(None, root)))}, a second copy of the same images", file=sys.stderr
+        )
+    again = {name for root in copies for name, _ in roots[root]}
+    rest = [safe_parts(name) for name in set(names) - set(chosen.values()) - again if not name.endswith("/")]
     rest = Counter("/".join(parts[:-1]) for parts in rest if not any(map(IGNORED.fullmatch, parts)))
     for place, n in sorted(rest.items()):  # on stderr, so that nobody misses a class or a split
         print(f"not taken: {n} file(s) of {printable(place) or 'the archive'}", file=sys.stderr)

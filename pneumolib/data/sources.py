@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pneumolib.data.decode import MEGABYTE
 from pneumolib.data.folders import list_folder
 from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, build
 from pneumolib.data.tables import list_table
@@ -23,6 +24,7 @@ from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
 
 UNPACKED = ".cache/unpacked"
+_MOST_TIMES = 100  # its own size, what a .npz file may become; radiographs become twice as large
 
 
 def list_source(params: DataParams) -> Listing:
@@ -76,20 +78,30 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
     return cache_dir / f"npz-{key}/manifest.csv"
 
 
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """All arrays. What an array's head claims takes no memory: it is laid over the bytes that the archive holds."""
+    arrays, name = {}, "list of members"
+    heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MOST_TIMES * file.stat().st_size + MEGABYTE:
+                raise ValueError(f"more than {_MOST_TIMES} times as large once unpacked")
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    shape, by_columns, dtype = heads[np.lib.format.read_magic(member)](member)
+                    if dtype.hasobject:
+                        raise ValueError("Python objects; save it anew as numbers: images uint8, labels 0 or 1")
+                    held, order = member.read(), "F" if by_columns else "C"
+                    arrays[name.removesuffix(".npy")] = np.ndarray(shape, dtype, held, order=order)
+    # Broad: what zipfile and numpy raise for broken archives and arrays has no common kind.
+    except Exception as fault:
+        raise DataError(f"{file}: no whole .npz file: {name}: {fault}") from fault
+    return arrays
+
+
 def _write_images(file: Path, folder: Path) -> None:
     """All images and their table, each split once its arrays are checked."""
-    arrays, name = {}, ""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            for name in archive:
-                arrays[name] = archive[name]
-    # Broad: what numpy raises for broken arrays has no common kind.
-    except Exception as fault:
-        if "Object arrays" in str(fault):
-            raise DataError(
-                f"{file}: {name} holds Python objects; save it anew as numbers: images uint8, labels 0 or 1"
-            ) from None
-        raise DataError(f"{file}: no whole .npz file: {name}: {fault}") from fault
+    arrays = _read_arrays(file)
     if missing := sorted({f"{split}_{what}" for split in SPLITS for what in ("images", "labels")} - arrays.keys()):
         raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
     rows, names = [], list(CLASSES)
