@@ -193,7 +193,7 @@ def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path, capsy
         (b"path,label,group_id,split\n", "the table has no rows"),
         (b"PK\3\4 xl/workbook.xml", r"Save a workbook \(\.xlsx.*`CSV UTF-8`"),
         (b"path,Label,label ,group_id\na,1,1,p\n", "one column twice: Label, label"),
-        (b"path,label,group_id\na,b.png,1,p\n", "line 2: more cells than heads"),
+        (b"path,label,group_id\na,b.png,1,p\n", "line 2: more cells than 3 heads"),
         (b'path,label,group_id\n"a,1,p\n', "from line 2: unexpected end"),
     ):
         file.write_bytes(raw)

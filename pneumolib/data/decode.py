@@ -72,15 +72,10 @@ def check_bytes(size: int, limits: DataParams) -> None:
         raise ImageFileError(f"{size / MEGABYTE:.1f} MB; data.max_file_mb allows {limits.max_file_mb:g} MB")
 
 
-def check_pixels(width: int, height: int, frames: int, limits: DataParams) -> None:
-    """Raise ImageFileError for an image of more pixels than allowed, all frames together."""
-    if width * height * frames > limits.max_megapixels * 10**6:
-        times = f" x {frames} frames" if frames > 1 else ""
-        raise ImageFileError(f"{width} x {height} pixels{times}; {_allowed(limits)}")
-
-
-def _allowed(limits: DataParams) -> str:
-    return f"data.max_megapixels allows {limits.max_megapixels:g} million pixels"
+def check_pixels(width: int, height: int, limits: DataParams) -> None:
+    """Raise ImageFileError for an image of more pixels than allowed."""
+    if width * height > limits.max_megapixels * 10**6:
+        raise ImageFileError(f"{width} x {height} pixels; data.max_megapixels allows {limits.max_megapixels:g} million")
 
 
 def form_of(raw: bytes) -> Literal["JPEG", "PNG", "DICOM"] | None:
@@ -129,8 +124,6 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
         image = Image.fromarray(pixels)
         return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
     with _opened(_without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
-        if (frames := _frames(image)) > 1:
-            raise ImageFileError(f"animated ({frames} frames); a radiograph is one picture")
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
@@ -147,17 +140,19 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
 
 @contextlib.contextmanager
 def _opened(raw: bytes, limits: DataParams) -> Iterator[Image.Image]:
-    """A JPEG or PNG that is not too large; whatever Pillow raises for it, here or in the block, becomes an ImageFileError."""
+    """One JPEG or PNG picture that is not too large; whatever Pillow raises for it, here or in the block, becomes an ImageFileError."""
     if not raw:
         raise ImageFileError("empty file (0 bytes)")
     if form_of(raw) is None:
         raise ImageFileError("not a JPEG, PNG or DICOM image")
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            check_pixels(*image.size, _frames(image), limits)
+            check_pixels(*image.size, limits)
+            if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+                raise ImageFileError(f"animated ({image.n_frames} frames); a radiograph is one picture")
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # above any limit that can be set here
-        raise ImageFileError(f"too many pixels; {_allowed(limits)}") from None
+        raise ImageFileError(f"too many pixels; data.max_megapixels allows {limits.max_megapixels:g} million") from None
     except Image.UnidentifiedImageError:
         raise ImageFileError(f"begins as {form_of(raw)} and has no header of one") from None
     except ImageFileError:
@@ -179,10 +174,6 @@ def _without_end(raw: bytes) -> bytes:
         place += 1 if raw[place + 1] == 0xFF else 2 + int.from_bytes(raw[place + 2 : place + 4], "big")
     end = raw.find(b"\xff\xd9", place)
     return raw if end < 0 or b"\xff\xda" in raw[place + 2 : end] else raw[:end] + bytes(8)
-
-
-def _frames(image: Image.Image) -> int:
-    return getattr(image, "n_frames", 1) if image.format == "PNG" else 1
 
 
 def _to_8_bit(image: Image.Image, grey: bool) -> Image.Image:

@@ -36,7 +36,7 @@ def read_dicom(raw: bytes, limits: DataParams) -> Dataset:
     Without preamble or file meta, pydicom guesses from the first element how the others are written.
 
     Raises:
-        ImageFileError: a broken header, one without a size, or too many pixels. The message holds nothing that was read
+        ImageFileError: a broken header, one without a size, too many pixels, or several frames. The message holds nothing that was read
             from the file but its size.
     """
     # pydicom inflates such a file as a whole when it is opened, however much comes out. Looked for in all of the bytes:
@@ -55,7 +55,9 @@ def read_dicom(raw: bytes, limits: DataParams) -> Dataset:
         raise ImageFileError("DICOM whose header cannot be read") from None
     if min(width, height, frames) < 1:
         raise ImageFileError("DICOM without rows and columns of pixels")
-    check_pixels(width, height, frames, limits)
+    check_pixels(width, height, limits)
+    if frames > 1:
+        raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
     return dataset
 
 
@@ -67,13 +69,11 @@ def decode_dicom(raw: bytes, limits: DataParams) -> tuple[np.ndarray, str]:
     range of their bits, and deeper images over their `usual_range`. MONOCHROME1 is turned over. Padding is black.
 
     Raises:
-        ImageFileError: as `read_dicom`; no pixels, several frames, broken data, or a compression that needs another decoder.
+        ImageFileError: as `read_dicom`; no pixels, broken data, or a compression that needs another decoder.
     """
     dataset = read_dicom(raw, limits)
     try:
         photometric = str(dataset.get("PhotometricInterpretation"))
-        if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
-            raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
         if "PixelData" not in dataset:
             raise ImageFileError("DICOM without pixels")
         if int(dataset.get("SamplesPerPixel") or 1) > 3:

@@ -20,17 +20,7 @@ import google_crc32c
 import requests
 import urllib3
 
-from pneumolib.data.layout import (
-    CLASS_NAMES,
-    IGNORED,
-    SPLIT_NAMES,
-    bar,
-    build,
-    count_images,
-    is_image,
-    recipe_of,
-    safe_parts,
-)
+from pneumolib.data.layout import CLASS_NAMES, IGNORED, bar, build, count_images, place_of, recipe_of, safe_parts
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
@@ -60,6 +50,7 @@ PAUSES_S = (1, 2, 4)  # between the tries
 TIMEOUT_S = (10, 60)  # to connect, between bytes
 SLOW_S, SLOWEST_BYTES = 60, 1024  # a server that sends fewer bytes a second for so long is given up
 CHUNK_BYTES = 2**20
+_GOES_ON = "What came is kept: the same command goes on from there"
 AS_IS = {"Accept-Encoding": "identity"}
 REFUSALS = {401: "not public", 403: "not public, or no such file", 404: "no such file"}  # another try changes nothing
 
@@ -167,9 +158,7 @@ def fetch(url: str, folder: Path) -> Path:
         if pause_s is not None:
             print(f"{url}: {reason}; trying again in {pause_s} s", file=sys.stderr)
             time.sleep(pause_s)
-    raise PneumolibError(
-        f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. What came is kept: the same command goes on from there"
-    )
+    raise PneumolibError(f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. {_GOES_ON}")
 
 
 def _try_once(url: str, folder: Path) -> Path:
@@ -209,8 +198,8 @@ def _received(raw: urllib3.BaseHTTPResponse, out: BinaryIO, url: str) -> Iterato
             yield from [None] * (came // CHUNK_BYTES - (came - len(piece)) // CHUNK_BYTES)
             if time.monotonic() > until:
                 if came - before < SLOW_S * SLOWEST_BYTES:
-                    words = f"{url}: {came - before} bytes came in {SLOW_S} s, which is too slow. "
-                    raise PneumolibError(words + "What came is kept: the same command goes on from there")
+                    slow = f"{url}: {came - before} bytes came in {SLOW_S} s, which is too slow. {_GOES_ON}"
+                    raise PneumolibError(slow)
                 before, until = came, time.monotonic() + SLOW_S
     except urllib3.exceptions.HTTPError as fault:
         raise requests.ConnectionError(fault) from fault
@@ -239,10 +228,8 @@ def select_images(names: list[str]) -> dict[str, str]:
     """
     roots: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for name in names:
-        *root, split, folder, file = ["", "", "", *safe_parts(name)]
-        if split.lower() in SPLIT_NAMES and folder.lower() in CLASS_NAMES and is_image(file) and "__MACOSX" not in root:
-            place = f"{SPLIT_NAMES[split.lower()]}/{CLASS_NAMES[folder.lower()]}/{file}"
-            roots.setdefault(tuple(root), []).append((name, place))
+        if (found := place_of(name)) and "__MACOSX" not in found[0]:
+            roots.setdefault(found[0], []).append((name, found[1]))
     whole = [root for root, found in roots.items() if len({place.split("/")[1] for _, place in found}) == 2]
     outer = [root for root in whole if len(root) == min(map(len, whole))]
     if len(outer) != 1:
@@ -253,12 +240,10 @@ def select_images(names: list[str]) -> dict[str, str]:
         raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
     chosen = {place: name for name, place in roots[outer[0]]}
     copies = [
-        root for root, found in roots.items() if root != outer[0] and {place for _, place in found} <= chosen.keys()
+        root for root, found in roots.items() if root != outer[0] and chosen.keys() >= {place for _, place in found}
     ]
     for root in copies:  # as in Kaggle's archive
-        print(
-            f"not taken: {printable('/'.join(filter(None, root)))}, a second copy of the same images", file=sys.stderr
-        )
+        print(f"not taken: {printable('/'.join(filter(None, root)))}, a second copy of the images", file=sys.stderr)
     again = {name for root in copies for name, _ in roots[root]}
     rest = [safe_parts(name) for name in set(names) - set(chosen.values()) - again if not name.endswith("/")]
     rest = Counter("/".join(parts[:-1]) for parts in rest if not any(map(IGNORED.fullmatch, parts)))
@@ -405,20 +390,15 @@ def write_pairs(pairs: Pairs, folder: Path) -> None:
             if image is None or path is None:
                 raise DataError(f"{where}: there are not as many images as paths; download both files again")
             try:
-                place = _place(path.decode("utf-8"), part)
+                name = re.sub(r"^(\w+:)?/+", "", path.decode("utf-8"))  # where its writer's disk was does not matter
+                if (found := place_of(name, part)) is None:
+                    names = ", ".join(CLASS_NAMES)
+                    raise DataError(f"{name!r}: expected .../<class>/<name>.jpeg with a class of {names}")
             except (DataError, UnicodeDecodeError) as fault:
                 raise DataError(f"{where}: {fault}") from None
+            place = found[1]
             if other := seen.get(place.casefold()):
                 raise DataError(f"{where}: {place} is the place of {other} too; one image a place is allowed")
             seen[place.casefold()] = where
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(image)
-
-
-def _place(path: str, part: str) -> str:
-    """`<split>/<class>/<name>` of a record's path; where its writer's disk was does not matter."""
-    *_, said, folder, name = ["", "", *safe_parts(re.sub(r"^(\w+:)?/+", "", path))]
-    if folder.lower() not in CLASS_NAMES or not is_image(name):
-        raise DataError(f"{path!r}: expected .../<class>/<name>.jpeg with a class of {', '.join(CLASS_NAMES)}")
-    split = SPLIT_NAMES.get(said.lower(), part)
-    return f"{split}/{CLASS_NAMES[folder.lower()]}/{name}"

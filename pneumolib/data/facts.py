@@ -260,9 +260,7 @@ class TrainingReference:
     def warnings(self, facts: pd.DataFrame) -> list[tuple[str, ...]]:
         """A sentence for each unusual fact of each image, the most telling first."""
         rows = zip(facts.to_dict("records"), self.unusual(facts).to_dict("records"), strict=True)
-        return [
-            tuple(self._sentence(name, values[name]) for name in reversed(KINDS) if odd[name]) for values, odd in rows
-        ]
+        return [tuple(self._sentence(name, row[name]) for name in reversed(KINDS) if odd[name]) for row, odd in rows]
 
     def _sentence(self, name: str, value: float) -> str:
         low, high = self.limits[name]

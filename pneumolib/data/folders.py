@@ -5,17 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from pneumolib.data.layout import (
-    CLASS_NAMES,
-    CLASSES,
-    IGNORED,
-    LABEL_NAMES,
-    MARKER,
-    SPLIT_NAMES,
-    Listing,
-    identify,
-    is_image,
-)
+from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, MARKER, SPLIT_NAMES, Listing, identify, is_image
 from pneumolib.data.patients import plain_text
 from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError
@@ -42,16 +32,15 @@ def list_folder(root: Path, params: DataParams) -> Listing:
         OSError: a folder that cannot be read.
     """
     found, seen = [], set()
-    classes = {_plain(name): LABEL_NAMES[CLASSES[known]] for name, known in CLASS_NAMES.items()}
-    classes |= {_plain(name): known for name, known in params.classes.items()}
+    classes = {_plain(name): known.upper() for name, known in (CLASS_NAMES | params.classes).items()}
     for split, folder in (_splits(root, params, found) if root.is_dir() else {}).items():
         for entry in _entries(folder):
             if not os.path.isdir(entry):
                 found.append(_left_out(root, entry, "beside the class folders"))
                 continue
             seen.add(name := _plain(entry.name))
-            if (known := classes.get(name)) in LABEL_NAMES.values():
-                found += [_image(root, file, split, known.upper()) for file in _entries(entry)]
+            if (known := classes.get(name)) in CLASSES:
+                found += [_image(root, file, split, known) for file in _entries(entry)]
                 continue
             lines = f"data.classes: {{{entry.name!r}: pneumonia}}, or normal, or {LEFT_OUT}"
             reason = "left out by data.classes" if known else f"no known class; study.yaml may say which: {lines}"
@@ -59,9 +48,7 @@ def list_folder(root: Path, params: DataParams) -> Listing:
     if not seen & classes.keys():
         raise DataError(f"{root}{_what_is_there(root)}")
     if missing := [name for name in params.classes if _plain(name) not in seen]:
-        raise DataError(
-            f"{root}: data.classes names {', '.join(map(repr, missing))}; no split holds a folder of this name"
-        )
+        raise DataError(f"{root}: data.classes names {', '.join(map(repr, missing))}; no split holds such a folder")
     images = [item for item in found if "label" in item]
     if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
         raise DataError(f"{root}: files that differ in their ending only: {first_of(twins, 10)}. Keep one each.")
@@ -85,15 +72,12 @@ def _left_out(root: Path, entry: Path, reason: str) -> dict:
     shut: list[OSError] = []
     walk = os.walk(entry, onerror=shut.append)
     files = [Path(at, name) for at, _, names in walk for name in names if not IGNORED.fullmatch(name)]
+    count = len(files)
     if shut:
         reason += f"; {len(shut)} folder(s) of it cannot be read"
     elif files and all(os.path.isfile(entry.parent / file.relative_to(entry)) for file in files):
-        return {
-            "path": f"{path}/",
-            "reason": f"a second copy of the folder it is in, by its {len(files)} names",
-            "files": 0,
-        }
-    return {"path": f"{path}/", "reason": reason, "files": len(files)}
+        reason, count = f"a second copy of the folder it is in, by its {count} names", 0
+    return {"path": f"{path}/", "reason": reason, "files": count}
 
 
 def _splits(root: Path, params: DataParams, found: list[dict]) -> dict[str, Path]:
@@ -102,9 +86,7 @@ def _splits(root: Path, params: DataParams, found: list[dict]) -> dict[str, Path
     for entry in _entries(root):
         split = SPLIT_NAMES.get(plain_text(entry.name)) if os.path.isdir(entry) else None
         if split in splits:
-            raise DataError(
-                f"{root}: {splits[split].name!r} and {entry.name!r} are both {split}; move one of them away"
-            )
+            raise DataError(f"{root}: {splits[split].name!r} and {entry.name!r} are both {split}; move one away")
         if split is None:
             found.append(_left_out(root, entry, "beside train, val and test"))
         elif split == "val" and params.val_folder == "leave_out":

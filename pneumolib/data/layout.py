@@ -83,6 +83,18 @@ def safe_parts(path: str) -> list[str]:
     return parts
 
 
+def place_of(path: str, part: str = "") -> tuple[tuple[str, ...], str] | None:
+    """The folder that a path has the archive's layout in, and `<split>/<class>/<name>` there; None for any other path.
+
+    `part` is the split where the path names none. Raises DataError as `safe_parts` does.
+    """
+    *root, split, folder, file = ["", "", *safe_parts(path)]
+    split = SPLIT_NAMES.get(split.lower(), part)
+    if not split or folder.lower() not in CLASS_NAMES or not is_image(file):
+        return None
+    return tuple(root), f"{split}/{CLASS_NAMES[folder.lower()]}/{file}"
+
+
 def count_images(folder: Path) -> Counter[str]:
     """Images at `<split>/<class>`, by that key."""
     return Counter("/".join(path.parts[-3:-1]) for path in folder.glob("*/*/*") if is_image(path.name))

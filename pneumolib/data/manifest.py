@@ -13,14 +13,12 @@ import hashlib
 import json
 import os
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pneumolib.data.decode import LIMITS, decode, read_file
 from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, is_drawn
@@ -109,9 +107,8 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
     if lines:  # on stderr, so that it shows in the terminal, in the notebook and in the log
         head = f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:"
         print(head, *lines, sep="\n", file=sys.stderr)
-    return Manifest(
-        table.sort_values("image_id", ignore_index=True), problems, listing.root, is_drawn(listing.root), params
-    )
+    table = table.sort_values("image_id", ignore_index=True)
+    return Manifest(table, problems, listing.root, is_drawn(listing.root), params)
 
 
 def _by_reason(problems: pd.DataFrame) -> list[str]:
@@ -137,9 +134,7 @@ def _describe_all(listing: Listing, cache_dir: Path, limits: DataParams) -> list
     known = {p: cached[p]["fact"] for p, stamp in stamps.items() if stamp and cached.get(p, {}).get("stamp") == stamp}
     todo = [path for path in stamps if path not in known]
     # Reading, hashing and decoding all release the interpreter's lock, so threads are enough.
-    # The filter is set around the pool: setting it inside threads would race.
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         facts = pool.map(lambda path: describe_file(listing.root / path, limits), todo)
         known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
     if todo:  # faults are not kept: permissions change, and a decoder is installed, while the file stays as it is

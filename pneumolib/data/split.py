@@ -46,9 +46,8 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     result["split"] = result.source_split
     if params.test_fraction:
         if named := int((result.split == "test").sum()):
-            raise DataError(
-                f"split.test_fraction {params.test_fraction:g}: the source names {named} test images already; delete the key"
-            )
+            said = f"the source names {named} test images already; delete the key"
+            raise DataError(f"split.test_fraction {params.test_fraction:g}: {said}")
         result.loc[_chosen(result, result.kind, params.test_fraction, _TEST_SEED), "split"] = "test"
     if params.validation == "cut":
         pool = result[result.split != "test"]
