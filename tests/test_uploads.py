@@ -14,14 +14,14 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from conftest import REPO
 from pneumolib.__main__ import main
-from pneumolib.data.decode import MEGABYTE, check_header, decode
+from pneumolib.data.decode import MEGABYTE, decode
 from pneumolib.data.pixels import load_image
 from pneumolib.errors import ImageFileError
 from pneumolib.params import ImageParams
 from pneumolib.serve import uploads
 from pneumolib.serve.predict import Scored
 from pneumolib.serve.uploads import MOST_FILES, Taken, safe_error, take_in
-from test_decode import RAMP, claiming, dicom_bytes, encoded
+from test_decode import RAMP, claiming, dicom_bytes, encoded, header
 
 app = pytest.importorskip("pneumolib.serve.app", reason="streamlit is not installed: pip install .[app]")
 DICOM, PNG = dicom_bytes(RAMP), encoded("PNG")
@@ -55,7 +55,7 @@ def deflated_dicom() -> bytes:
 )
 def test_what_has_no_header_of_an_image_is_refused(raw, said, undecoded):
     with pytest.raises(ImageFileError, match=said):
-        check_header(raw)
+        header(raw)
 
 
 def test_a_long_thin_picture_makes_no_huge_square():

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -87,24 +87,6 @@ def form_of(raw: bytes) -> Literal["JPEG", "PNG", "DICOM"] | None:
     return "JPEG" if raw.startswith(b"\xff\xd8\xff") else None
 
 
-def check_header(raw: bytes, limits: DataParams = LIMITS) -> None:
-    """Whether an image may be decoded; no pixel is.
-
-    Raises:
-        ImageFileError: empty, no JPEG, PNG or DICOM, a broken header, or more bytes or pixels than allowed. The message
-            holds nothing that was read from a DICOM file but its size.
-    """
-    check_bytes(len(raw), limits)
-    if form_of(raw) == "DICOM":
-        # Imported here and below: pydicom takes half a second that JPEG files need not wait for.
-        from pneumolib.data.dicom import read_dicom
-
-        read_dicom(raw, limits)
-    else:
-        with _opened(raw, limits):  # reads up to the first pixels
-            pass
-
-
 def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limits: DataParams = LIMITS) -> Decoded:
     """Decode a file to its end.
 
@@ -116,14 +98,13 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
     Raises:
         ImageFileError: empty, truncated, animated, too large, or no JPEG, PNG or DICOM at all.
     """
-    check_bytes(len(raw), limits)
-    if form_of(raw) == "DICOM":
-        from pneumolib.data.dicom import decode_dicom
+    with opened(_without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
+        if form_of(raw) == "DICOM":
+            from pneumolib.data.dicom import decode_dicom
 
-        pixels, mode = decode_dicom(raw, limits)
-        image = Image.fromarray(pixels)
-        return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
-    with _opened(_without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
+            pixels, mode = decode_dicom(image)
+            image = Image.fromarray(pixels)
+            return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
@@ -139,12 +120,26 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
 
 
 @contextlib.contextmanager
-def _opened(raw: bytes, limits: DataParams) -> Iterator[Image.Image]:
-    """One JPEG or PNG picture that is not too large; whatever Pillow raises for it, here or in the block, becomes an ImageFileError."""
+def opened(raw: bytes, limits: DataParams = LIMITS) -> Iterator[Any]:
+    """A JPEG or PNG as Pillow's image or a DICOM file as pydicom's data set, of one picture that may be decoded.
+
+    No pixel is. Whatever Pillow raises for a JPEG or PNG, here or in the block, becomes an ImageFileError.
+
+    Raises:
+        ImageFileError: empty, no JPEG, PNG or DICOM, a broken header, animated, or more bytes or pixels than allowed. The
+            message holds nothing that was read from a DICOM file but its size.
+    """
+    check_bytes(len(raw), limits)
     if not raw:
         raise ImageFileError("empty file (0 bytes)")
-    if form_of(raw) is None:
+    if (form := form_of(raw)) is None:
         raise ImageFileError("not a JPEG, PNG or DICOM image")
+    if form == "DICOM":
+        # Imported here and above: pydicom takes half a second that JPEG files need not wait for.
+        from pneumolib.data.dicom import read_dicom
+
+        yield read_dicom(raw, limits)
+        return
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             check_pixels(*image.size, limits)
@@ -154,7 +149,7 @@ def _opened(raw: bytes, limits: DataParams) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # above any limit that can be set here
         raise ImageFileError(f"too many pixels; data.max_megapixels allows {limits.max_megapixels:g} million") from None
     except Image.UnidentifiedImageError:
-        raise ImageFileError(f"begins as {form_of(raw)} and has no header of one") from None
+        raise ImageFileError(f"begins as {form} and has no header of one") from None
     except ImageFileError:
         raise
     # Broad: what Pillow raises for broken data, structure and facts (EXIF above all) has no common kind.

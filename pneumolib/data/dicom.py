@@ -61,7 +61,7 @@ def read_dicom(raw: bytes, limits: DataParams) -> Dataset:
     return dataset
 
 
-def decode_dicom(raw: bytes, limits: DataParams) -> tuple[np.ndarray, str]:
+def decode_dicom(dataset: Dataset) -> tuple[np.ndarray, str]:
     """Pixels uint8 (height, width) or (height, width, 3), and a mode in words.
 
     The order is the standard's (PS3.4, N.2): modality LUT or rescale, VOI LUT or window, presentation. The first VOI
@@ -69,9 +69,8 @@ def decode_dicom(raw: bytes, limits: DataParams) -> tuple[np.ndarray, str]:
     range of their bits, and deeper images over their `usual_range`. MONOCHROME1 is turned over. Padding is black.
 
     Raises:
-        ImageFileError: as `read_dicom`; no pixels, broken data, or a compression that needs another decoder.
+        ImageFileError: no pixels, broken data, or a compression that needs another decoder.
     """
-    dataset = read_dicom(raw, limits)
     try:
         photometric = str(dataset.get("PhotometricInterpretation"))
         if "PixelData" not in dataset:
@@ -171,10 +170,9 @@ def _window(values: np.ndarray, counts: np.ndarray, dataset: Dataset) -> tuple[n
 
 def _has_window(dataset: Dataset) -> bool:
     """A first window that the standard allows: a linear one is at least 1 wide, the others are wider than 0."""
-    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
-        return False
-    width = float(np.ravel(dataset.WindowWidth)[0])
-    return width >= 1 if str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR" else width > 0
+    width = float(np.ravel(dataset.get("WindowWidth", 0))[0])
+    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    return "WindowCenter" in dataset and (width >= 1 if linear else width > 0)
 
 
 def _colour(stored: np.ndarray, dataset: Dataset, photometric: str) -> np.ndarray:

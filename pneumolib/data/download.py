@@ -95,15 +95,11 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
 
 def _put_in_place(way: str, address: str, target: Path) -> None:
     def fill(folder: Path) -> None:
-        if way == "tfrecord":
-            _fill_from_pairs(address, target, folder)
-        elif way == "kaggle":
-            copy_images(_fetch_kaggle(address), folder)
-        else:
-            extract_zip(Path(address), folder)
+        ways = {"tfrecord": _fill_from_pairs, "kaggle": _copy_kaggle, "zip": extract_zip}
+        ways[way](address, folder)
         if address == ADDRESSES.get(way) and (wrong := _unlike_published(count_images(folder))):
             raise PneumolibError(
-                f"the images are not those that are published: {wrong}. FROM=<file.zip> takes any, downloaded by hand"
+                f"not the images that are published: {wrong}. FROM=<file.zip> takes any, downloaded by hand"
             )
 
     try:
@@ -205,16 +201,20 @@ def _received(raw: urllib3.BaseHTTPResponse, out: BinaryIO, url: str) -> Iterato
         raise requests.ConnectionError(fault) from fault
 
 
-def _fetch_kaggle(handle: str) -> Path:
-    """The folder in `kagglehub`'s cache that holds the data set, fetched by it where it is not there yet."""
+def _copy_kaggle(handle: str, folder: Path) -> None:
+    """The images of a data set that `kagglehub` keeps in its cache, fetched by it where they are not there yet."""
     # Imported here: it takes half a second that the other ways need not wait for.
     import kagglehub
 
     try:
-        return Path(kagglehub.dataset_download(handle))
+        source = Path(kagglehub.dataset_download(handle))
     # Broad, because what it raises for an account, an answer, an archive and a disk has no common kind.
     except Exception as fault:
         raise PneumolibError(f"kagglehub: {fault}. {KAGGLE_HELP}") from fault
+    chosen = select_images([path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
+    for place, name in bar(chosen.items(), len(chosen), "copying images"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / place)
 
 
 def select_images(names: list[str]) -> dict[str, str]:
@@ -252,15 +252,7 @@ def select_images(names: list[str]) -> dict[str, str]:
     return chosen
 
 
-def copy_images(source: Path, folder: Path) -> None:
-    """Copy the images of a folder to their places in another. Raises DataError as `select_images` does."""
-    chosen = select_images([path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
-    for place, name in bar(chosen.items(), len(chosen), "copying images"):
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / place)
-
-
-def extract_zip(file: Path, folder: Path) -> None:
+def extract_zip(file: str | Path, folder: Path) -> None:
     """Unpack the images of a zip archive to their places in `folder`.
 
     `zipfile` writes no more bytes of a member than its list of members states, so the limits are asked of that list:
@@ -346,23 +338,20 @@ def unpack_pairs(source: str, target: Path) -> Path:
     if "://" not in source:
         files = [file.stat() for pair in find_pairs(Path(source).expanduser()).values() for file in pair]
         recipe = {"tfrecord": [[stat.st_size, stat.st_mtime_ns] for stat in files]}
-    build(target, recipe, lambda folder: _fill_from_pairs(source, target, folder))
+    build(target, recipe, lambda folder: _fill_from_pairs(source, folder))
     return target
 
 
-def _fill_from_pairs(source: str, target: Path, folder: Path) -> None:
-    """`write_pairs` from a folder, or from an address by way of a folder beside `target`, which a killed call leaves."""
-    if "://" not in source:
-        write_pairs(find_pairs(Path(source).expanduser()), folder)
-        return
-    cache = target.with_name(f".{target.name}.download")
-    pairs = fetch_pairs(source, cache)
+def _fill_from_pairs(source: str, folder: Path) -> None:
+    """`write_pairs` from a folder, or from an address by way of another folder beside `folder`, which a killed call leaves."""
+    cache = folder.with_suffix(".download")
+    pairs = fetch_pairs(source, cache) if "://" in source else find_pairs(Path(source).expanduser())
     try:
         write_pairs(pairs, folder)
     except DataError:
-        shutil.rmtree(cache)  # broken: the next call fetches it anew
+        shutil.rmtree(cache, ignore_errors=True)  # broken: the next call fetches it anew
         raise
-    shutil.rmtree(cache)
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def find_pairs(source: Path) -> Pairs:

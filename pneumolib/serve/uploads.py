@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pneumolib.data.decode import LIMITS, MEGABYTE, check_header, form_of
+from pneumolib.data.decode import LIMITS, MEGABYTE, form_of, opened
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams
@@ -65,10 +65,10 @@ def _refusal(raw: bytes, taken: Sequence[Taken], limits: DataParams) -> str | No
     if sum(kept) + len(raw) > MOST_TOGETHER:
         return f"all files together are above {MOST_TOGETHER // MEGABYTE} MB; remove the others first"
     try:
-        check_header(raw, limits)
+        with opened(raw, limits):
+            return None
     except ImageFileError as fault:
         return str(fault)
-    return None
 
 
 def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:
