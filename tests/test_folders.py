@@ -117,7 +117,7 @@ def test_a_name_that_tells_no_patient_is_left_out_and_a_nested_copy_is_one_entry
     assert rows.reason["chest_xray/"] == f"a second copy of the folder it is in, by its {len(whole)} names"
     assert (rows.files["chest_xray/"], rows.files.sum()) == (0, 2)
     for name in ("M\\xfcller.jpeg", "scan 17.jpeg"):
-        assert "tells no patient; looked for IM-<N>-<k>" in rows.reason[f"train/NORMAL/{name}"]
+        assert "tells no patient; looked for [NORMAL2-]IM-<N>-<k>" in rows.reason[f"train/NORMAL/{name}"]
     assert f"LEFT OUT: 2 file(s), {len(whole)} images remain" in capsys.readouterr().err
 
 

@@ -31,7 +31,6 @@ LIMITS = DataParams()  # where nobody says what a file may hold
 # then two letters for the type of a value, or a short length.
 _BARE_DICOM = re.compile(rb"[\2\x08\x10\x18 (]\0..([A-Z]{2}|..\0\0)|\0[\2\x08\x10\x18 (]..[A-Z]{2}", re.DOTALL)
 _OUTER = 2000  # one pixel of so many, and one at least, may lie far out at either end
-_MOST_LEVELS, _PORTION = 2**16, 2**20
 
 
 @dataclass(frozen=True)
@@ -195,14 +194,11 @@ def by_level(stored: np.ndarray, show: Callable[[np.ndarray, np.ndarray], np.nda
         ImageFileError: values more than 16 bits apart.
     """
     lowest, highest = int(stored.min()), int(stored.max())
-    if highest - lowest >= _MOST_LEVELS:
+    if highest - lowest >= 2**16:
         raise ImageFileError("values of more than 16 bits; save it with 16 or fewer")
-    levels, counts = np.arange(lowest, highest + 1), np.zeros(highest - lowest + 1, int)
-    portions = np.array_split(stored.reshape(-1), stored.size // _PORTION + 1)  # places take eight bytes a pixel
-    for part in portions:
-        counts += np.bincount(part.astype(int) - lowest, minlength=len(levels))
-    table = np.rint(255 * show(levels, counts)).astype(np.uint8)
-    return np.concatenate([table[part.astype(int) - lowest] for part in portions]).reshape(stored.shape)
+    levels, places = np.arange(lowest, highest + 1), np.subtract(stored, lowest, dtype=np.intp)
+    counts = np.bincount(places.reshape(-1), minlength=len(levels))
+    return np.rint(255 * show(levels, counts)).astype(np.uint8)[places]
 
 
 def usual_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

@@ -98,9 +98,7 @@ def _put_in_place(way: str, address: str, target: Path) -> None:
         ways = {"tfrecord": _fill_from_pairs, "kaggle": _copy_kaggle, "zip": extract_zip}
         ways[way](address, folder)
         if address == ADDRESSES.get(way) and (wrong := _unlike_published(count_images(folder))):
-            raise PneumolibError(
-                f"not the images that are published: {wrong}. FROM=<file.zip> takes any, downloaded by hand"
-            )
+            raise PneumolibError(f"not the published images: {wrong}. FROM=<file.zip> takes any, downloaded by hand")
 
     try:
         build(target, {"from": way, "address": address}, fill)
@@ -239,9 +237,8 @@ def select_images(names: list[str]) -> dict[str, str]:
     if twice := [place for place, n in places.items() if n > 1]:  # a.jpeg and A.jpeg are one file on some disks
         raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
     chosen = {place: name for name, place in roots[outer[0]]}
-    copies = [
-        root for root, found in roots.items() if root != outer[0] and chosen.keys() >= {place for _, place in found}
-    ]
+    taken = {root: {place for _, place in found} <= chosen.keys() for root, found in roots.items() if root != outer[0]}
+    copies = [root for root, known in taken.items() if known]
     for root in copies:  # as in Kaggle's archive
         print(f"not taken: {printable('/'.join(filter(None, root)))}, a second copy of the images", file=sys.stderr)
     again = {name for root in copies for name, _ in roots[root]}

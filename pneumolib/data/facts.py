@@ -88,11 +88,8 @@ def metadata_features(table: pd.DataFrame) -> pd.DataFrame:
     A file that is no JPEG has no quantisation and gets the mean of those that have; `is_jpeg` tells them apart. One
     column a mode (`mode_RGB`), 1 or 0, but for the most frequent mode.
     """
-    known = table.assign(
-        aspect=table.width_px / table.height_px,
-        bytes_per_px=table.bytes / (table.width_px * table.height_px),
-        is_jpeg=table.quantisation_sum > 0,
-    )
+    aspect, area = table.width_px / table.height_px, table.width_px * table.height_px
+    known = table.assign(aspect=aspect, bytes_per_px=table.bytes / area, is_jpeg=table.quantisation_sum > 0)
     features = {}
     for name, fact in FACTS.items():
         if fact.log2:
@@ -286,16 +283,11 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
     limits = {name: np.quantile(facts[name], _RANGE) for name in facts}
     limits |= {"colour": (0.0, COLOURED), "distance": (0.0, np.quantile(facts.distance, _DISTANCE))}
     centre, precision = _centre_and_precision(features)
-    reference = TrainingReference(
-        len(rows),
-        len(val_rows),
-        # Not rounded: where all images are of one size, a rounded end would leave all of them out.
-        {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts},
-        {name: tuple(map(float, ends)) for name, ends in limits.items()},
-        _rounded(centre),
-        _rounded(precision[np.tril_indices_from(precision)]),
-        {},
-    )
+    # Not rounded: where all images are of one size, a rounded end would leave all of them out.
+    quantiles = {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts}
+    ends = {name: tuple(map(float, pair)) for name, pair in limits.items()}
+    lower = _rounded(precision[np.tril_indices_from(precision)])
+    reference = TrainingReference(len(rows), len(val_rows), quantiles, ends, _rounded(centre), lower, {})
     warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
     return replace(reference, validation_warnings=warned.mean().to_dict())
 

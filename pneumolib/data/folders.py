@@ -13,10 +13,7 @@ from pneumolib.params import DataParams
 from pneumolib.text import printable
 
 LEFT_OUT = "left_out"
-_NAMES = {
-    "NORMAL": "IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg",
-    "PNEUMONIA": "person<N>_<bacteria|virus>_<M>.jpeg",
-}
+_NAMES = {"NORMAL": "[NORMAL2-]IM-<N>-<k>[-<j>].jpeg", "PNEUMONIA": "person<N>_<bacteria|virus>_<M>.jpeg"}
 
 
 def list_folder(root: Path, params: DataParams) -> Listing:

@@ -157,10 +157,6 @@ def describe_file(path: Path, limits: DataParams = LIMITS) -> dict:
     if grey.min() == grey.max():
         return {"reason": "blank: all of its pixels have one grey value"}
     shape = f"{seen.width_px} {seen.height_px} ".encode()
-    return facts | {
-        "bytes": len(raw),
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "mean_intensity": round(float(grey.mean()), 3),
-        "sd_intensity": round(float(grey.std()), 3),
-        "pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16],
-    }
+    facts["bytes"], facts["sha256"] = len(raw), hashlib.sha256(raw).hexdigest()
+    facts["mean_intensity"], facts["sd_intensity"] = round(float(grey.mean()), 3), round(float(grey.std()), 3)
+    return facts | {"pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16]}

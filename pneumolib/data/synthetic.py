@@ -164,7 +164,7 @@ def _draw_at_site(file: NamedTuple, seed: int) -> Image.Image:
     rng = np.random.default_rng([seed, KINDS.index(kind), file.number, file.image, 2])
     u = rng.uniform
     aspect, width = u(*site.aspect), round(u(*site.width))
-    values = draw_radiograph(kind, file.number, file.image, seed, aspect=aspect, marked=False) / 255
+    values = draw_radiograph(kind, file.number, file.image, seed, aspect=aspect) / 255
     values = values ** u(*site.gamma) * 255 * u(*site.contrast) + u(*site.lift)
     body = Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
     film = Image.new("L", (width, round(width / aspect)), round(u(0, 6)))
