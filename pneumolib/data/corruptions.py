@@ -47,11 +47,9 @@ def corrupt(pixels: np.ndarray, name: str, severity: int, seed: int, first: int 
     return changed
 
 
-def corruption_samples(
-    image: np.ndarray, names: Sequence[str] = CORRUPTIONS, severities: Sequence[int] = (1, 3, 5), seed: int = 1
-) -> tuple[np.ndarray, list[str]]:
-    """One image, uint8 (height, width, channels), under each change and severity, and a title for each; for a figure."""
-    shown = [(name, severity) for name in names for severity in severities]
+def corruption_samples(image: np.ndarray, names: Sequence[str], seed: int) -> tuple[np.ndarray, list[str]]:
+    """One image, uint8 (height, width, channels), under each change, at severities 1, 3 and 5, and a title for each."""
+    shown = [(name, severity) for name in names for severity in SEVERITIES[::2]]
     changed = [corrupt(image[None], name, severity, seed)[0] for name, severity in shown]
     return np.stack(changed), [f"{name} {severity}" for name, severity in shown]
 

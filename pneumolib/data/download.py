@@ -20,7 +20,7 @@ import google_crc32c
 import requests
 import urllib3
 
-from pneumolib.data.layout import CLASS_NAMES, IGNORED, bar, build, count_images, place_of, recipe_of, safe_parts
+from pneumolib.data.layout import BOUNDED, CLASS_NAMES, IGNORED, bar, build, count_images, place_of, recipe_of
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
@@ -242,7 +242,7 @@ def select_images(names: list[str]) -> dict[str, str]:
     for root in copies:  # as in Kaggle's archive
         print(f"not taken: {printable('/'.join(filter(None, root)))}, a second copy of the images", file=sys.stderr)
     again = {name for root in copies for name, _ in roots[root]}
-    rest = [safe_parts(name) for name in set(names) - set(chosen.values()) - again if not name.endswith("/")]
+    rest = [re.split(r"[/\\]", name) for name in set(names) - set(chosen.values()) - again if not name.endswith("/")]
     rest = Counter("/".join(parts[:-1]) for parts in rest if not any(map(IGNORED.fullmatch, parts)))
     for place, n in sorted(rest.items()):  # on stderr, so that nobody misses a class or a split
         print(f"not taken: {n} file(s) of {printable(place) or 'the archive'}", file=sys.stderr)
@@ -268,8 +268,7 @@ def extract_zip(file: str | Path, folder: Path) -> None:
                 raise DataError(f"its images are larger than {MAX_TOTAL_BYTES} bytes: no archive of radiographs")
             for place, name in bar(chosen.items(), len(chosen), "unpacking images"):
                 member = members[name]
-                # Python reads other methods without a bound on memory.
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                if member.compress_type not in BOUNDED:
                     raise DataError("compressed by another method than deflate")
                 if member.file_size > min(MAX_FILE_BYTES, MAX_RATIO * member.compress_size + CHUNK_BYTES):
                     raise DataError(f"{member.file_size} bytes from {member.compress_size}: no radiograph")
@@ -335,8 +334,7 @@ def unpack_pairs(source: str, target: Path) -> Path:
     if "://" not in source:
         files = [file.stat() for pair in find_pairs(Path(source).expanduser()).values() for file in pair]
         recipe = {"tfrecord": [[stat.st_size, stat.st_mtime_ns] for stat in files]}
-    build(target, recipe, lambda folder: _fill_from_pairs(source, folder))
-    return target
+    return build(target, recipe, lambda folder: _fill_from_pairs(source, folder))
 
 
 def _fill_from_pairs(source: str, folder: Path) -> None:

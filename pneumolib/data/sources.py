@@ -16,7 +16,7 @@ from PIL import Image
 
 from pneumolib.data.decode import MEGABYTE
 from pneumolib.data.folders import list_folder
-from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, build
+from pneumolib.data.layout import BOUNDED, CLASSES, SPLITS, Listing, bar, build
 from pneumolib.data.tables import list_table
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.params import DataParams
@@ -74,8 +74,8 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
     stat = file.stat()
     key = text_digest(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
     print(f"{file.name} names no patients: each image counts as a group of its own", file=sys.stderr)
-    build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(file, folder))
-    return cache_dir / f"npz-{key}/manifest.csv"
+    folder = build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(file, folder))
+    return folder / "manifest.csv"
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -84,8 +84,11 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MOST_TIMES * file.stat().st_size + MEGABYTE:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > _MOST_TIMES * file.stat().st_size + MEGABYTE:
                 raise ValueError(f"more than {_MOST_TIMES} times as large once unpacked")
+            if any(member.compress_type not in BOUNDED for member in members):
+                raise ValueError("compressed by another method than deflate")
             for name in archive.namelist():
                 with archive.open(name) as member:
                     shape, by_columns, dtype = heads[np.lib.format.read_magic(member)](member)
@@ -115,10 +118,9 @@ def _write_images(file: Path, folder: Path) -> None:
                 f"{file}: expected {split}_images uint8 (n, height, width) or (n, height, width, 1 or 3), received {images.dtype} "
                 f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)}: {np.unique(labels)[:5]}"
             )
-        for name in names:
-            (folder / split / name).mkdir(parents=True)
         for number, label in enumerate(bar(labels.astype(int), len(labels), f"unpacking {split}")):
             path = f"{split}/{names[label]}/{number:05d}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images[number]).save(folder / path)
             rows.append((path, label, f"{split}-{number:05d}", split))
     pd.DataFrame(rows, columns=["path", "label", "group_id", "split"]).to_csv(folder / "manifest.csv", index=False)

@@ -77,8 +77,7 @@ def draw_second_hospital(root: Path, n_images: int = 160, seed: int = 1) -> Path
 
 def _build(root: Path, recipe: dict, draw: Callable[[Path], None]) -> Path:
     code = hashlib.sha256(b"".join(Path(m).read_bytes() for m in (__file__, drawing.__file__))).hexdigest()
-    build(Path(root), {DRAWN: True, **recipe, "code_sha256": code}, draw)
-    return Path(root)
+    return build(Path(root), {DRAWN: True, **recipe, "code_sha256": code}, draw)
 
 
 def _blocks(n: int) -> list[tuple[str, str, int]]:
