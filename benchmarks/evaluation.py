@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import expit
 
 from pneumolib import evaluation
-from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES
+from pneumolib.data.corruptions import SEVERITIES, STRENGTHS
 from pneumolib.params import EvaluationParams
 from pneumolib.reporting import evaluation_plots
 
@@ -72,7 +72,7 @@ def main() -> None:
     )
     statistics = dict(seconds)
     of_statistics = sum(seconds.values())
-    ways = [test.assign(corruption=name, severity=s) for name in CORRUPTIONS for s in SEVERITIES]
+    ways = [test.assign(corruption=name, severity=s) for name in STRENGTHS for s in SEVERITIES]
     corrupted = pd.concat([test.assign(corruption="none", severity=0), *ways])
     robust = timed("robustness, 51 ways", evaluation.robustness_table, corrupted, "test", threshold.value, **options)
     began = time.perf_counter()

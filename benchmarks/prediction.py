@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from pneumolib.data.decode import LIMITS
 from pneumolib.data.facts import fit_ood
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import read_manifest
@@ -90,7 +91,7 @@ def _model(data: DataParams, folder: Path) -> tuple:
 
     network = build_model(ModelParams(), IMAGE)
     ood = fit_ood(manifest, parts["train"], parts["val"])
-    model = TrainedModel(folder, None, network, IMAGE, 0.5, Calibration("none"), ood)
+    model = TrainedModel(folder, None, network, IMAGE, LIMITS, 0.5, Calibration("none"), ood)
     paths = manifest.table.set_index("image_id").path[parts["train"].table.image_id]
     return model, parts["train"].pixels[:], [manifest.root / path for path in paths]
 

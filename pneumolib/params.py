@@ -221,6 +221,9 @@ class DataParams(Section):
     Of a synthetic source `hospital: 1` is drawn in the archive's layout, 2 as those of another place: other exposure, borders,
     marks, sizes and share of pneumonia, in a table of paths (`data.synthetic`).
 
+    A file of more than `max_file_mb` megabytes (2**20 bytes), or an image of more than `max_megapixels`, is not read, in training
+    and by whoever uses the network. Neither makes a run due again while the same images are read.
+
     The last four are for tables of paths, `source: csv` (`data.tables`). `columns` maps our names to the heads of the table, and
     `label_values` its labels to what they mean, compared as text; `"*"` is any other label. `path_pattern` makes a path of
     a cell, `group_pattern` is a regular expression that finds the patient in one, such as `patient\\d+`.
@@ -233,6 +236,8 @@ class DataParams(Section):
     n_images: Annotated[int, Field(ge=24, le=100_000)] = 400  # drawn when source is synthetic
     drawing_seed: Annotated[int, Field(ge=0)] = 1
     hospital: Literal[1, 2] = 1
+    max_megapixels: Annotated[float, Field(gt=0, le=89)] = 30  # Pillow's own limit is 89.5
+    max_file_mb: Annotated[float, Field(gt=0, le=1024)] = 64
     columns: dict[Literal["path", "label", "group_id", "kind", "split", "site"], str] = {}
     label_values: dict[Label, Literal["normal", "pneumonia", "left_out"]] = {}
     path_pattern: Annotated[str, Field(pattern=r"\{\}")] = "{}"

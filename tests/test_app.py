@@ -20,7 +20,6 @@ from PIL import Image
 from conftest import REPO
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.serve.trained import RESEARCH_ONLY
-from pneumolib.serve.uploads import MOST_BYTES
 from test_browser import CONTRASTS, chromium, expect, playwright
 from test_decode import claiming, dicom_bytes
 
@@ -161,7 +160,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     dicom = dicom_bytes(draw_radiograph("virus"), bits=8)
     large = tmp_path / "large.png"
     large.touch()
-    os.truncate(large, MOST_BYTES + 2**20)  # holes: nothing is written
+    os.truncate(large, 65 * 2**20)  # holes: nothing is written
     visit.upload(
         ("child.jpeg", radiograph("JPEG")), ("broken.png", radiograph()[:3000]), (f"{PATIENT}.dcm", dicom), ("empty.png", b""),
         ("words.txt", b"no image"), ("bomb.png", claiming(9000, 9000)), (f"{PATIENT} 2.dcm", dicom[:9000]), ("last.png", radiograph()),
@@ -173,7 +172,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     assert refused[1:4] == [
         "File 4: not read: empty file (0 bytes)",
         "File 5: not read: not a JPEG, PNG or DICOM image",
-        "bomb.png: not read: too many pixels; allowed are 30 million pixels",
+        "bomb.png: not read: 9000 x 9000 pixels; data.max_megapixels allows 30 million",
     ]
     assert refused[4].startswith("DICOM 2: not read: DICOM does not decode")
     visit.choose("Image", "DICOM 1")
@@ -186,7 +185,7 @@ def test_what_is_an_image_is_called_and_what_is_not_says_why(visit, tmp_path):
     for secret in ("Doe", "Jane", "Secret", "4711"):  # names of files, of patients, and numbers
         assert secret not in shown
     visit.upload(large)
-    expect(visit.page.get_by_text("File 9: not read: 65 MB; allowed are 64 MB for one file")).to_be_visible()
+    expect(visit.page.get_by_text("File 9: not read: 65.0 MB; data.max_file_mb allows 64 MB")).to_be_visible()
 
 
 def test_a_file_that_is_too_large_to_be_sent_is_refused_without_its_name(visit, tmp_path):

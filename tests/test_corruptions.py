@@ -1,12 +1,15 @@
 """Corrupted copies: what must stay, what must grow, and what decides them."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from pneumolib.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from pneumolib.data.corruptions import SEVERITIES, corrupt
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.pixels import ChangedPixels
+from pneumolib.params import Corruption
 
 BOTH_WAYS = ["gamma", "contrast", "rotation", "zoom", "stretch"]
 
@@ -28,7 +31,7 @@ def distance(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return np.abs(one.astype(float) - two).mean(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", get_args(Corruption))
 def test_what_every_change_keeps(pixels, name):
     far = np.array([distance(corrupt(pixels, name, severity, 1), pixels) for severity in SEVERITIES])
     assert (far[0] > 0).all()
@@ -42,7 +45,7 @@ def test_what_every_change_keeps(pixels, name):
     np.testing.assert_array_equal(changed[..., :1], corrupt(colour[..., :1], name, 4, 1))
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", get_args(Corruption))
 def test_an_image_s_place_and_the_seed_decide_and_not_its_portion(pixels, name):
     whole = corrupt(pixels, name, 3, 7)
     parts = ChangedPixels(pixels, lambda some, first: corrupt(some, name, 3, 7, first))

@@ -15,13 +15,24 @@ from PIL import ExifTags, Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 
-from pneumolib.data.decode import decode, read_header
+from pneumolib.data.decode import LIMITS, decode, opened
 from pneumolib.data.manifest import describe_file
 from pneumolib.data.pixels import load_image
 from pneumolib.errors import ImageFileError
-from pneumolib.params import ImageParams
+from pneumolib.params import DataParams, ImageParams
 
 RAMP = np.tile(np.arange(64), (48, 1))  # dark on the left, bright on the right
 X = np.arange(64)
@@ -190,6 +201,11 @@ NOISE = np.random.default_rng(7).integers(0, 256, (24, 20))
 SMALL = {"JPEG": encoded("JPEG", NOISE, exif=TURNED), "PNG": encoded("PNG", NOISE, exif=TURNED), "DICOM": dicom_bytes(NOISE, bits=8, photometric="MONOCHROME1", PixelPaddingValue=3, RescaleSlope="2", WindowCenter="30", WindowWidth="20")}  # fmt: skip
 
 
+def header(raw, limits=LIMITS):
+    with opened(raw, limits):
+        pass
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     form=st.sampled_from(sorted(SMALL)),
@@ -205,14 +221,17 @@ def test_changed_bytes_give_an_image_or_an_image_file_error(form, changes, keep)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for read in (decode, read_header):
+        for read in (decode, header):
             with contextlib.suppress(ImageFileError):
                 found[read] = read(raw)
-    if decoded := found.get(decode):
-        assert decoded.image.mode in ("L", "RGB")
-        assert decoded.image.size == (decoded.width_px, decoded.height_px)
-        header = found[read_header]  # what can be decoded has a header
-        assert sorted((header.width_px, header.height_px, header.frames)) == sorted((*decoded.image.size, 1))
+        if decoded := found.get(decode):
+            assert decoded.image.mode in ("L", "RGB")
+            assert decoded.image.size == (decoded.width_px, decoded.height_px)
+            assert header in found  # what can be decoded has a header, and its size is that of the picture
+            exact = decoded.width_px * decoded.height_px / 10**6
+            header(raw, DataParams(max_megapixels=exact))
+            with pytest.raises(ImageFileError, match="max_megapixels"):
+                header(raw, DataParams(max_megapixels=exact * (1 - 1e-9)))
     if not changes and keep == 1:
         assert len(found) == 2
 
@@ -242,12 +261,35 @@ def test_transparency_shows_black_and_a_turned_photograph_is_turned_back():
     assert (reduced.width_px, reduced.height_px, reduced.image.width < 400) == (1600, 1599, True)
 
 
-@pytest.mark.parametrize("bits", [10, 12, 16])
-def test_deep_grey_is_scaled_by_the_bits_it_uses(bits):
-    ramp, file = np.linspace(0, 2**bits - 1, 64).astype(np.uint16), io.BytesIO()
-    Image.fromarray(np.tile(ramp, (48, 1))).save(file, "PNG")
-    decoded = decode(file.getvalue())
-    np.testing.assert_allclose(np.asarray(decoded.image)[0], ramp / 2 ** (bits - 8), atol=1)
+def deep_png(values) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values.astype(np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 99),
+    bits=st.integers(9, 14),
+    far=st.sampled_from([None, 0, 65535]),
+    size=st.integers(8, 90),
+    slope=st.sampled_from(["1", "-2"]),
+)
+def test_deep_grey_is_one_picture_in_png_and_dicom_and_an_outlier_changes_one_pixel(seed, bits, far, size, slope):
+    values = 2**bits + np.random.default_rng(seed).integers(0, 2 ** (bits - 1), (size, size + 1))
+    ends = np.delete(values.ravel(), 3).min(), np.delete(values.ravel(), 3).max()
+    values[0, 3] = values[0, 4] if far is None else far
+    shown = grey(deep_png(values))
+    np.testing.assert_allclose(shown, ((values - ends[0]) / np.ptp(ends)).clip(0, 1) * 255, atol=0.51)
+    turned = {} if slope == "1" else {"RescaleSlope": slope, "RescaleIntercept": "7"}
+    same = grey(dicom_bytes(values, bits=16, **turned))
+    np.testing.assert_allclose(same if slope == "1" else 255 - same, shown, atol=slope != "1")
+
+
+def test_a_few_bright_pixels_on_an_even_ground_are_seen():
+    values = np.full((48, 64), 300)
+    values[5, 5] = 900
+    assert grey(deep_png(np.repeat(values, 30, 1)))[5, 148:152].tolist() == [0, 0, 255, 255]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -264,16 +306,19 @@ def test_a_jpeg_of_several_scans_decodes():
 
 
 def test_too_many_pixels_are_refused_before_decoding():
-    with pytest.raises(ImageFileError, match="too many pixels; allowed are 30 million"):
-        decode(claiming(13000, 13000, bits=16))
-    with pytest.raises(ImageFileError, match=r"allowed are 0\.001 million"):
-        decode(encoded("PNG"), most_pixels=1000)
+    for side, said in ((9000, "9000 x 9000 pixels"), (20_000, "too many pixels")):  # Pillow itself refuses the second
+        with pytest.raises(ImageFileError, match=f"{said}; data.max_megapixels allows 30 million"):
+            decode(claiming(side, side, bits=16))
+    small = DataParams(max_megapixels=0.001)
+    for raw in (encoded("PNG"), encoded("JPEG"), dicom_bytes(RAMP)):
+        with pytest.raises(ImageFileError, match=r"64 x 48 pixels; data\.max_megapixels allows 0\.001 million"):
+            decode(raw, limits=small)
 
 
 def test_rows_named_again_behind_the_pixels_are_checked():
     again = dicom_bytes(RAMP) + b"(\0\x10\0US\x02\0\x00\x7f"
-    with pytest.raises(ImageFileError, match=r"more than 0\.01 million"):
-        decode(again, most_pixels=10_000)
+    with pytest.raises(ImageFileError, match=r"64 x 32512 pixels; data\.max_megapixels allows 0\.01 million"):
+        decode(again, limits=DataParams(max_megapixels=0.01))
 
 
 def test_a_pipe_and_a_large_file_are_not_opened(tmp_path):
@@ -281,7 +326,9 @@ def test_a_pipe_and_a_large_file_are_not_opened(tmp_path):
     assert "not a regular file" in describe_file(tmp_path / "pipe.png")["reason"]
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(65 * 2**20)
-    assert describe_file(tmp_path / "large.png")["reason"] == "65 MB; allowed are 64 MB for one file"
+    assert describe_file(tmp_path / "large.png")["reason"] == "65.0 MB; data.max_file_mb allows 64 MB"
+    taken = describe_file(tmp_path / "large.png", DataParams(max_file_mb=66))
+    assert taken["reason"] == "not a JPEG, PNG or DICOM image"
 
 
 def test_dicom_values_above_the_stored_bits_are_named():
@@ -289,3 +336,62 @@ def test_dicom_values_above_the_stored_bits_are_named():
     with pytest.raises(ImageFileError, match="above its BitsStored"):
         decode(dicom_bytes(above, bits=12))
     decode(dicom_bytes(above, bits=13))
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("preamble", [b"", b"\0" * 128 + b"DICM"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_dicom_without_preamble_or_file_meta_is_the_same_picture(meta, preamble, syntax):
+    whole, file = dcmread(io.BytesIO(dicom_bytes(100 + 10 * RAMP))), DicomBytesIO(preamble)
+    file.seek(0, os.SEEK_END)
+    if meta:
+        whole.file_meta.TransferSyntaxUID = syntax
+        write_file_meta_info(file, whole.file_meta)
+    if not syntax.is_little_endian:
+        whole.PixelData = np.frombuffer(whole.PixelData, "<u2").astype(">u2").tobytes()
+    file.is_implicit_VR, file.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
+    write_dataset(file, Dataset({element.tag: element for element in whole}))
+    decoded = decode(file.getvalue())
+    assert decoded.mode == "DICOM MONOCHROME2 12 bit"
+    np.testing.assert_allclose(np.asarray(decoded.image)[7], SPREAD, atol=0.51)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.binary(max_size=400), st.sampled_from([b"", b"\x08\0\x05\0CS", b"\x02\0\0\0UL\4\0", b"\x08\0\x16\0\x1a\0\0\0"])
+)
+@pytest.mark.filterwarnings("ignore")  # pydicom's of what it stumbles over
+def test_what_is_no_dicom_is_refused_whatever_it_begins_with(body, start):
+    with pytest.raises(ImageFileError, match=r"empty|not a JPEG, PNG or DICOM|begins as|DICOM (whose|with)"):
+        decode(start + body)
+
+
+def rle(*segments: bytes) -> bytes:
+    places = np.cumsum([64, *map(len, segments)])[:-1]
+    return struct.pack("<16L", len(segments), *places, *[0] * (15 - len(segments))) + b"".join(segments)
+
+
+def compressed(frame: bytes, syntax, rows=48, columns=64, bits=8) -> bytes:
+    dataset, file = dcmread(io.BytesIO(dicom_bytes(np.zeros((rows, columns)), bits=bits))), io.BytesIO()
+    dataset.file_meta.TransferSyntaxUID, dataset.PixelData = syntax, encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(file)
+    return file.getvalue()
+
+
+def test_compressed_dicom_is_read_and_refused_where_it_holds_more_than_its_header_says(monkeypatch):
+    line = b"\x81\x40" * 24 + b"\x80" + b"\x3f" + bytes(range(64)) * 1
+    good = b"\xc1\x40" * 47 + b"\x3f" + bytes(range(64))  # 47 rows of one value, and a ramp
+    assert grey(compressed(rle(good), RLELossless))[-1].tolist() == [*range(64)]
+    jpeg = encoded("JPEG", 3 * RAMP, quality=95)
+    assert abs(grey(compressed(jpeg, JPEGBaseline8Bit)) - 3 * RAMP).max() < 9
+    monkeypatch.setattr("pneumolib.data.dicom.pixel_array", lambda *_: pytest.fail("decoded"))
+    wide = encoded("JPEG", np.zeros((4000, 5000)))
+    for frame, syntax, said in (
+        (rle(b"\x81\0" * 2_000_000), RLELossless, "more compressed pixels"),
+        (rle(good, b"\x81\0" * 30), RLELossless, "more compressed pixels"),
+        (rle(good + line), RLELossless, "more compressed pixels"),
+        (wide, JPEGBaseline8Bit, "5000 x 4000 compressed pixels"),
+    ):
+        with pytest.raises(ImageFileError, match=f"^DICOM with .*{said}"):
+            decode(compressed(frame, syntax))

@@ -1,5 +1,6 @@
 """Folders of radiographs as people have them: every file is taken once, or named with the reason."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from pneumolib.data.folders import list_folder
 from pneumolib.data.manifest import read_manifest
-from pneumolib.errors import DataError
+from pneumolib.errors import DataError, PneumolibError
 from pneumolib.params import DataParams
 
 
@@ -69,11 +70,12 @@ def test_every_file_below_the_root_is_taken_or_named(tree, join, classes):
         if listing is None:
             return
         there = sum(file != ".DS_Store" for _, file in tree)
-        hidden = sum(
-            file == ".DS_Store" and any(_within(folders, s["path"]) for s in listing.strangers)
-            for folders, file in tree
-        )
-        assert len(listing.images) + sum(s.get("files", 1) for s in listing.strangers) == there + hidden
+        copies = [s["path"] for s in listing.strangers if "second copy" in s["reason"]]
+        again = sum(file != ".DS_Store" and any(_within(folders, path) for path in copies) for folders, file in tree)
+        assert len(listing.images) + sum(s.get("files", 1) for s in listing.strangers) + again == there
+        for folders, file in tree:
+            if file != ".DS_Store" and any(_within(folders, path) for path in copies):  # it is there without one folder
+                assert {((*folders[:n], *folders[n + 1 :]), file) for n in range(len(folders))} & tree.keys()
         assert all(stranger["path"].isprintable() for stranger in listing.strangers)
         assert all((root / image["path"]).is_file() for image in listing.images)
 
@@ -100,3 +102,37 @@ def test_splits_in_any_case_and_further_classes(archive, tmp_path):
     (archive / "train").mkdir()
     with pytest.raises(DataError, match="'Train' and 'train' are both train"):
         read(archive, tmp_path / "cache")
+
+
+def test_a_name_that_tells_no_patient_is_left_out_and_a_nested_copy_is_one_entry(archive, tmp_path, capsys):
+    whole = read(archive, tmp_path / "cache").table
+    shutil.copytree(archive, tmp_path / "copy/chest_xray")
+    (tmp_path / "copy/chest_xray/.DS_Store").touch()
+    (tmp_path / "copy/chest_xray").rename(archive / "chest_xray")
+    for name in (os.fsdecode(b"M\xfcller.jpeg"), "scan 17.jpeg"):
+        shutil.copy(archive / whole.path[0], archive / "train/NORMAL" / name)
+    found = read(archive, tmp_path / "cache")
+    assert found.table.equals(whole)
+    rows = found.problems.set_index("path")
+    assert rows.reason["chest_xray/"] == f"a second copy of the folder it is in, by its {len(whole)} names"
+    assert (rows.files["chest_xray/"], rows.files.sum()) == (0, 2)
+    for name in ("M\\xfcller.jpeg", "scan 17.jpeg"):
+        assert "tells no patient; looked for [NORMAL2-]IM-<N>-<k>" in rows.reason[f"train/NORMAL/{name}"]
+    assert f"LEFT OUT: 2 file(s), {len(whole)} images remain" in capsys.readouterr().err
+
+
+def test_a_class_folder_that_cannot_be_read_is_named(archive, tmp_path, monkeypatch):
+    """Permission bits would not do: root reads all."""
+    shut, listed = archive / "test/NORMAL", Path.iterdir
+
+    def iterdir(folder):
+        if folder == shut:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(
+        PneumolibError, match=r"^data\.root: Permission denied: '.*test/NORMAL'; give yourself the right to it"
+    ) as said:
+        read(archive, tmp_path / "cache")
+    assert "\n" not in str(said.value)

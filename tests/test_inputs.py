@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pneumolib.errors import ParamsError
-from pneumolib.params import RunParams
+from pneumolib.params import RunParams, check
 from pneumolib.study.inputs import SOURCES, declared_parameters, differences, gather, library_digests, read_cells
 
 HANDS_OUT = "import lazy_loader\n__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={})\n"
@@ -99,6 +99,9 @@ def test_what_counts_of_a_notebook(project, monkeypatch):
     project.edit_notebook("07_comparison", edit)
     assert read_cells(path) != cells
     assert gather("07_comparison", params, "f", {}) == old
+    # How large a file may be decides which images are read, and those the fingerprint knows.
+    other = check({"data": {"max_megapixels": 5, "max_file_mb": 1}, "external": {"data": {"max_file_mb": 2}}})
+    assert gather("07_comparison", other, "f", {}) == old
     project.edit_notebook("07_comparison", lambda n: n["cells"][3]["metadata"].update(tags=["new"]))
     assert differences(old, gather("07_comparison", params, "f", {})) == ["notebook: cell 4 changed"]
 

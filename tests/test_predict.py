@@ -24,7 +24,7 @@ from pneumolib.errors import ModelError
 from pneumolib.learning.fitting import save_model
 from pneumolib.learning.networks import build_model
 from pneumolib.learning.predicting import predict_logits
-from pneumolib.params import ImageParams, ModelParams
+from pneumolib.params import DataParams, ImageParams, ModelParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting import results
 from pneumolib.reporting.results import plain, read_result, write_result
@@ -102,6 +102,18 @@ def test_a_network_that_gives_no_number_gives_no_class(model, root, monkeypatch)
     referring = replace(model, threshold=replace(model.threshold, refer_low=0.5, refer_high=0.7))
     _, two, _ = score_images(referring, [(file.name, file) for file in files])
     assert two.predicted_class == "refer"
+
+
+def test_a_file_may_be_as_large_as_in_training(model, root):
+    file = next(root.glob("data/test/*/*.jpeg"))
+    assert model.limits.max_megapixels == 30
+    for limits, said in (
+        ({"max_megapixels": 0.001}, "data.max_megapixels"),
+        ({"max_file_mb": 0.001}, "data.max_file_mb"),
+    ):
+        held = replace(model, limits=DataParams(**limits))
+        for source in (file, file.read_bytes()):
+            assert f"{said} allows 0.001" in next(score_images(held, [("x", source)])).error
 
 
 def test_a_broken_file_is_reported_and_the_rest_go_on(at_root, tmp_path, capsys):

@@ -1,5 +1,9 @@
 """Sources of all kinds give one manifest: folders, tables, arrays and TFRecord files."""
 
+import io
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -189,7 +193,7 @@ def test_odd_tables_are_read_or_refused_in_words(table_of_paths, tmp_path, capsy
         (b"path,label,group_id,split\n", "the table has no rows"),
         (b"PK\3\4 xl/workbook.xml", r"Save a workbook \(\.xlsx.*`CSV UTF-8`"),
         (b"path,Label,label ,group_id\na,1,1,p\n", "one column twice: Label, label"),
-        (b"path,label,group_id\na,b.png,1,p\n", "line 2: more cells than heads"),
+        (b"path,label,group_id\na,b.png,1,p\n", "line 2: more cells than 3 heads"),
         (b'path,label,group_id\n"a,1,p\n', "from line 2: unexpected end"),
     ):
         file.write_bytes(raw)
@@ -236,7 +240,7 @@ def test_npz_gives_the_same_manifest(npz, tmp_path, capsys, channels):
         ({"train_images": np.zeros((12, 28, 28), np.float32)}, r"expected train_images uint8 .*received float32"),
         (
             {"val_labels": np.array(["0", "1"] * 2, dtype=object)},
-            "val_labels holds Python objects; save it anew as numbers",
+            "val_labels.npy: Python objects; save it anew as numbers",
         ),
     ],
 )
@@ -248,3 +252,24 @@ def test_npz_of_another_form_is_refused(npz, tmp_path, change, words):
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(DataError, match=r"no whole \.npz file"):
         read(file, tmp_path / "cache", source="npz")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "held", "words"),
+    [
+        ((100_000, 100_000), "|u1", 999, "test_images.npy: buffer is too small"),
+        ((10**12, 10**12, 10**12), "|u1", 0, "test_images.npy: .*(too big|too large|maximum)"),
+        ((40_000, 1000), "|u1", 40_000_000, "list of members: more than 100 times as large"),
+        ((3,), "|O", 24, "test_images.npy: Python objects; save it anew as numbers"),
+    ],
+)
+def test_an_npz_takes_no_more_memory_than_it_holds(npz, tmp_path, shape, dtype, held, words):
+    file, head = npz[0], io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("test_images.npy", head.getvalue() + bytes(held))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=words):
+        read(file, tmp_path / "cache", source="npz")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()

@@ -281,15 +281,15 @@ def _facts_of(
     def facts(row) -> dict:
         raw = (manifest.root / row.path).read_bytes()
         if seen == "network":
-            picture = Image.fromarray(load_image(raw, image).squeeze())
+            picture = Image.fromarray(load_image(raw, image, manifest.limits).squeeze())
             mode, n_bytes, quantisation = picture.mode, len(as_jpeg(picture, quality)), 0
         else:
-            picture = prepare(decode(raw, grey=image.channels == 1).image, image)
+            picture = prepare(decode(raw, grey=image.channels == 1, limits=manifest.limits).image, image)
             mode, quantisation = row.mode, row.quantisation_sum  # turning colour into grey is no mitigation of these
             n_bytes = row.bytes * (picture.width * picture.height) / (row.width_px * row.height_px)
             if image.reencode_quality is not None:
                 jpeg = as_jpeg(picture, image.reencode_quality)
-                n_bytes, quantisation = len(jpeg), decode(jpeg).quantisation_sum
+                n_bytes, quantisation = len(jpeg), decode(jpeg, limits=manifest.limits).quantisation_sum
         grey = np.asarray(picture.convert("L"))
         return {
             "width_px": picture.width, "height_px": picture.height, "mode": mode, "bytes": n_bytes,

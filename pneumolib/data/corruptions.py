@@ -11,16 +11,13 @@ direction (where there are two) and its noise are the same at all severities.
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pneumolib.data.pixels import as_jpeg
-from pneumolib.params import Corruption
 
-CORRUPTIONS: tuple[str, ...] = get_args(Corruption)
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -29,7 +26,7 @@ def corrupt(pixels: np.ndarray, name: str, severity: int, seed: int, first: int 
 
     Args:
         pixels: uint8 (n, height, width, 1 or 3).
-        name: one of `CORRUPTIONS`; `STRENGTHS` says what it does, and how strongly.
+        name: one of `params.Corruption`; `STRENGTHS` says what it does, and how strongly.
         severity: 1 to 5.
         seed: with the image's place decides direction and noise.
         first: place of the first image, so that images corrupted in portions are as those corrupted at once.
@@ -37,7 +34,7 @@ def corrupt(pixels: np.ndarray, name: str, severity: int, seed: int, first: int 
         ValueError: an unknown name or severity.
     """
     if name not in STRENGTHS or severity not in SEVERITIES:
-        raise ValueError(f"received {name!r} of severity {severity}; allowed: {', '.join(CORRUPTIONS)}, of 1 to 5")
+        raise ValueError(f"received {name!r} of severity {severity}; allowed: {', '.join(STRENGTHS)}, of 1 to 5")
     change, strengths = STRENGTHS[name]
     changed, stream = np.empty_like(pixels), zlib.crc32(name.encode())
     for row, image in enumerate(pixels):
@@ -47,11 +44,9 @@ def corrupt(pixels: np.ndarray, name: str, severity: int, seed: int, first: int 
     return changed
 
 
-def corruption_samples(
-    image: np.ndarray, names: Sequence[str] = CORRUPTIONS, severities: Sequence[int] = (1, 3, 5), seed: int = 1
-) -> tuple[np.ndarray, list[str]]:
-    """One image, uint8 (height, width, channels), under each change and severity, and a title for each; for a figure."""
-    shown = [(name, severity) for name in names for severity in severities]
+def corruption_samples(image: np.ndarray, names: Sequence[str], seed: int) -> tuple[np.ndarray, list[str]]:
+    """One image, uint8 (height, width, channels), under each change, at severities 1, 3 and 5, and a title for each."""
+    shown = [(name, severity) for name in names for severity in SEVERITIES[::2]]
     changed = [corrupt(image[None], name, severity, seed)[0] for name, severity in shown]
     return np.stack(changed), [f"{name} {severity}" for name, severity in shown]
 

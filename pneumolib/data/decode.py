@@ -1,51 +1,36 @@
 """A file's bytes to grey or RGB values of eight bits, whatever it was stored as: JPEG, PNG or DICOM.
 
 What a file is, its first bytes say, not the ending of its name. Contract: 0 is black and 255 white; air is dark, so
-DICOM's MONOCHROME1 is turned over; transparency is laid on black; more than eight bits are scaled down.
+DICOM's MONOCHROME1 is turned over; transparency is laid on black; more than eight bits are scaled down by one rule,
+`usual_range`, for PNG and for DICOM that names no window.
 
-A file of a few kilobytes can claim a picture of gigabytes: `read_header` tells its size before a pixel is unpacked.
+A file of a few kilobytes can claim a picture of gigabytes: its header is compared with `data.max_megapixels` before a
+pixel is unpacked.
 """
 
 import contextlib
 import io
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from pneumolib.errors import ImageFileError
+from pneumolib.params import DataParams
 
 FORMATS = ("JPEG", "PNG")  # nothing else is opened: other decoders are an attack surface and no source of radiographs
 MEGABYTE = 2**20
-MOST_BYTES = 64 * MEGABYTE  # of a file; a detector's 20 million pixels of 16 bits take 40
-MOST_PIXELS = 30_000_000  # of an image; DICOM is windowed at eight bytes a pixel
-Form = Literal["JPEG", "PNG", "DICOM"]
-
-
-@dataclass(frozen=True)
-class Header:
-    """As the file states it.
-
-    Attributes:
-        form: of the file, by its content.
-        width_px, height_px: as stored, before any turning.
-        frames: pictures in the file; 1 where it says nothing.
-    """
-
-    form: Form
-    width_px: int
-    height_px: int
-    frames: int = 1
-
-    @property
-    def pixels(self) -> int:
-        """Of all frames together."""
-        return self.width_px * self.height_px * self.frames
+LIMITS = DataParams()  # where nobody says what a file may hold
+# The first element of a DICOM data set, or of its file meta, where the 128 bytes before `DICM` are missing: a small group,
+# then two letters for the type of a value, or a short length.
+_BARE_DICOM = re.compile(rb"[\2\x08\x10\x18 (]\0..([A-Z]{2}|..\0\0)|\0[\2\x08\x10\x18 (]..[A-Z]{2}", re.DOTALL)
+_OUTER = 2000  # one pixel of so many, and one at least, may lie far out at either end
 
 
 @dataclass(frozen=True)
@@ -66,91 +51,59 @@ class Decoded:
     quantisation_sum: int
 
 
-def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+def read_file(path: Path, limits: DataParams = LIMITS) -> bytes:
     """An image file's bytes; a pipe, a device or a socket is refused before it is opened.
 
     Raises:
-        ImageFileError: no regular file, or one above the limit.
+        ImageFileError: no regular file, or one above `limits.max_file_mb`.
         OSError: as for opening a file.
     """
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
         raise ImageFileError("not a regular file but a pipe, a device or a socket; copy its content into a file")
-    if facts.st_size > most_bytes:
-        raise ImageFileError(too_many_bytes(facts.st_size, most_bytes))
+    check_bytes(facts.st_size, limits)
     return path.read_bytes()
 
 
-def too_many_bytes(size: int, most: int) -> str:
-    """Why a file of this size is refused."""
-    return f"{size / MEGABYTE:.0f} MB; allowed are {most // MEGABYTE} MB for one file"
+def check_bytes(size: int, limits: DataParams) -> None:
+    """Raise ImageFileError for a file of more bytes than allowed."""
+    if size > limits.max_file_mb * MEGABYTE:
+        raise ImageFileError(f"{size / MEGABYTE:.1f} MB; data.max_file_mb allows {limits.max_file_mb:g} MB")
 
 
-def form_of(raw: bytes) -> Form | None:
-    """What a file's first bytes say it is; None for anything else."""
-    if raw[128:132] == b"DICM":
+def check_pixels(width: int, height: int, limits: DataParams) -> None:
+    """Raise ImageFileError for an image of more pixels than allowed."""
+    if width * height > limits.max_megapixels * 10**6:
+        raise ImageFileError(f"{width} x {height} pixels; data.max_megapixels allows {limits.max_megapixels:g} million")
+
+
+def form_of(raw: bytes) -> Literal["JPEG", "PNG", "DICOM"] | None:
+    """What a file's first 132 bytes say it is; None for anything else."""
+    if raw[128:132] == b"DICM" or _BARE_DICOM.match(raw):
         return "DICOM"
     if raw.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     return "JPEG" if raw.startswith(b"\xff\xd8\xff") else None
 
 
-def read_header(raw: bytes) -> Header:
-    """Format and size of a file's image; no pixel is decoded.
-
-    Raises:
-        ImageFileError: empty, no JPEG, PNG or DICOM, a broken header, or more pixels than Pillow would open at all. The
-            message holds nothing that was read from a DICOM file.
-    """
-    if form_of(raw) == "DICOM":
-        # Imported here and below: pydicom takes half a second that JPEG files need not wait for.
-        from pneumolib.data.dicom import read_size
-
-        return Header("DICOM", *read_size(raw))
-    with _opened(raw) as image:  # reads up to the first pixels
-        return Header(form_of(raw), *image.size, frames=_frames(image))
-
-
-def check_pixels(raw: bytes, most_pixels: int = MOST_PIXELS) -> Header:
-    """The header of an image that may be decoded.
-
-    Raises:
-        ImageFileError: as `read_header`, or more pixels than allowed.
-    """
-    allowed = f"allowed are {most_pixels / 10**6:g} million pixels"
-    try:
-        header = read_header(raw)
-    except ImageFileError as fault:
-        # Of those that Pillow does not open either, the limit here is the smaller one.
-        raise ImageFileError(
-            f"too many pixels; {allowed}" if str(fault).startswith("too many pixels") else str(fault)
-        ) from fault
-    if header.pixels > most_pixels:
-        frames = f" x {header.frames} frames" if header.frames > 1 else ""
-        raise ImageFileError(f"{header.width_px} x {header.height_px} pixels{frames}; {allowed}")
-    return header
-
-
-def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, most_pixels: int = MOST_PIXELS) -> Decoded:
+def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limits: DataParams = LIMITS) -> Decoded:
     """Decode a file to its end.
 
     Args:
         raw: the whole file.
         at_least_px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, no side below this; None for full size.
         grey: mode L, else L or RGB as stored.
-        most_pixels: that a file may hold; it is compared with the header before a pixel is decoded.
+        limits: `max_file_mb` and `max_megapixels`, which is compared with the header before a pixel is decoded.
     Raises:
-        ImageFileError: empty, truncated, animated, too many pixels, or no JPEG, PNG or DICOM at all.
+        ImageFileError: empty, truncated, animated, too large, or no JPEG, PNG or DICOM at all.
     """
-    if check_pixels(raw, most_pixels).form == "DICOM":
-        from pneumolib.data.dicom import decode_dicom
+    with opened(_without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
+        if form_of(raw) == "DICOM":
+            from pneumolib.data.dicom import decode_dicom
 
-        pixels, mode = decode_dicom(raw, most_pixels)
-        image = Image.fromarray(pixels)
-        return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
-    with _opened(_without_end(raw) if form_of(raw) == "JPEG" else raw) as image:
-        if (frames := _frames(image)) > 1:
-            raise ImageFileError(f"animated ({frames} frames); a radiograph is one picture")
+            pixels, mode = decode_dicom(image)
+            image = Image.fromarray(pixels)
+            return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
@@ -166,19 +119,36 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, most_
 
 
 @contextlib.contextmanager
-def _opened(raw: bytes) -> Iterator[Image.Image]:
-    """A JPEG or PNG; whatever Pillow raises for it, here or in the block, becomes an ImageFileError."""
+def opened(raw: bytes, limits: DataParams = LIMITS) -> Iterator[Any]:
+    """A JPEG or PNG as Pillow's image or a DICOM file as pydicom's data set, of one picture that may be decoded.
+
+    No pixel is. Whatever Pillow raises for a JPEG or PNG, here or in the block, becomes an ImageFileError.
+
+    Raises:
+        ImageFileError: empty, no JPEG, PNG or DICOM, a broken header, animated, or more bytes or pixels than allowed. The
+            message holds nothing that was read from a DICOM file but its size.
+    """
+    check_bytes(len(raw), limits)
     if not raw:
         raise ImageFileError("empty file (0 bytes)")
-    if form_of(raw) is None:
+    if (form := form_of(raw)) is None:
         raise ImageFileError("not a JPEG, PNG or DICOM image")
+    if form == "DICOM":
+        # Imported here and above: pydicom takes half a second that JPEG files need not wait for.
+        from pneumolib.data.dicom import read_dicom
+
+        yield read_dicom(raw, limits)
+        return
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            check_pixels(*image.size, limits)
+            if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+                raise ImageFileError(f"animated ({image.n_frames} frames); a radiograph is one picture")
             yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
-        raise ImageFileError(f"too many pixels: {fault}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # above any limit that can be set here
+        raise ImageFileError(f"too many pixels; data.max_megapixels allows {limits.max_megapixels:g} million") from None
     except Image.UnidentifiedImageError:
-        raise ImageFileError(f"begins as {form_of(raw)} and has no header of one") from None
+        raise ImageFileError(f"begins as {form} and has no header of one") from None
     except ImageFileError:
         raise
     # Broad: what Pillow raises for broken data, structure and facts (EXIF above all) has no common kind.
@@ -200,14 +170,11 @@ def _without_end(raw: bytes) -> bytes:
     return raw if end < 0 or b"\xff\xda" in raw[place + 2 : end] else raw[:end] + bytes(8)
 
 
-def _frames(image: Image.Image) -> int:
-    return getattr(image, "n_frames", 1) if image.format == "PNG" else 1
-
-
 def _to_8_bit(image: Image.Image, grey: bool) -> Image.Image:
     """Mode L or RGB; transparent pixels show black."""
     if image.mode.startswith("I"):
-        return _scale_deep_grey(np.asarray(image))
+        scaled = by_level(np.asarray(image), lambda levels, counts: spread(levels, *usual_range(levels, counts)))
+        return Image.fromarray(scaled)
     if image.mode == "1":
         return image.convert("L")
     if image.has_transparency_data:
@@ -218,10 +185,37 @@ def _to_8_bit(image: Image.Image, grey: bool) -> Image.Image:
     return image.convert("L") if grey else image
 
 
-def _scale_deep_grey(values: np.ndarray) -> Image.Image:
-    """PNG of 16 bits to its upper 8 used bits. Many hold the 10 to 12 bits of a detector, and those would come out
-    black if the top byte were taken. The file does not say how many it uses, so its brightest pixel decides, in steps
-    of the depths that detectors have: 8, 10, 12, 14 or 16.
+def by_level(stored: np.ndarray, show: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Grey values uint8 of stored integers, (height, width): computed once for each value, not for each pixel.
+
+    Args:
+        show: from levels, ascending, and the number of pixels of each, to what is shown of them, 0 black to 1 white.
+    Raises:
+        ImageFileError: values more than 16 bits apart.
     """
-    bits = max(8, int(values.max()).bit_length())
-    return Image.fromarray((values.astype(np.int64) >> (bits + bits % 2 - 8)).clip(0, 255).astype(np.uint8))
+    lowest, highest = int(stored.min()), int(stored.max())
+    if highest - lowest >= 2**16:
+        raise ImageFileError("values of more than 16 bits; save it with 16 or fewer")
+    levels, places = np.arange(lowest, highest + 1), np.subtract(stored, lowest, dtype=np.intp)
+    counts = np.bincount(places.reshape(-1), minlength=len(levels))
+    return np.rint(255 * show(levels, counts)).astype(np.uint8)[places]
+
+
+def usual_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """What is shown black and what white where a file does not say it: its lowest and its highest value. A value counts
+    for this if it is no farther from the range of the inner 99.9% of the pixels than half of that range is wide, so that
+    a dead or hot pixel does not flatten all others.
+    """
+    counts = counts if counts.any() else counts + 1
+    order = np.argsort(values, kind="stable")
+    values, below = values[order], counts[order].cumsum()
+    outer = min(max(1, below[-1] // _OUTER), (below[-1] - 1) // 2)
+    low, high = values[np.searchsorted(below, [outer + 1, below[-1] - outer])]
+    used, margin = values[np.diff(below, prepend=0) > 0], (high - low) / 2 or np.inf
+    used = used[(used >= low - margin) & (used <= high + margin)]
+    return used[0], used[-1]
+
+
+def spread(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 up to `low`, 1 from `high` on."""
+    return np.clip((values - low) / (high - low if high != low else 1), 0, 1)

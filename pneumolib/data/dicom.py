@@ -3,16 +3,25 @@
 Nothing but pixels and the facts of their encoding is read: names and numbers of patients are never looked at.
 """
 
+import contextlib
 import io
+import itertools
+import struct
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from pneumolib.data.decode import by_level, check_pixels, spread, usual_range
 from pneumolib.errors import ImageFileError
+from pneumolib.params import DataParams
 
 _FAR = 1e9  # beyond any stored value: shows where a window ends
 GREY = ("MONOCHROME1", "MONOCHROME2")
+_PADDING = 128  # bytes that some programs add to a segment of RLE; the standard allows one
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian
 # Elements that are there but empty count as absent: removing a patient's name often leaves them so.
 _MAY_BE_EMPTY = (
@@ -21,52 +30,57 @@ _MAY_BE_EMPTY = (
 )  # fmt: skip
 
 
-def read_size(raw: bytes) -> tuple[int, int, int]:
-    """Width and height in pixels and number of frames, as the header states them; no pixel is decoded.
+def read_dicom(raw: bytes, limits: DataParams) -> Dataset:
+    """The elements of a file whose picture is not too large; no pixel is decoded.
+
+    Without preamble or file meta, pydicom guesses from the first element how the others are written.
 
     Raises:
-        ImageFileError: a broken header or one without a size. The message holds nothing that was read from the file.
+        ImageFileError: a broken header, one without a size, too many pixels, or several frames. The message holds nothing that was read
+            from the file but its size.
     """
     # pydicom inflates such a file as a whole when it is opened, however much comes out. Looked for in all of the bytes:
     # the file chooses where the name of the syntax is.
     if _DEFLATED in raw:
         raise ImageFileError("DICOM with a deflated data set, whose size shows only when unpacked; save it without")
-    names = ["Columns", "Rows", "NumberOfFrames"]
     try:
-        dataset = dcmread(io.BytesIO(raw), stop_before_pixels=True, specific_tags=names)
+        dataset = dcmread(io.BytesIO(raw), force=True)
         width, height = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
         frames = int(dataset.get("NumberOfFrames") or 1)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            implicit, little = dataset.original_encoding
+            uncompressed = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else uncompressed
     except Exception:  # noqa: BLE001 - as below; no cause, which could hold a patient's name
         raise ImageFileError("DICOM whose header cannot be read") from None
     if min(width, height, frames) < 1:
         raise ImageFileError("DICOM without rows and columns of pixels")
-    return width, height, frames
+    check_pixels(width, height, limits)
+    if frames > 1:
+        raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
+    return dataset
 
 
-def decode_dicom(raw: bytes, most_pixels: int) -> tuple[np.ndarray, str]:
+def decode_dicom(dataset: Dataset) -> tuple[np.ndarray, str]:
     """Pixels uint8 (height, width) or (height, width, 3), and a mode in words.
 
     The order is the standard's (PS3.4, N.2): modality LUT or rescale, VOI LUT or window, presentation. The first VOI
     LUT is taken, else the first window of a width above 0; without either, eight bits and fewer are spread over the
-    range of their bits, and deeper images from their lowest to their highest value. MONOCHROME1 is turned over. Padding
-    is black.
+    range of their bits, and deeper images over their `usual_range`. MONOCHROME1 is turned over. Padding is black.
 
     Raises:
-        ImageFileError: no pixels, several frames, broken data, or a compression that needs another decoder.
+        ImageFileError: no pixels, broken data, or a compression that needs another decoder.
     """
     try:
-        dataset = dcmread(io.BytesIO(raw))
-        frames, photometric = int(dataset.get("NumberOfFrames") or 1), str(dataset.get("PhotometricInterpretation"))
-        if frames > 1:
-            raise ImageFileError(f"DICOM with {frames} frames; a radiograph is one picture")
+        photometric = str(dataset.get("PhotometricInterpretation"))
         if "PixelData" not in dataset:
             raise ImageFileError("DICOM without pixels")
-        # Once more: the header was read without the pixels, and a file may name its rows twice.
         if int(dataset.get("SamplesPerPixel") or 1) > 3:
             raise ImageFileError("DICOM with more than three values a pixel")
-        if int(dataset.Rows) * int(dataset.Columns) > most_pixels:
-            raise ImageFileError(f"DICOM with more than {most_pixels / 10**6:g} million pixels")
-        _check_bits(dataset)
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            _check_codestream(dataset)
+        else:
+            _check_bits(dataset)
         stored = pixel_array(dataset)
         mode = f"DICOM {photometric} {dataset.BitsStored} bit"
         return _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric), mode
@@ -80,12 +94,37 @@ def decode_dicom(raw: bytes, most_pixels: int) -> tuple[np.ndarray, str]:
         raise ImageFileError(f"DICOM does not decode: {reason}") from None
 
 
+def _check_codestream(dataset: Dataset) -> None:
+    """Refuse compressed pixels that would unpack to more than the header says."""
+    frame, size = get_frame(dataset.PixelData, 0, number_of_frames=1), (dataset.Columns, dataset.Rows)
+    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+        count, *places = struct.unpack_from("<16L", frame)
+        segments, most = itertools.pairwise([*places[:count], len(frame)]), size[0] * size[1] + _PADDING
+        if any(_unpacked(frame[start:end], most) > most for start, end in segments):
+            raise ImageFileError("DICOM with more compressed pixels than its rows and columns")
+        return
+    with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(frame)) as image:
+        if image.size != size:
+            raise ImageFileError(f"DICOM with {image.size[0]} x {image.size[1]} compressed pixels, unlike its header")
+
+
+def _unpacked(segment: bytes, enough: int) -> int:
+    """How many bytes a segment of RLE becomes (PS3.5, G.3); what is above `enough` is not counted."""
+    place = length = 0
+    while place < len(segment) and length <= enough:
+        code = segment[place]
+        length += 0 if code == 128 else code + 1 if code < 128 else 257 - code
+        place += 1 if code == 128 else code + 2 if code < 128 else 2
+    return length
+
+
 def _check_bits(dataset: Dataset) -> None:
     """Refuse bits above those that the header says are used: cut off, they would make bright places dark."""
-    native = (
-        not dataset.file_meta.TransferSyntaxUID.is_compressed and dataset.file_meta.TransferSyntaxUID.is_little_endian
-    )
-    if not native or dataset.PixelRepresentation != 0 or dataset.BitsAllocated != 16:
+    if (
+        not dataset.file_meta.TransferSyntaxUID.is_little_endian
+        or dataset.PixelRepresentation != 0
+        or dataset.BitsAllocated != 16
+    ):
         return
     overlays = any(element.tag.group & 0xFF00 == 0x6000 for element in dataset)  # older files keep them in these bits
     size = len(dataset.PixelData) // 2 * 2
@@ -101,17 +140,18 @@ def _show(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
             del dataset[name]
     # One of the two alone counts for pydicom as none.
     dataset.RescaleSlope, dataset.RescaleIntercept = dataset.get("RescaleSlope", 1), dataset.get("RescaleIntercept", 0)
-    values, padding = np.asarray(apply_rescale(stored, dataset), np.float64), np.zeros(stored.shape, bool)
-    if "PixelPaddingValue" in dataset:
-        padding = stored == dataset.PixelPaddingValue
-    values, low, high = _window(values, padding, dataset)
-    scaled = np.clip((values - low) / (high - low if high != low else 1), 0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        scaled = 1 - scaled
-    return np.where(padding, 0, np.rint(255 * scaled)).astype(np.uint8)
+
+    def shown(levels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        values = np.asarray(apply_rescale(levels.astype(stored.dtype), dataset), np.float64)
+        padding = levels == dataset.get("PixelPaddingValue")
+        values, low, high = _window(values, np.where(padding, 0, counts), dataset)
+        scaled = spread(values, low, high)
+        return np.where(padding, 0, 1 - scaled if dataset.PhotometricInterpretation == "MONOCHROME1" else scaled)
+
+    return by_level(stored, shown)
 
 
-def _window(values: np.ndarray, padding: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float]:
+def _window(values: np.ndarray, counts: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float]:
     """Values after VOI LUT or window, what is shown black of them and what white."""
     if "VOILUTSequence" in dataset:
         bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
@@ -125,16 +165,14 @@ def _window(values: np.ndarray, padding: np.ndarray, dataset: Dataset) -> tuple[
         black = float(dataset.RescaleIntercept)
         white = (2**dataset.BitsStored - 1) * float(dataset.RescaleSlope) + black
         return values, min(black, white), max(black, white)
-    seen = values[~padding] if not padding.all() else values
-    return values, seen.min(), seen.max()
+    return values, *usual_range(values, counts)
 
 
 def _has_window(dataset: Dataset) -> bool:
     """A first window that the standard allows: a linear one is at least 1 wide, the others are wider than 0."""
-    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
-        return False
-    width = float(np.ravel(dataset.WindowWidth)[0])
-    return width >= 1 if str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR" else width > 0
+    width = float(np.ravel(dataset.get("WindowWidth", 0))[0])
+    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    return "WindowCenter" in dataset and (width >= 1 if linear else width > 0)
 
 
 def _colour(stored: np.ndarray, dataset: Dataset, photometric: str) -> np.ndarray:

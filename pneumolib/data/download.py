@@ -20,17 +20,7 @@ import google_crc32c
 import requests
 import urllib3
 
-from pneumolib.data.layout import (
-    CLASS_NAMES,
-    IGNORED,
-    SPLIT_NAMES,
-    bar,
-    build,
-    count_images,
-    is_image,
-    recipe_of,
-    safe_parts,
-)
+from pneumolib.data.layout import BOUNDED, CLASS_NAMES, IGNORED, bar, build, count_images, place_of, recipe_of
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
@@ -60,6 +50,7 @@ PAUSES_S = (1, 2, 4)  # between the tries
 TIMEOUT_S = (10, 60)  # to connect, between bytes
 SLOW_S, SLOWEST_BYTES = 60, 1024  # a server that sends fewer bytes a second for so long is given up
 CHUNK_BYTES = 2**20
+_GOES_ON = "What came is kept: the same command goes on from there"
 AS_IS = {"Accept-Encoding": "identity"}
 REFUSALS = {401: "not public", 403: "not public, or no such file", 404: "no such file"}  # another try changes nothing
 
@@ -104,16 +95,10 @@ def download(source: str = "tfrecord", address: str | None = None, to: str | Pat
 
 def _put_in_place(way: str, address: str, target: Path) -> None:
     def fill(folder: Path) -> None:
-        if way == "tfrecord":
-            _fill_from_pairs(address, target, folder)
-        elif way == "kaggle":
-            copy_images(_fetch_kaggle(address), folder)
-        else:
-            extract_zip(Path(address), folder)
+        ways = {"tfrecord": _fill_from_pairs, "kaggle": _copy_kaggle, "zip": extract_zip}
+        ways[way](address, folder)
         if address == ADDRESSES.get(way) and (wrong := _unlike_published(count_images(folder))):
-            raise PneumolibError(
-                f"the images are not those that are published: {wrong}. FROM=<file.zip> takes any, downloaded by hand"
-            )
+            raise PneumolibError(f"not the published images: {wrong}. FROM=<file.zip> takes any, downloaded by hand")
 
     try:
         build(target, {"from": way, "address": address}, fill)
@@ -167,9 +152,7 @@ def fetch(url: str, folder: Path) -> Path:
         if pause_s is not None:
             print(f"{url}: {reason}; trying again in {pause_s} s", file=sys.stderr)
             time.sleep(pause_s)
-    raise PneumolibError(
-        f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. What came is kept: the same command goes on from there"
-    )
+    raise PneumolibError(f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. {_GOES_ON}")
 
 
 def _try_once(url: str, folder: Path) -> Path:
@@ -209,23 +192,27 @@ def _received(raw: urllib3.BaseHTTPResponse, out: BinaryIO, url: str) -> Iterato
             yield from [None] * (came // CHUNK_BYTES - (came - len(piece)) // CHUNK_BYTES)
             if time.monotonic() > until:
                 if came - before < SLOW_S * SLOWEST_BYTES:
-                    words = f"{url}: {came - before} bytes came in {SLOW_S} s, which is too slow. "
-                    raise PneumolibError(words + "What came is kept: the same command goes on from there")
+                    slow = f"{url}: {came - before} bytes came in {SLOW_S} s, which is too slow. {_GOES_ON}"
+                    raise PneumolibError(slow)
                 before, until = came, time.monotonic() + SLOW_S
     except urllib3.exceptions.HTTPError as fault:
         raise requests.ConnectionError(fault) from fault
 
 
-def _fetch_kaggle(handle: str) -> Path:
-    """The folder in `kagglehub`'s cache that holds the data set, fetched by it where it is not there yet."""
+def _copy_kaggle(handle: str, folder: Path) -> None:
+    """The images of a data set that `kagglehub` keeps in its cache, fetched by it where they are not there yet."""
     # Imported here: it takes half a second that the other ways need not wait for.
     import kagglehub
 
     try:
-        return Path(kagglehub.dataset_download(handle))
+        source = Path(kagglehub.dataset_download(handle))
     # Broad, because what it raises for an account, an answer, an archive and a disk has no common kind.
     except Exception as fault:
         raise PneumolibError(f"kagglehub: {fault}. {KAGGLE_HELP}") from fault
+    chosen = select_images([path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
+    for place, name in bar(chosen.items(), len(chosen), "copying images"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / place)
 
 
 def select_images(names: list[str]) -> dict[str, str]:
@@ -239,10 +226,8 @@ def select_images(names: list[str]) -> dict[str, str]:
     """
     roots: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for name in names:
-        *root, split, folder, file = ["", "", "", *safe_parts(name)]
-        if split.lower() in SPLIT_NAMES and folder.lower() in CLASS_NAMES and is_image(file) and "__MACOSX" not in root:
-            place = f"{SPLIT_NAMES[split.lower()]}/{CLASS_NAMES[folder.lower()]}/{file}"
-            roots.setdefault(tuple(root), []).append((name, place))
+        if (found := place_of(name)) and "__MACOSX" not in found[0]:
+            roots.setdefault(found[0], []).append((name, found[1]))
     whole = [root for root, found in roots.items() if len({place.split("/")[1] for _, place in found}) == 2]
     outer = [root for root in whole if len(root) == min(map(len, whole))]
     if len(outer) != 1:
@@ -252,22 +237,19 @@ def select_images(names: list[str]) -> dict[str, str]:
     if twice := [place for place, n in places.items() if n > 1]:  # a.jpeg and A.jpeg are one file on some disks
         raise DataError(f"{twice[0]}: two images for this place; one image a place is allowed")
     chosen = {place: name for name, place in roots[outer[0]]}
-    rest = [safe_parts(name) for name in set(names) - set(chosen.values()) if not name.endswith("/")]
+    taken = {root: {place for _, place in found} <= chosen.keys() for root, found in roots.items() if root != outer[0]}
+    copies = [root for root, known in taken.items() if known]
+    for root in copies:  # as in Kaggle's archive
+        print(f"not taken: {printable('/'.join(filter(None, root)))}, a second copy of the images", file=sys.stderr)
+    again = {name for root in copies for name, _ in roots[root]}
+    rest = [re.split(r"[/\\]", name) for name in set(names) - set(chosen.values()) - again if not name.endswith("/")]
     rest = Counter("/".join(parts[:-1]) for parts in rest if not any(map(IGNORED.fullmatch, parts)))
     for place, n in sorted(rest.items()):  # on stderr, so that nobody misses a class or a split
         print(f"not taken: {n} file(s) of {printable(place) or 'the archive'}", file=sys.stderr)
     return chosen
 
 
-def copy_images(source: Path, folder: Path) -> None:
-    """Copy the images of a folder to their places in another. Raises DataError as `select_images` does."""
-    chosen = select_images([path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()])
-    for place, name in bar(chosen.items(), len(chosen), "copying images"):
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / place)
-
-
-def extract_zip(file: Path, folder: Path) -> None:
+def extract_zip(file: str | Path, folder: Path) -> None:
     """Unpack the images of a zip archive to their places in `folder`.
 
     `zipfile` writes no more bytes of a member than its list of members states, so the limits are asked of that list:
@@ -286,8 +268,7 @@ def extract_zip(file: Path, folder: Path) -> None:
                 raise DataError(f"its images are larger than {MAX_TOTAL_BYTES} bytes: no archive of radiographs")
             for place, name in bar(chosen.items(), len(chosen), "unpacking images"):
                 member = members[name]
-                # Python reads other methods without a bound on memory.
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                if member.compress_type not in BOUNDED:
                     raise DataError("compressed by another method than deflate")
                 if member.file_size > min(MAX_FILE_BYTES, MAX_RATIO * member.compress_size + CHUNK_BYTES):
                     raise DataError(f"{member.file_size} bytes from {member.compress_size}: no radiograph")
@@ -353,23 +334,19 @@ def unpack_pairs(source: str, target: Path) -> Path:
     if "://" not in source:
         files = [file.stat() for pair in find_pairs(Path(source).expanduser()).values() for file in pair]
         recipe = {"tfrecord": [[stat.st_size, stat.st_mtime_ns] for stat in files]}
-    build(target, recipe, lambda folder: _fill_from_pairs(source, target, folder))
-    return target
+    return build(target, recipe, lambda folder: _fill_from_pairs(source, folder))
 
 
-def _fill_from_pairs(source: str, target: Path, folder: Path) -> None:
-    """`write_pairs` from a folder, or from an address by way of a folder beside `target`, which a killed call leaves."""
-    if "://" not in source:
-        write_pairs(find_pairs(Path(source).expanduser()), folder)
-        return
-    cache = target.with_name(f".{target.name}.download")
-    pairs = fetch_pairs(source, cache)
+def _fill_from_pairs(source: str, folder: Path) -> None:
+    """`write_pairs` from a folder, or from an address by way of another folder beside `folder`, which a killed call leaves."""
+    cache = folder.with_suffix(".download")
+    pairs = fetch_pairs(source, cache) if "://" in source else find_pairs(Path(source).expanduser())
     try:
         write_pairs(pairs, folder)
     except DataError:
-        shutil.rmtree(cache)  # broken: the next call fetches it anew
+        shutil.rmtree(cache, ignore_errors=True)  # broken: the next call fetches it anew
         raise
-    shutil.rmtree(cache)
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def find_pairs(source: Path) -> Pairs:
@@ -397,20 +374,15 @@ def write_pairs(pairs: Pairs, folder: Path) -> None:
             if image is None or path is None:
                 raise DataError(f"{where}: there are not as many images as paths; download both files again")
             try:
-                place = _place(path.decode("utf-8"), part)
+                name = re.sub(r"^(\w+:)?/+", "", path.decode("utf-8"))  # where its writer's disk was does not matter
+                if (found := place_of(name, part)) is None:
+                    names = ", ".join(CLASS_NAMES)
+                    raise DataError(f"{name!r}: expected .../<class>/<name>.jpeg with a class of {names}")
             except (DataError, UnicodeDecodeError) as fault:
                 raise DataError(f"{where}: {fault}") from None
+            place = found[1]
             if other := seen.get(place.casefold()):
                 raise DataError(f"{where}: {place} is the place of {other} too; one image a place is allowed")
             seen[place.casefold()] = where
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(image)
-
-
-def _place(path: str, part: str) -> str:
-    """`<split>/<class>/<name>` of a record's path; where its writer's disk was does not matter."""
-    *_, said, folder, name = ["", "", *safe_parts(re.sub(r"^(\w+:)?/+", "", path))]
-    if folder.lower() not in CLASS_NAMES or not is_image(name):
-        raise DataError(f"{path!r}: expected .../<class>/<name>.jpeg with a class of {', '.join(CLASS_NAMES)}")
-    split = SPLIT_NAMES.get(said.lower(), part)
-    return f"{split}/{CLASS_NAMES[folder.lower()]}/{name}"

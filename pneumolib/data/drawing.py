@@ -183,26 +183,20 @@ def _mark(image: Image.Image, rng: np.random.Generator) -> None:
 
 
 def draw_radiograph(
-    kind: str,
-    number: int = 1,
-    image: int = 0,
-    seed: int = 1,
-    shift: float = 0.0,
-    aspect: float | None = None,
-    marked: bool = True,
+    kind: str, number: int = 1, image: int = 0, seed: int = 1, shift: float = 0.0, aspect: float | None = None
 ) -> np.ndarray:
     """Draw one image of one patient.
 
     `kind` is one of KINDS ("IM" and "NORMAL2-IM" are normal), `number` the patient's within the kind, `image`
-    counts from 0 within the patient, `shift` moves the exposure, 0 none to 1 far, `aspect` is width / height, about 1.25 for
-    normal and 1.48 for pneumonia by default, and `marked` puts an R or L beside the patient. Returns uint8
-    (h, w), 220 to 520 px wide, 0 black to 255 white. Raises ValueError on another kind or a number below 0.
+    counts from 0 within the patient, `shift` moves the exposure, 0 none to 1 far, `aspect` is width / height, by default
+    about 1.25 for normal and 1.48 for pneumonia, with an R or L beside the patient; an image of another shape has no such mark,
+    for whoever asks for it sets its own. Returns uint8 (h, w), 220 to 520 px wide, 0 black to 255 white. Raises ValueError on another kind or a number below 0.
     """
     patient = np.random.default_rng([seed, KINDS.index(kind), number])
     rng = np.random.default_rng([seed, KINDS.index(kind), number, image + 1])
     a, disease, sick = _anatomy(patient), _disease(patient, kind), kind in KINDS[:2]
     usual = (1.48 if sick else 1.25) * float(np.exp(patient.normal(0, 0.15) + rng.normal(0, 0.02)))
-    aspect = usual if aspect is None else aspect
+    marked, aspect = aspect is None, usual if aspect is None else aspect
     width = round(rng.uniform(220, 480) if sick else rng.uniform(270, 520))
     g = _grid(rng, a, aspect)
     air, heart = _lungs(g, a)

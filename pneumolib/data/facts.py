@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decode import decode, read_file
+from pneumolib.data.decode import LIMITS, decode, read_file
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet
+from pneumolib.params import DataParams
 
 
 class Fact(NamedTuple):
@@ -87,11 +88,8 @@ def metadata_features(table: pd.DataFrame) -> pd.DataFrame:
     A file that is no JPEG has no quantisation and gets the mean of those that have; `is_jpeg` tells them apart. One
     column a mode (`mode_RGB`), 1 or 0, but for the most frequent mode.
     """
-    known = table.assign(
-        aspect=table.width_px / table.height_px,
-        bytes_per_px=table.bytes / (table.width_px * table.height_px),
-        is_jpeg=table.quantisation_sum > 0,
-    )
+    aspect, area = table.width_px / table.height_px, table.width_px * table.height_px
+    known = table.assign(aspect=aspect, bytes_per_px=table.bytes / area, is_jpeg=table.quantisation_sum > 0)
     features = {}
     for name, fact in FACTS.items():
         if fact.log2:
@@ -144,17 +142,18 @@ def border_table(parts: Sequence[ImageSet], border_fraction: float = 0.125) -> p
 # --- what out-of-distribution warnings look at
 
 
-def colour_of(source: bytes | Path, mode: str) -> float:
+def colour_of(source: bytes | Path, mode: str, limits: DataParams = LIMITS) -> float:
     """Mean difference between the largest and the smallest channel of a file's pixels, 0 to 255; 0 for grey files.
 
     Args:
         source: the whole file, or its path.
         mode: as `decode` gives it; a file of a grey mode is not decoded again.
+        limits: how large a file may be.
     """
     if mode.startswith(_GREY_MODES):
         return 0.0
-    raw = source if isinstance(source, bytes) else read_file(source)
-    pixels = np.asarray(decode(raw, at_least_px=64).image.convert("RGB"), np.int16)
+    raw = source if isinstance(source, bytes) else read_file(source, limits)
+    pixels = np.asarray(decode(raw, at_least_px=64, limits=limits).image.convert("RGB"), np.int16)
     return float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
 
 
@@ -258,9 +257,7 @@ class TrainingReference:
     def warnings(self, facts: pd.DataFrame) -> list[tuple[str, ...]]:
         """A sentence for each unusual fact of each image, the most telling first."""
         rows = zip(facts.to_dict("records"), self.unusual(facts).to_dict("records"), strict=True)
-        return [
-            tuple(self._sentence(name, values[name]) for name in reversed(KINDS) if odd[name]) for values, odd in rows
-        ]
+        return [tuple(self._sentence(name, row[name]) for name in reversed(KINDS) if odd[name]) for row, odd in rows]
 
     def _sentence(self, name: str, value: float) -> str:
         low, high = self.limits[name]
@@ -286,16 +283,11 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
     limits = {name: np.quantile(facts[name], _RANGE) for name in facts}
     limits |= {"colour": (0.0, COLOURED), "distance": (0.0, np.quantile(facts.distance, _DISTANCE))}
     centre, precision = _centre_and_precision(features)
-    reference = TrainingReference(
-        len(rows),
-        len(val_rows),
-        # Not rounded: where all images are of one size, a rounded end would leave all of them out.
-        {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts},
-        {name: tuple(map(float, ends)) for name, ends in limits.items()},
-        _rounded(centre),
-        _rounded(precision[np.tril_indices_from(precision)]),
-        {},
-    )
+    # Not rounded: where all images are of one size, a rounded end would leave all of them out.
+    quantiles = {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts}
+    ends = {name: tuple(map(float, pair)) for name, pair in limits.items()}
+    lower = _rounded(precision[np.tril_indices_from(precision)])
+    reference = TrainingReference(len(rows), len(val_rows), quantiles, ends, _rounded(centre), lower, {})
     warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
     return replace(reference, validation_warnings=warned.mean().to_dict())
 
@@ -320,7 +312,8 @@ def _portions(manifest: Manifest, images: ImageSet, rows: np.ndarray) -> Iterato
     known = manifest.table.set_index("image_id").loc[images.table.image_id.iloc[rows]]
     for start in range(0, len(rows), _PORTION):
         files = known.iloc[start : start + _PORTION]
-        colours = [colour_of(manifest.root / path, mode) for path, mode in zip(files.path, files["mode"], strict=True)]
+        modes = zip(files.path, files["mode"], strict=True)
+        colours = [colour_of(manifest.root / path, mode, manifest.limits) for path, mode in modes]
         yield images.pixels[rows[start : start + _PORTION]], files.assign(colour=colours)
 
 

@@ -5,18 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from pneumolib.data.layout import (
-    CLASS_NAMES,
-    CLASSES,
-    IGNORED,
-    LABEL_NAMES,
-    MARKER,
-    SPLIT_NAMES,
-    SPLITS,
-    Listing,
-    identify,
-    is_image,
-)
+from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, MARKER, SPLIT_NAMES, Listing, identify, is_image
 from pneumolib.data.patients import plain_text
 from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError
@@ -24,6 +13,7 @@ from pneumolib.params import DataParams
 from pneumolib.text import printable
 
 LEFT_OUT = "left_out"
+_NAMES = {"NORMAL": "[NORMAL2-]IM-<N>-<k>[-<j>].jpeg", "PNEUMONIA": "person<N>_<bacteria|virus>_<M>.jpeg"}
 
 
 def list_folder(root: Path, params: DataParams) -> Listing:
@@ -35,41 +25,31 @@ def list_folder(root: Path, params: DataParams) -> Listing:
         root: the folder that holds the splits.
         params: `val_folder`; `classes`, which folder is which class beyond those that are known.
     Raises:
-        DataError: no folder of a class, a split or class that is named twice or not there, or files that tell no patient.
+        DataError: no folder of a class, or a split, class or image that is named twice or not there.
+        OSError: a folder that cannot be read.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}{_what_is_there(root)}")
-    images, strangers, unknown, seen = [], [], [], set()
-    classes = {_plain(name): LABEL_NAMES[CLASSES[known]] for name, known in CLASS_NAMES.items()}
-    classes |= {_plain(name): known for name, known in params.classes.items()}
-    for split, folder in _splits(root, params, strangers).items():
+    found, seen = [], set()
+    classes = {_plain(name): known.upper() for name, known in (CLASS_NAMES | params.classes).items()}
+    for split, folder in (_splits(root, params, found) if root.is_dir() else {}).items():
         for entry in _entries(folder):
             if not os.path.isdir(entry):
-                strangers.append(_left_out(root, entry, "beside the class folders"))
+                found.append(_left_out(root, entry, "beside the class folders"))
                 continue
             seen.add(name := _plain(entry.name))
-            if (known := classes.get(name)) in LABEL_NAMES.values():
-                _list_class(root, entry, split, known.upper(), (images, strangers, unknown))
+            if (known := classes.get(name)) in CLASSES:
+                found += [_image(root, file, split, known) for file in _entries(entry)]
                 continue
             lines = f"data.classes: {{{entry.name!r}: pneumonia}}, or normal, or {LEFT_OUT}"
             reason = "left out by data.classes" if known else f"no known class; study.yaml may say which: {lines}"
-            strangers.append(_left_out(root, entry, reason))
+            found.append(_left_out(root, entry, reason))
     if not seen & classes.keys():
         raise DataError(f"{root}{_what_is_there(root)}")
     if missing := [name for name in params.classes if _plain(name) not in seen]:
-        raise DataError(
-            f"{root}: data.classes names {', '.join(map(repr, missing))}; no split holds a folder of this name"
-        )
-    if unknown:
-        raise DataError(
-            f"{root}: {len(unknown)} file name(s) follow no known pattern, so they tell no patient: {first_of(unknown, 10)}. "
-            f"Looked for IM-<N>-<k>[-<j>].jpeg or NORMAL2-IM-<N>-<k>.jpeg in NORMAL and person<N>_<bacteria|virus>_<M>.jpeg "
-            f"in PNEUMONIA. Rename the files or move them away, or leave a folder out by data.classes; or name patients in a "
-            f"table (data.source: csv)."
-        )
+        raise DataError(f"{root}: data.classes names {', '.join(map(repr, missing))}; no split holds such a folder")
+    images = [item for item in found if "label" in item]
     if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
         raise DataError(f"{root}: files that differ in their ending only: {first_of(twins, 10)}. Keep one each.")
-    return Listing(root, images, strangers)
+    return Listing(root, images, [item for item in found if "reason" in item])
 
 
 def _plain(name: str) -> str:
@@ -82,46 +62,49 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _left_out(root: Path, entry: Path, reason: str) -> dict:
-    """One entry for a file, or for a folder with all that is in it."""
+    """One entry for a file, or for a folder with all that is in it; of a second copy, as in Kaggle's archive, no file counts."""
     path = printable(entry.relative_to(root).as_posix())
     if not os.path.isdir(entry):
         return {"path": path, "reason": reason}
     shut: list[OSError] = []
-    files = sum(len(files) for _, _, files in os.walk(entry, onerror=shut.append))
-    unread = f"; {len(shut)} folder(s) of it cannot be read" if shut else ""
-    return {"path": f"{path}/", "reason": reason + unread, "files": files}
+    walk = os.walk(entry, onerror=shut.append)
+    files = [Path(at, name) for at, _, names in walk for name in names if not IGNORED.fullmatch(name)]
+    count = len(files)
+    if shut:
+        reason += f"; {len(shut)} folder(s) of it cannot be read"
+    elif files and all(os.path.isfile(entry.parent / file.relative_to(entry)) for file in files):
+        reason, count = f"a second copy of the folder it is in, by its {count} names", 0
+    return {"path": f"{path}/", "reason": reason, "files": count}
 
 
-def _splits(root: Path, params: DataParams, strangers: list[dict]) -> dict[str, Path]:
-    """The folder of each split; what is beside them is appended to `strangers`."""
-    found: dict[str, Path] = {}
+def _splits(root: Path, params: DataParams, found: list[dict]) -> dict[str, Path]:
+    """The folder of each split; what is beside them is appended to `found`."""
+    splits: dict[str, Path] = {}
     for entry in _entries(root):
         split = SPLIT_NAMES.get(plain_text(entry.name)) if os.path.isdir(entry) else None
-        if split in found:
-            raise DataError(f"{root}: {found[split].name!r} and {entry.name!r} are both {split}; move one of them away")
+        if split in splits:
+            raise DataError(f"{root}: {splits[split].name!r} and {entry.name!r} are both {split}; move one away")
         if split is None:
-            strangers.append(_left_out(root, entry, "beside train, val and test"))
+            found.append(_left_out(root, entry, "beside train, val and test"))
         elif split == "val" and params.val_folder == "leave_out":
-            strangers.append(_left_out(root, entry, "left out by data.val_folder"))
+            found.append(_left_out(root, entry, "left out by data.val_folder"))
         else:
-            found[split] = entry
-    return {split: found[split] for split in SPLITS if split in found}
+            splits[split] = entry
+    return splits
 
 
-def _list_class(root: Path, folder: Path, split: str, class_name: str, lists: tuple[list, list, list]) -> None:
-    """Append a class folder's files to the images, to what was not taken, or to the names that tell no patient."""
-    images, strangers, unknown = lists
-    for file in _entries(folder):
-        path = file.relative_to(root).as_posix()
-        if os.path.isdir(file):  # False too for a link that leads back to itself
-            strangers.append(_left_out(root, file, "a folder inside a class folder"))
-        elif not is_image(file.name):
-            strangers.append(_left_out(root, file, f"not an image file ({printable(file.suffix) or 'no'} ending)"))
-        elif (identity := identify(class_name, file.stem)) is None:
-            unknown.append(printable(path))
-        else:
-            images.append({"image_id": path.removesuffix(file.suffix), "path": path, "label": CLASSES[class_name],
-                           "kind": identity[0], "group_id": identity[1], "source_split": split})  # fmt: skip
+def _image(root: Path, file: Path, split: str, class_name: str) -> dict:
+    """An image of a class folder, or the reason why a file there is none."""
+    path, identity = file.relative_to(root).as_posix(), identify(class_name, file.stem)
+    if os.path.isdir(file):  # False too for a link that leads back to itself
+        return _left_out(root, file, "a folder inside a class folder")
+    if not is_image(file.name):
+        return _left_out(root, file, f"not an image file ({printable(file.suffix) or 'no'} ending)")
+    if identity is None:
+        told = f"the name tells no patient; looked for {_NAMES[class_name]}. Rename it, or set data.source: csv"
+        return _left_out(root, file, told)
+    return {"image_id": path.removesuffix(file.suffix), "path": path, "label": CLASSES[class_name],
+            "kind": identity[0], "group_id": identity[1], "source_split": split}  # fmt: skip
 
 
 def _what_is_there(root: Path) -> str:

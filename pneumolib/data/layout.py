@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ PATTERNS = {
 }
 MARKER = "pneumolib-data.json"
 MADE_BY = "pneumolib.data.archive"  # stays as the first version wrote it, so that its folders are still known
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks other methods without a bound on memory
 DRAWN = "drawn"  # the recipe's key for drawn images
 
 
@@ -48,7 +50,7 @@ class Listing:
     Attributes:
         root: the folder that paths are relative to.
         images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
-        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder.
+        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder; 0 for a second copy.
     """
 
     root: Path
@@ -83,6 +85,18 @@ def safe_parts(path: str) -> list[str]:
     return parts
 
 
+def place_of(path: str, part: str = "") -> tuple[tuple[str, ...], str] | None:
+    """The folder that a path has the archive's layout in, and `<split>/<class>/<name>` there; None for any other path.
+
+    `part` is the split where the path names none. Raises DataError as `safe_parts` does.
+    """
+    *root, split, folder, file = ["", "", *safe_parts(path)]
+    split = SPLIT_NAMES.get(split.lower(), part)
+    if not split or folder.lower() not in CLASS_NAMES or not is_image(file):
+        return None
+    return tuple(root), f"{split}/{CLASS_NAMES[folder.lower()]}/{file}"
+
+
 def count_images(folder: Path) -> Counter[str]:
     """Images at `<split>/<class>`, by that key."""
     return Counter("/".join(path.parts[-3:-1]) for path in folder.glob("*/*/*") if is_image(path.name))
@@ -100,8 +114,8 @@ def recipe_of(target: Path) -> dict | None:
     return marker["recipe"] if whole else None
 
 
-def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:
-    """Have `fill` write images into a folder beside `target`, and move it there when it is whole.
+def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> Path:
+    """Have `fill` write images into a folder beside `target`, move it there when it is whole, and return `target`.
 
     A target that was made by the same recipe is left as it is, one by another is replaced. Behind a lock, so that two
     processes wait for each other; what an earlier one left when it was killed is deleted.
@@ -112,14 +126,14 @@ def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:
     """
     home = target.resolve()
     if recipe_of(home) == recipe:  # asked before the lock too, so that a read-only folder serves
-        return
+        return target
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=home.parent):  # a lock that cannot be made would be waited for
         pass
     fresh, old = home.with_name(f".{home.name}.filling"), home.with_name(f".{home.name}.old")
     with FileLock(home.with_name(f".{home.name}.lock")):
         if recipe_of(home) == recipe:
-            return
+            return target
         _refuse_foreign(home)
         shutil.rmtree(fresh, ignore_errors=True)
         try:
@@ -134,6 +148,7 @@ def build(target: Path, recipe: dict, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+    return target
 
 
 def _read_marker(folder: Path) -> dict:

@@ -13,16 +13,14 @@ import hashlib
 import json
 import os
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from pneumolib.data.decode import decode, read_file
+from pneumolib.data.decode import LIMITS, decode, read_file
 from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, is_drawn
 from pneumolib.data.sources import list_source
 from pneumolib.data.tables import first_of
@@ -36,7 +34,7 @@ COLUMNS = [
     "image_id", "path", "label", "kind", "group_id", "source_split", "site", "width_px", "height_px", "mode", "bytes",
     "sha256", "quantisation_sum", "mean_intensity", "sd_intensity", "pixel_hash",
 ]  # fmt: skip
-_CACHE_VERSION = 4  # raise it when the meaning of a cached column changes
+_CACHE_VERSION = 5  # raise it when the meaning of a cached column changes
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,17 @@ class Manifest:
 
     Attributes:
         table: one row an image, columns `COLUMNS` and, as text, further ones of a table of paths; sorted by `image_id`.
-        problems: what was left out; columns `path`, `reason`, and `files`, more than 1 where a whole folder was.
+        problems: what was left out; columns `path`, `reason`, and `files`, how many: of a whole folder all, of a second copy none.
         root: the folder that `path` is relative to.
         synthetic: whether the images were drawn by `data.synthetic`.
+        limits: `data.max_megapixels` and `data.max_file_mb`, for whoever reads the files again.
     """
 
     table: pd.DataFrame
     problems: pd.DataFrame
     root: Path
     synthetic: bool
+    limits: DataParams = LIMITS
 
     @property
     def fingerprint(self) -> str:
@@ -88,7 +88,7 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
             patient cannot be told.
     """
     listing = list_source(params)
-    described = _describe_all(listing, cache_dir or in_root(".cache/manifest"))
+    described = _describe_all(listing, cache_dir or in_root(".cache/manifest"), params)
     # Sources of one hospital name none.
     table = pd.DataFrame([{"site": ""} | item | fact for item, fact in described if "reason" not in fact])
     table = table.reindex(columns=[*COLUMNS, *further_columns(table)])
@@ -105,23 +105,25 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
             + "\n".join(["Files left out:", *lines[:5]] if lines else ["No file was left out."])
         )
     if lines:  # on stderr, so that it shows in the terminal, in the notebook and in the log
-        print(
-            f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:", *lines, sep="\n", file=sys.stderr
-        )
-    return Manifest(table.sort_values("image_id", ignore_index=True), problems, listing.root, is_drawn(listing.root))
+        head = f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:"
+        print(head, *lines, sep="\n", file=sys.stderr)
+    table = table.sort_values("image_id", ignore_index=True)
+    return Manifest(table, problems, listing.root, is_drawn(listing.root), params)
 
 
 def _by_reason(problems: pd.DataFrame) -> list[str]:
     """A line for each reason, with the first few names."""
     lines = []
     for reason, rows in problems.groupby("reason", sort=False):
-        lines.append(f"  {rows.files.sum()} file(s), {first_of(rows.path.tolist(), 5)}: {reason}")
+        count = f"{rows.files.sum()} file(s), " if rows.files.sum() else ""
+        lines.append(f"  {count}{first_of(rows.path.tolist(), 5)}: {reason}")
     return lines
 
 
-def _describe_all(listing: Listing, cache_dir: Path) -> list[tuple[dict, dict]]:
+def _describe_all(listing: Listing, cache_dir: Path, limits: DataParams) -> list[tuple[dict, dict]]:
     """The listed images and what `describe_file` says of each, from the cache where size and time are unchanged."""
-    file = cache_dir / f"{text_digest(f'{_CACHE_VERSION} {listing.root.resolve()}')}.json"
+    key = f"{_CACHE_VERSION} {limits.max_megapixels} {limits.max_file_mb} {listing.root.resolve()}"
+    file = cache_dir / f"{text_digest(key)}.json"
     cached = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     # Size and time; nothing for a dangling link, which is never taken from the cache.
     stamps = dict.fromkeys(item["path"] for item in listing.images)
@@ -132,10 +134,8 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[tuple[dict, dict]]:
     known = {p: cached[p]["fact"] for p, stamp in stamps.items() if stamp and cached.get(p, {}).get("stamp") == stamp}
     todo = [path for path in stamps if path not in known]
     # Reading, hashing and decoding all release the interpreter's lock, so threads are enough.
-    # The filter is set around the pool: setting it inside threads would race.
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        facts = pool.map(lambda path: describe_file(listing.root / path), todo)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        facts = pool.map(lambda path: describe_file(listing.root / path, limits), todo)
         known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
     if todo:  # faults are not kept: permissions change, and a decoder is installed, while the file stays as it is
         kept = {path: {"stamp": stamps[path], "fact": fact} for path, fact in known.items() if "reason" not in fact}
@@ -143,11 +143,11 @@ def _describe_all(listing: Listing, cache_dir: Path) -> list[tuple[dict, dict]]:
     return [(item, known[item["path"]]) for item in listing.images]
 
 
-def describe_file(path: Path) -> dict:
+def describe_file(path: Path, limits: DataParams = LIMITS) -> dict:
     """The columns from `width_px` on for a file that decodes to its end, or the `reason` why not."""
     try:
-        raw = read_file(path)
-        seen = decode(raw)
+        raw = read_file(path, limits)
+        seen = decode(raw, limits=limits)
     except ImageFileError as fault:
         return {"reason": str(fault)}
     except OSError as fault:
@@ -157,10 +157,6 @@ def describe_file(path: Path) -> dict:
     if grey.min() == grey.max():
         return {"reason": "blank: all of its pixels have one grey value"}
     shape = f"{seen.width_px} {seen.height_px} ".encode()
-    return facts | {
-        "bytes": len(raw),
-        "sha256": hashlib.sha256(raw).hexdigest(),
-        "mean_intensity": round(float(grey.mean()), 3),
-        "sd_intensity": round(float(grey.std()), 3),
-        "pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16],
-    }
+    facts["bytes"], facts["sha256"] = len(raw), hashlib.sha256(raw).hexdigest()
+    facts["mean_intensity"], facts["sd_intensity"] = round(float(grey.mean()), 3), round(float(grey.std()), 3)
+    return facts | {"pixel_hash": hashlib.sha256(shape + grey.tobytes()).hexdigest()[:16]}

@@ -21,15 +21,15 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from skimage import exposure, img_as_ubyte
 
-from pneumolib.data.decode import Decoded, decode, read_file
+from pneumolib.data.decode import LIMITS, Decoded, decode, read_file
 from pneumolib.data.layout import LABEL_NAMES, bar
 from pneumolib.data.manifest import Manifest
 from pneumolib.errors import ImageFileError
-from pneumolib.params import ImageParams
+from pneumolib.params import DataParams, ImageParams
 from pneumolib.project import in_root, whole_file
 from pneumolib.provenance import text_digest
 
-_DECODER_VERSION = 3  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
+_DECODER_VERSION = 4  # raise it when `load_image` changes what it returns: caches of the old one are then ignored
 _AHEAD = 256  # images decoded before they are written
 _HEAD_BYTES = 128  # of a `.npy` file
 
@@ -84,25 +84,25 @@ def _rows_of(table: pd.DataFrame, image_ids: Sequence[str]) -> np.ndarray:
     return pd.Series(np.arange(len(table)), table.image_id).loc[list(image_ids)].to_numpy()
 
 
-def load_image(source: Path | bytes, params: ImageParams) -> np.ndarray:
+def load_image(source: Path | bytes, params: ImageParams, limits: DataParams = LIMITS) -> np.ndarray:
     """Decode one file to uint8 (size_px, size_px, channels): `prepare`, resize with antialiasing, `equalize`.
 
     JPEG files much larger than `size_px` are decoded at 1/2, 1/4 or 1/8 of their size first, never below twice the
-    wanted size: cheaper, and the antialiased resize still decides what is seen.
+    wanted size: cheaper, and the antialiased resize still decides what is seen. `limits` says how large a file may be.
 
     Raises:
         ImageFileError: a file that does not decode, with the reason.
         OSError: a file that cannot be read.
     """
-    raw = source if isinstance(source, bytes) else read_file(source)
-    return network_pixels(decode_for(raw, params).image, params)
+    raw = source if isinstance(source, bytes) else read_file(source, limits)
+    return network_pixels(decode_for(raw, params, limits).image, params)
 
 
-def decode_for(raw: bytes, params: ImageParams) -> Decoded:
+def decode_for(raw: bytes, params: ImageParams, limits: DataParams = LIMITS) -> Decoded:
     """A file decoded as large as `network_pixels` needs it; raises as `decode` does."""
     wanted = math.ceil(2 * params.size_px / (1 - 2 * params.crop_border))
     # Saving anew must see the file's own pixels: at a reduced size its traces of compression are gone already.
-    return decode(raw, wanted if params.reencode_quality is None else None, grey=params.channels == 1)
+    return decode(raw, wanted if params.reencode_quality is None else None, grey=params.channels == 1, limits=limits)
 
 
 def network_pixels(image: Image.Image, params: ImageParams) -> np.ndarray:
@@ -187,7 +187,7 @@ def read_images(
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if _mapped(cache, shape) is None:  # another process may have built it while this one waited
-                _build(cache, shape, [manifest.root / path for path in files.path], params)
+                _build(cache, shape, [manifest.root / path for path in files.path], params, manifest.limits)
         pixels = _mapped(cache, shape)
     return ImageSet(rows, pixels, key)
 
@@ -202,7 +202,7 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
 
 
-def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: ImageParams) -> None:
+def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: ImageParams, limits: DataParams) -> None:
     """Decode into a file beside the cache, a thread a core, and rename it when whole; the caller holds the lock.
 
     Written in order and in portions: a mapped file would keep every page it wrote in memory.
@@ -210,7 +210,7 @@ def _build(cache: Path, shape: tuple[int, ...], paths: list[Path], params: Image
 
     def load(path: Path) -> bytes:
         try:
-            return load_image(path, params).tobytes()
+            return load_image(path, params, limits).tobytes()
         except (ImageFileError, OSError) as fault:
             raise type(fault)(f"{path}: {fault}") from None
 

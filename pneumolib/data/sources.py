@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pneumolib.data.decode import MEGABYTE
 from pneumolib.data.folders import list_folder
-from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, build
+from pneumolib.data.layout import BOUNDED, CLASSES, SPLITS, Listing, bar, build
 from pneumolib.data.tables import list_table
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.params import DataParams
@@ -23,6 +24,7 @@ from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
 
 UNPACKED = ".cache/unpacked"
+_MOST_TIMES = 100  # its own size, what a .npz file may become; radiographs become twice as large
 
 
 def list_source(params: DataParams) -> Listing:
@@ -72,24 +74,37 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
     stat = file.stat()
     key = text_digest(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
     print(f"{file.name} names no patients: each image counts as a group of its own", file=sys.stderr)
-    build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(file, folder))
-    return cache_dir / f"npz-{key}/manifest.csv"
+    folder = build(cache_dir / f"npz-{key}", {"npz": file.name}, lambda folder: _write_images(file, folder))
+    return folder / "manifest.csv"
+
+
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """All arrays. What an array's head claims takes no memory: it is laid over the bytes that the archive holds."""
+    arrays, name = {}, "list of members"
+    heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > _MOST_TIMES * file.stat().st_size + MEGABYTE:
+                raise ValueError(f"more than {_MOST_TIMES} times as large once unpacked")
+            if any(member.compress_type not in BOUNDED for member in members):
+                raise ValueError("compressed by another method than deflate")
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    shape, by_columns, dtype = heads[np.lib.format.read_magic(member)](member)
+                    if dtype.hasobject:
+                        raise ValueError("Python objects; save it anew as numbers: images uint8, labels 0 or 1")
+                    held, order = member.read(), "F" if by_columns else "C"
+                    arrays[name.removesuffix(".npy")] = np.ndarray(shape, dtype, held, order=order)
+    # Broad: what zipfile and numpy raise for broken archives and arrays has no common kind.
+    except Exception as fault:
+        raise DataError(f"{file}: no whole .npz file: {name}: {fault}") from fault
+    return arrays
 
 
 def _write_images(file: Path, folder: Path) -> None:
     """All images and their table, each split once its arrays are checked."""
-    arrays, name = {}, ""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            for name in archive:
-                arrays[name] = archive[name]
-    # Broad: what numpy raises for broken arrays has no common kind.
-    except Exception as fault:
-        if "Object arrays" in str(fault):
-            raise DataError(
-                f"{file}: {name} holds Python objects; save it anew as numbers: images uint8, labels 0 or 1"
-            ) from None
-        raise DataError(f"{file}: no whole .npz file: {name}: {fault}") from fault
+    arrays = _read_arrays(file)
     if missing := sorted({f"{split}_{what}" for split in SPLITS for what in ("images", "labels")} - arrays.keys()):
         raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
     rows, names = [], list(CLASSES)
@@ -103,10 +118,9 @@ def _write_images(file: Path, folder: Path) -> None:
                 f"{file}: expected {split}_images uint8 (n, height, width) or (n, height, width, 1 or 3), received {images.dtype} "
                 f"{images.shape}; and {split}_labels n values of 0 or 1, received {len(labels)}: {np.unique(labels)[:5]}"
             )
-        for name in names:
-            (folder / split / name).mkdir(parents=True)
         for number, label in enumerate(bar(labels.astype(int), len(labels), f"unpacking {split}")):
             path = f"{split}/{names[label]}/{number:05d}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images[number]).save(folder / path)
             rows.append((path, label, f"{split}-{number:05d}", split))
     pd.DataFrame(rows, columns=["path", "label", "group_id", "split"]).to_csv(folder / "manifest.csv", index=False)

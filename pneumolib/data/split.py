@@ -46,9 +46,8 @@ def split_manifest(table: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     result["split"] = result.source_split
     if params.test_fraction:
         if named := int((result.split == "test").sum()):
-            raise DataError(
-                f"split.test_fraction {params.test_fraction:g}: the source names {named} test images already; delete the key"
-            )
+            said = f"the source names {named} test images already; delete the key"
+            raise DataError(f"split.test_fraction {params.test_fraction:g}: {said}")
         result.loc[_chosen(result, result.kind, params.test_fraction, _TEST_SEED), "split"] = "test"
     if params.validation == "cut":
         pool = result[result.split != "test"]
@@ -132,11 +131,10 @@ def check_split(split: pd.DataFrame, tolerance_points: float) -> None:
     pool = split[split.split != "test"]
     shares = 100 * pool[pool.split == "val"].label.mean(), 100 * pool.label.mean()
     if abs(shares[0] - shares[1]) > tolerance_points:
-        largest = pool.group_id.value_counts().head(3)
+        largest = ", ".join(f"{group} ({n} images)" for group, n in pool.group_id.value_counts().head(3).items())
         raise DataError(
-            f"pneumonia is {shares[0]:.1f}% of validation but {shares[1]:.1f}% of the training pool; allowed "
-            f"difference: split.ratio_tolerance_points {tolerance_points}. Largest groups: "
-            f"{', '.join(f'{group} ({n} images)' for group, n in largest.items())}. If one is far larger than a "
+            f"pneumonia is {shares[0]:.1f}% of validation but {shares[1]:.1f}% of the training pool; allowed difference: "
+            f"split.ratio_tolerance_points {tolerance_points}. Largest groups: {largest}. If one is far larger than a "
             f"patient's series, the group key is wrong"
         )
 
@@ -145,7 +143,5 @@ def _need_both_classes(table: pd.DataFrame, column: str, remedies: dict[str, str
     for part, remedy in remedies.items():
         groups = table[table[column] == part].groupby("label").group_id.nunique()
         if len(groups) < 2:
-            raise DataError(
-                f"the {part} {column} has {groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of pneumonia; both "
-                f"classes are needed. {remedy}"
-            )
+            counts = f"{groups.get(0, 0)} group(s) of normal and {groups.get(1, 0)} of pneumonia"
+            raise DataError(f"the {part} {column} has {counts}; both classes are needed. {remedy}")

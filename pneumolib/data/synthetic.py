@@ -77,8 +77,7 @@ def draw_second_hospital(root: Path, n_images: int = 160, seed: int = 1) -> Path
 
 def _build(root: Path, recipe: dict, draw: Callable[[Path], None]) -> Path:
     code = hashlib.sha256(b"".join(Path(m).read_bytes() for m in (__file__, drawing.__file__))).hexdigest()
-    build(Path(root), {DRAWN: True, **recipe, "code_sha256": code}, draw)
-    return Path(root)
+    return build(Path(root), {DRAWN: True, **recipe, "code_sha256": code}, draw)
 
 
 def _blocks(n: int) -> list[tuple[str, str, int]]:
@@ -164,7 +163,7 @@ def _draw_at_site(file: NamedTuple, seed: int) -> Image.Image:
     rng = np.random.default_rng([seed, KINDS.index(kind), file.number, file.image, 2])
     u = rng.uniform
     aspect, width = u(*site.aspect), round(u(*site.width))
-    values = draw_radiograph(kind, file.number, file.image, seed, aspect=aspect, marked=False) / 255
+    values = draw_radiograph(kind, file.number, file.image, seed, aspect=aspect) / 255
     values = values ** u(*site.gamma) * 255 * u(*site.contrast) + u(*site.lift)
     body = Image.fromarray(np.clip(values, 0, 255).round().astype(np.uint8))
     film = Image.new("L", (width, round(width / aspect)), round(u(0, 6)))

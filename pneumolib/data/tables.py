@@ -103,13 +103,9 @@ def _read_rows(file: Path) -> pd.DataFrame:
     heads = [without_hidden(head) or f"Unnamed: {place}" for place, head in enumerate(cells.pop(min(cells)))]
     plain = Counter(map(plain_text, heads))
     if twice := [head for head in heads if plain[plain_text(head)] > 1]:
-        raise DataError(
-            f"{file}: heads that name one column twice: {first_of(twice, 10)}. Rename or delete one of each"
-        )
+        raise DataError(f"{file}: heads that name one column twice: {first_of(twice, 10)}. Rename or delete one")
     if long := [line for line, row in cells.items() if any(row[len(heads) :])]:
-        raise DataError(
-            f"{file}: {_lines(long)}: more cells than heads ({len(heads)}). Quote cells that hold {separator!r}"
-        )
+        raise DataError(f"{file}: {_lines(long)}: more cells than {len(heads)} heads. Quote cells with {separator!r}")
     full = [(row + [""] * len(heads))[: len(heads)] for row in cells.values()]
     return pd.DataFrame(full, index=list(cells), columns=heads, dtype=object)
 

@@ -22,7 +22,6 @@ from PIL import Image
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from pneumolib.data.decode import MEGABYTE, MOST_BYTES, MOST_PIXELS
 from pneumolib.data.pixels import equalize, load_image
 from pneumolib.errors import InputError, ModelError
 from pneumolib.params import ImageParams, flatten
@@ -37,7 +36,9 @@ from pneumolib.serve.uploads import MOST_FILES, SAMPLES, safe_error, sample, tak
 from pneumolib.text import csv_cell, html_text
 
 MOST_MODELS = 3  # in memory at once
-MOST_UPLOAD_MB = 200  # refused by the browser; below it, files above `MOST_BYTES` are refused by us, who can say more
+MOST_UPLOAD_MB = (
+    200  # refused by the browser; below it, files above `data.max_file_mb` are refused by us, who can say more
+)
 SHOWN_PX = 448  # side of a picture on the page, which is equalised with the defaults of `ImageParams`
 OPACITY = "How much of the map is laid over the image"
 WAYS = {"none": "As read", "hist": "Histogram equalisation", "clahe": "CLAHE"}
@@ -74,7 +75,7 @@ def settings(port: int, browse: bool) -> list[str]:
 
 
 def keep_private() -> None:
-    """Nothing of a file reaches the log or the disk, and pictures within DICOM files are held to `MOST_PIXELS`, too.
+    """Nothing of a file reaches the log or the disk.
 
     For the whole process, because `warnings.catch_warnings` is not safe where several visitors have a thread each.
     """
@@ -85,7 +86,6 @@ def keep_private() -> None:
     warnings.simplefilter("ignore")
     # Streamlit parses what a browser sends by this class, which puts all above a megabyte into a temporary file.
     MultiPartParser.spool_max_size = (MOST_UPLOAD_MB + 1) * 2**20
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -108,7 +108,7 @@ def show(first: str | None) -> None:
     st.html(f'<p class="pn-run">{html_text(sentence("serve.run", r=model.result))}</p>')
     if model.result.synthetic:
         st.info("This network was trained on **drawn images**. What it says of a real radiograph means nothing.")
-    _bring_images()
+    _bring_images(model)
     if st.session_state.taken:
         _show_results(model, lock)
 
@@ -134,18 +134,18 @@ def _load(run: str, changed: int) -> tuple[TrainedModel, threading.Lock]:
     return load_trained(run), threading.Lock()
 
 
-def _bring_images() -> None:
+def _bring_images(model: TrainedModel) -> None:
     key = f"uploader {st.session_state.uploader}"
     label = "Your radiographs: JPEG, PNG or DICOM"
-    st.file_uploader(label, accept_multiple_files=True, key=key, on_change=_take_uploaded, args=(key,))
-    st.caption(sentence("serve.uploads", megabytes=MOST_BYTES // MEGABYTE, files=MOST_FILES))
+    st.file_uploader(label, accept_multiple_files=True, key=key, on_change=_take_uploaded, args=(key, model))
+    st.caption(sentence("serve.uploads", megabytes=f"{model.limits.max_file_mb:g}", files=MOST_FILES))
     st.write("No radiograph at hand? Draw one; it shows nobody:")
     with st.container(horizontal=True):
         for title in SAMPLES:
             st.button(f"Draw: {title}", on_click=_take_sample, args=(title,))
 
 
-def _take_uploaded(key: str) -> None:
+def _take_uploaded(key: str, model: TrainedModel) -> None:
     """Take over what was uploaded and put a fresh uploader in its place, whose list of file names is empty.
 
     Streamlit's own store would keep a second copy for as long as the tab is open, which nothing can remove any more.
@@ -153,7 +153,7 @@ def _take_uploaded(key: str) -> None:
     state, context = st.session_state, get_script_run_ctx()
     # A browser that has not seen the fresh uploader yet names files again that were taken in, which are gone.
     files = [file for file in state[key] if isinstance(file, UploadedFile)]
-    state.taken += take_in(((file.name, file.getvalue()) for file in files), state.taken)
+    state.taken += take_in(((file.name, file.getvalue()) for file in files), state.taken, model.limits)
     for file in files:
         context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
     state.uploader += 1
@@ -261,7 +261,7 @@ def _look(model: TrainedModel, lock: threading.Lock, number: int, one: Scored) -
         with lock:
             saliency = grad_cam(model.network, one.pixels[None], int(one.probability >= model.threshold.value))[0]
         large = model.image.model_copy(update={"size_px": SHOWN_PX, "equalize": "none"})
-        looked[key] = load_image(st.session_state.taken[number].raw, large), saliency
+        looked[key] = load_image(st.session_state.taken[number].raw, large, model.limits), saliency
     return looked[key]
 
 

@@ -85,10 +85,10 @@ def score_images(model: TrainedModel, items: Iterable[Item], batch: int = BATCH)
 def _read(source: Path | bytes, model: TrainedModel) -> tuple[np.ndarray, tuple[int, int, float]] | str:
     """The network's pixels, as in training, and the file's width, height and colour; or why the file cannot be read."""
     try:
-        raw = source if isinstance(source, bytes) else read_file(source)
-        decoded = decode_for(raw, model.image)
+        raw = source if isinstance(source, bytes) else read_file(source, model.limits)
+        decoded = decode_for(raw, model.image, model.limits)
         pixels = network_pixels(decoded.image, model.image)
-        return pixels, (decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode))
+        return pixels, (decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode, model.limits))
     except ImageFileError as fault:
         return str(fault)
     except IsADirectoryError:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ModelError, ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
-from pneumolib.params import ImageParams
+from pneumolib.params import DataParams, ImageParams
 from pneumolib.project import in_root
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import MODEL_FILE, RESULT_FILE, Result, fault_words, read_result
@@ -27,6 +27,7 @@ class TrainedModel:
         network: a `keras.Model`; pixels uint8 (n, size_px, size_px, channels) to logits, float32 (n, 1). None as
             `read_trained` gives it.
         image: what `data.load_image` makes of a file for it.
+        limits: how large a file may be, as in its training.
         threshold: from probabilities to predicted classes; frozen on validation.
         calibration: from logits to probabilities; frozen on validation.
         ood: what its training images are like; None where the run did not keep it.
@@ -36,6 +37,7 @@ class TrainedModel:
     result: Result
     network: Any
     image: ImageParams
+    limits: DataParams
     threshold: Threshold
     calibration: Calibration
     ood: TrainingReference | None
@@ -124,7 +126,8 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
     own = {name: vars(result)[name] for name in kinds}
     try:
         image = ImageParams.model_validate(result.parameters.get("image"))
+        limits = DataParams.model_validate(result.parameters.get("data", {}))
         parts = [part and TypeAdapter(kinds[name]).validate_python(part.model_dump()) for name, part in own.items()]
     except ValidationError as fault:  # a file that fits the schema can still hold values that no run writes
         raise ModelError(f"{folder / RESULT_FILE}: {fault_words(fault)}") from None
-    return TrainedModel(folder, result, None, image, *parts)
+    return TrainedModel(folder, result, None, image, limits, *parts)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pneumolib.data.decode import MEGABYTE, MOST_BYTES, check_pixels, form_of, too_many_bytes
+from pneumolib.data.decode import LIMITS, MEGABYTE, form_of, opened
 from pneumolib.data.drawing import draw_radiograph
 from pneumolib.errors import ImageFileError
+from pneumolib.params import DataParams
 
 MOST_FILES = 50  # in one visit
 MOST_TOGETHER = 512 * MEGABYTE  # all files of one visit
@@ -40,33 +41,34 @@ class Taken:
     dicom: bool = False
 
 
-def take_in(files: Iterable[tuple[str, bytes]], before: Sequence[Taken] = ()) -> list[Taken]:
+def take_in(
+    files: Iterable[tuple[str, bytes]], before: Sequence[Taken] = (), limits: DataParams = LIMITS
+) -> list[Taken]:
     """Files, by their own names, as a page may show them; one that is refused does not stop the others.
 
     Args:
         before: what this visitor has brought already, which counts for the limits and the numbers in names.
+        limits: of one file, as in the network's training.
     """
     taken = list(before)
     for name, raw in files:
-        shown, error = shown_name(name, raw, taken), _refusal(raw, taken)
+        shown, error = shown_name(name, raw, taken), _refusal(raw, taken, limits)
         taken.append(Taken(shown, b"" if error else raw, error, form_of(raw) == "DICOM"))
     return taken[len(before) :]
 
 
-def _refusal(raw: bytes, taken: Sequence[Taken]) -> str | None:
+def _refusal(raw: bytes, taken: Sequence[Taken], limits: DataParams) -> str | None:
     """Why a file is not decoded at all; None where it may be tried."""
     kept = [len(one.raw) for one in taken if one.raw]
-    if len(raw) > MOST_BYTES:
-        return too_many_bytes(len(raw), MOST_BYTES)
     if len(kept) >= MOST_FILES:
         return f"more than the {MOST_FILES} images that fit on a page; remove those first, or use `pneumolib predict`"
     if sum(kept) + len(raw) > MOST_TOGETHER:
         return f"all files together are above {MOST_TOGETHER // MEGABYTE} MB; remove the others first"
     try:
-        check_pixels(raw)
+        with opened(raw, limits):
+            return None
     except ImageFileError as fault:
         return str(fault)
-    return None
 
 
 def shown_name(name: str, raw: bytes, taken: Sequence[Taken]) -> str:

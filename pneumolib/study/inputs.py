@@ -21,7 +21,8 @@ from pneumolib.provenance import package_versions, text_digest, without_docstrin
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
-ROOTS = ("data.root", "external.data.root")
+# They say where images are and how large they may be; which images are read, the data's content shows.
+NOT_COUNTED = {f"{of}.{key}" for of in ("data", "external.data") for key in ("root", "max_megapixels", "max_file_mb")}
 # How images are listed, drawn or downloaded concerns a run only through the images, and the data's fingerprint covers
 # those. So this module does not count, and neither does what only this module imports.
 SOURCES = "pneumolib.data.sources"
@@ -86,7 +87,7 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
 
     Args:
         run: its name.
-        params: its parameters; `data.root` and `external.data.root` do not count, the data's content does.
+        params: its parameters; those of `NOT_COUNTED` do not count, the data's content does.
         fingerprint: of the manifest, and of the manifest of another source.
         upstream: name to hash of the results it builds on.
     """
@@ -94,7 +95,7 @@ def gather(run: str, params: RunParams, fingerprint: str, upstream: dict[str, st
     names = declared_parameters(notebook)
     cells = [BOOTSTRAP if BOOTSTRAP in cell["tags"] else cell for cell in read_cells(notebook)]
     return {
-        "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k not in ROOTS},
+        "parameters": {k: v for k, v in flatten(params.model_dump(include=set(names))).items() if k not in NOT_COUNTED},
         "notebook": [text_digest(json.dumps(cell, sort_keys=True)) for cell in cells],
         "library": library_digests("\n".join(c["source"] for c in cells if c != BOOTSTRAP and c["type"] == "code")),
         "data": fingerprint,
