@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import keras
@@ -27,7 +27,7 @@ from pneumolib.learning.predicting import predict_logits
 from pneumolib.params import ImageParams, ModelParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting import results
-from pneumolib.reporting.results import plain, read_result, write_result
+from pneumolib.reporting.results import read_result, write_result
 from pneumolib.serve.predict import image_files, score_images, with_maps
 from pneumolib.serve.trained import load_trained
 from test_decode import write_dicom
@@ -55,8 +55,8 @@ def root(tmp_path_factory):
         result(
             study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=file_sha256(folder / "model.keras"),
             threshold=results.ThresholdResult(value=middle, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"),
-            calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, logits=[], probabilities=[], chosen_on="validation"),
-            ood=results.OodResult(**plain(asdict(ood))),
+            calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, chosen_on="validation"),
+            ood=ood,
         ),
         folder,
     )  # fmt: skip

@@ -22,7 +22,6 @@ from markupsafe import Markup
 from pneumolib.data.facts import CONSTANT, FACTS, KINDS, QUANTILES
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.errors import ResultError
-from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import SMOKE, run_folder
@@ -151,7 +150,7 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
                       "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "FEWEST": FEWEST,
                       "NOT": NOT, "PARTS": PARTS, "between": interval, "SITE": SITE, "UNRELATED": UNRELATED,
                       "ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}  # fmt: skip
-    told = (asked, calibration_of, change_to_test, fact, gravest, is_archive, is_smoke, number)
+    told = (asked, change_to_test, fact, gravest, is_archive, is_smoke, number)
     jinja.globals |= {function.__name__: function for function in told}
     return jinja
 
@@ -240,11 +239,6 @@ def is_archive(result: Result) -> bool:
 def is_smoke(result: Result) -> bool:
     """Whether the study was run small, so that figures mean nothing."""
     return result.study.endswith(SMOKE)
-
-
-def calibration_of(result: Result) -> Calibration:
-    """The frozen map from logit to calibrated probability."""
-    return Calibration(**result.calibration.model_dump())
 
 
 def change_to_test(result: Result) -> float | None:

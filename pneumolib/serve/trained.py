@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ModelError, ResultError
@@ -120,11 +120,8 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
             f"Its threshold and calibration need not fit this network. Get the run's own file, or run it again; or --force"
         )
     check_model_file(file)
-    kinds = {"threshold": Threshold, "calibration": Calibration, "ood": TrainingReference}
-    own = {name: vars(result)[name] for name in kinds}
     try:
         image = ImageParams.model_validate(result.parameters.get("image"))
-        parts = [part and TypeAdapter(kinds[name]).validate_python(part.model_dump()) for name, part in own.items()]
     except ValidationError as fault:  # a file that fits the schema can still hold values that no run writes
         raise ModelError(f"{folder / RESULT_FILE}: {fault_words(fault)}") from None
-    return TrainedModel(folder, result, None, image, *parts)
+    return TrainedModel(folder, result, None, image, result.threshold, result.calibration, result.ood)
