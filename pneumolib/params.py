@@ -71,9 +71,7 @@ class DeviceParams(Section):
     @model_validator(mode="after")
     def _virtual_is_cpu(self):
         if self.virtual_cpus and self.require in ("gpu", "tpu"):
-            raise ValueError(
-                f"virtual_cpus {self.virtual_cpus} are CPUs, and require: {self.require} asks for another kind"
-            )
+            raise ValueError(f"virtual_cpus asks for CPUs, and require: {self.require} for another kind")
         return self
 
 
@@ -116,19 +114,16 @@ class ModelParams(Section):
             raise ValueError(f"weights {self.weights!r}: {self.backbone} brings its own; delete the line")
         if self.from_file and self.preprocess is None:
             raise ValueError(f"{self.backbone} needs preprocess: caffe, torch, tf, unit or none")
-        if self.backbone is not None and not self.from_file:
-            self._family_fits()
-        return self
-
-    def _family_fits(self) -> None:
+        if self.backbone is None or self.from_file:
+            return self
         if self.backbone not in FAMILIES:
             allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
             raise ValueError(f"backbone {self.backbone!r} is neither {allowed}")
         if self.weights is None:
             raise ValueError(f"{self.backbone} needs weights: imagenet, none, or the path of a .weights.h5 file")
-        own = FAMILIES[self.backbone][0]
-        if self.preprocess not in (None, own):
+        if self.preprocess not in (None, own := FAMILIES[self.backbone][0]):
             raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")
+        return self
 
 
 class FeatureParams(Section):
@@ -384,7 +379,7 @@ class EvaluationParams(Section):
     def _rises(self):
         if self.threshold_rule == "binormal" and self.calibration == "isotonic":
             raise ValueError(
-                "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic makes ties"
+                "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic has ties"
             )
         return self
 

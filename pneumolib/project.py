@@ -23,7 +23,6 @@ SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_param
 TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
 FINE_TUNING, EVALUATION = "05_fine_tuning", "06_evaluation"
 COMPARISON, EXTERNAL = "07_comparison", "08_external_validation"
-RENAMED = {"06_comparison": COMPARISON, "07_external_validation": EXTERNAL}  # notebooks of earlier versions
 
 
 def project_root() -> Path:
@@ -119,7 +118,7 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
     """Each run of a study and its parameter file, in the order in which they are executed.
 
     A training run is followed by its evaluation, which shares its parameter file. Raises ParamsError for a study without
-    files, and for a file that has the name of an earlier version's notebook or of an evaluation.
+    files, and for a file that has the name of an evaluation.
     """
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
     if not files:
@@ -131,10 +130,6 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
         notebook = file.stem.partition("-")[0]
         if notebook == EVALUATION:
             faults.append(f"{file}: {EVALUATION} runs after every training run, with its parameters; delete this file")
-        if new := RENAMED.get(notebook):
-            faults.append(
-                f"{file}: notebook {notebook} is now {new}; rename the file to {file.name.replace(notebook, new)}"
-            )
         runs[file.stem] = file
         if notebook in TRAINING:
             runs[evaluation_of(file.stem)] = file
@@ -174,34 +169,28 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     return smoke_params(params) if smoke else params, set(own)
 
 
-_MOST_VALUES, _MOST_BYTES = 10_000, 1_000_000  # of a parameter file; the longest of ours has 40 lines
+_MOST_ALIASES, _MOST_BYTES = 10, 1_000_000  # of a parameter file; the longest of ours has 40 lines and no alias
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is set twice, of which PyYAML keeps the last, and reads numbers as YAML 1.2 does.
 
-    Refuses more than `_MOST_VALUES`, too, where an alias (`*name`) counts as all that it stands for: ten lines can make billions.
+    Refuses more than `_MOST_ALIASES`, too (`*name`): aliases of lists of aliases can stand for billions of values.
     """
+
+    aliases = 0
 
     yaml_implicit_resolvers: ClassVar = {
         first: [entry for entry in entries if entry[0] not in (_INT, _FLOAT)]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def __init__(self, stream):
-        super().__init__(stream)
-        self.values, self.sizes = 0, {}
-
     def compose_node(self, parent, index):
-        before, is_alias = self.values, self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        # Of an alias within what it names, no size is known yet: it would have no end.
-        self.values += self.sizes.get(id(node), _MOST_VALUES) if is_alias else 1
-        if self.values > _MOST_VALUES:
-            raise ParamsError(f"line {self.line + 1}: more than {_MOST_VALUES} values, aliases (*name) written out")
-        self.sizes.setdefault(id(node), self.values - before)
-        return node
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > _MOST_ALIASES:
+            raise ParamsError(f"line {self.line + 1}: more than {_MOST_ALIASES} aliases (*name); write the values out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]

@@ -69,9 +69,7 @@ def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
     print(said.strip(), flush=True)
     # Unknown sources are left out and the session starts all the same. Of runs to go on from there may be none yet.
     if "successfully pushed" not in said or "not valid dataset sources" in said:
-        raise PneumolibError(
-            f"Kaggle did not take {bundle.notebook.name} as it is, see above. Has it begun: stop it there"
-        )
+        raise PneumolibError(f"Kaggle did not take {bundle.notebook.name} as it is, see above. If it runs, stop it")
     _wait(name, time.monotonic() + 3600 * min(2 * hours, 24), pause_s)
     return _fetch(name, bundle)
 

@@ -53,6 +53,16 @@ class Plot:
     caption: str
     details: str = ""
 
+    def __post_init__(self):
+        """Draw one legend for all panels below them, unless a panel has its own. Names from data can be of any length."""
+        panels = self.figure.axes[::-1]  # the first one's handles count
+        found = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        if found and not any(ax.get_legend() for ax in panels):
+            labels = [wrapped(label, 60) for label in found]
+            longest = max(len(line) for label in labels for line in label.split("\n"))
+            columns = 3 if longest < 18 else 2 if longest < 32 else 1  # as many as fit beside each other
+            self.figure.legend(found.values(), labels, frameon=False, loc="outside lower center", ncols=columns)
+
     @property
     def alt(self) -> str:
         return f"{self.caption} {self.details}".strip()
@@ -102,13 +112,6 @@ def wrapped(text: str, width: int) -> str:
 def named(words: str) -> str:
     """A caption as a file's name: `Images with the centre masked` as `images-with-the-centre-masked`."""
     return re.sub("[^a-z]+", "-", words.lower()).strip("-")
-
-
-def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
-    """The legend of one panel under the whole figure."""
-    if own := ax.get_legend():  # seaborn draws one into the panel
-        own.remove()
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns, **options)
 
 
 def rounded_ticks(ax: Axes) -> None:
@@ -211,7 +214,6 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
         ax.text(0.62, place, f"{wrapped(name, 58)}\n{size}", va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)
-    legend_below(figure, ax)
     ax.set(xlim=(-0.55, 3.6), ylim=(len(blocks) - 0.4, -0.6))
     ax.set_axis_off()
     words = "; ".join(f"{name}, {size}" for name, size in zip(names, sizes, strict=True))
@@ -232,7 +234,6 @@ def learning_curves(history: pd.DataFrame) -> Plot:
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     figure.supxlabel("epoch", fontsize="medium")
-    legend_below(figure, axes[0])
     caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
     kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
     return Plot(figure, "learning-curves", caption, kept)

@@ -168,16 +168,14 @@ def strongest_place(saliency: np.ndarray) -> str:
     return " ".join(word for word in words if word) or "middle"
 
 
-def overlay(
-    pixels: np.ndarray, saliency: np.ndarray, longer_px: int, strongest_cover: float = STRONGEST_COVER
-) -> np.ndarray:
+def overlay(pixels: np.ndarray, saliency: np.ndarray, longer_px: int, strongest: float = STRONGEST_COVER) -> np.ndarray:
     """The map in colour over the radiograph, RGB, uint8 (height, width, 3); where the map is zero the radiograph is as it was.
 
     Args:
         pixels: uint8 (height, width, 1 or 3).
         saliency: from `learning.grad_cam`, float (height, width), 0 to 1.
         longer_px: the longer side of the result; a small image is enlarged to the same size as a large one.
-        strongest_cover: 0 shows the radiograph alone, 1 hides it where the map has its maximum.
+        strongest: 0 shows the radiograph alone, 1 hides it where the map has its maximum.
     """
     height, width = pixels.shape[:2]
     scale = longer_px / max(height, width)
@@ -186,5 +184,5 @@ def overlay(
     strength = np.asarray(Image.fromarray(saliency.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     strength = np.clip(strength, 0, 1)
     colours = 255 * mpl.colormaps[COLOUR_MAP](strength)[..., :3]
-    cover = strongest_cover * strength[..., None]
+    cover = strongest * strength[..., None]
     return (grey * (1 - cover) + colours * cover).round().astype(np.uint8)

@@ -124,18 +124,18 @@ class CompiledTemplates(FileSystemBytecodeCache):
 
 @functools.cache
 def _escaping() -> str:
-    package = Path(__file__).parents[1]
-    return "".join((package / file).read_text("utf-8") for file in ("text.py", "reporting/prose.py", "study/pages.py"))
+    own = Path(__file__)
+    return own.read_text("utf-8") + own.parents[1].joinpath("text.py").read_text("utf-8")
 
 
 _FINALIZE = {"markdown": lambda value: safe(NOT if value is None else value), "html": visible}
 
 
 @functools.cache
-def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
-    """Where all templates of this room are read from; data are escaped in Markdown by `safe`, in HTML by Jinja."""
+def templates(kind: Literal["markdown", "plain", "html"], folder: Path = PROSE.parent) -> Environment:
+    """Where the templates of this room and of another `folder` are read; data are escaped in Markdown by `safe`, in HTML by Jinja."""
     jinja = Environment(
-        loader=FileSystemLoader([PROSE, PROSE.parent]),
+        loader=FileSystemLoader([PROSE, folder]),
         undefined=StrictUndefined,
         bytecode_cache=CompiledTemplates(pattern=f"pneumolib-{kind}-%s"),
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours

@@ -246,9 +246,7 @@ def complete(trained: Path, evaluation: Path | None = None) -> None:
     else:
         found, file = read_result(evaluation), evaluation / PREDICTIONS_FILE
         if not file.is_file():
-            raise ResultError(
-                f"{evaluation}: holds no {file.name}: the notebook must save it, see the section on results"
-            )
+            raise ResultError(f"{evaluation}: holds no {file.name}: the notebook must save it, see its last section")
         if found.model_sha256 != result.model_sha256:
             raise ResultError(f"{trained}: was trained again while it was evaluated; run the evaluation again")
         names = ("parameters", "metrics", "spread", "own_metrics", "facts", "checks")

@@ -110,9 +110,7 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
     except ResultError as fault:
         raise ModelError(str(fault)) from None
     if result.threshold is None or result.calibration is None:
-        raise ModelError(
-            f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
-        )
+        raise ModelError(f"{folder}: {RESULT_FILE} holds no threshold and calibration; name the run of a training")
     recorded = result.model_sha256 or "none"
     if not force and (found := file_sha256(file)) != recorded:
         raise ModelError(
