@@ -25,22 +25,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Label = Annotated[str, BeforeValidator(lambda label: "" if label is None else str(label))]
 
 
-def _family(preprocess: Preprocess, smallest_px: int, *names: str) -> dict[str, tuple[Preprocess, int]]:
-    return dict.fromkeys(names, (preprocess, smallest_px))
-
-
-# `none`: the family scales inside and wants 0 to 255.
+# Preprocessing and smallest side in pixels. `none`: the family scales inside and wants 0 to 255.
 FAMILIES: dict[str, tuple[Preprocess, int]] = (
-    _family("none", 32, *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")))
-    | _family("none", 32, *(f"EfficientNetB{n}" for n in range(8)))
-    | _family("none", 32, *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")))
-    | _family("none", 32, "MobileNetV3Small", "MobileNetV3Large")
-    | _family("torch", 32, "DenseNet121", "DenseNet169", "DenseNet201")
-    | _family("caffe", 32, "ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19")
-    | _family("tf", 32, "ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2")
-    | _family("tf", 32, "NASNetMobile", "NASNetLarge")
-    | _family("tf", 71, "Xception")
-    | _family("tf", 75, "InceptionV3", "InceptionResNetV2")
+    dict.fromkeys([f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")], ("none", 32))
+    | dict.fromkeys([f"EfficientNetB{n}" for n in range(8)], ("none", 32))
+    | dict.fromkeys([f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")], ("none", 32))
+    | dict.fromkeys(["MobileNetV3Small", "MobileNetV3Large"], ("none", 32))
+    | dict.fromkeys(["DenseNet121", "DenseNet169", "DenseNet201"], ("torch", 32))
+    | dict.fromkeys(["ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"], ("caffe", 32))
+    | dict.fromkeys(["ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2"], ("tf", 32))
+    | dict.fromkeys(["NASNetMobile", "NASNetLarge"], ("tf", 32))
+    | {"Xception": ("tf", 71), "InceptionV3": ("tf", 75), "InceptionResNetV2": ("tf", 75)}
 )
 Corruption = Literal[
     "gamma", "contrast", "noise", "blur", "jpeg", "rotation", "downsampling", "zoom", "stretch", "margins"

@@ -49,9 +49,10 @@ def in_root(path: str | Path) -> Path:
 def whole_file(file: Path, mark: str = "") -> Iterator[Path]:
     """A file beside `file` to write to. It takes its place at the end; when anything was raised, nothing is left of it.
 
-    Its name ends with `mark`, by default the process's number, and `.tmp`. Folders are made. A disk's refusal names the file.
+    Its name has `mark`, by default the process's number, and `.tmp` before the ending, which Keras looks at. Folders are made.
+    A disk's refusal names the file.
     """
-    temporary = file.with_name(f"{file.name}.{mark or os.getpid()}.tmp")
+    temporary = file.with_name(f"{file.stem}.{mark or os.getpid()}.tmp{file.suffix}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

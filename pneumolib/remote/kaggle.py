@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from pneumolib.errors import PneumolibError
-from pneumolib.hosts import DATASET
 from pneumolib.project import write_whole
 from pneumolib.remote.bundle import OUTCOME, Bundle, rendered
 
@@ -29,9 +28,7 @@ NOBODY = "your-kaggle-name"
 STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
 
 
-def write_metadata(
-    bundle: Bundle, accelerator: str = "tpu", resume: str = "", dataset: str = DATASET, user: str = ""
-) -> Path:
+def write_metadata(bundle: Bundle, accelerator: str, resume: str, dataset: str, user: str) -> Path:
     """Write `kernel-metadata.json` beside the notebook.
 
     Args:
@@ -39,7 +36,7 @@ def write_metadata(
         accelerator: `tpu` (v5e-8), `gpu` (two T4) or `none`.
         resume: `owner/notebook` whose output the session goes on from; `1` for this notebook's own last one.
         dataset: the radiographs, `owner/name`; attached to studies that read the archive's folder.
-        user: the account; a placeholder by default.
+        user: the account; a placeholder where it is empty.
     """
     asked = {"accelerator": accelerator, "resume": resume, "dataset": dataset, "user": user or NOBODY}
     text = rendered("kernel-metadata.json", bundle=bundle, **asked)

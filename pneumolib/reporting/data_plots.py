@@ -39,9 +39,8 @@ def image_sizes(table: pd.DataFrame) -> Plot:
     figure, (left, right) = figures.new_axes(2, columns=2)
     ratio = table.width_px / table.height_px
     for label, colour in figures.COLOURS.items():
-        rows = table[table.label == label]
+        rows, shown = table[table.label == label], {"color": colour, "label": figures.NAMES[label]}
         left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, lw=0)
-        shown = {"color": colour, "label": figures.NAMES[label]}
         right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, **shown)
     left.set(xlabel="width (px)", ylabel="height (px)")
     right.set(xlabel=FACTS["aspect"].title, ylabel="density")

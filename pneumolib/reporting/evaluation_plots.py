@@ -115,9 +115,7 @@ def reliability(tables: dict[str, pd.DataFrame], where: str = "test", smooth: pd
         ax.plot([0, 1], [0, 1], color=figures.NEUTRAL, lw=0.8, ls=":")
         arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
         line = "o-" if smooth is None else "o"
-        ax.errorbar(
-            bins.probability, bins.observed, yerr=arms, fmt=line, color=figures.PNEUMONIA, lw=1, capsize=3, ms=5
-        )
+        ax.errorbar(bins.probability, bins.observed, arms, fmt=line, color=figures.PNEUMONIA, lw=1, capsize=3, ms=5)
         if smooth is not None:
             ax.plot(smooth.probability, smooth.observed, color=figures.NORMAL)
             figures.band_below(ax, smooth.probability, smooth, figures.NORMAL)

@@ -101,9 +101,7 @@ def _rendered(passage: str, kind: str, given: Any, values: dict[str, Any]) -> st
 def _joined(text: str) -> str:
     """Lines are joined, blank lines part paragraphs, and lines that begin with `- ` are items of a list."""
     paragraphs = (re.sub(r"\s*\n\s*(?!- )", " ", part) for part in re.split(r"\n\s*\n", str(text).strip()))
-    return "\n\n".join(
-        re.sub(r"\s*\n\s*- ", "\n- ", re.sub(r"[ \t]+", " ", part)).strip() for part in paragraphs if part
-    )
+    return "\n\n".join(re.sub(r"\s*\n\s*- ", "\n- ", re.sub(r"[ \t]+", " ", part)).strip() for part in paragraphs)
 
 
 class CompiledTemplates(FileSystemBytecodeCache):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pneumolib import __version__
-from pneumolib.errors import InputError, ModelError, PneumolibError
+from pneumolib.errors import InputError, ModelError, PneumolibError, disk_words
 from pneumolib.params import ImageParams
 from pneumolib.provenance import file_sha256, package_versions
 from pneumolib.reporting.prose import sentence, templates
@@ -67,9 +67,8 @@ def export_run(run: str, kind: str, to: Path | None = None, overwrite: bool = Fa
     with _workplace(target) as fresh:
         file = fresh.with_name("probabilities.npz")
         if fault := capture_output("pneumolib.serve.export_network", str(folder), kind, str(fresh), str(file)):
-            raise PneumolibError(
-                f"{model.name} cannot be written as {kind} and read again. {_NOTHING}. Last words of the exporter:\n{fault}"
-            )
+            words = disk_words(fault.splitlines()[-1]) or f"Last words of the exporter:\n{fault}"
+            raise PneumolibError(f"{model.name} cannot be written as {kind} and read again. {_NOTHING}. {words}")
         with np.load(file) as found:
             check = compare(kind, found, model.threshold.value)
         text = json.dumps(model_metadata(model, kind, fresh, check), indent=1, ensure_ascii=False)

@@ -54,24 +54,22 @@ _NOISE = re.compile("|".join(re.findall("^[^#\n].*", (TEMPLATES / "noise.txt").r
 def write_run_page(step: Step) -> None:
     """The page of a finished run, from its executed notebook and `result.json`."""
     result = read_result(step.folder)
-    other = {project.EVALUATION: ("Network and training", project.evaluated(step.run))}
-    other |= dict.fromkeys(
-        project.TRAINING, ("Figures, subgroups, robustness, errors", project.evaluation_of(step.run))
-    )
-    links = [other[result.notebook]] if result.notebook in other else []
-    links = [link for link in links if step.page.with_name(f"{link[1]}.html").is_file()]
+    trained = project.evaluated(step.run)
+    other = "Network and training", trained
+    if trained == step.run:
+        other = "Figures, subgroups, robustness, errors", project.evaluation_of(step.run)
+    links = [other] if step.page.with_name(f"{other[1]}.html").is_file() else []
     summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result), links=links)
     made = result.provenance
-    words = {"result": result, "made": made, "took": duration(made.seconds), "device": device_words(made.device)}
-    made_of = _JINJA.get_template("made_of.html.j2").render(words)
+    words = {"took": duration(made.seconds), "device": device_words(made.device)}
+    made_of = _JINJA.get_template("made_of.html.j2").render(words, result=result, made=made)
     _write_notebook(step, step.folder, result.synthetic, summary, made_of=made_of, key=page_key(step))
 
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     """The page of a failed run: the error and the end of the log first, then the notebook as far as it came."""
     headline = printable(headline, "\n")
-    log = (failed / "run.log").read_text("utf-8", "replace").splitlines()
-    last_lines = "\n".join(map(printable, log[-15:]))
+    last_lines = "\n".join(map(printable, (failed / "run.log").read_text("utf-8", "replace").splitlines()[-15:]))
     _write_notebook(step, failed, is_synthetic(step.params), failure=headline, last_lines=last_lines, key="failed")
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
 
@@ -284,11 +282,9 @@ def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     made = [result for run in runs for result in run["made"]]
     count = Counter(state for run in runs for state, _ in run["chips"])
     kind = "synthetic" if any(result.synthetic for result in made) else "radiographs" if made else ""
-    cells = [
-        {"text": "smoke run" if study.endswith(project.SMOKE) else kind},
-        {"lines": study_headline(study).splitlines()},
-    ]
-    return row | {"chips": [(state, f"{n} {state}") for state, n in count.items()], "cells": [*cells, *_made_of(made)]}
+    kind = "smoke run" if study.endswith(project.SMOKE) else kind
+    cells = [{"text": kind}, {"lines": study_headline(study).splitlines()}, *_made_of(made)]
+    return row | {"chips": [(state, f"{n} {state}") for state, n in count.items()], "cells": cells}
 
 
 def _made_of(results: list[Result]) -> list[dict[str, Any]]:

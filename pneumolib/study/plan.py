@@ -104,7 +104,11 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
         data = fingerprint(params.data)
         if project.notebook_of(run) == project.EXTERNAL:
             data += "+" + fingerprint(params.external.data, f"{path}: external: ")
-        steps.append(_compare(run, path, params, data, steps, force))
+        upstream = upstream_of(run, params, [step.run for step in steps])
+        inputs = gather(run, params, data, upstream_digests(params.study, upstream))
+        step = Step(run, path, params, inputs, upstream, forced=force)
+        again = [f"{other.run} is due" for other in steps if other.run in upstream and other.reasons]
+        steps.append(replace(step, reasons=["FORCE=1"] if force else again or _reasons(step)))
     return steps
 
 
@@ -173,15 +177,6 @@ def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
         project.FINE_TUNING: [continued_run(run, params)],
         project.EXTERNAL: [project.evaluation_of(params.external.run)],
     }.get(notebook, [])
-
-
-def _compare(run: str, path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
-    """One run against its last result, given the runs before it."""
-    upstream = upstream_of(run, params, [step.run for step in before])
-    inputs = gather(run, params, fingerprint, upstream_digests(params.study, upstream))
-    step = Step(run, path, params, inputs, upstream, forced=force)
-    again = [f"{other.run} is due" for other in before if other.run in upstream and other.reasons]
-    return replace(step, reasons=["FORCE=1"] if force else again or _reasons(step))
 
 
 def _reasons(step: Step) -> list[str]:

@@ -189,14 +189,12 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
         except _FAULTS as fault:
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
-            headline = _describe_failure(fault, progress)
+            words = _describe_failure(fault, progress)
             with suppress(OSError, ValueError):  # on a full disk; the notebook may have been cut short there
-                pages.write_failed_page(step, failed, headline)
+                pages.write_failed_page(step, failed, words)
                 pages.write_index(step.study, waiting)
             page, log = (os.path.relpath(p, project.project_root()) for p in (step.page, failed / "run.log"))
-            raise PneumolibError(
-                f"{step.study}/{step.run} failed: {headline}\n  page: {page}\n  log:  {log}"
-            ) from fault
+            raise PneumolibError(f"{step.study}/{step.run} failed: {words}\n  page: {page}\n  log:  {log}") from fault
     os.replace(work, step.folder)
     shutil.rmtree(step.previous, ignore_errors=True)
     for run in dict.fromkeys(
