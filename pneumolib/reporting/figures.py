@@ -58,9 +58,11 @@ class Plot:
         panels = self.figure.axes[::-1]  # the first one's handles count
         found = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         if found and not any(ax.get_legend() for ax in panels):
-            labels = [wrapped(label, 60) for label in found]
+            labels = [wrapped(label, 54) for label in found]
             longest = max(len(line) for label in labels for line in label.split("\n"))
             columns = 3 if longest < 18 else 2 if longest < 32 else 1  # as many as fit beside each other
+            if columns == 1:  # panels keep their height
+                self.figure.set_figheight(self.figure.get_figheight() + 0.17 * "\n".join(labels).count("\n"))
             self.figure.legend(found.values(), labels, frameon=False, loc="outside lower center", ncols=columns)
 
     @property
