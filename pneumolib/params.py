@@ -233,9 +233,8 @@ class DataParams(Section):
 
     @model_validator(mode="after")
     def _fits_the_source(self):
-        if self.source != "csv" and (
-            self.columns or self.label_values or self.group_pattern or self.path_pattern != "{}"
-        ):
+        mapped = self.columns or self.label_values or self.group_pattern or self.path_pattern != "{}"
+        if self.source != "csv" and mapped:
             raise ValueError(f"columns, label_values and patterns are for source: csv, received source: {self.source}")
         if self.source != "kaggle_folder" and self.classes:
             raise ValueError(f"classes is for source: kaggle_folder, received source: {self.source}")
@@ -439,8 +438,7 @@ def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cel
         return RunParams.model_validate(values)
     except ValidationError as fault:
         where = origin if isinstance(origin, dict) else dict.fromkeys(values, origin)
-        lines = [_explain(error, where) for error in fault.errors()]
-        raise ParamsError("\n".join(lines)) from None
+        raise ParamsError("\n".join(_explain(error, where) for error in fault.errors())) from None
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -471,7 +469,6 @@ def _unknown(key: str, location: list[str], received: Any) -> str:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     known = [*RunParams.model_fields, *flatten(RunParams().model_dump())]
-    elsewhere = [name for name in known if name.endswith(f".{location[-1]}")]
-    near = elsewhere or difflib.get_close_matches(key, known, 1)
+    near = [name for name in known if name.endswith(f".{location[-1]}")] or difflib.get_close_matches(key, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"unknown key (received {received!r}).{hint} Allowed here: {', '.join(section.model_fields)}"

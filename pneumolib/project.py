@@ -36,8 +36,7 @@ def project_root() -> Path:
             raise InputError(f"PNEUMOLIB_ROOT: received {named!r}; name a folder that is there, or unset it")
         return root
     here = Path.cwd()
-    found = (p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir())
-    return next(found, here)
+    return next((p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
 
 
 def in_root(path: str | Path) -> Path:
@@ -241,10 +240,9 @@ def smoke_params(params: RunParams) -> RunParams:
     drawn = {"source": "synthetic", "root": "data/smoke", "n_images": 24}
     values |= {"study": params.study + SMOKE, "data": drawn}
     values["split"] = {"validation_fraction": 0.3, "ratio_tolerance_points": 25.0}
-    if params.model.backbone:
-        of_few_layers = params.model.backbone in ("VGG16", "VGG19")
-        backbone = params.model.backbone if of_few_layers else "MobileNetV2"
-        values["model"] |= {"backbone": backbone, "weights": "none", "preprocess": None}
+    if backbone := params.model.backbone:
+        of_few_layers = backbone if backbone in ("VGG16", "VGG19") else "MobileNetV2"
+        values["model"] |= {"backbone": of_few_layers, "weights": "none", "preprocess": None}
     values["features"]["views"] = min(params.features.views, 1)
     # A stand-in need not have a layer of that name, nor as many.
     unfreeze = params.fine_tuning.unfreeze

@@ -39,9 +39,8 @@ def write_metadata(bundle: Bundle, accelerator: str, resume: str, dataset: str, 
         user: the account; a placeholder where it is empty.
     """
     asked = {"accelerator": accelerator, "resume": resume, "dataset": dataset, "user": user or NOBODY}
-    text = rendered("kernel-metadata.json", bundle=bundle, **asked)
     file = bundle.notebook.with_name("kernel-metadata.json")
-    write_whole(file, text + "\n")
+    write_whole(file, rendered("kernel-metadata.json", bundle=bundle, **asked) + "\n")
     return file
 
 
@@ -120,8 +119,7 @@ def _fetch(name: str, bundle: Bundle) -> dict:
 
 def _client(*words: str) -> str:
     """What Kaggle's client prints. Raises PneumolibError where there is none or it fails."""
-    beside = Path(sys.executable).with_name("kaggle")
-    program = shutil.which("kaggle") or shutil.which(beside)
+    program = shutil.which("kaggle") or shutil.which(Path(sys.executable).with_name("kaggle"))
     if program is None:
         raise PneumolibError(
             "Kaggle's client is not installed: .venv/bin/pip install -r requirements.kaggle.lock, and credentials as "

@@ -114,8 +114,7 @@ def grey_values(histograms: pd.DataFrame) -> Plot:
             words.append(f"{WAYS.get(way, way)}, {label} {row.histogram @ np.arange(256):.0f}")
         ax.set(title=WAYS.get(way, way), ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
-    details = f"Means of 255: {'; '.join(words)}."
-    return Plot(figure, "grey-values", "Grey values of all pixels by class.", details)
+    return Plot(figure, "grey-values", "Grey values of all pixels by class.", f"Means of 255: {'; '.join(words)}.")
 
 
 def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:

@@ -209,8 +209,7 @@ def cost_against_quality(board: pd.DataFrame) -> Plot:
             ax.errorbar(cost, one.auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
         ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)
         figures.rounded_ticks(ax)
-    caption = "Test AUROC with its interval against weights, training time and prediction time."
-    return Plot(figure, "cost", caption)
+    return Plot(figure, "cost", "Test AUROC with its interval against weights, training time and prediction time.")
 
 
 def side_by_side(own: ImageSet, others: ImageSet) -> Plot:

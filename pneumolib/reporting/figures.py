@@ -23,13 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES as NAMES
 from pneumolib.reporting.session import numbered
 from pneumolib.text import html_text, printable
 
 NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
 COLOURS = {0: NORMAL, 1: PNEUMONIA}
-NAMES = LABEL_NAMES
 KIND_COLOURS = {"normal": NORMAL, "bacteria": PNEUMONIA, "virus": "#E69F00", "pneumonia": PNEUMONIA}
 OTHERS = ["#009E73", "#CC79A7", "#56B4E9", "#F0E442"]  # the palette's remaining colours, for kinds and runs without one
 DPI = 110

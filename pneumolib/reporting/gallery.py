@@ -115,9 +115,8 @@ def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
     """
     covered = occlusion[["logit_centre_covered", "logit_border_covered"]]
     by_class = covered.sub(occlusion.logit, axis=0).groupby(occlusion.label).mean().to_dict()
-    fields = randomisation["height"] * randomisation["width"]
     # The mean size of a rank correlation of two unrelated rows of so many values, which is nearly normal.
-    chance = np.sqrt(2 / (np.pi * max(fields - 1, 1)))
+    chance = np.sqrt(2 / (np.pi * max(randomisation["height"] * randomisation["width"] - 1, 1)))
     return say("gallery.explanation", randomisation, occlusion_facts(occlusion), by_class, float(chance))
 
 
@@ -131,8 +130,7 @@ def review_grid(rows: pd.DataFrame, parts: Sequence[ImageSet]) -> Plot | HTML:
     if rows.empty:
         return HTML("")
     places = {name: (images, place) for images in parts for place, name in enumerate(images.table.image_id)}
-    found = [places[name] for name in rows.image_id]
-    pixels = np.stack([images.pixels[place] for images, place in found])
+    pixels = np.stack([images.pixels[place] for images, place in (places[name] for name in rows.image_id)])
     titles = [f"{r.image_id.split('/')[-1]}\n{LABEL_NAMES[r.label]}, {r.probability:.2f}" for r in rows.itertuples()]
     return sample_grid(pixels, titles, what="Images to review with label and mean probability")
 

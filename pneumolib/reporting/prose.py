@@ -126,9 +126,6 @@ def _escaping() -> str:
     return own.read_text("utf-8") + own.parents[1].joinpath("text.py").read_text("utf-8")
 
 
-_FINALIZE = {"markdown": lambda value: safe(NOT if value is None else value), "html": visible}
-
-
 @functools.cache
 def templates(kind: Literal["markdown", "plain", "html"], folder: Path = PROSE.parent) -> Environment:
     """Where the templates of this room and of another `folder` are read; data are escaped in Markdown by `safe`, in HTML by Jinja."""
@@ -137,7 +134,7 @@ def templates(kind: Literal["markdown", "plain", "html"], folder: Path = PROSE.p
         undefined=StrictUndefined,
         bytecode_cache=CompiledTemplates(pattern=f"pneumolib-{kind}-%s"),
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours
-        finalize=_FINALIZE.get(kind),
+        finalize={"markdown": lambda value: safe(NOT if value is None else value), "html": visible}.get(kind),
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -291,8 +291,7 @@ def start(notebook: str, **values: Any) -> Session:
     checkout = dict(zip(("commit", "dirty"), provenance_of_checkout(), strict=True))
     session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), checkout)
     _opened[:] = [session]
-    for names in _shown.values():
-        names.clear()
+    _shown.update({kind: [] for kind in FOLDERS})
     print(f"Study {params.study}, run {session.run}" + (" (opened by hand)" if session.interactive else ""))
     return session
 

@@ -58,7 +58,10 @@ def export_run(run: str, kind: str, to: Path | None = None, overwrite: bool = Fa
         InputError: no such format, a package that is missing, or a folder that is there already or cannot be made.
         PneumolibError: an exporter that fails, or files whose probabilities are not those of Keras.
     """
-    _check_format(kind)
+    if kind not in READERS:
+        raise InputError(f"--format: received {kind!r}, allowed {', '.join(READERS)}")
+    if missing := " and ".join(name for name in PACKAGES.get(kind, ()) if find_spec(name.replace("-", "_")) is None):
+        raise InputError(f'--format {kind} needs {missing}, not installed here: pip install "pneumolib[export]"')
     folder = find_run(run)
     target = Path(to).resolve() if to else folder / "export" / kind
     _check_target(target, overwrite)
@@ -80,13 +83,6 @@ def export_run(run: str, kind: str, to: Path | None = None, overwrite: bool = Fa
     for warning in check["warnings"]:
         print(f"Warning: {warning}", flush=True)
     return target
-
-
-def _check_format(kind: str) -> None:
-    if kind not in READERS:
-        raise InputError(f"--format: received {kind!r}, allowed {', '.join(READERS)}")
-    if missing := " and ".join(name for name in PACKAGES.get(kind, ()) if find_spec(name.replace("-", "_")) is None):
-        raise InputError(f'--format {kind} needs {missing}, not installed here: pip install "pneumolib[export]"')
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

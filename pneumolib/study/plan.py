@@ -145,9 +145,8 @@ def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict
 
 def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
     """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
-    key = {project.FINE_TUNING: "fine_tuning.continues", project.EXTERNAL: "external.run"}.get(
-        project.notebook_of(path.stem)
-    )
+    keys = {project.FINE_TUNING: "fine_tuning.continues", project.EXTERNAL: "external.run"}
+    key = keys.get(project.notebook_of(path.stem))
     trained = [run for run in runs if run.startswith(project.TRAINING)]
     if key and (needed := project.evaluated(upstream_of(path.stem, params, runs)[0])) not in trained:
         raise ParamsError(
@@ -185,8 +184,7 @@ def _reasons(step: Step) -> list[str]:
     try:
         result = read_result(step.folder)
     except ResultError as fault:
-        there = (step.folder / RESULT_FILE).exists()
-        return [str(fault).splitlines()[0] if there else "has not finished yet"]
+        return [str(fault).splitlines()[0] if (step.folder / RESULT_FILE).exists() else "has not finished yet"]
     gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
     found = differences(result.inputs, step.inputs) + gone
     if (
