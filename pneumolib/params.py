@@ -461,7 +461,7 @@ def _explain(error: dict, origin: dict[str, str]) -> str:
         return f"{place}: {key}: {message}" if key else f"{place}: {message}"
     text = isinstance(received, str) and error["type"] in ("float_type", "int_type")
     hint = " It is text: write digits without quotes, leading zeros or colons." if text else ""
-    return f"{place}: {key}: {message} (received {received!r}).{hint}"
+    return f"{place}: {key}: {message} (received {received!r:.500}).{hint}"
 
 
 def _unknown(key: str, location: list[str], received: Any) -> str:
@@ -471,4 +471,4 @@ def _unknown(key: str, location: list[str], received: Any) -> str:
     known = [*RunParams.model_fields, *flatten(RunParams().model_dump())]
     near = [name for name in known if name.endswith(f".{location[-1]}")] or difflib.get_close_matches(key, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"unknown key (received {received!r}).{hint} Allowed here: {', '.join(section.model_fields)}"
+    return f"unknown key (received {received!r:.500}).{hint} Allowed here: {', '.join(section.model_fields)}"

@@ -169,7 +169,7 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     return smoke_params(params) if smoke else params, set(own)
 
 
-_MOST_ALIASES, _MOST_BYTES = 10, 1_000_000  # of a parameter file; the longest of ours has 40 lines and no alias
+_MOST_ALIASES, _MOST_BYTES = 10, 100_000  # of a parameter file; the longest of ours has 40 lines and no alias
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
