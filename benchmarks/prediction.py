@@ -28,9 +28,9 @@ from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import (
     MODEL_FILE,
+    VERSION,
     CalibrationResult,
     DataResult,
-    OodResult,
     Provenance,
     Result,
     ThresholdResult,
@@ -140,11 +140,11 @@ def _write_run(model: TrainedModel) -> None:
     now = datetime.now(UTC)
     write_result(
         Result(
-            schema_version=3, study="bench", run="03_baseline_cnn", notebook="03_baseline_cnn", synthetic=True,
+            schema_version=VERSION, study="bench", run="03_baseline_cnn", notebook="03_baseline_cnn", synthetic=True,
             parameters={"image": IMAGE.model_dump()}, data=DataResult(fingerprint="", images=0, groups=0, left_out=0),
             threshold=ThresholdResult(value=0.5, rule="none", sensitivity=0, specificity=0, chosen_on="validation"),
             calibration=CalibrationResult(**plain(asdict(model.calibration))),
-            ood=OodResult(**plain(asdict(model.ood))),
+            ood=model.ood,
             model_sha256=file_sha256(model.folder / MODEL_FILE),
             provenance=Provenance(commit=None, dirty=None, started=now, finished=now, seconds=0, python="", platform="",
                                   versions={}, device={}),

@@ -80,8 +80,7 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 
     if processes()[1] > 1:
         raise ParamsError("several processes train one network: pneumolib run params/<study>/<run>.yaml on each")
-    folder = Path(study).resolve() if "/" in study else in_root(f"params/{study}")
-    steps = plan(folder, data, force, smoke)
+    steps = plan(Path(study).resolve() if "/" in study else in_root(f"params/{study}"), data, force, smoke)
     for step in steps:
         state = "due, " + "; ".join(step.reasons) if step.reasons else "up to date"
         print(printable(f"{step.run}: {state}"), flush=True)

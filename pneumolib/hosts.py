@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -200,14 +199,11 @@ def add_missing() -> list[str]:
     lacking = missing()
     if not lacking:
         return []
-    with tempfile.TemporaryDirectory() as folder:
-        there = Path(folder) / "installed.txt"
-        lines = [f"{name}=={version}\n" for name, version in installed().items() if _VERSION.fullmatch(version)]
-        there.write_text("".join(sorted(lines)), encoding="utf-8")
-        # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
-        wanted = [*requirements(), *({TENSORFLOW} & set(lacking))]
-        command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", str(there), *wanted]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    there = "".join(f"{name}=={version}\n" for name, version in installed().items() if _VERSION.fullmatch(version))
+    # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
+    wanted = [*requirements(), *({TENSORFLOW} & set(lacking))]
+    command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", "/dev/stdin", *wanted]
+    done = subprocess.run(command, input=there, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PneumolibError(
             f"{', '.join(lacking)}: missing or too old here, and cannot be added without replacing what this machine brings; nothing "

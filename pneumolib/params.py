@@ -25,22 +25,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Label = Annotated[str, BeforeValidator(lambda label: "" if label is None else str(label))]
 
 
-def _family(preprocess: Preprocess, smallest_px: int, *names: str) -> dict[str, tuple[Preprocess, int]]:
-    return dict.fromkeys(names, (preprocess, smallest_px))
-
-
-# `none`: the family scales inside and wants 0 to 255.
+# Preprocessing and smallest side in pixels. `none`: the family scales inside and wants 0 to 255.
 FAMILIES: dict[str, tuple[Preprocess, int]] = (
-    _family("none", 32, *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")))
-    | _family("none", 32, *(f"EfficientNetB{n}" for n in range(8)))
-    | _family("none", 32, *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")))
-    | _family("none", 32, "MobileNetV3Small", "MobileNetV3Large")
-    | _family("torch", 32, "DenseNet121", "DenseNet169", "DenseNet201")
-    | _family("caffe", 32, "ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19")
-    | _family("tf", 32, "ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2")
-    | _family("tf", 32, "NASNetMobile", "NASNetLarge")
-    | _family("tf", 71, "Xception")
-    | _family("tf", 75, "InceptionV3", "InceptionResNetV2")
+    dict.fromkeys([f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")], ("none", 32))
+    | dict.fromkeys([f"EfficientNetB{n}" for n in range(8)], ("none", 32))
+    | dict.fromkeys([f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")], ("none", 32))
+    | dict.fromkeys(["MobileNetV3Small", "MobileNetV3Large"], ("none", 32))
+    | dict.fromkeys(["DenseNet121", "DenseNet169", "DenseNet201"], ("torch", 32))
+    | dict.fromkeys(["ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"], ("caffe", 32))
+    | dict.fromkeys(["ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2"], ("tf", 32))
+    | dict.fromkeys(["NASNetMobile", "NASNetLarge"], ("tf", 32))
+    | {"Xception": ("tf", 71), "InceptionV3": ("tf", 75), "InceptionResNetV2": ("tf", 75)}
 )
 Corruption = Literal[
     "gamma", "contrast", "noise", "blur", "jpeg", "rotation", "downsampling", "zoom", "stretch", "margins"
@@ -71,9 +66,7 @@ class DeviceParams(Section):
     @model_validator(mode="after")
     def _virtual_is_cpu(self):
         if self.virtual_cpus and self.require in ("gpu", "tpu"):
-            raise ValueError(
-                f"virtual_cpus {self.virtual_cpus} are CPUs, and require: {self.require} asks for another kind"
-            )
+            raise ValueError(f"virtual_cpus asks for CPUs, and require: {self.require} for another kind")
         return self
 
 
@@ -116,19 +109,16 @@ class ModelParams(Section):
             raise ValueError(f"weights {self.weights!r}: {self.backbone} brings its own; delete the line")
         if self.from_file and self.preprocess is None:
             raise ValueError(f"{self.backbone} needs preprocess: caffe, torch, tf, unit or none")
-        if self.backbone is not None and not self.from_file:
-            self._family_fits()
-        return self
-
-    def _family_fits(self) -> None:
+        if self.backbone is None or self.from_file:
+            return self
         if self.backbone not in FAMILIES:
             allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
             raise ValueError(f"backbone {self.backbone!r} is neither {allowed}")
         if self.weights is None:
             raise ValueError(f"{self.backbone} needs weights: imagenet, none, or the path of a .weights.h5 file")
-        own = FAMILIES[self.backbone][0]
-        if self.preprocess not in (None, own):
+        if self.preprocess not in (None, own := FAMILIES[self.backbone][0]):
             raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")
+        return self
 
 
 class FeatureParams(Section):
@@ -248,9 +238,8 @@ class DataParams(Section):
 
     @model_validator(mode="after")
     def _fits_the_source(self):
-        if self.source != "csv" and (
-            self.columns or self.label_values or self.group_pattern or self.path_pattern != "{}"
-        ):
+        mapped = self.columns or self.label_values or self.group_pattern or self.path_pattern != "{}"
+        if self.source != "csv" and mapped:
             raise ValueError(f"columns, label_values and patterns are for source: csv, received source: {self.source}")
         if self.source != "kaggle_folder" and self.classes:
             raise ValueError(f"classes is for source: kaggle_folder, received source: {self.source}")
@@ -389,7 +378,7 @@ class EvaluationParams(Section):
     def _rises(self):
         if self.threshold_rule == "binormal" and self.calibration == "isotonic":
             raise ValueError(
-                "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic makes ties"
+                "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic has ties"
             )
         return self
 
@@ -454,8 +443,7 @@ def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cel
         return RunParams.model_validate(values)
     except ValidationError as fault:
         where = origin if isinstance(origin, dict) else dict.fromkeys(values, origin)
-        lines = [_explain(error, where) for error in fault.errors()]
-        raise ParamsError("\n".join(lines)) from None
+        raise ParamsError("\n".join(_explain(error, where) for error in fault.errors())) from None
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -478,7 +466,7 @@ def _explain(error: dict, origin: dict[str, str]) -> str:
         return f"{place}: {key}: {message}" if key else f"{place}: {message}"
     text = isinstance(received, str) and error["type"] in ("float_type", "int_type")
     hint = " It is text: write digits without quotes, leading zeros or colons." if text else ""
-    return f"{place}: {key}: {message} (received {received!r}).{hint}"
+    return f"{place}: {key}: {message} (received {received!r:.500}).{hint}"
 
 
 def _unknown(key: str, location: list[str], received: Any) -> str:
@@ -486,7 +474,6 @@ def _unknown(key: str, location: list[str], received: Any) -> str:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
     known = [*RunParams.model_fields, *flatten(RunParams().model_dump())]
-    elsewhere = [name for name in known if name.endswith(f".{location[-1]}")]
-    near = elsewhere or difflib.get_close_matches(key, known, 1)
+    near = [name for name in known if name.endswith(f".{location[-1]}")] or difflib.get_close_matches(key, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"unknown key (received {received!r}).{hint} Allowed here: {', '.join(section.model_fields)}"
+    return f"unknown key (received {received!r:.500}).{hint} Allowed here: {', '.join(section.model_fields)}"

@@ -23,7 +23,6 @@ SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_param
 TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
 FINE_TUNING, EVALUATION = "05_fine_tuning", "06_evaluation"
 COMPARISON, EXTERNAL = "07_comparison", "08_external_validation"
-RENAMED = {"06_comparison": COMPARISON, "07_external_validation": EXTERNAL}  # notebooks of earlier versions
 
 
 def project_root() -> Path:
@@ -37,8 +36,7 @@ def project_root() -> Path:
             raise InputError(f"PNEUMOLIB_ROOT: received {named!r}; name a folder that is there, or unset it")
         return root
     here = Path.cwd()
-    found = (p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir())
-    return next(found, here)
+    return next((p for p in [here, *here.parents] if (p / "notebooks").is_dir() and (p / "params").is_dir()), here)
 
 
 def in_root(path: str | Path) -> Path:
@@ -50,9 +48,10 @@ def in_root(path: str | Path) -> Path:
 def whole_file(file: Path, mark: str = "") -> Iterator[Path]:
     """A file beside `file` to write to. It takes its place at the end; when anything was raised, nothing is left of it.
 
-    Its name ends with `mark`, by default the process's number, and `.tmp`. Folders are made. A disk's refusal names the file.
+    Its name has `mark`, by default the process's number, and `.tmp` before the ending, which Keras looks at. Folders are made.
+    A disk's refusal names the file.
     """
-    temporary = file.with_name(f"{file.name}.{mark or os.getpid()}.tmp")
+    temporary = file.with_name(f"{file.stem}.{mark or os.getpid()}.tmp{file.suffix}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -119,7 +118,7 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
     """Each run of a study and its parameter file, in the order in which they are executed.
 
     A training run is followed by its evaluation, which shares its parameter file. Raises ParamsError for a study without
-    files, and for a file that has the name of an earlier version's notebook or of an evaluation.
+    files, and for a file that has the name of an evaluation.
     """
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
     if not files:
@@ -131,10 +130,6 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
         notebook = file.stem.partition("-")[0]
         if notebook == EVALUATION:
             faults.append(f"{file}: {EVALUATION} runs after every training run, with its parameters; delete this file")
-        if new := RENAMED.get(notebook):
-            faults.append(
-                f"{file}: notebook {notebook} is now {new}; rename the file to {file.name.replace(notebook, new)}"
-            )
         runs[file.stem] = file
         if notebook in TRAINING:
             runs[evaluation_of(file.stem)] = file
@@ -174,34 +169,28 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     return smoke_params(params) if smoke else params, set(own)
 
 
-_MOST_VALUES, _MOST_BYTES = 10_000, 1_000_000  # of a parameter file; the longest of ours has 40 lines
+_MOST_ALIASES, _MOST_BYTES = 10, 100_000  # of a parameter file; the longest of ours has 40 lines and no alias
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is set twice, of which PyYAML keeps the last, and reads numbers as YAML 1.2 does.
 
-    Refuses more than `_MOST_VALUES`, too, where an alias (`*name`) counts as all that it stands for: ten lines can make billions.
+    Refuses more than `_MOST_ALIASES`, too (`*name`): aliases of lists of aliases can stand for billions of values.
     """
+
+    aliases = 0
 
     yaml_implicit_resolvers: ClassVar = {
         first: [entry for entry in entries if entry[0] not in (_INT, _FLOAT)]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def __init__(self, stream):
-        super().__init__(stream)
-        self.values, self.sizes = 0, {}
-
     def compose_node(self, parent, index):
-        before, is_alias = self.values, self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        # Of an alias within what it names, no size is known yet: it would have no end.
-        self.values += self.sizes.get(id(node), _MOST_VALUES) if is_alias else 1
-        if self.values > _MOST_VALUES:
-            raise ParamsError(f"line {self.line + 1}: more than {_MOST_VALUES} values, aliases (*name) written out")
-        self.sizes.setdefault(id(node), self.values - before)
-        return node
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > _MOST_ALIASES:
+            raise ParamsError(f"line {self.line + 1}: more than {_MOST_ALIASES} aliases (*name); write the values out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -251,10 +240,9 @@ def smoke_params(params: RunParams) -> RunParams:
     drawn = {"source": "synthetic", "root": "data/smoke", "n_images": 24}
     values |= {"study": params.study + SMOKE, "data": drawn}
     values["split"] = {"validation_fraction": 0.3, "ratio_tolerance_points": 25.0}
-    if params.model.backbone:
-        of_few_layers = params.model.backbone in ("VGG16", "VGG19")
-        backbone = params.model.backbone if of_few_layers else "MobileNetV2"
-        values["model"] |= {"backbone": backbone, "weights": "none", "preprocess": None}
+    if backbone := params.model.backbone:
+        of_few_layers = backbone if backbone in ("VGG16", "VGG19") else "MobileNetV2"
+        values["model"] |= {"backbone": of_few_layers, "weights": "none", "preprocess": None}
     values["features"]["views"] = min(params.features.views, 1)
     # A stand-in need not have a layer of that name, nor as many.
     unfreeze = params.fine_tuning.unfreeze

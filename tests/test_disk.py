@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -13,7 +14,10 @@ from pneumolib.__main__ import main
 from pneumolib.errors import InputError, disk_words
 from pneumolib.learning.callbacks import read_arrays, write_atomically
 from pneumolib.project import write_whole
+from pneumolib.provenance import file_sha256
+from pneumolib.reporting.results import CalibrationResult, write_result
 from pneumolib.serve.predict import _destination
+from test_reporting import result
 
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
@@ -136,3 +140,76 @@ def test_a_project_that_cannot_be_written_to_is_a_sentence(mounted, quick):
         assert READ_ONLY in said
         assert len(said.splitlines()) == 1, said
     assert main(["report", str(place / "nowhere/x")]) == 2
+
+
+def network(units: int):
+    import keras
+
+    pixels = keras.Input((32, 32, 1), dtype="uint8", name="pixels")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    return keras.Model(pixels, keras.layers.Dense(1, name="logit")(keras.layers.Dense(units)(flat)))
+
+
+def test_a_network_that_does_not_fit_is_a_sentence_and_the_earlier_one_stays(mounted):
+    from pneumolib.learning.fitting import save_model
+
+    file = mounted[0] / "model.keras"
+    save_model(network(2), file)
+    whole = file.read_bytes()
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        save_model(network(200), file)
+    assert FULL in disk_words(caught.value)
+    assert {found.name: found.read_bytes() for found in file.parent.iterdir()} == {"model.keras": whole}
+
+
+@pytest.mark.slow
+def test_an_export_that_does_not_fit_is_a_sentence_and_the_earlier_one_stays(mounted, tmp_path):
+    from pneumolib.learning.fitting import save_model
+
+    place, folder = mounted[0], tmp_path / "x/03_baseline_cnn"
+    folder.mkdir(parents=True)
+
+    def export(units: int, *words: str) -> subprocess.CompletedProcess:
+        save_model(network(units), folder / "model.keras")
+        values = {"parameters": {"image": {"size_px": 32}}, "facts": {"weights_sha256": "ab"}}
+        values["calibration"] = CalibrationResult(method="none", chosen_on="validation")
+        write_result(result(model_sha256=file_sha256(folder / "model.keras"), **values), folder)
+        command = [
+            sys.executable,
+            "-m",
+            "pneumolib",
+            "export",
+            str(folder),
+            "--format",
+            "json",
+            "--to",
+            str(place / "to"),
+        ]
+        return subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+
+    assert export(2).returncode == 0
+    before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    done = export(200, "--overwrite")
+    assert done.returncode == 1
+    assert f"{FULL}" in done.stderr
+    assert "make room on that disk" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_no_file_in_a_class_folder_is_named_and_nobody_waits_for_it(archive):
+    folder = archive / "train/NORMAL"
+    os.mkfifo(folder / "IM-0900-0001.jpeg")
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(folder):
+        bound.bind("IM-0901-0001.jpeg")
+    (folder / "IM-0902-0001.jpeg").symlink_to("/dev/zero")
+    os.mkfifo(folder / "notes.txt")
+    os.mkfifo(archive / "train/pipe")
+    code = "import sys; from pneumolib.data import read_manifest; from pneumolib.params import DataParams\n"
+    code += "print(*read_manifest(DataParams(root=sys.argv[1])).problems.path)"
+    words = [sys.executable, "-c", code, str(archive)]
+    done = subprocess.run(words, cwd=archive.parent, capture_output=True, text=True, timeout=100, check=True)
+    names = [*(f"train/NORMAL/IM-090{n}-0001.jpeg" for n in range(3)), "train/NORMAL/notes.txt", "train/pipe"]
+    assert done.stdout.split() == names
+    assert "3 file(s), " in done.stderr
+    assert "a pipe, a device or a socket" in done.stderr

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from scipy.special import expit, logit
 
 from pneumolib.data.facts import KINDS, QUANTILES, TrainingReference
@@ -111,7 +111,7 @@ def test_a_threshold_chosen_anew_is_chosen_on_its_part_alone_and_named_so(intern
     for written, values in ((ThresholdResult, local), (CalibrationResult, calibration)):
         assert values.chosen_on == "recalibration"
         with pytest.raises(ValidationError, match="Input should be 'validation'"):
-            written(**plain(asdict(values)))
+            TypeAdapter(written).validate_python(plain(asdict(values)))
     for asked, fitted in (("none", "platt"), ("isotonic", "isotonic")):
         assert recalibrate(external, frozen, NONE, PARAMS.model_copy(update={"calibration": asked}))[1].method == fitted
 

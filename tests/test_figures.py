@@ -51,6 +51,22 @@ def png(plot) -> bytes:
     return base64.b64decode(re.search('base64,([^"]+)"', page)[1])
 
 
+@pytest.mark.parametrize("kind", ["virus", "caused by Mycoplasma " * 8, "no_break_is_possible" * 9, "a\nb\x1b[31m$x$"])
+def test_a_legend_stays_within_the_figure_whatever_kinds_are_called(kind):
+    """Pneumonia of several kinds in two folders: each kind has its label, and each bar its room."""
+    kinds = ["normal", kind, f"{kind} and others", f"{kind} of unknown cause"]
+    counts = pd.DataFrame([(name, part, 9) for name in kinds for part in ("train", "test")])
+    plot = data_plots.class_counts(counts.set_axis(["kind", "source_split", "images"], axis=1))
+    png(plot)
+    [legend], [ax] = plot.figure.legends, plot.figure.axes
+    frame, drawn = plot.figure.bbox, legend.get_window_extent()
+    assert frame.x0 <= drawn.x0 < drawn.x1 <= frame.x1
+    assert frame.y0 <= drawn.y0 < drawn.y1 <= ax.get_window_extent().y0
+    assert ax.get_window_extent().height > 80
+    assert len(legend.texts) == 4
+    assert all(text.get_text().replace("\n", "").isprintable() for text in legend.texts)
+
+
 def test_every_data_figure_is_drawn_with_its_numbers_in_words(manifest, split):
     train = images(split)
     pixel_facts = histograms_of({"train": train, "test": images(split, "test", 70, 130)})

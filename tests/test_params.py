@@ -142,6 +142,7 @@ PIECES = [
 @example(b"[]")
 @example(b"\tseed: 1")
 @example(b"x" * 2_000_000)
+@example(b"a: &a [" + b"1," * 9_000 + b"]\naudit: [*a, *a]")
 def test_any_bytes_are_parameters_or_a_fault_that_names_the_file(study, raw):
     path = study("", "")
     path.write_bytes(raw)

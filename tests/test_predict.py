@@ -7,15 +7,20 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
-from dataclasses import asdict, replace
+import zlib
+from dataclasses import replace
 from functools import partial
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from conftest import REPO, drawn_parts, save_image
 from pneumolib.__main__ import main
@@ -27,10 +32,10 @@ from pneumolib.learning.predicting import predict_logits
 from pneumolib.params import DataParams, ImageParams, ModelParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting import results
-from pneumolib.reporting.results import plain, read_result, write_result
+from pneumolib.reporting.results import read_result, write_result
 from pneumolib.serve.predict import image_files, score_images, with_maps
 from pneumolib.serve.trained import load_trained
-from test_decode import write_dicom
+from test_decode import dicom_bytes, write_dicom
 from test_reporting import result
 
 IMAGE = ImageParams(size_px=32, fit="pad", equalize="clahe", clahe_tiles=2)
@@ -55,8 +60,8 @@ def root(tmp_path_factory):
         result(
             study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=file_sha256(folder / "model.keras"),
             threshold=results.ThresholdResult(value=middle, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"),
-            calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, logits=[], probabilities=[], chosen_on="validation"),
-            ood=results.OodResult(**plain(asdict(ood))),
+            calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, chosen_on="validation"),
+            ood=ood,
         ),
         folder,
     )  # fmt: skip
@@ -303,3 +308,61 @@ def test_another_model_than_the_recorded_one_is_refused_and_code_even_when_force
     write_result(whole.model_copy(update={"threshold": None, "metrics": {}}), copy)
     with pytest.raises(ModelError, match="holds no threshold and calibration"):
         load_trained(copy, force=True)
+
+
+def bombs(folder) -> list[str]:
+    """Files of kilobytes that claim or hold pictures of gigabytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    side = 30_000
+    packer = zlib.compressobj(1)
+    body = b"".join(packer.compress(bytes(1 + side)) for _ in range(side)) + packer.flush()
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    jpeg = io.BytesIO()
+    Image.new("L", (64, 64)).save(jpeg, "JPEG")
+    place = jpeg.getvalue().index(b"\xff\xc0") + 5
+    # Two runs of zeros a row and of 128 pixels each: RLE of 9000 x 9000 of 16 bits, behind a header that says 64 x 64.
+    part = b"\x81\0" * (9000 * 9000 // 128)
+    rle = struct.pack("<16I", 2, 64, 64 + len(part), *[0] * 13) + part * 2
+    dataset = dcmread(io.BytesIO(dicom_bytes(np.zeros((64, 64)), 16)))
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([rle])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.save_as(file := io.BytesIO(), enforce_file_format=True)
+    twice = file.getvalue()
+    for element in (0x10, 0x11):
+        twice += struct.pack("<HH2sHH", 0x28, element, b"US", 2, 9000)
+    (folder / "rows named twice.dcm").write_bytes(twice)
+    (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    (folder / "bomb.jpeg").write_bytes(jpeg.getvalue()[:place] + b"\xea\x60" * 2 + jpeg.getvalue()[place + 4 :])
+    return sorted(map(str, folder.iterdir()))
+
+
+READERS = {
+    "decoder": "for file in files:\n with contextlib.suppress(ImageFileError): decode(Path(file).read_bytes())",
+    "predict": "main(['predict', 'tiny/03_baseline_cnn', *files, '--csv', '-'])",
+    "app": "for one in take_in((file, Path(file).read_bytes()) for file in files):\n"
+    " with contextlib.suppress(ImageFileError): one.error or decode(one.raw)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", READERS)
+def test_a_bomb_costs_no_memory(at_root, tmp_path, reader):
+    """The peak of a process that is given bombs is at most 500 MB above that of the same process without them."""
+    code = "import contextlib, re, sys\nfrom pathlib import Path\nfrom pneumolib.__main__ import main\n"
+    code += "from pneumolib.data.decode import decode\nfrom pneumolib.errors import ImageFileError\n"
+    code += f"from pneumolib.serve.uploads import take_in\nfiles = sys.argv[1:]\n{READERS[reader]}\n"
+    # Not `ru_maxrss`, which begins with what the process that starts this one takes.
+    code += "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]) // 1024)"
+    good = [str(next(at_root.glob("data/test/NORMAL/*.jpeg")))]
+    (tmp_path / "bombs").mkdir()
+    peaks = []
+    for files in (good, good + bombs(tmp_path / "bombs")):
+        words = [sys.executable, "-c", code, *files]
+        said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
+        peaks.append(int(said.stdout.split()[-1]))
+    print(reader, peaks)
+    assert peaks[1] < peaks[0] + 500, said.stderr

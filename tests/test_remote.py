@@ -114,7 +114,7 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
 def test_metadata_keeps_the_notebook_private_and_names_no_image_of_kaggles_own(tmp_path):
     bundle = Bundle(tmp_path / "pneumolib-tiny.ipynb", "c", "s", needs_radiographs=True)
     for accelerator, shape in (("tpu", "TpuV5E8"), ("gpu", "NvidiaTeslaT4"), ("none", None)):
-        kaggle.write_metadata(bundle, accelerator, resume="1", user="me")
+        kaggle.write_metadata(bundle, accelerator, "1", DATASET, "me")
         found = metadata(tmp_path)
         assert found["id"] == "me/pneumolib-tiny" == found["kernel_sources"][0]
         assert (found.get("machine_shape"), found["enable_tpu"]) == (shape, accelerator == "tpu")
@@ -132,7 +132,7 @@ def client(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     bundle = Bundle(tmp_path / "pneumolib-tiny.ipynb", "c", "stamp1", needs_radiographs=False)
-    kaggle.write_metadata(bundle, user="me")
+    kaggle.write_metadata(bundle, "tpu", "", DATASET, "me")
 
     def push(push=PUSHED, status=("COMPLETE",), outcome=None, hours=1.0):
         said = json.dumps(OUTCOME | {"stamp": "stamp1"} | (outcome or {}))

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -62,7 +63,7 @@ def result(run="03_baseline_cnn", auroc=0.9, split="s1", **changes) -> Result:
 
 def test_a_result_survives_the_disk_and_what_could_not_be_read_is_not_written(tmp_path):
     one = result()
-    wrong = one.model_copy(update={"threshold": one.threshold.model_copy(update={"value": 1.5})})
+    wrong = one.model_copy(update={"threshold": replace(one.threshold, value=1.5)})
     with pytest.raises(ResultError, match=r"threshold\.value"):
         write_result(wrong, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -36,4 +36,4 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, capsys):
         assert ("nothing left to train" in said) == (trainer == "cnn"), moments
         assert found["history"] == whole["history"], moments
         assert found == whole, moments
-        assert not list((tmp_path / f"{trainer}-killed").glob("*.tmp"))
+        assert not list((tmp_path / f"{trainer}-killed").glob("*.tmp*"))

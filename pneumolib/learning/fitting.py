@@ -26,6 +26,7 @@ from pneumolib.learning.networks import build_model, logit_network, output_activ
 from pneumolib.learning.predicting import PREDICT_BATCH, frozen_features, predict, predict_logits, predict_views
 from pneumolib.learning.transfer import backbone_layers, split_at_head, trainable_parameters
 from pneumolib.params import RunParams, TrainingParams
+from pneumolib.project import whole_file
 
 # Sections of the parameters that decide a training.
 DECIDING = {"seed", "image", "augment", "model", "features", "fine_tuning", "training"}
@@ -393,7 +394,8 @@ def predict_seeds(folder: Path, val: ImageSet, test: ImageSet, params: RunParams
 
 def save_model(network: keras.Model, file: Path) -> None:
     """Save network and weights as `.keras`, its output a logit, without the optimizer; it loads without this library."""
-    logit_network(network).save(file)
+    with whole_file(file) as temporary:
+        logit_network(network).save(temporary)
 
 
 def training_facts(model: keras.Model, history: pd.DataFrame) -> dict:

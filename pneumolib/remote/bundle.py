@@ -214,5 +214,4 @@ def _data_option(here: Prepared, study: str) -> list[str]:
     data = _study_data(study)
     if data.source != "kaggle_folder" or not here.radiographs:
         return []
-    wanted = Path(data.root).name
-    return ["--data", str(min(here.radiographs, key=lambda folder: wanted not in folder.parts))]
+    return ["--data", str(min(here.radiographs, key=lambda folder: Path(data.root).name not in folder.parts))]

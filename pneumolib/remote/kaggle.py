@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from pneumolib.errors import PneumolibError
-from pneumolib.hosts import DATASET
 from pneumolib.project import write_whole
 from pneumolib.remote.bundle import OUTCOME, Bundle, rendered
 
@@ -29,9 +28,7 @@ NOBODY = "your-kaggle-name"
 STATUS = re.compile(r'status "(?:KernelWorkerStatus\.)?(\w+)"', re.IGNORECASE)
 
 
-def write_metadata(
-    bundle: Bundle, accelerator: str = "tpu", resume: str = "", dataset: str = DATASET, user: str = ""
-) -> Path:
+def write_metadata(bundle: Bundle, accelerator: str, resume: str, dataset: str, user: str) -> Path:
     """Write `kernel-metadata.json` beside the notebook.
 
     Args:
@@ -39,12 +36,11 @@ def write_metadata(
         accelerator: `tpu` (v5e-8), `gpu` (two T4) or `none`.
         resume: `owner/notebook` whose output the session goes on from; `1` for this notebook's own last one.
         dataset: the radiographs, `owner/name`; attached to studies that read the archive's folder.
-        user: the account; a placeholder by default.
+        user: the account; a placeholder where it is empty.
     """
     asked = {"accelerator": accelerator, "resume": resume, "dataset": dataset, "user": user or NOBODY}
-    text = rendered("kernel-metadata.json", bundle=bundle, **asked)
     file = bundle.notebook.with_name("kernel-metadata.json")
-    write_whole(file, text + "\n")
+    write_whole(file, rendered("kernel-metadata.json", bundle=bundle, **asked) + "\n")
     return file
 
 
@@ -69,9 +65,7 @@ def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
     print(said.strip(), flush=True)
     # Unknown sources are left out and the session starts all the same. Of runs to go on from there may be none yet.
     if "successfully pushed" not in said or "not valid dataset sources" in said:
-        raise PneumolibError(
-            f"Kaggle did not take {bundle.notebook.name} as it is, see above. Has it begun: stop it there"
-        )
+        raise PneumolibError(f"Kaggle did not take {bundle.notebook.name} as it is, see above. If it runs, stop it")
     _wait(name, time.monotonic() + 3600 * min(2 * hours, 24), pause_s)
     return _fetch(name, bundle)
 
@@ -125,8 +119,7 @@ def _fetch(name: str, bundle: Bundle) -> dict:
 
 def _client(*words: str) -> str:
     """What Kaggle's client prints. Raises PneumolibError where there is none or it fails."""
-    beside = Path(sys.executable).with_name("kaggle")
-    program = shutil.which("kaggle") or shutil.which(beside)
+    program = shutil.which("kaggle") or shutil.which(Path(sys.executable).with_name("kaggle"))
     if program is None:
         raise PneumolibError(
             "Kaggle's client is not installed: .venv/bin/pip install -r requirements.kaggle.lock, and credentials as "

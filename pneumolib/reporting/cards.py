@@ -123,11 +123,8 @@ def checklist(study: str, results: list[Result]) -> list[Row]:
         results: of its finished runs; without any, what would be read from them is not available.
     """
     evidence = Evidence(study, results)
-    return [
-        Row(section, key, item, _answer(item, evidence))
-        for section, items in sections().items()
-        for key, item in items.items()
-    ]
+    asked = [(section, key, item) for section, items in sections().items() for key, item in items.items()]
+    return [Row(section, key, item, _answer(item, evidence)) for section, key, item in asked]
 
 
 def _answer(item: dict[str, Any], e: Evidence) -> Answer:

@@ -14,13 +14,14 @@ from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import equalize
 from pneumolib.params import ImageParams
 from pneumolib.reporting import figures
+from pneumolib.reporting.figures import Plot
 from pneumolib.reporting.prose import PARTS, WAYS
 
 _LINES = {"train": "-", "val": ":", "test": "--"}
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}
 
 
-def class_counts(counts: pd.DataFrame) -> figures.Plot:
+def class_counts(counts: pd.DataFrame) -> Plot:
     """Images of each kind in each source split, from `Manifest.counts`."""
     figure, (ax,) = figures.new_axes(height=2.8)
     palette = figures.kind_palette(counts.kind)
@@ -29,26 +30,25 @@ def class_counts(counts: pd.DataFrame) -> figures.Plot:
         ax.bar_label(bars, fontsize=figures.SMALL, padding=3)
     ax.set(xlabel="images", ylabel="folder")
     ax.margins(x=0.1)
-    figures.legend_below(figure, ax)
-    return figures.Plot(figure, "class-counts", "Images of each kind by folder.")
+    ax.get_legend().remove()
+    return Plot(figure, "class-counts", "Images of each kind by folder.")
 
 
-def image_sizes(table: pd.DataFrame) -> figures.Plot:
+def image_sizes(table: pd.DataFrame) -> Plot:
     """Width against height, and the aspect ratio of each class: a shortcut a network can take."""
     figure, (left, right) = figures.new_axes(2, columns=2)
     ratio = table.width_px / table.height_px
     for label, colour in figures.COLOURS.items():
-        rows = table[table.label == label]
-        left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, label=figures.NAMES[label], lw=0)
-        right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, color=colour)
+        rows, shown = table[table.label == label], {"color": colour, "label": figures.NAMES[label]}
+        left.scatter(rows.width_px, rows.height_px, s=8, alpha=0.4, color=colour, lw=0)
+        right.hist(ratio[rows.index], bins=np.linspace(0.6, 2.6, 41), density=True, alpha=0.6, **shown)
     left.set(xlabel="width (px)", ylabel="height (px)")
     right.set(xlabel=FACTS["aspect"].title, ylabel="density")
-    figures.legend_below(figure, left, markerscale=3)
     details = f"The median aspect ratio is {figures.by_class(ratio.groupby(table.label).median(), '.2f')}."
-    return figures.Plot(figure, "image-sizes", "Sizes and aspect ratios of images by class.", details)
+    return Plot(figure, "image-sizes", "Sizes and aspect ratios of images by class.", details)
 
 
-def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
+def flow(manifest: Manifest, split: pd.DataFrame) -> Plot:
     """From the archive to the splits: images and groups in every box."""
     table, bad, pool = manifest.table, int(manifest.problems.files.sum()), split[split.split != "test"]
     boxes = {  # words, place, and the box above
@@ -69,14 +69,14 @@ def flow(manifest: Manifest, split: pd.DataFrame) -> figures.Plot:
         ends = {"xycoords": drawn[above], "arrowprops": arrow} if above else {}
         drawn[name] = ax.annotate(words, (0.5, 0), place, **style, **ends)
     details = "; ".join(words.replace("\n", ", ") for words, *_ in boxes.values())
-    return figures.Plot(figure, "flow", "Flow of images from the source to training, validation and test.", details)
+    return Plot(figure, "flow", "Flow of images from the source to training, validation and test.", details)
 
 
 def _amount(rows: pd.DataFrame) -> str:
     return f"{len(rows)} images, {rows.group_id.nunique()} groups\n{rows.label.mean():.1%} pneumonia"
 
 
-def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
+def mean_images(pixels: np.ndarray, labels: np.ndarray) -> Plot:
     """The average image of each class and what sets them apart; pixels uint8 (n, height, width, channels)."""
     figure, axes = figures.new_axes(3, 2.7, 3, style="white")
     means = [pixels.mean(axis=(0, 3), where=(labels == label)[:, None, None, None]) for label in (0, 1)]
@@ -92,10 +92,10 @@ def mean_images(pixels: np.ndarray, labels: np.ndarray) -> figures.Plot:
         ax.set_axis_off()
     caption = "Mean image of each class, and the difference of the two. Red is brighter in pneumonia."
     details = f"The difference is from {difference.min():+.0f} to {difference.max():+.0f} grey values."
-    return figures.Plot(figure, "mean-images", caption, details)
+    return Plot(figure, "mean-images", caption, details)
 
 
-def grey_values(histograms: pd.DataFrame) -> figures.Plot:
+def grey_values(histograms: pd.DataFrame) -> Plot:
     """Grey values of all pixels by class: training solid, validation dotted, test dashed.
 
     Args:
@@ -114,12 +114,10 @@ def grey_values(histograms: pd.DataFrame) -> figures.Plot:
             words.append(f"{WAYS.get(way, way)}, {label} {row.histogram @ np.arange(256):.0f}")
         ax.set(title=WAYS.get(way, way), ylabel="share of pixels", ylim=(0, None))
     axes[-1].set_xlabel("grey value (0 black, 255 white)")
-    figures.legend_below(figure, axes[0], 2)
-    details = f"Means of 255: {'; '.join(words)}."
-    return figures.Plot(figure, "grey-values", "Grey values of all pixels by class.", details)
+    return Plot(figure, "grey-values", "Grey values of all pixels by class.", f"Means of 255: {'; '.join(words)}.")
 
 
-def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
+def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
     """Every fact of `data.metadata_features` by class and split: dot median, bar quartiles, line 5th to 95th percentile.
 
     Of formats and modes a bar shows the share of files.
@@ -145,14 +143,14 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> figures.Plot:
         if name in logarithms:
             ax.set_xscale("log")
             figures.rounded_ticks(ax)
-    figures.legend_below(figure, axes[0])
+    axes[0].get_legend().remove()
     middle = rows.groupby("label")[list(titles)].agg(
         lambda fact: fact.mean() if fact.isin([0, 1]).all() else fact.median()
     )
     words = "; ".join(f"{title}: {figures.by_class(middle[name], '.3g')}" for name, title in titles.items())
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
     caption += " Of formats and modes: the share of files."
-    return figures.Plot(figure, "file-facts", caption, f"Medians, or shares of files: {words}.")
+    return Plot(figure, "file-facts", caption, f"Medians, or shares of files: {words}.")
 
 
 def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
@@ -173,23 +171,20 @@ def extremes(table: pd.DataFrame, n: int = 6) -> pd.DataFrame:
 _SCORED = {"cv": "cross-validated on the training pool", "validation": "validation", "test": "test"}
 
 
-def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> figures.Plot:
+def auroc_intervals(table: pd.DataFrame, label: str, columns: Sequence[str] = ("cv", "test")) -> Plot:
     """AUROC with intervals, a row of `table` each: `<column>, <column>_low, <column>_high` for each of `columns`."""
     figure, (ax,) = figures.new_axes(height=1.2 + 0.5 * len(table))
     series = {column: (_SCORED[column], colour) for column, colour in zip(columns, figures.OTHERS, strict=False)}
     ax.axvline(0.5, color=figures.NEUTRAL, lw=0.8, ls=":")
     figures.dots(ax, table, table[label], series)
     ax.set(xlabel="AUROC (0.5 is chance)", xlim=(None, 1.02))
-    figures.legend_below(figure, ax, 2)
-    return figures.Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}, as in the table.")
+    return Plot(figure, f"auroc-by-{label}", f"AUROC with intervals, by {label}, as in the table.")
 
 
 WAY_COLOURS = {"none": figures.NEUTRAL, "hist": figures.OTHERS[1], "clahe": figures.OTHERS[0]}  # neither class's colour
 
 
-def side_by_side(
-    pixels: np.ndarray, titles: Sequence[str], params: ImageParams, what: str = "Training images"
-) -> figures.Plot:
+def side_by_side(pixels: np.ndarray, titles: Sequence[str], params: ImageParams, what: str = "Training images") -> Plot:
     """Images (uint8, n x height x width x channels), a row each: as they are, after HE, after CLAHE, and all three
     histograms (steps) with their cumulative curves.
     """
@@ -209,15 +204,12 @@ def side_by_side(
             spans.append(f"{titles[place]} {name} {np.subtract(*np.percentile(equalised, [95, 5])):.0f}".strip())
         row[0].set_ylabel(figures.wrapped(titles[place], 16), fontsize=figures.SMALL)
         last.set(xticks=[0, 255], yticks=[], ylim=(0, 1.02), xlim=(0, 255), box_aspect=1)
-    figures.legend_below(figure, axes[-1])
     caption = f"{what}: original, after HE and after CLAHE; on the right histograms (steps) and cumulative curves of all three."
     details = f"From the 5th to the 95th percentile the grey values span, of 255: {'; '.join(spans)}."
-    return figures.Plot(figure, figures.named(what), caption, details)
+    return Plot(figure, figures.named(what), caption, details)
 
 
-def clahe_settings(
-    image: np.ndarray, params: ImageParams, clip_limits: Sequence[float], tiles: Sequence[int]
-) -> figures.Plot:
+def clahe_settings(image: np.ndarray, params: ImageParams, clip_limits: Sequence[float], tiles: Sequence[int]) -> Plot:
     """One image under each pair of clip limit (rows) and number of tiles along a side (columns).
 
     Each title says how many pixels of a tile may have one grey value: a share that is less than one counts as one.
@@ -230,7 +222,7 @@ def clahe_settings(
     return figures.sample_grid(shown, titles, len(tiles), "CLAHE of one image by clip limit (rows) and tiles (columns)")
 
 
-def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:
+def validation_curves(histories: dict[str, pd.DataFrame]) -> Plot:
     """Validation AUROC by epoch of each training, its best epoch marked."""
     figure, (ax,) = figures.new_axes()
     words = []
@@ -241,6 +233,5 @@ def validation_curves(histories: dict[str, pd.DataFrame]) -> figures.Plot:
         words.append(f"{WAYS[way]} {best.val_auroc:.3f} in epoch {best.epoch:.0f} of {len(history)}")
     ax.set(xlabel="epoch", ylabel="validation AUROC")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figures.legend_below(figure, ax)
     details = f"Best: {'; '.join(words)}."
-    return figures.Plot(figure, "validation-curves", "Validation AUROC by epoch. Dots mark the kept epochs.", details)
+    return Plot(figure, "validation-curves", "Validation AUROC by epoch. Dots mark the kept epochs.", details)

@@ -10,6 +10,7 @@ from pneumolib.data.pixels import ImageSet
 from pneumolib.evaluation.compare import CHANGED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.reporting import figures
+from pneumolib.reporting.figures import Plot
 from pneumolib.reporting.prose import CALIBRATION_NAMES, FACT_NAMES
 from pneumolib.reporting.results import figure_words
 
@@ -19,7 +20,7 @@ HERE, THERE = figures.OTHERS[1], figures.OTHERS[0]
 SOURCES = {"test": ("own test", THERE), "external": ("other source", HERE)}
 
 
-def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) -> figures.Plot:
+def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) -> Plot:
     """ROC and precision-recall curves of validation and test with their bands, and the frozen threshold as a dot.
 
     Args:
@@ -40,10 +41,10 @@ def curves(bands: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) ->
         ax.legend(title=METRIC_NAMES[area], frameon=False, loc="lower center", **small)
         words.append(f"{METRIC_NAMES[area]} {', '.join(labels)}")
     caption = "ROC and precision-recall curves with intervals. Dots mark the frozen threshold."
-    return figures.Plot(figure, "roc", caption, f"{'; '.join(words)}.")
+    return Plot(figure, "roc", caption, f"{'; '.join(words)}.")
 
 
-def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
+def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> Plot:
     """What every threshold would give on test, and the frozen one, from `evaluation.threshold_sweep`."""
     figure, (ax,) = figures.new_axes(height=3.8)
     swept = ("sensitivity", "specificity", "ppv", "accuracy")  # in colours apart from those of the classes
@@ -51,12 +52,11 @@ def threshold_sweep(sweep: pd.DataFrame, threshold: float) -> figures.Plot:
         ax.plot(sweep.threshold, sweep[name], color=colour, label=METRIC_NAMES[name])
     ax.axvline(threshold, color=figures.PNEUMONIA, lw=1.2, label=f"frozen: {threshold:.3f}")
     ax.set(xlabel="threshold on the probability of pneumonia", ylabel="on test", xlim=(0, 1), ylim=(-0.02, 1.02))
-    figures.legend_below(figure, ax)
     caption = f"Sensitivity, specificity, PPV and accuracy on test by threshold. Frozen: {threshold:.3f}."
-    return figures.Plot(figure, "threshold-sweep", caption)
+    return Plot(figure, "threshold-sweep", caption)
 
 
-def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: float | None = None) -> figures.Plot:
+def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: float | None = None) -> Plot:
     """Predicted probabilities of two splits; of each class the share of its own images, so that classes compare.
 
     Args:
@@ -80,12 +80,11 @@ def score_histograms(predictions: pd.DataFrame, threshold: float, recalibrated: 
                 ax.axvline(value, color=figures.NEUTRAL, lw=1.4, ls=style, label=f"{name}: {value:.3f}")
         ax.set(title=title, xlim=(0, 1), ylim=(0, None), ylabel="share of the class")
     axes[-1].set_xlabel("probability of pneumonia")
-    figures.legend_below(figure, axes[-1], 2)
     caption = "Predicted probabilities by class. Each class is shown as shares of its own images."
-    return figures.Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Threshold: {threshold:.3f}.")
+    return Plot(figure, "scores", caption, f"Medians: {'; '.join(medians)}. Threshold: {threshold:.3f}.")
 
 
-def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
+def confusion_matrix(counts: dict[str, int]) -> Plot:
     """`tp, fp, tn, fn` as a heat map: counts, and the share of each true class."""
     figure, (ax,) = figures.new_axes(height=2.8, style="white")
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
@@ -97,12 +96,10 @@ def confusion_matrix(counts: dict[str, int]) -> figures.Plot:
     ax.tick_params(labelsize=9)
     details = "Pneumonia: {tp} true and {fp} false positives. Normal: {tn} true and {fn} false negatives."
     caption = "Confusion matrix on test at the frozen threshold: images, and shares of the true class."
-    return figures.Plot(figure, "confusion-matrix", caption, details.format(**counts))
+    return Plot(figure, "confusion-matrix", caption, details.format(**counts))
 
 
-def reliability(
-    tables: dict[str, pd.DataFrame], where: str = "test", smooth: pd.DataFrame | None = None
-) -> figures.Plot:
+def reliability(tables: dict[str, pd.DataFrame], where: str = "test", smooth: pd.DataFrame | None = None) -> Plot:
     """Share with pneumonia by mean probability, a panel for each kind of probabilities.
 
     Args:
@@ -118,9 +115,7 @@ def reliability(
         ax.plot([0, 1], [0, 1], color=figures.NEUTRAL, lw=0.8, ls=":")
         arms = np.clip([bins.observed - bins.low, bins.high - bins.observed], 0, None)
         line = "o-" if smooth is None else "o"
-        ax.errorbar(
-            bins.probability, bins.observed, yerr=arms, fmt=line, color=figures.PNEUMONIA, lw=1, capsize=3, ms=5
-        )
+        ax.errorbar(bins.probability, bins.observed, arms, fmt=line, color=figures.PNEUMONIA, lw=1, capsize=3, ms=5)
         if smooth is not None:
             ax.plot(smooth.probability, smooth.observed, color=figures.NORMAL)
             figures.band_below(ax, smooth.probability, smooth, figures.NORMAL)
@@ -128,15 +123,13 @@ def reliability(
         words = "; ".join(f"{b.probability:.2f}: {b.observed:.2f} of {b.images}" for b in bins.itertuples())
         details.append(f"{title}: {words}")
     figure.supylabel("share with pneumonia", fontsize="medium")
-    caption = (
-        f"Reliability of the probabilities on {where}: bins with intervals, and bars for how many images each holds."
-    )
+    caption = f"Reliability of the probabilities on {where}: bins with intervals; bars show how many images each holds."
     caption += "" if smooth is None else " The line is a smoothed calibration curve with its band."
     words = f"Share with pneumonia by mean probability. {'. '.join(details)}."
-    return figures.Plot(figure, "reliability", caption, words)
+    return Plot(figure, "reliability", caption, words)
 
 
-def decision_curve(curve: pd.DataFrame, better: list[tuple[float, float]], calibrated: str) -> figures.Plot:
+def decision_curve(curve: pd.DataFrame, better: list[tuple[float, float]], calibrated: str) -> Plot:
     """Net benefit on test by threshold probability against treating all and none, from `evaluation.decision_curve`.
 
     `better` is of `evaluation.better_ranges`.
@@ -148,14 +141,13 @@ def decision_curve(curve: pd.DataFrame, better: list[tuple[float, float]], calib
     ax.axhline(0, color=figures.NEUTRAL, lw=1, label="treat none")
     top = curve.model.max() * 1.1 + 0.02
     ax.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.1, top))
-    figures.legend_below(figure, ax)
     said = ", ".join(f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}" for low, high in better)
     caption = "Decision curve on test: net benefit by threshold probability, with its interval. The interval of the difference "
     caption += f"from the better of treating all and none lies above 0 at {said or 'no threshold'}."
-    return figures.Plot(figure, "decision-curve", caption)
+    return Plot(figure, "decision-curve", caption)
 
 
-def risk_coverage(table: pd.DataFrame) -> figures.Plot:
+def risk_coverage(table: pd.DataFrame) -> Plot:
     """Share of errors by the share of images that are not referred, from `evaluation.risk_coverage`."""
     figure, (ax,) = figures.new_axes(height=2.8)
     swept, frozen = table[~table.frozen], table[table.frozen]
@@ -166,10 +158,10 @@ def risk_coverage(table: pd.DataFrame) -> figures.Plot:
     ax.set(xlabel="share of images that are not referred", ylabel="share of errors", xlim=(1.01, 0.49), ylim=(0, None))
     caption = "Errors on test among the images that are not referred, the least certain ones being referred first, with intervals."
     caption += " The dot is the frozen band." if len(frozen) else ""
-    return figures.Plot(figure, "risk-coverage", caption)
+    return Plot(figure, "risk-coverage", caption)
 
 
-def robustness(table: pd.DataFrame) -> figures.Plot:
+def robustness(table: pd.DataFrame) -> Plot:
     """Change of AUROC, sensitivity and specificity by kind and severity of a change of the images, as heat maps."""
     changed = table[table.corruption != "none"]
     names = changed.corruption.unique()
@@ -182,34 +174,33 @@ def robustness(table: pd.DataFrame) -> figures.Plot:
         ax.set(title=METRIC_NAMES[metric], xlabel="severity" if ax is axes[-1] else "", ylabel="")
         ax.tick_params(axis="y", rotation=0, left=False)
     caption = "Change of AUROC, sensitivity and specificity at the frozen threshold when images are changed. Red is a loss, blue a gain."
-    return figures.Plot(figure, "robustness", caption)
+    return Plot(figure, "robustness", caption)
 
 
 _COLOURS = (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
 _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds_per_image": "prediction, ms an image"}
 
 
-def forest(board: pd.DataFrame) -> figures.Plot:
+def forest(board: pd.DataFrame) -> Plot:
     """AUROC, sensitivity and specificity on test with intervals, one row a run, from `comparing.leaderboard`."""
     figure, axes = figures.new_axes(len(CHANGED), 0.6 + 0.34 * len(board))
     for ax, metric in zip(axes, CHANGED, strict=True):
-        figures.dots(ax, board, board.run, {metric: ("test", figures.NORMAL)})
+        figures.dots(ax, board, board.run, {metric: ("", figures.NORMAL)})
         ax.set(xlabel=METRIC_NAMES[metric], xlim=(None, 1.01))
-    return figures.Plot(figure, "forest", "Test metrics with intervals by run, as in the table.")
+    return Plot(figure, "forest", "Test metrics with intervals by run, as in the table.")
 
 
-def roc_overlay(bands: dict[str, pd.DataFrame]) -> figures.Plot:
+def roc_overlay(bands: dict[str, pd.DataFrame]) -> Plot:
     """ROC curves on test of several runs, from `evaluation.curve_bands` of each."""
     figure, (ax,) = figures.new_axes(height=4.4 + 0.2 * -(-len(bands) // 2))
     tests = {run: band[band.split == "test"] for run, band in bands.items()}
     # Runs apart by colour and, beyond so many, by line.
     styles = itertools.cycle((colour, line) for line in ("-", "--", ":") for colour in _COLOURS)
     figures.curve_panel(ax, "roc", tests, styles, alpha=0)
-    figures.legend_below(figure, ax, 2)
-    return figures.Plot(figure, "roc-by-run", "ROC curves on test by run.", f"{len(bands)} runs: {', '.join(bands)}.")
+    return Plot(figure, "roc-by-run", "ROC curves on test by run.", f"{len(bands)} runs: {', '.join(bands)}.")
 
 
-def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
+def cost_against_quality(board: pd.DataFrame) -> Plot:
     """Test AUROC with its interval against what a run costs, from `results.leaderboard`; costs on logarithmic scales."""
     figure, axes = figures.new_axes(3, 2.2 + 0.07 * -(-len(board) // 2))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
@@ -218,12 +209,10 @@ def cost_against_quality(board: pd.DataFrame) -> figures.Plot:
             ax.errorbar(cost, one.auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
         ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)
         figures.rounded_ticks(ax)
-    figures.legend_below(figure, axes[0], 2)
-    caption = "Test AUROC with its interval against weights, training time and prediction time."
-    return figures.Plot(figure, "cost", caption)
+    return Plot(figure, "cost", "Test AUROC with its interval against weights, training time and prediction time.")
 
 
-def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
+def side_by_side(own: ImageSet, others: ImageSet) -> Plot:
     """Some images of the study's own, above, and of the other source, as the network sees them; titles name site and class."""
     pixels, titles = [], []
     for images in (own, others):
@@ -234,7 +223,7 @@ def side_by_side(own: ImageSet, others: ImageSet) -> figures.Plot:
     return figures.sample_grid(np.stack(pixels), titles, columns=len(own), what=what)
 
 
-def drift(table: pd.DataFrame) -> figures.Plot:
+def drift(table: pd.DataFrame) -> Plot:
     """Median and middle 95% of each fact in training and in the other source, from `evaluation.drift_table`."""
     sides = {"training": ("training", THERE), "here": ("here", HERE)}
     columns = {"training_median": "training", "median": "here", "low": "here_low", "high": "here_high"}
@@ -244,14 +233,11 @@ def drift(table: pd.DataFrame) -> figures.Plot:
         figures.dots(ax, row, [""], sides)
         ax.set_title(FACT_NAMES[name], fontsize=9)
         ax.locator_params(axis="x", nbins=4)
-    figures.legend_below(figure, axes[0])
-    caption = (
-        "Median (dot) and middle 95% (bar) of facts of images, in training and in the other source, as in the table."
-    )
-    return figures.Plot(figure, "drift", caption)
+    caption = "Median (dot) and middle 95% (bar) of each fact, in training and in the other source, as in the table."
+    return Plot(figure, "drift", caption)
 
 
-def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
+def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> Plot:
     """ROC curves of both sources with bands and the frozen threshold as a dot; below them three metrics with intervals.
 
     Args:
@@ -268,6 +254,5 @@ def frozen(bands: pd.DataFrame, differences: pd.DataFrame) -> figures.Plot:
         above.plot(1 - at["specificity"], at["sensitivity"], "o", color=colour, mec="white", ms=9)
     figures.dots(below, rows, rows.index.map(METRIC_NAMES), series)
     below.set(xlabel="at the frozen threshold", xlim=(None, 1.01))
-    figures.legend_below(figure, above)
     caption = "ROC curves and metrics of both sources with intervals. Dots mark the frozen threshold."
-    return figures.Plot(figure, "roc", caption)
+    return Plot(figure, "roc", caption)

@@ -23,13 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from pneumolib.data.layout import LABEL_NAMES
+from pneumolib.data.layout import LABEL_NAMES as NAMES
 from pneumolib.reporting.session import numbered
 from pneumolib.text import html_text, printable
 
 NORMAL, PNEUMONIA, NEUTRAL = "#0072B2", "#D55E00", "#4d4d4d"
 COLOURS = {0: NORMAL, 1: PNEUMONIA}
-NAMES = LABEL_NAMES
 KIND_COLOURS = {"normal": NORMAL, "bacteria": PNEUMONIA, "virus": "#E69F00", "pneumonia": PNEUMONIA}
 OTHERS = ["#009E73", "#CC79A7", "#56B4E9", "#F0E442"]  # the palette's remaining colours, for kinds and runs without one
 DPI = 110
@@ -52,6 +51,18 @@ class Plot:
     name: str
     caption: str
     details: str = ""
+
+    def __post_init__(self):
+        """Draw one legend for all panels below them, unless a panel has its own. Names from data can be of any length."""
+        panels = self.figure.axes[::-1]  # the first one's handles count
+        found = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        if found and not any(ax.get_legend() for ax in panels):
+            labels = [wrapped(label, 54) for label in found]
+            longest = max(len(line) for label in labels for line in label.split("\n"))
+            columns = 3 if longest < 18 else 2 if longest < 32 else 1  # as many as fit beside each other
+            if columns == 1:  # panels keep their height
+                self.figure.set_figheight(self.figure.get_figheight() + 0.17 * "\n".join(labels).count("\n"))
+            self.figure.legend(found.values(), labels, frameon=False, loc="outside lower center", ncols=columns)
 
     @property
     def alt(self) -> str:
@@ -102,13 +113,6 @@ def wrapped(text: str, width: int) -> str:
 def named(words: str) -> str:
     """A caption as a file's name: `Images with the centre masked` as `images-with-the-centre-masked`."""
     return re.sub("[^a-z]+", "-", words.lower()).strip("-")
-
-
-def legend_below(figure: Figure, ax: Axes, columns: int = 3, **options) -> None:
-    """The legend of one panel under the whole figure."""
-    if own := ax.get_legend():  # seaborn draws one into the panel
-        own.remove()
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns, **options)
 
 
 def rounded_ticks(ax: Axes) -> None:
@@ -211,7 +215,6 @@ def network_diagram(blocks: pd.DataFrame) -> Plot:
         ax.text(0.62, place, f"{wrapped(name, 58)}\n{size}", va="center", fontsize=SMALL, linespacing=1.05)
     for colour, name in ((NORMAL, "trained"), (FROZEN, "frozen"), (EMPTY, "no weights")):
         ax.bar(0, 0, color=colour, label=name)
-    legend_below(figure, ax)
     ax.set(xlim=(-0.55, 3.6), ylim=(len(blocks) - 0.4, -0.6))
     ax.set_axis_off()
     words = "; ".join(f"{name}, {size}" for name, size in zip(names, sizes, strict=True))
@@ -232,7 +235,6 @@ def learning_curves(history: pd.DataFrame) -> Plot:
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     figure.supxlabel("epoch", fontsize="medium")
-    legend_below(figure, axes[0])
     caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
     kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
     return Plot(figure, "learning-curves", caption, kept)

@@ -115,9 +115,8 @@ def explanation_words(randomisation: dict, occlusion: pd.DataFrame) -> Markdown:
     """
     covered = occlusion[["logit_centre_covered", "logit_border_covered"]]
     by_class = covered.sub(occlusion.logit, axis=0).groupby(occlusion.label).mean().to_dict()
-    fields = randomisation["height"] * randomisation["width"]
     # The mean size of a rank correlation of two unrelated rows of so many values, which is nearly normal.
-    chance = np.sqrt(2 / (np.pi * max(fields - 1, 1)))
+    chance = np.sqrt(2 / (np.pi * max(randomisation["height"] * randomisation["width"] - 1, 1)))
     return say("gallery.explanation", randomisation, occlusion_facts(occlusion), by_class, float(chance))
 
 
@@ -131,8 +130,7 @@ def review_grid(rows: pd.DataFrame, parts: Sequence[ImageSet]) -> Plot | HTML:
     if rows.empty:
         return HTML("")
     places = {name: (images, place) for images in parts for place, name in enumerate(images.table.image_id)}
-    found = [places[name] for name in rows.image_id]
-    pixels = np.stack([images.pixels[place] for images, place in found])
+    pixels = np.stack([images.pixels[place] for images, place in (places[name] for name in rows.image_id)])
     titles = [f"{r.image_id.split('/')[-1]}\n{LABEL_NAMES[r.label]}, {r.probability:.2f}" for r in rows.itertuples()]
     return sample_grid(pixels, titles, what="Images to review with label and mean probability")
 
@@ -168,16 +166,14 @@ def strongest_place(saliency: np.ndarray) -> str:
     return " ".join(word for word in words if word) or "middle"
 
 
-def overlay(
-    pixels: np.ndarray, saliency: np.ndarray, longer_px: int, strongest_cover: float = STRONGEST_COVER
-) -> np.ndarray:
+def overlay(pixels: np.ndarray, saliency: np.ndarray, longer_px: int, strongest: float = STRONGEST_COVER) -> np.ndarray:
     """The map in colour over the radiograph, RGB, uint8 (height, width, 3); where the map is zero the radiograph is as it was.
 
     Args:
         pixels: uint8 (height, width, 1 or 3).
         saliency: from `learning.grad_cam`, float (height, width), 0 to 1.
         longer_px: the longer side of the result; a small image is enlarged to the same size as a large one.
-        strongest_cover: 0 shows the radiograph alone, 1 hides it where the map has its maximum.
+        strongest: 0 shows the radiograph alone, 1 hides it where the map has its maximum.
     """
     height, width = pixels.shape[:2]
     scale = longer_px / max(height, width)
@@ -186,5 +182,5 @@ def overlay(
     strength = np.asarray(Image.fromarray(saliency.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     strength = np.clip(strength, 0, 1)
     colours = 255 * mpl.colormaps[COLOUR_MAP](strength)[..., :3]
-    cover = strongest_cover * strength[..., None]
+    cover = strongest * strength[..., None]
     return (grey * (1 - cover) + colours * cover).round().astype(np.uint8)

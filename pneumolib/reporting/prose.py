@@ -22,7 +22,6 @@ from markupsafe import Markup
 from pneumolib.data.facts import CONSTANT, FACTS, KINDS, QUANTILES
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.errors import ResultError
-from pneumolib.evaluation.calibration import Calibration
 from pneumolib.evaluation.compare import SITE, UNRELATED
 from pneumolib.evaluation.metrics import METRIC_NAMES
 from pneumolib.project import SMOKE, run_folder
@@ -102,9 +101,7 @@ def _rendered(passage: str, kind: str, given: Any, values: dict[str, Any]) -> st
 def _joined(text: str) -> str:
     """Lines are joined, blank lines part paragraphs, and lines that begin with `- ` are items of a list."""
     paragraphs = (re.sub(r"\s*\n\s*(?!- )", " ", part) for part in re.split(r"\n\s*\n", str(text).strip()))
-    return "\n\n".join(
-        re.sub(r"\s*\n\s*- ", "\n- ", re.sub(r"[ \t]+", " ", part)).strip() for part in paragraphs if part
-    )
+    return "\n\n".join(re.sub(r"\s*\n\s*- ", "\n- ", re.sub(r"[ \t]+", " ", part)).strip() for part in paragraphs)
 
 
 class CompiledTemplates(FileSystemBytecodeCache):
@@ -125,22 +122,19 @@ class CompiledTemplates(FileSystemBytecodeCache):
 
 @functools.cache
 def _escaping() -> str:
-    package = Path(__file__).parents[1]
-    return "".join((package / file).read_text("utf-8") for file in ("text.py", "reporting/prose.py", "study/pages.py"))
-
-
-_FINALIZE = {"markdown": lambda value: safe(NOT if value is None else value), "html": visible}
+    own = Path(__file__)
+    return own.read_text("utf-8") + own.parents[1].joinpath("text.py").read_text("utf-8")
 
 
 @functools.cache
-def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
-    """Where all templates of this room are read from; data are escaped in Markdown by `safe`, in HTML by Jinja."""
+def templates(kind: Literal["markdown", "plain", "html"], folder: Path = PROSE.parent) -> Environment:
+    """Where the templates of this room and of another `folder` are read; data are escaped in Markdown by `safe`, in HTML by Jinja."""
     jinja = Environment(
-        loader=FileSystemLoader([PROSE, PROSE.parent]),
+        loader=FileSystemLoader([PROSE, folder]),
         undefined=StrictUndefined,
         bytecode_cache=CompiledTemplates(pattern=f"pneumolib-{kind}-%s"),
         autoescape=kind != "plain",  # in Markdown, too, so that what a macro returns is known for markup of ours
-        finalize=_FINALIZE.get(kind),
+        finalize={"markdown": lambda value: safe(NOT if value is None else value), "html": visible}.get(kind),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -151,7 +145,7 @@ def templates(kind: Literal["markdown", "plain", "html"]) -> Environment:
                       "CALIBRATION_NAMES": CALIBRATION_NAMES, "QUANTILES": QUANTILES, "CONSTANT": CONSTANT, "FEWEST": FEWEST,
                       "NOT": NOT, "PARTS": PARTS, "between": interval, "SITE": SITE, "UNRELATED": UNRELATED,
                       "ARCHIVE": ARCHIVE, "NO_AUDIT": NO_AUDIT}  # fmt: skip
-    told = (asked, calibration_of, change_to_test, fact, gravest, is_archive, is_smoke, number)
+    told = (asked, change_to_test, fact, gravest, is_archive, is_smoke, number)
     jinja.globals |= {function.__name__: function for function in told}
     return jinja
 
@@ -240,11 +234,6 @@ def is_archive(result: Result) -> bool:
 def is_smoke(result: Result) -> bool:
     """Whether the study was run small, so that figures mean nothing."""
     return result.study.endswith(SMOKE)
-
-
-def calibration_of(result: Result) -> Calibration:
-    """The frozen map from logit to calibrated probability."""
-    return Calibration(**result.calibration.model_dump())
 
 
 def change_to_test(result: Result) -> float | None:

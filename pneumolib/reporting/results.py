@@ -5,6 +5,7 @@
 
 import filecmp
 import math
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -13,7 +14,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
+from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ResultError
+from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.project import in_root, params_folder, write_whole
 
@@ -64,43 +67,24 @@ class SpreadResult(_Part):
     highest: float | None
 
 
-class CalibrationResult(_Part):
-    """The frozen map from logit to probability, see `evaluation.Calibration`; `chosen_on` is a constant."""
+@dataclass(frozen=True)
+class CalibrationResult(Calibration):
+    """The frozen map from logit to probability; `chosen_on` is a constant."""
 
-    method: Literal["none", "temperature", "platt", "isotonic"]
-    slope: float
-    intercept: float
-    logits: list[float]
-    probabilities: list[Fraction]
-    chosen_on: Literal["validation"]
-    asked: str = "none"
-    log_loss: float | None = None
-    log_loss_before: float | None = None
-    failed: str = ""
+    probabilities: tuple[Fraction, ...] = ()
+    chosen_on: Literal["validation"] = field(kw_only=True)  # needed in every file
 
 
-class ThresholdResult(_Part):
+@dataclass(frozen=True)
+class ThresholdResult(Threshold):
     """The frozen threshold on the calibrated probability; `chosen_on` is a constant, one chosen on test cannot be written."""
 
     value: Fraction
-    rule: str
     sensitivity: Fraction
     specificity: Fraction
-    chosen_on: Literal["validation"]
+    chosen_on: Literal["validation"] = field(kw_only=True)  # needed in every file
     refer_low: Fraction | None = None
     refer_high: Fraction | None = None
-
-
-class OodResult(_Part):
-    """What the training images are like, see `data.facts`; for warnings of images that are not like them."""
-
-    training_images: int
-    validation_images: int
-    quantiles: dict[str, list[float]]
-    limits: dict[str, list[float]]
-    centre: list[float]
-    precision: list[float]
-    validation_warnings: dict[str, Fraction | None]
 
 
 class SourceResult(_Part):
@@ -154,7 +138,7 @@ class Result(_Part):
     data: DataResult
     threshold: ThresholdResult | None = None
     calibration: CalibrationResult | None = None
-    ood: OodResult | None = None
+    ood: TrainingReference | None = None  # what the training images are like
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file model.keras
     metrics: dict[Literal["validation", "test"], SplitMetrics] = {}
     spread: dict[Literal["validation", "test"], dict[Literal[*METRICS], SpreadResult]] = {}
@@ -262,9 +246,7 @@ def complete(trained: Path, evaluation: Path | None = None) -> None:
     else:
         found, file = read_result(evaluation), evaluation / PREDICTIONS_FILE
         if not file.is_file():
-            raise ResultError(
-                f"{evaluation}: holds no {file.name}: the notebook must save it, see the section on results"
-            )
+            raise ResultError(f"{evaluation}: holds no {file.name}: the notebook must save it, see its last section")
         if found.model_sha256 != result.model_sha256:
             raise ResultError(f"{trained}: was trained again while it was evaluated; run the evaluation again")
         names = ("parameters", "metrics", "spread", "own_metrics", "facts", "checks")

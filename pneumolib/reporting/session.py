@@ -4,7 +4,6 @@ Run by `pneumolib`, a notebook writes to the folder it is given; opened by a per
 never over a study's results.
 """
 
-import hashlib
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
 from pneumolib.project import in_root, notebook_of, project_root
-from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout
+from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout, text_digest
 from pneumolib.reporting import results
 from pneumolib.reporting.comparing import read_prediction_table
 from pneumolib.reporting.results import MODEL_FILE, PREDICTIONS_FILE, RESULT_FILE, Result, by_metric, plain, read_result
@@ -136,9 +135,7 @@ class Session:
         with file.open("a", encoding="utf-8") as opened:
             opened.write("" if opened.tell() else "started,commit,uncommitted_changes,study,run,data,before\n")
             opened.write(",".join(map(str, row)) + "\n")
-        print(
-            f"Test is opened. The same images were opened {before} time(s) before: {os.path.relpath(file, project_root())}"
-        )
+        print(f"Test is opened. The same images were opened {before} time(s) before: runs/{OPENINGS_FILE}")
         return {"before": before, "data": data}
 
     def save(self, table: pd.DataFrame, name: str) -> None:
@@ -294,8 +291,7 @@ def start(notebook: str, **values: Any) -> Session:
     checkout = dict(zip(("commit", "dirty"), provenance_of_checkout(), strict=True))
     session = Session(notebook, run or notebook, params, folder, run is None, datetime.now(UTC), checkout)
     _opened[:] = [session]
-    for names in _shown.values():
-        names.clear()
+    _shown.update({kind: [] for kind in FOLDERS})
     print(f"Study {params.study}, run {session.run}" + (" (opened by hand)" if session.interactive else ""))
     return session
 
@@ -323,7 +319,7 @@ def numbered(kind: str, name: str) -> tuple[str, Path | None]:
 
 def table_fingerprint(table: pd.DataFrame) -> str:
     """16 hex digits of a table written as CSV."""
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+    return text_digest(table.to_csv(index=False))
 
 
 def _source(manifest: Manifest) -> dict[str, Any]:
@@ -338,7 +334,6 @@ def _source(manifest: Manifest) -> dict[str, Any]:
 
 def _part_sizes(split: pd.DataFrame) -> pd.DataFrame:
     """Columns `split, images, groups, pneumonia`, in the order train, val, test."""
-    sizes = split.groupby("split").agg(
-        images=("image_id", "size"), groups=("group_id", "nunique"), pneumonia=("label", "sum")
-    )
+    parts = split.groupby("split")
+    sizes = parts.agg(images=("image_id", "size"), groups=("group_id", "nunique"), pneumonia=("label", "sum"))
     return sizes.reindex(["train", "val", "test"]).dropna().astype(int).reset_index()

@@ -49,9 +49,8 @@ def _shown(table: pd.DataFrame, caption: str) -> tuple[str, str]:
     if file:
         for_people = spread_out(table).map(csv_cell).rename(columns=csv_cell)
         for_people.to_csv(file.with_suffix(".csv"), index=False, lineterminator="\n")
-    seen = table.map(visible).rename(columns=visible)
     with pd.option_context("display.max_colwidth", None):
-        data = seen.to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
+        data = table.map(visible).rename(columns=visible).to_html(index=False, border=0, na_rep=NOT_COMPUTABLE)
     if len(table.columns) > 2:  # limits stand below the value, so that more columns fit
         data = _ESTIMATE.sub(
             lambda cell: cell[0].replace(" (", "<br><small>(", 1).replace(" to", "&nbsp;to") + "</small>", data
@@ -141,9 +140,8 @@ def robustness_summary(table: pd.DataFrame, images: int) -> Markdown:
 def change_of(compared: pd.DataFrame) -> dict[str, float | None]:
     """The second row of `evaluation.compare_auroc` against the first, as plain values; null where not computable."""
     before, after = compared.itertuples()
-    values = {"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
-              "low": after.difference_low, "high": after.difference_high}  # fmt: skip
-    return plain(values)
+    return plain({"auroc_before": before.auroc, "auroc_after": after.auroc, "difference": after.difference,
+                  "low": after.difference_low, "high": after.difference_high})  # fmt: skip
 
 
 def comparison_table(compared: dict[str, pd.DataFrame]) -> pd.DataFrame:

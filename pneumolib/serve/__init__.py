@@ -5,8 +5,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "export": ["export_run"],
-        "predict": ["Scored", "predict_files", "score_images"],
         "trained": ["TrainedModel", "find_run", "load_trained", "trained_runs"],
     },
 )

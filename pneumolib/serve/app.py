@@ -240,9 +240,8 @@ def _show_closer(model: TrainedModel, lock: threading.Lock, scored: list[Scored]
             st.warning("\n".join(["This image is unlike those of the training:", *(f"- {w}" for w in one.warnings)]))
     with left:
         place = st.container()
-        opacity = st.slider(
-            OPACITY, 0, 100, round(100 * STRONGEST_COVER), 5, format="%d%%", disabled=not saliency.any()
-        )
+        shown = saliency.any()
+        opacity = st.slider(OPACITY, 0, 100, round(100 * STRONGEST_COVER), 5, format="%d%%", disabled=not shown)
         place.html(_map_picture(model, one, pixels, saliency, opacity / 100))
     st.subheader("Equalisation", anchor=False)
     size = f"{model.image.size_px} x {model.image.size_px} pixels"

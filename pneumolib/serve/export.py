@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import StrictUndefined, Template
 
 from pneumolib import __version__
-from pneumolib.errors import InputError, ModelError, PneumolibError
+from pneumolib.errors import InputError, ModelError, PneumolibError, disk_words
 from pneumolib.params import ImageParams
 from pneumolib.provenance import file_sha256, package_versions
-from pneumolib.reporting.prose import sentence
+from pneumolib.reporting.prose import sentence, templates
 from pneumolib.reporting.results import MODEL_FILE
 from pneumolib.serve.trained import RESEARCH_ONLY, TrainedModel, find_run, read_trained
 
 METADATA_FILE = "model.json"
 MADE_BY = "pneumolib export"
-TEMPLATE = Path(__file__).with_name("model.json.j2")
 # Of a probability. Deep networks with random weights moved by up to 5e-5, and by 2e-5 within Keras itself when images came one
 # by one: sums in another order. What is wrong, and no rounding, moves far more.
 TOLERANCE = 1e-4
@@ -46,9 +44,7 @@ _LAST_WORDS = 600  # characters
 _NARROW = 0.05  # twenty probabilities within less than this say little of how images are told apart
 
 
-def export_run(
-    run: str | Path, kind: str, to: Path | None = None, overwrite: bool = False, force: bool = False
-) -> Path:
+def export_run(run: str, kind: str, to: Path | None = None, overwrite: bool = False, force: bool = False) -> Path:
     """Export a run's model and say on the way what is done; returns the folder.
 
     Args:
@@ -62,7 +58,10 @@ def export_run(
         InputError: no such format, a package that is missing, or a folder that is there already or cannot be made.
         PneumolibError: an exporter that fails, or files whose probabilities are not those of Keras.
     """
-    _check_format(kind)
+    if kind not in READERS:
+        raise InputError(f"--format: received {kind!r}, allowed {', '.join(READERS)}")
+    if missing := " and ".join(name for name in PACKAGES.get(kind, ()) if find_spec(name.replace("-", "_")) is None):
+        raise InputError(f'--format {kind} needs {missing}, not installed here: pip install "pneumolib[export]"')
     folder = find_run(run)
     target = Path(to).resolve() if to else folder / "export" / kind
     _check_target(target, overwrite)
@@ -71,9 +70,8 @@ def export_run(
     with _workplace(target) as fresh:
         file = fresh.with_name("probabilities.npz")
         if fault := capture_output("pneumolib.serve.export_network", str(folder), kind, str(fresh), str(file)):
-            raise PneumolibError(
-                f"{model.name} cannot be written as {kind} and read again. {_NOTHING}. Last words of the exporter:\n{fault}"
-            )
+            words = disk_words(fault.splitlines()[-1]) or f"Last words of the exporter:\n{fault}"
+            raise PneumolibError(f"{model.name} cannot be written as {kind} and read again. {_NOTHING}. {words}")
         with np.load(file) as found:
             check = compare(kind, found, model.threshold.value)
         text = json.dumps(model_metadata(model, kind, fresh, check), indent=1, ensure_ascii=False)
@@ -85,16 +83,6 @@ def export_run(
     for warning in check["warnings"]:
         print(f"Warning: {warning}", flush=True)
     return target
-
-
-def _check_format(kind: str) -> None:
-    if kind not in READERS:
-        raise InputError(f"--format: received {kind!r}, allowed {', '.join(READERS)}")
-    missing = [name for name in PACKAGES.get(kind, ()) if find_spec(name.replace("-", "_")) is None]
-    if missing:
-        raise InputError(
-            f'--format {kind} needs {" and ".join(missing)}, not installed here: pip install "pneumolib[export]"'
-        )
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -126,9 +114,7 @@ def _workplace(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
     except OSError as fault:
-        raise InputError(
-            f"{target.parent} cannot be written to: {fault.strerror}. Name another folder: --to DIR"
-        ) from fault
+        raise InputError(f"{target.parent} cannot be written to: {fault.strerror}. Name another: --to DIR") from fault
     with place as name:
         fresh = Path(name) / "new"  # the temporary folder itself may be read by its owner alone
         fresh.mkdir()
@@ -205,7 +191,8 @@ def model_metadata(model: TrainedModel, kind: str, folder: Path, check: dict[str
         check: from `compare`.
     """
     files = {name: folder / name for name in _files(folder)}
-    text = Template(TEMPLATE.read_text(encoding="utf-8"), undefined=StrictUndefined).render(
+    template = templates("plain", Path(__file__).parent).get_template("model.json.j2")
+    text = template.render(
         made_by=MADE_BY,
         notice=RESEARCH_ONLY,
         kind=kind,

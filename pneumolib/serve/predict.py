@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,11 +149,7 @@ def predict_files(
     counts = Counter(dict.fromkeys((*LABEL_NAMES.values(), REFER, "unreadable", "warned"), 0))
     with ExitStack() as opened:
         outputs = [make(to, model) for make, to in ((csv_rows, csv_to), (json_rows, json_to)) if to]
-        writers = [opened.enter_context(output) for output in outputs] or [
-            partial(print_row, threshold=model.threshold.value)
-        ]
-        if not outputs:
-            print(f"{'probability':>11}  {'threshold':>9}  {'class':<9}  file")
+        writers = [opened.enter_context(output) for output in outputs] or [table_rows(model)]
         rows = score_images(model, files)
         if outputs or not sys.stdout.isatty():  # a bar would tear a table on the same terminal
             rows = bar(rows, len(files), "predicting")
@@ -197,15 +192,20 @@ def _is_image(file: Path) -> bool:
         return False
 
 
-def print_row(scored: Scored, map_file: str, threshold: float) -> None:
-    """A row of the table on standard output; the name comes last, because it may be long."""
-    if scored.error:
-        print(f"{'-':>11}  {threshold:>9.4f}  {'-':<9}  {printable(f'{scored.name}: {scored.error}')}")
-        return
-    print(f"{scored.probability:>11.4f}  {threshold:>9.4f}  {scored.predicted_class:<9}  {printable(scored.name)}")
-    below = [f"unlike the training images: {words}" for words in scored.warnings]
-    for words in [*below, f"map: {map_file}"] if map_file else below:
-        print(f"{'':>36}{printable(words)}")
+def table_rows(model: TrainedModel) -> Writer:
+    """A table on standard output, whose titles are printed now; the name comes last, because it may be long."""
+
+    def write(scored: Scored, map_file: str) -> None:
+        value = "-" if scored.error else f"{scored.probability:.4f}"
+        name = f"{scored.name}: {scored.error}" if scored.error else scored.name
+        print(line.format(value, threshold, scored.predicted_class or "-", printable(name)))
+        below = [f"unlike the training images: {words}" for words in scored.warnings]
+        for words in [*below, f"map: {map_file}"] if map_file else below:
+            print(f"{'':>36}{printable(words)}")
+
+    line, threshold = "{:>11}  {:>9}  {:<9}  {}", f"{model.threshold.value:.4f}"
+    print(line.format("probability", "threshold", "class", "file"))
+    return write
 
 
 @contextmanager

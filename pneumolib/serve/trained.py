@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ModelError, ResultError
@@ -112,9 +112,7 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
     except ResultError as fault:
         raise ModelError(str(fault)) from None
     if result.threshold is None or result.calibration is None:
-        raise ModelError(
-            f"{folder}: {RESULT_FILE} holds no threshold and calibration; name a run that trains a network"
-        )
+        raise ModelError(f"{folder}: {RESULT_FILE} holds no threshold and calibration; name the run of a training")
     recorded = result.model_sha256 or "none"
     if not force and (found := file_sha256(file)) != recorded:
         raise ModelError(
@@ -122,12 +120,9 @@ def read_trained(run: str | Path, force: bool = False) -> TrainedModel:
             f"Its threshold and calibration need not fit this network. Get the run's own file, or run it again; or --force"
         )
     check_model_file(file)
-    kinds = {"threshold": Threshold, "calibration": Calibration, "ood": TrainingReference}
-    own = {name: vars(result)[name] for name in kinds}
     try:
         image = ImageParams.model_validate(result.parameters.get("image"))
         limits = DataParams.model_validate(result.parameters.get("data", {}))
-        parts = [part and TypeAdapter(kinds[name]).validate_python(part.model_dump()) for name, part in own.items()]
     except ValidationError as fault:  # a file that fits the schema can still hold values that no run writes
         raise ModelError(f"{folder / RESULT_FILE}: {fault_words(fault)}") from None
-    return TrainedModel(folder, result, None, image, limits, *parts)
+    return TrainedModel(folder, result, None, image, limits, result.threshold, result.calibration, result.ood)

@@ -66,9 +66,7 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     if len(cells) != 1:
         raise ParamsError(f"{notebook}: needs exactly one cell tagged `parameters`, found {len(cells)}")
     try:
-        return {
-            _target(statement): ast.literal_eval(statement.value) for statement in ast.parse(cells[0]["source"]).body
-        }
+        return {_target(line): ast.literal_eval(line.value) for line in ast.parse(cells[0]["source"]).body}
     except (SyntaxError, ValueError) as fault:
         raise ParamsError(
             f"{notebook}: the parameters cell may hold lines of the form `name = value` with plain values only: {fault}"

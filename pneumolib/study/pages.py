@@ -17,35 +17,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from markupsafe import Markup
 
+from pneumolib import project
 from pneumolib.data.layout import is_drawn
 from pneumolib.errors import ParamsError, ResultError
 from pneumolib.params import RunParams
-from pneumolib.project import (
-    EVALUATION,
-    SMOKE,
-    TRAINING,
-    evaluated,
-    evaluation_of,
-    in_root,
-    notebook_of,
-    params_folder,
-    report_command,
-    run_folder,
-    study_runs,
-    write_whole,
-)
 from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting import prose
 from pneumolib.reporting.cards import CARD_FILE, CHECKLIST_PAGE, checklist_page, model_card
 from pneumolib.reporting.comparing import unlike
-from pneumolib.reporting.prose import PROSE, CompiledTemplates, headline
+from pneumolib.reporting.prose import PROSE, headline, templates
 from pneumolib.reporting.results import RESULT_FILE, Result, read_result
 from pneumolib.study.inputs import BOOTSTRAP
 from pneumolib.study.plan import Step
-from pneumolib.text import printable, visible
+from pneumolib.text import printable
 
 TEMPLATES = Path(__file__).parent / "template"
 SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")
@@ -56,18 +42,9 @@ POLICY = (
 )
 FAILURE_FILE = "failure.txt"
 STATES = ["failed", "unfinished", "out of date", "done"]  # in the order of the page: what needs a person comes first
-_JINJA = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    finalize=visible,
-    bytecode_cache=CompiledTemplates(pattern="pneumolib-page-%s"),
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_JINJA = templates("html", TEMPLATES)
 _JINJA.globals |= {"policy": POLICY, "script": Markup(SCRIPT), "states": STATES}
 DONE = "done"
-NO_RESULT = "no run has finished that has a result to show"
 _CODE = re.compile(r'<details class="code"(?: open)?>.*?</details>', re.DOTALL)
 _HEADING = re.compile(r'<h([1-6])(?: id="[^"]+")?>(.*?)</h\1>', re.DOTALL)
 _BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[")
@@ -77,29 +54,29 @@ _NOISE = re.compile("|".join(re.findall("^[^#\n].*", (TEMPLATES / "noise.txt").r
 def write_run_page(step: Step) -> None:
     """The page of a finished run, from its executed notebook and `result.json`."""
     result = read_result(step.folder)
-    other = {EVALUATION: ("Network and training", evaluated(step.run))}
-    other |= dict.fromkeys(TRAINING, ("Figures, subgroups, robustness, errors", evaluation_of(step.run)))
-    links = [other[result.notebook]] if result.notebook in other else []
-    links = [link for link in links if step.page.with_name(f"{link[1]}.html").is_file()]
+    trained = project.evaluated(step.run)
+    other = "Network and training", trained
+    if trained == step.run:
+        other = "Figures, subgroups, robustness, errors", project.evaluation_of(step.run)
+    links = [other] if step.page.with_name(f"{other[1]}.html").is_file() else []
     summary = _JINJA.get_template("summary.html.j2").render(lines=headline(result), links=links)
     made = result.provenance
-    words = {"result": result, "made": made, "took": duration(made.seconds), "device": device_words(made.device)}
-    made_of = _JINJA.get_template("made_of.html.j2").render(words)
+    words = {"took": duration(made.seconds), "device": device_words(made.device)}
+    made_of = _JINJA.get_template("made_of.html.j2").render(words, result=result, made=made)
     _write_notebook(step, step.folder, result.synthetic, summary, made_of=made_of, key=page_key(step))
 
 
 def write_failed_page(step: Step, failed: Path, headline: str) -> None:
     """The page of a failed run: the error and the end of the log first, then the notebook as far as it came."""
     headline = printable(headline, "\n")
-    log = (failed / "run.log").read_text("utf-8", "replace").splitlines()
-    last_lines = "\n".join(map(printable, log[-15:]))
+    last_lines = "\n".join(map(printable, (failed / "run.log").read_text("utf-8", "replace").splitlines()[-15:]))
     _write_notebook(step, failed, is_synthetic(step.params), failure=headline, last_lines=last_lines, key="failed")
     (failed / FAILURE_FILE).write_text(headline + "\n", encoding="utf-8")
 
 
 def write_unfinished_page(step: Step, started: datetime) -> None:
     """The page in place while the run is at work, and after it was killed."""
-    words = {"run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC", "command": report_command(step.study)}
+    words = {"run": step.run, "started": f"{started:%Y-%m-%d %H:%M} UTC", "command": project.report_command(step.study)}
     _write(step.page, "unfinished.html.j2", step.study, synthetic=is_synthetic(step.params), **words)
 
 
@@ -144,15 +121,13 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = ""
         filters={"with_contents": functools.partial(with_contents, summary=summary)},
         extra_template_basedirs=[str(TEMPLATES)],
         extra_template_paths=[str(TEMPLATES)],
-        preprocessors=[
-            # The demo's values, which the injected ones replaced, would only confuse; so would what Colab needs.
-            TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters", BOOTSTRAP}),
-        ],
+        # The demo's values, which the injected ones replaced, would only confuse; so would what Colab needs.
+        preprocessors=[TagRemovePreprocessor(enabled=True, remove_cell_tags={"parameters", BOOTSTRAP})],
     )
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     page = {"study": step.study, "run": step.run, "policy": POLICY, "script": SCRIPT, "light": light, "dark": dark}
-    page |= {"synthetic": synthetic, "smoke": step.study.endswith(SMOKE), **words}
-    write_whole(step.page, exporter.from_notebook_node(notebook, resources={"page": page})[0])
+    page |= {"synthetic": synthetic, "smoke": step.study.endswith(project.SMOKE), **words}
+    project.write_whole(step.page, exporter.from_notebook_node(notebook, resources={"page": page})[0])
 
 
 def with_contents(page: str, summary: str = "") -> tuple[str, list[dict[str, str]]]:
@@ -204,7 +179,7 @@ def is_noise(line: str) -> bool:
 
 def is_synthetic(params: RunParams) -> bool:
     """Whether the images are drawn: by the parameters, or by the mark that a drawing carries wherever it is copied."""
-    return params.data.source == "synthetic" or is_drawn(in_root(params.data.root))
+    return params.data.source == "synthetic" or is_drawn(project.in_root(params.data.root))
 
 
 def duration(seconds: float) -> str:
@@ -217,8 +192,8 @@ def duration(seconds: float) -> str:
 
 def _write(path: Path, template: str, study: str | None = None, **words: Any) -> None:
     """A page from a file in `template/`; a word that the template needs and is not given is an error."""
-    words |= {"study": study, "smoke": str(study).endswith(SMOKE)}
-    write_whole(path, _JINJA.get_template(template).render(words))
+    words |= {"study": study, "smoke": str(study).endswith(project.SMOKE)}
+    project.write_whole(path, _JINJA.get_template(template).render(words))
 
 
 def write_index(study: str, waiting: Sequence[str] = ()) -> None:
@@ -232,21 +207,23 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     results = [row["result"] for row in rows if row["result"]]
     synthetic = any(result.synthetic for result in results)
     index = {"rows": rows, "unlike": unlike(results), "checklist": CHECKLIST_PAGE}
-    _write(in_root(f"reports/{study}/index.html"), "index.html.j2", study, synthetic=synthetic, **index)
-    checked = checklist_page(study, results, [*map(evaluated, waiting)])
-    _write(in_root(f"reports/{study}/{CHECKLIST_PAGE}"), "checklist.html.j2", synthetic=synthetic, **checked)
+    _write(project.in_root(f"reports/{study}/index.html"), "index.html.j2", study, synthetic=synthetic, **index)
+    checked = checklist_page(study, results, [*map(project.evaluated, waiting)])
+    _write(project.in_root(f"reports/{study}/{CHECKLIST_PAGE}"), "checklist.html.j2", synthetic=synthetic, **checked)
     # With what the study's audit found in the very same images.
     audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
     for result in (r for r in results if r.metrics.get("test")):
-        write_whole(run_folder(study, result.run) / CARD_FILE, model_card(result, audits.get(result.data.fingerprint)))
-    studies = sorted(p.parent.name for p in in_root("reports").glob("*/index.html"))
+        project.write_whole(
+            project.run_folder(study, result.run) / CARD_FILE, model_card(result, audits.get(result.data.fingerprint))
+        )
+    studies = sorted(p.parent.name for p in project.in_root("reports").glob("*/index.html"))
     rows = sorted((_study_row(name, waiting if name == study else ()) for name in studies), key=_urgency)
-    _write(in_root("reports/index.html"), "index.html.j2", rows=rows, unlike=None, synthetic=False)
+    _write(project.in_root("reports/index.html"), "index.html.j2", rows=rows, unlike=None, synthetic=False)
 
 
 def _run_rows(study: str, waiting: Sequence[str]) -> list[dict[str, Any]]:
     """A training and its evaluation share a row."""
-    runs = [run for run in study_runs(params_folder(study)) if notebook_of(run) != EVALUATION]
+    runs = dict.fromkeys(map(project.evaluated, project.study_runs(project.params_folder(study))))
     return sorted((_run_row(study, run, waiting) for run in runs), key=_urgency)
 
 
@@ -259,13 +236,15 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
 
     `chips` are states with words for them, the one that needs a person most first. A cell has `text`, or `lines`.
     """
-    runs = [run, evaluation_of(run)] if notebook_of(run) in TRAINING else [run]
+    runs = [run, project.evaluation_of(run)] if project.notebook_of(run) in project.TRAINING else [run]
     states, cells, results = zip(*(_state(study, name, waiting) for name in runs), strict=True)
     state = min(states, key=STATES.index)
     made = [result for result in results if result]
     return {
         "name": run,
-        "links": [f"{name}.html" if in_root(f"reports/{study}/{name}.html").is_file() else None for name in runs],
+        "links": [
+            f"{name}.html" if project.in_root(f"reports/{study}/{name}.html").is_file() else None for name in runs
+        ],
         "chips": [(state, state)],
         # What a failed evaluation said comes before the result of its training.
         "cells": [cells[0] if results[-1] else cells[-1] or cells[0], *_made_of(made)],
@@ -278,17 +257,17 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
 def _state(study: str, run: str, waiting: Sequence[str]) -> tuple[str, dict[str, Any], Result | None]:
     """State, a cell of what the run said, and its result: only a whole `result.json` counts as done."""
     try:
-        result = read_result(run_folder(study, run))
+        result = read_result(project.run_folder(study, run))
     except ResultError as fault:
-        failure = in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
+        failure = project.in_root(f"runs/{study}/.failed/{run}/{FAILURE_FILE}")
         if failure.is_file():
             return "failed", {"text": failure.read_text("utf-8", "replace").strip(), "kind": "what"}, None
-        there = (run_folder(study, run) / RESULT_FILE).exists()  # and cannot be read
-        words = str(fault).replace(f"{in_root('.')}{os.sep}", "")
+        there = (project.run_folder(study, run) / RESULT_FILE).exists()  # and cannot be read
+        words = str(fault).replace(f"{project.in_root('.')}{os.sep}", "")
         return "unfinished", {"text": words, "kind": "what"} if there else {}, None
     auroc = result.metric("auroc")
     # What an evaluation found is said by its training.
-    lines = [] if result.notebook == EVALUATION else headline(result)
+    lines = [] if result.notebook == project.EVALUATION else headline(result)
     said = {"text": "".join(lines[:1]), "value": auroc and auroc.value}
     return "out of date" if run in waiting else "done", said, result
 
@@ -303,8 +282,9 @@ def _study_row(study: str, waiting: Sequence[str]) -> dict[str, Any]:
     made = [result for run in runs for result in run["made"]]
     count = Counter(state for run in runs for state, _ in run["chips"])
     kind = "synthetic" if any(result.synthetic for result in made) else "radiographs" if made else ""
-    cells = [{"text": "smoke run" if study.endswith(SMOKE) else kind}, {"lines": study_headline(study).splitlines()}]
-    return row | {"chips": [(state, f"{n} {state}") for state, n in count.items()], "cells": [*cells, *_made_of(made)]}
+    kind = "smoke run" if study.endswith(project.SMOKE) else kind
+    cells = [{"text": kind}, {"lines": study_headline(study).splitlines()}, *_made_of(made)]
+    return row | {"chips": [(state, f"{n} {state}") for state, n in count.items()], "cells": cells}
 
 
 def _made_of(results: list[Result]) -> list[dict[str, Any]]:
@@ -321,7 +301,10 @@ def _made_of(results: list[Result]) -> list[dict[str, Any]]:
 
 def study_headline(study: str) -> str:
     """What each run has to show, a line each, with the run's name."""
-    return "\n".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != DONE) or NO_RESULT
+    return (
+        "\n".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != DONE)
+        or "no run has finished that has a result to show"
+    )
 
 
 def summaries(study: str) -> list[tuple[str, str, str, str]]:

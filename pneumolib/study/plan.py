@@ -9,24 +9,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pneumolib import project
 from pneumolib.data.manifest import read_manifest
 from pneumolib.errors import DataError, ParamsError, ResultError
 from pneumolib.params import DataParams, RunParams
-from pneumolib.project import (
-    COMPARISON,
-    EVALUATION,
-    EXTERNAL,
-    FINE_TUNING,
-    TRAINING,
-    evaluated,
-    evaluation_of,
-    in_root,
-    load_run,
-    notebook_of,
-    project_root,
-    run_folder,
-    study_runs,
-)
 from pneumolib.provenance import text_digest
 from pneumolib.reporting.results import RESULT_FILE, complete, read_result
 from pneumolib.study.inputs import declared_parameters, differences, gather, notebook_path
@@ -62,7 +48,7 @@ class Step:
     @property
     def folder(self) -> Path:
         """The folder of the finished run."""
-        return run_folder(self.study, self.run)
+        return project.run_folder(self.study, self.run)
 
     @property
     def previous(self) -> Path:
@@ -84,7 +70,7 @@ class Step:
 
     @property
     def page(self) -> Path:
-        return in_root(f"reports/{self.study}/{self.run}.html")
+        return project.in_root(f"reports/{self.study}/{self.run}.html")
 
 
 def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smoke: bool = False) -> list[Step]:
@@ -111,20 +97,28 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
             raise DataError(place + str(fault).replace("<study>", study_dir.name)) from None
 
     steps: list[Step] = []
-    runs = study_runs(study_dir)
+    runs = project.study_runs(study_dir)
     loaded = _load_all(runs, data_root, smoke)
     for run, path in runs.items():
         params = of_run(run, loaded[path])
         data = fingerprint(params.data)
-        if notebook_of(run) == EXTERNAL:
+        if project.notebook_of(run) == project.EXTERNAL:
             data += "+" + fingerprint(params.external.data, f"{path}: external: ")
-        steps.append(_compare(run, path, params, data, steps, force))
+        upstream = upstream_of(run, params, [step.run for step in steps])
+        inputs = gather(run, params, data, upstream_digests(params.study, upstream))
+        step = Step(run, path, params, inputs, upstream, forced=force)
+        again = [f"{other.run} is due" for other in steps if other.run in upstream and other.reasons]
+        steps.append(replace(step, reasons=["FORCE=1"] if force else again or _reasons(step)))
     return steps
 
 
 def of_run(run: str, params: RunParams) -> RunParams:
     """A file's parameters as a run of the study takes them: an evaluation is told which training it tests."""
-    return params.model_copy(update={"evaluates": evaluated(run)}) if notebook_of(run) == EVALUATION else params
+    return (
+        params.model_copy(update={"evaluates": project.evaluated(run)})
+        if project.notebook_of(run) == project.EVALUATION
+        else params
+    )
 
 
 def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
@@ -132,18 +126,18 @@ def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict
     loaded, faults = {}, []
     for path in dict.fromkeys(runs.values()):
         try:
-            loaded[path], own = load_run(path, data_root, smoke)
+            loaded[path], own = project.load_run(path, data_root, smoke)
             used = [run for run, file in runs.items() if file == path]
             declared = {name: None for run in used for name in declared_parameters(notebook_path(run))}
             declared.pop("evaluates", None)
             if unused := sorted(own - declared.keys()):
                 raise ParamsError(
-                    f"{path}: {unused[0]}: notebook {notebook_of(path.stem)} does not use it, so it would have no "
+                    f"{path}: {unused[0]}: notebook {project.notebook_of(path.stem)} does not use it, so it would have no "
                     f"effect. It uses: {', '.join(declared)}"
                 )
             _check_upstream(path, loaded[path], list(runs))
         except ParamsError as fault:
-            faults += str(fault).replace(f"{project_root()}{os.sep}", "").splitlines()
+            faults += str(fault).replace(f"{project.project_root()}{os.sep}", "").splitlines()
     if faults:
         raise ParamsError("\n".join(dict.fromkeys(faults)))
     return loaded
@@ -151,9 +145,10 @@ def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict
 
 def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
     """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
-    key = {FINE_TUNING: "fine_tuning.continues", EXTERNAL: "external.run"}.get(notebook_of(path.stem))
-    trained = [run for run in runs if run.startswith(TRAINING)]
-    if key and (needed := evaluated(upstream_of(path.stem, params, runs)[0])) not in trained:
+    keys = {project.FINE_TUNING: "fine_tuning.continues", project.EXTERNAL: "external.run"}
+    key = keys.get(project.notebook_of(path.stem))
+    trained = [run for run in runs if run.startswith(project.TRAINING)]
+    if key and (needed := project.evaluated(upstream_of(path.stem, params, runs)[0])) not in trained:
         raise ParamsError(
             f"{path}: {key}: received {attrgetter(key)(params)!r}, so it builds on {needed}: the study has no training run "
             f"of that name. Add {needed}.yaml, or name another run and the same variant. Training runs: "
@@ -163,7 +158,7 @@ def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
 
 def continued_run(run: str, params: RunParams) -> str:
     """The run that a fine-tuning continues: `05_fine_tuning-vgg19` continues `04_transfer_learning-vgg19`."""
-    return params.fine_tuning.continues + run.removeprefix(FINE_TUNING)
+    return params.fine_tuning.continues + run.removeprefix(project.FINE_TUNING)
 
 
 def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
@@ -171,25 +166,16 @@ def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
 
     The evaluation of a fine-tuning shows the change on test, and so needs that of the run it continues.
     """
-    notebook, trained = notebook_of(run), evaluated(run)
-    if notebook == COMPARISON:
-        return [other for other in runs if notebook_of(other) == EVALUATION]
-    if notebook == EVALUATION:
-        fine_tuned = notebook_of(trained) == FINE_TUNING
-        return [trained, *([evaluation_of(continued_run(trained, params))] if fine_tuned else [])]
+    notebook, trained = project.notebook_of(run), project.evaluated(run)
+    if notebook == project.COMPARISON:
+        return [other for other in runs if project.notebook_of(other) == project.EVALUATION]
+    if notebook == project.EVALUATION:
+        fine_tuned = project.notebook_of(trained) == project.FINE_TUNING
+        return [trained, *([project.evaluation_of(continued_run(trained, params))] if fine_tuned else [])]
     return {
-        FINE_TUNING: [continued_run(run, params)],
-        EXTERNAL: [evaluation_of(params.external.run)],
+        project.FINE_TUNING: [continued_run(run, params)],
+        project.EXTERNAL: [project.evaluation_of(params.external.run)],
     }.get(notebook, [])
-
-
-def _compare(run: str, path: Path, params: RunParams, fingerprint: str, before: list[Step], force: bool) -> Step:
-    """One run against its last result, given the runs before it."""
-    upstream = upstream_of(run, params, [step.run for step in before])
-    inputs = gather(run, params, fingerprint, upstream_digests(params.study, upstream))
-    step = Step(run, path, params, inputs, upstream, forced=force)
-    again = [f"{other.run} is due" for other in before if other.run in upstream and other.reasons]
-    return replace(step, reasons=["FORCE=1"] if force else again or _reasons(step))
 
 
 def _reasons(step: Step) -> list[str]:
@@ -198,13 +184,14 @@ def _reasons(step: Step) -> list[str]:
     try:
         result = read_result(step.folder)
     except ResultError as fault:
-        there = (step.folder / RESULT_FILE).exists()
-        return [str(fault).splitlines()[0] if there else "has not finished yet"]
+        return [str(fault).splitlines()[0] if (step.folder / RESULT_FILE).exists() else "has not finished yet"]
     gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
     found = differences(result.inputs, step.inputs) + gone
-    if not found and notebook_of(step.run) == EVALUATION:  # one that was brought back, or its training was
+    if (
+        not found and project.notebook_of(step.run) == project.EVALUATION
+    ):  # one that was brought back, or its training was
         try:
-            complete(run_folder(step.study, evaluated(step.run)), step.folder)
+            complete(project.run_folder(step.study, project.evaluated(step.run)), step.folder)
         except ResultError as fault:
             return [str(fault)]
     return found
@@ -225,7 +212,7 @@ def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
     found = {}
     for run in runs:
         try:
-            found[run] = text_digest(read_result(run_folder(study, run)).provenance.model_dump_json())
+            found[run] = text_digest(read_result(project.run_folder(study, run)).provenance.model_dump_json())
         except ResultError:
             found[run] = "none"
     return found

@@ -29,19 +29,10 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from pneumolib import project
 from pneumolib.errors import PneumolibError, ResultError, disk_words
 from pneumolib.hosts import processes
 from pneumolib.params import RunParams
-from pneumolib.project import (
-    EVALUATION,
-    evaluated,
-    in_root,
-    load_run,
-    notebook_of,
-    project_root,
-    study_runs,
-    write_whole,
-)
 from pneumolib.reporting.results import RESULT_FILE, complete, read_result, write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE
 from pneumolib.study import pages
@@ -86,10 +77,6 @@ class Progress:
         """Take the cells that are going to be executed."""
         self.cells = notebook.cells
 
-    def start(self, reasons: str) -> None:
-        """Say why the run is due."""
-        self._line(f"started: {reasons}", f"{self.head}  ", always=not self.live)
-
     def cell(self, cell: Any, cell_index: int) -> None:
         """Announce a code cell by its number, as the notebook's author counts, and the heading above it."""
         if cell.cell_type == "code":
@@ -99,7 +86,7 @@ class Progress:
             self.place = f"{self.head}  cell {self.number}/{sum(own)}"
             above = [one.source for one in self.cells[:cell_index] if one.cell_type == "markdown"]
             heading = "".join(re.findall(r"^#+ *(.*)", "\n".join(above), re.MULTILINE)[-1:])
-            self._line(f"  {heading}", self.place)
+            self.line(f"  {heading}", self.place)
             left = self.seconds - (time.monotonic() - self.began)
             self._rewrite(f"{self.place}{f', about {pages.duration(left)} left' if left > 0 else ''}  {heading}")
 
@@ -107,10 +94,11 @@ class Progress:
         """Text that a cell printed, in pieces of any size."""
         *lines, self.pending = (self.pending + text).split("\n")
         for line in lines:
-            self._line(line)
+            self.line(line)
         self._follow(self.pending)
 
-    def _line(self, text: str, head: str = "    ", always: bool = False) -> None:
+    def line(self, text: str, head: str = "    ", always: bool = False) -> None:
+        """Log a line, and show it where that was asked for."""
         text = _last_state(text)
         if text.strip() and not pages.is_noise(text):
             self.file.write(f"{time.monotonic() - self.began:7.1f} s  {head}{text}\n")
@@ -153,33 +141,31 @@ def execute(step: Step, position: str = "", waiting: Sequence[str] = (), verbose
         with step.lock().acquire(timeout=0):
             _execute_locked(step, position, waiting, verbose)
     except Timeout:
-        raise PneumolibError(
-            f"{step.study}/{step.run}: another process is at work on it; wait for it, or end it"
-        ) from None
+        said = "another process is at work on it; wait for it, or end it"
+        raise PneumolibError(f"{step.study}/{step.run}: {said}") from None
 
 
 def _execute_beside(step: Step, verbose: bool) -> None:
     """The part of a process other than the first: it trains along, and what it finds is what the first one writes."""
-    work = _emptied(step.folder.parent / f".process-{processes()[0]}-{step.run}")
+    me = f"process {processes()[0]}"
+    work = _emptied(step.folder.parent / f".{me.replace(' ', '-')}-{step.run}")
     work.mkdir()
-    with closing(Progress(f"process {processes()[0]}", step.run, work / "run.log", verbose)) as progress:
+    with closing(Progress(me, step.run, work / "run.log", verbose)) as progress:
         try:
             _run_notebook(step, work, progress)
         except _FAULTS as fault:
             words = _describe_failure(fault, progress)
-            raise PneumolibError(
-                f"{step.study}/{step.run} failed in process {processes()[0]}: {words}\n  log: {work}"
-            ) from fault
+            raise PneumolibError(f"{step.study}/{step.run} failed in {me}: {words}\n  log: {work}") from fault
     shutil.rmtree(work)
 
 
 def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: bool) -> None:
     work, failed = (step.folder.parent / name for name in (f".work-{step.run}", f".failed/{step.run}"))
-    trained = replace(step, run=evaluated(step.run))
+    trained = replace(step, run=project.evaluated(step.run))
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
     if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
         os.replace(step.folder, _emptied(step.previous))
-    if notebook_of(step.run) == EVALUATION:  # until the new findings are there, the training shows none
+    if project.notebook_of(step.run) == project.EVALUATION:  # until the new findings are there, the training shows none
         complete(trained.folder)
         pages.write_run_page(trained)
     if step.forced:  # otherwise a training goes on from what is kept of it, or is not repeated
@@ -192,27 +178,28 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     with closing(Progress(position, step.run, work / "run.log", verbose)) as progress:
         with suppress(ResultError):
             progress.seconds = read_result(step.previous).provenance.seconds
-        progress.start("; ".join(step.reasons) or "asked for")
+        reasons = "; ".join(step.reasons) or "asked for"
+        progress.line(f"started: {reasons}", f"{progress.head}  ", always=not progress.live)
         try:
             _run_notebook(step, work, progress)
             _seal(inputs, work)
             # Before the evaluation looks done: if this is interrupted, it is due again.
-            if notebook_of(step.run) == EVALUATION:
+            if project.notebook_of(step.run) == project.EVALUATION:
                 complete(trained.folder, work)
         except _FAULTS as fault:
             (work / RESULT_FILE).unlink(missing_ok=True)
             os.replace(work, failed)
-            headline = _describe_failure(fault, progress)
+            words = _describe_failure(fault, progress)
             with suppress(OSError, ValueError):  # on a full disk; the notebook may have been cut short there
-                pages.write_failed_page(step, failed, headline)
+                pages.write_failed_page(step, failed, words)
                 pages.write_index(step.study, waiting)
-            page, log = (os.path.relpath(p, project_root()) for p in (step.page, failed / "run.log"))
-            raise PneumolibError(
-                f"{step.study}/{step.run} failed: {headline}\n  page: {page}\n  log:  {log}"
-            ) from fault
+            page, log = (os.path.relpath(p, project.project_root()) for p in (step.page, failed / "run.log"))
+            raise PneumolibError(f"{step.study}/{step.run} failed: {words}\n  page: {page}\n  log:  {log}") from fault
     os.replace(work, step.folder)
     shutil.rmtree(step.previous, ignore_errors=True)
-    for run in dict.fromkeys([step.run, evaluated(step.run)]):  # the page of a training shows what its evaluation found
+    for run in dict.fromkeys(
+        [step.run, project.evaluated(step.run)]
+    ):  # the page of a training shows what its evaluation found
         pages.write_run_page(replace(step, run=run))
     pages.write_index(step.study, waiting)
 
@@ -239,7 +226,7 @@ def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
             work / "executed.ipynb",
             parameters=injected_parameters(notebook, step.params),
             kernel_name="python3",
-            cwd=project_root(),
+            cwd=project.project_root(),
             progress_bar=False,
             stdout_file=progress,
             stderr_file=progress,
@@ -280,13 +267,13 @@ def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smo
     The copy `runs/interactive/<study>-<run>.ipynb` has that run's parameters in place of the demo's. A copy that a person
     has worked in is kept: the new one gets a number.
     """
-    params, _ = load_run(study_runs(path.parent).get(path.stem, path), data_root, smoke)
+    params, _ = project.load_run(project.study_runs(path.parent).get(path.stem, path), data_root, smoke)
     params, notebook = of_run(path.stem, params), notebook_path(path.stem)
-    first = in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
+    first = project.in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
     more = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
     copy = next(file for file in itertools.chain([first], more) if not file.exists())
     values = injected_parameters(notebook, params)
     prepared = papermill.execute_notebook(notebook, None, parameters=values, prepare_only=True, progress_bar=False)
-    write_whole(copy, nbformat.writes(prepared) + "\n")
-    print(f"Working copy: {os.path.relpath(copy, project_root())}. What it writes goes to runs/interactive/.")
-    return subprocess.call([sys.executable, "-m", "jupyter", "lab", copy], cwd=project_root()) if browse else 0
+    project.write_whole(copy, nbformat.writes(prepared) + "\n")
+    print(f"Working copy: {os.path.relpath(copy, project.project_root())}. What it writes goes to runs/interactive/.")
+    return subprocess.call([sys.executable, "-m", "jupyter", "lab", copy], cwd=project.project_root()) if browse else 0
