@@ -2,8 +2,8 @@
 
 Names carry units: `size_px`, `rotation_deg`. Types are strict: text is no number, and an unknown key is refused.
 
-`FAMILIES` holds what Keras documents of each backbone family of `keras.applications`: the preprocessing of its ImageNet
-weights and the smallest side in pixels.
+`FAMILIES` holds what Keras documents of each backbone family of `keras.applications`, and the same of EfficientNet-Lite: the
+preprocessing of its ImageNet weights and the smallest side in pixels.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pneumolib.errors import ParamsError
 
-Preprocess = Literal["caffe", "torch", "tf", "unit", "none"]
+Preprocess = Literal["caffe", "torch", "tf", "lite", "unit", "none"]
 Metric = Literal["auroc", "loss", "accuracy", "sensitivity", "specificity"]
 Schedule = Literal["constant", "cosine", "exponential_steps", "exponential_epochs", "step_epochs", "plateau"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -29,12 +29,18 @@ def _family(preprocess: Preprocess, smallest_px: int, *names: str) -> dict[str, 
     return dict.fromkeys(names, (preprocess, smallest_px))
 
 
+LITE = (
+    "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
+)  # not of `keras.applications`, see `learning.lite`
 # `none`: the family scales inside and wants 0 to 255.
 FAMILIES: dict[str, tuple[Preprocess, int]] = (
     _family("none", 32, *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")))
     | _family("none", 32, *(f"EfficientNetB{n}" for n in range(8)))
     | _family("none", 32, *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")))
     | _family("none", 32, "MobileNetV3Small", "MobileNetV3Large")
+    | _family("lite", 32, *LITE)
     | _family("torch", 32, "DenseNet121", "DenseNet169", "DenseNet201")
     | _family("caffe", 32, "ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19")
     | _family("tf", 32, "ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2")
@@ -84,14 +90,15 @@ class ModelParams(Section):
     """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not
     0.99, and the head of recall_vgg19.
 
-    `transfer` puts a head on a backbone: a family of `keras.applications`, with `weights`, or a `.keras` file with its
-    `preprocess`. Paths are relative to the project's root unless absolute.
+    `transfer` puts a head on a backbone: a family of `keras.applications` or EfficientNetLite0 to 2, with `weights`, or a
+    `.keras` file with its `preprocess`. Paths are relative to the project's root unless absolute. ImageNet weights of a family
+    of Keras are `imagenet`, which downloads them; those of EfficientNetLite are `package`, which needs no network.
     """
 
     name: Literal["separable_cnn", "gray_cnn", "coursework_cnn", "transfer"] = "separable_cnn"
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
     backbone: Annotated[str, Field(min_length=1)] | None = None
-    weights: Annotated[str, Field(min_length=1)] | None = None  # of a family: imagenet, none, or a .weights.h5 file
+    weights: Annotated[str, Field(min_length=1)] | None = None  # imagenet | package, none, or a .weights.h5 file
     preprocess: Preprocess | None = None  # of a .keras file; a family's own is known
     head: Literal["pooled", "recall_vgg19"] = "pooled"  # global average pooling, or the convolutions of recall-vgg19
     head_units: Annotated[int, Field(ge=0, le=8192)] = 0  # of a Dense layer before the output of `pooled`; 0: none
@@ -115,7 +122,7 @@ class ModelParams(Section):
         if self.from_file and self.weights is not None:
             raise ValueError(f"weights {self.weights!r}: {self.backbone} brings its own; delete the line")
         if self.from_file and self.preprocess is None:
-            raise ValueError(f"{self.backbone} needs preprocess: caffe, torch, tf, unit or none")
+            raise ValueError(f"{self.backbone} needs preprocess: {', '.join(get_args(Preprocess))}")
         if self.backbone is not None and not self.from_file:
             self._family_fits()
         return self
@@ -124,8 +131,10 @@ class ModelParams(Section):
         if self.backbone not in FAMILIES:
             allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
             raise ValueError(f"backbone {self.backbone!r} is neither {allowed}")
-        if self.weights is None:
-            raise ValueError(f"{self.backbone} needs weights: imagenet, none, or the path of a .weights.h5 file")
+        pretrained, other = ("package", "imagenet") if self.backbone in LITE else ("imagenet", "package")
+        if self.weights in (None, other):
+            allowed = f"{pretrained}, none, or the path of a .weights.h5 file"
+            raise ValueError(f"{self.backbone} needs weights: {allowed}; received {self.weights}")
         own = FAMILIES[self.backbone][0]
         if self.preprocess not in (None, own):
             raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")

