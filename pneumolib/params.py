@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ClipLimit = Annotated[float, Field(gt=0, le=1)]
 Tiles = Annotated[int, Field(ge=2, le=32)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Range = Annotated[list[Annotated[float, Field(ge=0.05, le=20)]], Field(min_length=2, max_length=2)]  # low, high
 # Text, whatever YAML made of `1.0` and `yes`.
 Label = Annotated[str, BeforeValidator(lambda label: "" if label is None else str(label))]
 
@@ -325,6 +326,10 @@ class ImageParams(Section):
 class AugmentParams(Section):
     """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f].
 
+    `crop_area` shows a random part of the film, a share of its area drawn evenly from [low, high], of a width against height
+    drawn log-uniformly from `crop_aspect`. A part below 1 lies within the film; above 1 the whole film is shown with black
+    around it. It takes the place of `zoom_fraction` and `stretch_factor`.
+
     `stretch_factor` is of width against height; `margin_fraction` the widest strip that may go black at each side;
     `sharpness` s mixes an image with its 3 x 3 binomial blur, from fully blurred to as much sharpened when s is 1;
     `noise_sd` is the largest standard deviation, in grey values of 255, of noise that is added.
@@ -336,12 +341,30 @@ class AugmentParams(Section):
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     zoom_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stretch_factor: Annotated[float, Field(ge=1, le=3)] = 1.0
+    crop_area: Range = [1.0, 1.0]
+    crop_aspect: Range = [3 / 4, 4 / 3]
     margin_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     gamma_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     contrast_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     brightness_fraction: Fraction = 0.0
     sharpness: Annotated[float, Field(ge=0, le=1)] = 0.0
     noise_sd: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+    @property
+    def crops(self) -> bool:
+        """Whether `crop_area` asks for another part than the film itself."""
+        return self.crop_area != [1, 1]
+
+    @model_validator(mode="after")
+    def _crop_fits(self):
+        (low, high), (narrow, wide) = self.crop_area, self.crop_aspect
+        if low > high or not narrow <= 1 <= wide:
+            raise ValueError(
+                f"crop_area {self.crop_area} is [low, high]; crop_aspect {self.crop_aspect} holds 1 between"
+            )
+        if self.crops and (self.zoom_fraction or self.stretch_factor > 1):
+            raise ValueError("crop_area takes the place of zoom_fraction and stretch_factor: delete those lines")
+        return self
 
 
 class EqualisationParams(Section):
