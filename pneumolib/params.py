@@ -30,11 +30,7 @@ def _family(preprocess: Preprocess, smallest_px: int, *names: str) -> dict[str, 
     return dict.fromkeys(names, (preprocess, smallest_px))
 
 
-LITE = (
-    "EfficientNetLite0",
-    "EfficientNetLite1",
-    "EfficientNetLite2",
-)  # not of `keras.applications`, see `learning.lite`
+LITE = ("EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2")  # of `learning.lite`
 # `none`: the family scales inside and wants 0 to 255.
 FAMILIES: dict[str, tuple[Preprocess, int]] = (
     _family("none", 32, *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")))
@@ -350,19 +346,12 @@ class AugmentParams(Section):
     sharpness: Annotated[float, Field(ge=0, le=1)] = 0.0
     noise_sd: Annotated[float, Field(ge=0, le=64)] = 0.0
 
-    @property
-    def crops(self) -> bool:
-        """Whether `crop_area` asks for another part than the film itself."""
-        return self.crop_area != [1, 1]
-
     @model_validator(mode="after")
     def _crop_fits(self):
         (low, high), (narrow, wide) = self.crop_area, self.crop_aspect
         if low > high or not narrow <= 1 <= wide:
-            raise ValueError(
-                f"crop_area {self.crop_area} is [low, high]; crop_aspect {self.crop_aspect} holds 1 between"
-            )
-        if self.crops and (self.zoom_fraction or self.stretch_factor > 1):
+            raise ValueError(f"crop_area {self.crop_area} must rise, and crop_aspect {self.crop_aspect} hold 1 between")
+        if self.crop_area != [1, 1] and (self.zoom_fraction or self.stretch_factor > 1):
             raise ValueError("crop_area takes the place of zoom_fraction and stretch_factor: delete those lines")
         return self
 
@@ -399,6 +388,7 @@ class EvaluationParams(Section):
     run's `augment`, so that they need not move when images come from other settings. Of `refer_fraction` of validation, the
     images nearest to the threshold, the class is left to a person. `subgroups` are columns of the data's table, such as `view`;
     numbers are cut at their thirds. `seeds` are further ones that the training is repeated from, to see seed variability.
+    With `average_seeds`, `05_fine_tuning` leaves one network that averages the logits of its seeds, and that one is judged.
     """
 
     threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
@@ -409,11 +399,14 @@ class EvaluationParams(Section):
     refer_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     subgroups: list[str] = []
     seeds: list[Seed] = []
+    average_seeds: bool = False
     resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
     @model_validator(mode="after")
     def _rises(self):
+        if self.average_seeds and not self.seeds:
+            raise ValueError("average_seeds needs seeds: further ones, whose networks are averaged with the run's own")
         if self.threshold_rule == "binormal" and self.calibration == "isotonic":
             raise ValueError(
                 "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic makes ties"

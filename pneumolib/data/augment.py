@@ -25,7 +25,13 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) ->
     Geometry comes first because the pivot of the contrast is the mean of the pixels that remain in view.
     """
     turned = params.flip or params.rotation_deg or params.shear_deg
-    if turned or params.shift_fraction or params.zoom_fraction or params.stretch_factor > 1 or params.crops:
+    if (
+        turned
+        or params.shift_fraction
+        or params.zoom_fraction
+        or params.stretch_factor > 1
+        or params.crop_area != [1, 1]
+    ):
         images = _transform_geometry(images, draws, params)
     if params.margin_fraction:
         images = _blacken_margins(images, draws, params.margin_fraction)
@@ -47,13 +53,14 @@ def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentPara
     angle = _symmetric(draws[:, ROTATION]) * (params.rotation_deg * math.pi / 180)
     scale = 1 + _symmetric(draws[:, ZOOM]) * params.zoom_fraction  # above 1 shows more of the outside
     aspect = params.stretch_factor ** (_symmetric(draws[:, STRETCH]) / 2)  # half across, half along: the area stays
-    across, along = _crop(draws, params) if params.crops else (scale * aspect, scale / aspect)
+    crops = params.crop_area != [1, 1]
+    across, along = _crop(draws, params) if crops else (scale * aspect, scale / aspect)
     mirror = tf.where(draws[:, FLIP] < 0.5, -1.0, 1.0) if params.flip else tf.ones_like(scale)
     turned = angle + _symmetric(draws[:, SHEAR]) * (params.shear_deg * math.pi / 180)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     shift_x = _symmetric(draws[:, SHIFT_X]) * params.shift_fraction * width
     shift_y = _symmetric(draws[:, SHIFT_Y]) * params.shift_fraction * height
-    if params.crops:  # anywhere within the film, or the film anywhere within the view
+    if crops:  # anywhere within the film, or the film anywhere within the view
         shift_x += _symmetric(draws[:, SHIFT_X]) * tf.abs(1 - across) * centre_x
         shift_y += _symmetric(draws[:, SHIFT_Y]) * tf.abs(1 - along) * centre_y
     x_from_x, y_from_x = mirror * across * tf.cos(turned), along * tf.sin(turned)
