@@ -36,8 +36,8 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray =
 
     Grad-CAM (Selvaraju et al., ICCV 2017): the feature maps of `map_layer`, each weighted by the mean gradient of the
     logit over it, are summed; what is below zero counts as nothing; enlarged (bilinear) and divided by the image's own
-    maximum. Of a network that averages others, what is summed is averaged. An image without any evidence in that direction has a map of zeros, and so has one whose 16-bit features
-    overflow, and every image for a network without a feature map. Maps of two images cannot be compared in strength.
+    maximum. Of a network that averages others, the sums of all members are averaged first. An image without any evidence in that
+    direction has a map of zeros, and so has one whose 16-bit features overflow, and every image for a network without a feature map. Maps of two images cannot be compared in strength.
 
     Args:
         model: a network of `build_model`, in training or from a file; weights and state stay as they are.
