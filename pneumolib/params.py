@@ -2,8 +2,8 @@
 
 Names carry units: `size_px`, `rotation_deg`. Types are strict: text is no number, and an unknown key is refused.
 
-`FAMILIES` holds what Keras documents of each backbone family of `keras.applications`: the preprocessing of its ImageNet
-weights and the smallest side in pixels.
+`FAMILIES` holds what Keras documents of each backbone family of `keras.applications`, and the same of EfficientNet-Lite: the
+preprocessing of its ImageNet weights and the smallest side in pixels.
 """
 
 import difflib
@@ -14,23 +14,26 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pneumolib.errors import ParamsError
 
-Preprocess = Literal["caffe", "torch", "tf", "unit", "none"]
+Preprocess = Literal["caffe", "torch", "tf", "lite", "unit", "none"]
 Metric = Literal["auroc", "loss", "accuracy", "sensitivity", "specificity"]
 Schedule = Literal["constant", "cosine", "exponential_steps", "exponential_epochs", "step_epochs", "plateau"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ClipLimit = Annotated[float, Field(gt=0, le=1)]
 Tiles = Annotated[int, Field(ge=2, le=32)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Range = Annotated[list[Annotated[float, Field(ge=0.05, le=20)]], Field(min_length=2, max_length=2)]  # low, high
 # Text, whatever YAML made of `1.0` and `yes`.
 Label = Annotated[str, BeforeValidator(lambda label: "" if label is None else str(label))]
 
 
+LITE = ("EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2")  # of `learning.lite`
 # Preprocessing and smallest side in pixels. `none`: the family scales inside and wants 0 to 255.
 FAMILIES: dict[str, tuple[Preprocess, int]] = (
     dict.fromkeys([f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")], ("none", 32))
     | dict.fromkeys([f"EfficientNetB{n}" for n in range(8)], ("none", 32))
     | dict.fromkeys([f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")], ("none", 32))
     | dict.fromkeys(["MobileNetV3Small", "MobileNetV3Large"], ("none", 32))
+    | dict.fromkeys(LITE, ("lite", 32))
     | dict.fromkeys(["DenseNet121", "DenseNet169", "DenseNet201"], ("torch", 32))
     | dict.fromkeys(["ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"], ("caffe", 32))
     | dict.fromkeys(["ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2"], ("tf", 32))
@@ -77,14 +80,15 @@ class ModelParams(Section):
     """The network, see `learning.models`. `batchnorm_momentum` concerns separable_cnn, which says why it is not
     0.99, and the head of recall_vgg19.
 
-    `transfer` puts a head on a backbone: a family of `keras.applications`, with `weights`, or a `.keras` file with its
-    `preprocess`. Paths are relative to the project's root unless absolute.
+    `transfer` puts a head on a backbone: a family of `keras.applications` or EfficientNetLite0 to 2, with `weights`, or a
+    `.keras` file with its `preprocess`. Paths are relative to the project's root unless absolute. ImageNet weights of a family
+    of Keras are `imagenet`, which downloads them; those of EfficientNetLite are `package`, which needs no network.
     """
 
     name: Literal["separable_cnn", "gray_cnn", "coursework_cnn", "transfer"] = "separable_cnn"
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
     backbone: Annotated[str, Field(min_length=1)] | None = None
-    weights: Annotated[str, Field(min_length=1)] | None = None  # of a family: imagenet, none, or a .weights.h5 file
+    weights: Annotated[str, Field(min_length=1)] | None = None  # imagenet | package, none, or a .weights.h5 file
     preprocess: Preprocess | None = None  # of a .keras file; a family's own is known
     head: Literal["pooled", "recall_vgg19"] = "pooled"  # global average pooling, or the convolutions of recall-vgg19
     head_units: Annotated[int, Field(ge=0, le=8192)] = 0  # of a Dense layer before the output of `pooled`; 0: none
@@ -108,14 +112,16 @@ class ModelParams(Section):
         if self.from_file and self.weights is not None:
             raise ValueError(f"weights {self.weights!r}: {self.backbone} brings its own; delete the line")
         if self.from_file and self.preprocess is None:
-            raise ValueError(f"{self.backbone} needs preprocess: caffe, torch, tf, unit or none")
+            raise ValueError(f"{self.backbone} needs preprocess: {', '.join(get_args(Preprocess))}")
         if self.backbone is None or self.from_file:
             return self
         if self.backbone not in FAMILIES:
             allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
             raise ValueError(f"backbone {self.backbone!r} is neither {allowed}")
-        if self.weights is None:
-            raise ValueError(f"{self.backbone} needs weights: imagenet, none, or the path of a .weights.h5 file")
+        pretrained, other = ("package", "imagenet") if self.backbone in LITE else ("imagenet", "package")
+        if self.weights in (None, other):
+            allowed = f"{pretrained}, none, or the path of a .weights.h5 file"
+            raise ValueError(f"{self.backbone} needs weights: {allowed}; received {self.weights}")
         if self.preprocess not in (None, own := FAMILIES[self.backbone][0]):
             raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")
         return self
@@ -310,6 +316,10 @@ class ImageParams(Section):
 class AugmentParams(Section):
     """Random changes of training images. A factor f means a value drawn log-uniformly from [1/f, f].
 
+    `crop_area` shows a random part of the film, a share of its area drawn evenly from [low, high], of a width against height
+    drawn log-uniformly from `crop_aspect`. A part below 1 lies within the film; above 1 the whole film is shown with black
+    around it. It takes the place of `zoom_fraction` and `stretch_factor`.
+
     `stretch_factor` is of width against height; `margin_fraction` the widest strip that may go black at each side;
     `sharpness` s mixes an image with its 3 x 3 binomial blur, from fully blurred to as much sharpened when s is 1;
     `noise_sd` is the largest standard deviation, in grey values of 255, of noise that is added.
@@ -321,12 +331,23 @@ class AugmentParams(Section):
     shift_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     zoom_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stretch_factor: Annotated[float, Field(ge=1, le=3)] = 1.0
+    crop_area: Range = [1.0, 1.0]
+    crop_aspect: Range = [3 / 4, 4 / 3]
     margin_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     gamma_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     contrast_factor: Annotated[float, Field(ge=1, le=5)] = 1.0
     brightness_fraction: Fraction = 0.0
     sharpness: Annotated[float, Field(ge=0, le=1)] = 0.0
     noise_sd: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+    @model_validator(mode="after")
+    def _crop_fits(self):
+        (low, high), (narrow, wide) = self.crop_area, self.crop_aspect
+        if low > high or not narrow <= 1 <= wide:
+            raise ValueError(f"crop_area {self.crop_area} must rise, and crop_aspect {self.crop_aspect} hold 1 between")
+        if self.crop_area != [1, 1] and (self.zoom_fraction or self.stretch_factor > 1):
+            raise ValueError("crop_area takes the place of zoom_fraction and stretch_factor: delete those lines")
+        return self
 
 
 class EqualisationParams(Section):
@@ -361,6 +382,7 @@ class EvaluationParams(Section):
     run's `augment`, so that they need not move when images come from other settings. Of `refer_fraction` of validation, the
     images nearest to the threshold, the class is left to a person. `subgroups` are columns of the data's table, such as `view`;
     numbers are cut at their thirds. `seeds` are further ones that the training is repeated from, to see seed variability.
+    With `average_seeds`, `05_fine_tuning` leaves one network that averages the logits of its seeds, and that one is judged.
     """
 
     threshold_rule: Literal["sensitivity", "youden", "binormal", "fixed"] = "sensitivity"
@@ -371,11 +393,14 @@ class EvaluationParams(Section):
     refer_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     subgroups: list[str] = []
     seeds: list[Seed] = []
+    average_seeds: bool = False
     resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
     @model_validator(mode="after")
     def _rises(self):
+        if self.average_seeds and not self.seeds:
+            raise ValueError("average_seeds needs seeds: further ones, whose networks are averaged with the run's own")
         if self.threshold_rule == "binormal" and self.calibration == "isotonic":
             raise ValueError(
                 "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic has ties"

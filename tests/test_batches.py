@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pneumolib.data import augment
 from pneumolib.data.augment import MARGINS, N_DRAWS, NOISE, augment_batch
@@ -59,7 +61,7 @@ def test_order_depends_on_seed_and_epoch_alone(coded):
 
 
 def test_what_augmentation_does_to_an_image_depends_on_seed_epoch_and_place_alone(coded):
-    mild = AugmentParams(flip=True, brightness_fraction=0.3, margin_fraction=0.2)
+    mild = AugmentParams(flip=True, brightness_fraction=0.3, margin_fraction=0.2, crop_area=[0.3, 1.5])
 
     def by_number(batch_size):
         plain = numbers(train_dataset(coded, NONE, batch_size, seed=5, epochs=3, start_epoch=2))
@@ -140,7 +142,7 @@ def test_every_op_changes_an_image_and_gives_the_same_inside_map(channels):
     changed = [augment_batch(images, draws, STRONG)]
     mapped = tf.data.Dataset.from_tensors((images, draws)).map(lambda x, d: augment_batch(x, d, STRONG))
     np.testing.assert_array_equal(next(iter(mapped)), changed[0])
-    for name, value in STRONG.model_dump().items():
+    for name, value in (STRONG.model_dump(exclude={"crop_area", "crop_aspect"}) | {"crop_area": [0.3, 1.5]}).items():
         changed.append(augment_batch(images, draws, AugmentParams(**{name: value})))
         assert (changed[-1].numpy() != images.numpy()).any(), name
     assert {(x.dtype, x.shape) for x in changed} == {(tf.uint8, images.shape)}
@@ -166,6 +168,40 @@ def test_stretch_and_a_quarter_turn_keep_to_the_axes_of_the_image():
     read = augmented(places(), params, (augment.STRETCH, 1), (augment.ROTATION, 1))[..., 0]
     np.testing.assert_allclose(read[0, 20, 10:31], 20 + np.arange(-10, 11) / 1.2, atol=1)
     np.testing.assert_allclose(read[1, 10:31, 20][::-1], 20 + np.arange(-10, 11) * 1.2, atol=1)
+
+
+AREAS = st.floats(0.05, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(AREAS, AREAS).map(sorted), st.floats(0.3, 1), st.floats(1, 3), st.integers(0, 99))
+@example([0.35, 1.4], 3 / 4, 4 / 3, 1)
+def test_a_crop_shows_its_share_of_the_film_and_lies_within_it_or_around_it(area, narrow, wide, seed):
+    side = 201
+    params = AugmentParams(crop_area=area, crop_aspect=[narrow, wide])
+    draws = tf.random.stateless_uniform([8, N_DRAWS], [seed, 1])
+    asked = area[0] + draws.numpy()[:, augment.ZOOM] * (area[1] - area[0])
+    white, y, x = (
+        augment_batch(tf.constant(np.repeat(one[None], 8, axis=0), tf.uint8), draws, params).numpy()[..., 0].astype(int)
+        for one in (np.full((side, side, 1), 255), *places(side))
+    )
+    assert ((white > 250).all(axis=(1, 2)) | (asked > 1)).all()  # nothing but film
+    for n in np.flatnonzero(asked <= 1):  # corners are places of the film, so far apart as the share says
+        height, width = np.ptp(y[n]) / (side - 1), np.ptp(x[n]) / (side - 1)
+        assert height * width == pytest.approx(asked[n], abs=0.02)
+        assert narrow - 0.05 <= width / height <= wide + 0.05
+    for n in np.flatnonzero(asked > 1):  # the whole film, black around it
+        rows, columns = np.flatnonzero(white[n].max(axis=1) > 250), np.flatnonzero(white[n].max(axis=0) > 250)
+        assert (len(rows) / side) * (len(columns) / side) == pytest.approx(1 / asked[n], abs=0.02)
+        assert (white[n][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] > 250).all()
+
+
+def test_crops_reach_every_border_and_without_a_crop_nothing_moves():
+    shift = [(column, end) for column, end in ((augment.SHIFT_X, 1), (augment.SHIFT_Y, 0))]
+    read = augmented(places(), AugmentParams(crop_area=[0.25, 0.25], crop_aspect=[1, 1]), *shift)[..., 0]
+    np.testing.assert_allclose(read[0, :, 0], np.arange(41) / 2, atol=1)  # the upper half
+    np.testing.assert_allclose(read[1, 0], 20 + np.arange(41) / 2, atol=1)  # the right half
+    np.testing.assert_array_equal(augmented(places(), AugmentParams(crop_aspect=[0.5, 2]), *shift), places())
 
 
 def test_margins_go_black_at_each_side_by_its_own_draw():

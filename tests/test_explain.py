@@ -14,8 +14,8 @@ from pneumolib.learning import explain
 from pneumolib.learning.explain import grad_cam, map_layer, occlusion_check, randomisation_check
 from pneumolib.learning.files import load_model
 from pneumolib.learning.fitting import save_model
-from pneumolib.learning.networks import build_model
-from pneumolib.learning.predicting import CORRUPTED_COLUMNS, predict, predict_corrupted
+from pneumolib.learning.networks import averaged, build_model
+from pneumolib.learning.predicting import CORRUPTED_COLUMNS, predict, predict_corrupted, predict_logits
 from pneumolib.params import ImageParams, ModelParams, check
 from pneumolib.reporting.gallery import explanation_words
 
@@ -128,6 +128,25 @@ def write_backbone(file) -> None:
     squeezed = layers.Conv2D(4, 1, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(x))
     x = layers.Multiply()([x, squeezed])
     keras.Model(inputs, layers.Concatenate(name="joined")([x, layers.Conv2D(4, 1)(x)])).save(file)
+
+
+def test_a_mean_of_networks_has_the_mean_of_their_evidence(tmp_path):
+    """Where the members disagree; read from a file, as everything after the training sees it."""
+    one, other, third = square_finder(), square_finder(), square_finder()
+    other.get_layer("logit").set_weights([np.array([[-1.0], [3.0]]), np.array([0.5])])
+    save_model(averaged([one, other, third]), tmp_path / "model.keras")
+    network, pixels = load_model(tmp_path / "model.keras"), squares()
+    logits = [predict_logits(n, image_set(pixels)) for n in (one, other, network)]
+    np.testing.assert_allclose(logits[2], (2 * logits[0] + logits[1]) / 3, rtol=1e-5)
+    evidence = [explain._mean_evidence(n, pixels) for n in (one, other, network)]
+    np.testing.assert_allclose(evidence[2], (2 * evidence[0] + evidence[1]) / 3, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(grad_cam(averaged([one, third]), pixels), grad_cam(one, pixels))
+    assert (grad_cam(network, pixels) != grad_cam(one, pixels)).any()
+    assert map_layer(network).name == "find"
+    before = state(network)
+    found = randomisation_check(network, pixels, seed=1)
+    assert (found["layer"], found["height"], state(network)) == ("find", 8, before)
+    assert found["whole"]["mean"] is not None
 
 
 def test_a_network_without_a_feature_map_has_empty_maps_and_a_page_that_says_so():

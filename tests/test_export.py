@@ -22,6 +22,7 @@ from pneumolib.data.drawing import draw_radiograph
 from pneumolib.data.pixels import load_image
 from pneumolib.errors import ModelError, PneumolibError
 from pneumolib.evaluation.calibration import Calibration
+from pneumolib.learning.networks import averaged
 from pneumolib.params import ImageParams
 from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import CalibrationResult, write_result
@@ -93,6 +94,17 @@ def test_other_programs_give_the_calibrated_probability(kind, exported, run):
     assert found.shape == (5, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.ptp(found) > 0.05  # a network that tells these images apart
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # of tf2onnx
+@pytest.mark.parametrize("kind", export.READERS)
+def test_a_mean_of_networks_is_written_as_one(kind, tmp_path):
+    one, other = tiny_network(), tiny_network()
+    other.set_weights([1.5 * weight for weight in one.get_weights()])
+    network, same = averaged([one, other]), Calibration("platt", 1.0, 0.0, (), ())
+    export_network.write_network(network, same, kind, tmp_path)
+    expected = expit((export_network.logits(one, PIXELS) + export_network.logits(other, PIXELS)) / 2)
+    np.testing.assert_allclose(export_network.reader(kind, tmp_path)(PIXELS)[:, 0], expected, atol=1e-6)
 
 
 def test_an_isotonic_map_is_written_as_layers():

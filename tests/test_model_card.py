@@ -6,8 +6,9 @@ from html import unescape
 import pytest
 
 from pneumolib.evaluation.metrics import METRICS
-from pneumolib.params import check
+from pneumolib.params import AugmentParams, check
 from pneumolib.reporting.cards import CARD_FILE, checklist, model_card, sections
+from pneumolib.reporting.prose import fact
 from pneumolib.reporting.results import CalibrationResult, DataResult, SpreadResult, write_result
 from pneumolib.study import pages
 from test_reporting import result as any_result
@@ -106,6 +107,17 @@ def test_what_a_result_does_not_hold_is_not_available():
     assert "Guangzhou" not in card
     assert "shortcuts may be present" in section(card, "Limitations")
     assert model_card(result(synthetic=True, study="x-smoke")).splitlines()[2].startswith("> **Smoke run. Synthetic.**")
+
+
+def test_a_card_names_the_augmentation_that_changes_something():
+    changes = {"flip": True, "crop_area": [0.35, 1.4], "gamma_factor": 1.8, "noise_sd": 0.0}
+    for asked, said in (
+        (changes, "flip, gamma_factor 1.8, crop_area 0.35 to 1.4, crop_aspect 0.75 to 1.33333"),
+        ({}, "none"),
+    ):
+        parameters = {"augment": AugmentParams(**asked).model_dump()}
+        found = fact("augment", any_result(parameters=parameters))
+        assert sorted(found.split(", ")) == sorted(said.split(", "))
 
 
 def test_what_is_known_of_the_archive_is_said_of_no_other_images():

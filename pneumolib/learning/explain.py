@@ -15,7 +15,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from pneumolib.data.pixels import ChangedPixels, ImageSet
-from pneumolib.learning.networks import narrows
+from pneumolib.learning.networks import members, narrows
 from pneumolib.learning.predicting import predict_logits
 from pneumolib.learning.transfer import layer_parts, leaves, output_shape
 
@@ -36,8 +36,8 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray =
 
     Grad-CAM (Selvaraju et al., ICCV 2017): the feature maps of `map_layer`, each weighted by the mean gradient of the
     logit over it, are summed; what is below zero counts as nothing; enlarged (bilinear) and divided by the image's own
-    maximum. An image without any evidence in that direction has a map of zeros, and so has one whose 16-bit features
-    overflow, and every image for a network without a feature map. Maps of two images cannot be compared in strength.
+    maximum. Of a network that averages others, the sums of all members are averaged first. An image without any evidence in that
+    direction has a map of zeros, and so has one whose 16-bit features overflow, and every image for a network without a feature map. Maps of two images cannot be compared in strength.
 
     Args:
         model: a network of `build_model`, in training or from a file; weights and state stay as they are.
@@ -54,9 +54,7 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, towards: int | np.ndarray =
     towards = np.broadcast_to(towards, len(pixels))
     if map_layer(model) is None:
         return np.zeros(pixels.shape[:3], np.float32)
-    lower, upper = _split_at_map(model)
-    evidence = np.where(towards == 1, 1, -1)[:, None, None] * _evidence(lower, [upper], pixels)[0]
-    return _enlarged(evidence, pixels.shape[1:3])
+    return _enlarged(np.where(towards == 1, 1, -1)[:, None, None] * _mean_evidence(model, pixels), pixels.shape[1:3])
 
 
 def map_layer(model: keras.Model) -> keras.Layer | None:
@@ -69,6 +67,7 @@ def map_layer(model: keras.Model) -> keras.Layer | None:
     BatchNormalization), the backbone's output under a pooled head, and the last layer of the recall_vgg19 head that is
     large enough. None for a network that has no feature map, such as one of Dense layers.
     """
+    model = members(model)[0]  # all are alike
     seen = zip(model.layers, layer_parts(model), narrows(model), strict=True)
     own = [layer for layer, part, narrow in seen if narrow and part != "input" and not isinstance(layer, _COARSER)]
     places = {layer: _places(layer) for layer in own if _places(layer) > 1}
@@ -86,6 +85,12 @@ def _split_at_map(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     features = map_layer(model).output
     # Of a network from a file `input` and `output` are lists of one, and so would be what it returns.
     return keras.Model(model.inputs[0], features, name="lower"), keras.Model(features, model.outputs[0], name="upper")
+
+
+def _mean_evidence(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """`_evidence` of a network, or its mean over the members."""
+    parts = map(_split_at_map, members(model))
+    return np.mean([_evidence(lower, [upper], pixels)[0] for lower, upper in parts], axis=0)
 
 
 def _evidence(lower: keras.Model, uppers: list[keras.Model], pixels: np.ndarray) -> np.ndarray:
@@ -201,12 +206,12 @@ def randomisation_check(model: keras.Model, pixels: np.ndarray, seed: int, draws
     if (layer := map_layer(model)) is None:
         nothing = dict.fromkeys(("whole", "top"), _summary([np.array([])]))
         return {"images": len(pixels), "draws": 0, "layer": None, "height": 0, "width": 0} | nothing
-    lower, upper = _split_at_map(model)
-    some = np.ascontiguousarray(pixels[:SETTLING])
-    features, names = output_and_gradient(lower)[0](some), [f"{seed} {draw}" for draw in range(draws)]
-    trained, *by_top = _evidence(lower, [upper, *(_redrawn(upper, name, features) for name in names)], pixels)
-    by_whole = [_evidence(below, [above], pixels)[0]
-                for below, above in (_split_at_map(_redrawn(model, name, some)) for name in names)]  # fmt: skip
+    some, names, found = np.ascontiguousarray(pixels[:SETTLING]), [f"{seed} {draw}" for draw in range(draws)], []
+    for lower, upper in map(_split_at_map, members(model)):
+        features = output_and_gradient(lower)[0](some)
+        found.append(_evidence(lower, [upper, *(_redrawn(upper, name, features) for name in names)], pixels))
+    trained, *by_top = np.mean(found, axis=0)
+    by_whole = [_mean_evidence(_redrawn(model, name, some), pixels) for name in names]
     height, width = trained.shape[1:]
     return {"images": len(pixels), "draws": draws, "layer": layer.name, "height": height, "width": width} | {
         kind: _summary([_rank_correlations(trained, one) for one in drawn])

@@ -22,7 +22,7 @@ from pneumolib.hosts import processes
 from pneumolib.learning.callbacks import HISTORY_COLUMNS, Checkpoint, ValidationWatch, training_key, weights_hash
 from pneumolib.learning.devices import check_agreement, describe, replicated, synchronised, unsharded
 from pneumolib.learning.files import load_model
-from pneumolib.learning.networks import build_model, logit_network, output_activation
+from pneumolib.learning.networks import averaged, build_model, logit_network, members, output_activation
 from pneumolib.learning.predicting import PREDICT_BATCH, frozen_features, predict, predict_logits, predict_views
 from pneumolib.learning.transfer import backbone_layers, split_at_head, trainable_parameters
 from pneumolib.params import RunParams, TrainingParams
@@ -377,15 +377,28 @@ def repeat_seeds(
         save_model(model, folder / SEED_FILE.format(seed))
 
 
-def predict_seeds(folder: Path, val: ImageSet, test: ImageSet, params: RunParams) -> dict[int, pd.DataFrame]:
+def average_seeds(network: keras.Model, params: RunParams, folder: Path) -> keras.Model:
+    """With `evaluation.average_seeds` one network of the run's own and those of `repeat_seeds`; otherwise the run's own."""
+    if not params.evaluation.average_seeds:
+        return network
+    others = [load_model(folder / SEED_FILE.format(seed)) for seed in params.evaluation.seeds]
+    print(f"The network that is judged averages the logits of {1 + len(others)} seeds")
+    return averaged([logit_network(network), *others])
+
+
+def predict_seeds(
+    network: keras.Model, folder: Path, val: ImageSet, test: ImageSet, params: RunParams
+) -> dict[int, pd.DataFrame]:
     """Predictions of the networks that `repeat_seeds` saved in `folder`.
 
+    Args:
+        network: the run's own.
     Returns:
         seed to predictions of validation and test, and of split `views`, validation in the augmented views of
-        `evaluation.threshold_views`; empty without seeds.
+        `evaluation.threshold_views`; empty without seeds, and where `network` averages them.
     """
     found = {}
-    for seed in params.evaluation.seeds:
+    for seed in params.evaluation.seeds if members(network) == [network] else ():
         model = load_model(folder / SEED_FILE.format(seed))
         views = predict_views(model, val, params.model_copy(update={"seed": seed})).assign(split="views")
         found[seed] = pd.concat([predict(model, val), predict(model, test), views], ignore_index=True)

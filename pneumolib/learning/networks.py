@@ -157,6 +157,24 @@ def logit_network(network: keras.Model) -> keras.Model:
     return keras.Model(network.inputs[0], output, name=network.name)
 
 
+def averaged(networks: list[keras.Model]) -> keras.Model:
+    """One network whose logit is the mean of the logits of several, which take the same pixels and share no layer."""
+    first = networks[0].inputs[0]
+    pixels = keras.Input(first.shape[1:], dtype=first.dtype, name="pixels")
+    named = [keras.Model(one.inputs[0], one.outputs[0], name=f"member_{n}") for n, one in enumerate(networks)]
+    # A layer with weights, by which `output_activation` knows a logit.
+    options = {"use_bias": False, "trainable": False, "dtype": "float32", "name": "logit"}
+    mean = layers.Dense(1, kernel_initializer=keras.initializers.Constant(1 / len(named)), **options)
+    logits = layers.Concatenate(dtype="float32")([member(pixels) for member in named])
+    return keras.Model(pixels, mean(logits), name="average")
+
+
+def members(network: keras.Model) -> list[keras.Model]:
+    """The networks that `averaged` averages, known by their names: also of a model read from a file. Of any other, itself."""
+    inner = [layer for layer in network.layers if isinstance(layer, keras.Model) and layer.name.startswith("member_")]
+    return inner or [network]
+
+
 def separable_cnn(model: ModelParams, x: keras.KerasTensor) -> keras.KerasTensor:
     """The separable-convolution CNN of the keras.io example "Pneumonia classification on TPU" (A. M. Jang, 2020).
 

