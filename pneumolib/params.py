@@ -26,14 +26,13 @@ Range = Annotated[list[Annotated[float, Field(ge=0.05, le=20)]], Field(min_lengt
 Label = Annotated[str, BeforeValidator(lambda label: "" if label is None else str(label))]
 
 
-LITE = ("EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2")  # of `learning.lite`
 # Preprocessing and smallest side in pixels. `none`: the family scales inside and wants 0 to 255.
 FAMILIES: dict[str, tuple[Preprocess, int]] = (
     dict.fromkeys([f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")], ("none", 32))
     | dict.fromkeys([f"EfficientNetB{n}" for n in range(8)], ("none", 32))
     | dict.fromkeys([f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")], ("none", 32))
     | dict.fromkeys(["MobileNetV3Small", "MobileNetV3Large"], ("none", 32))
-    | dict.fromkeys(LITE, ("lite", 32))
+    | {f"EfficientNetLite{n}": ("lite", 32) for n in range(3)}
     | dict.fromkeys(["DenseNet121", "DenseNet169", "DenseNet201"], ("torch", 32))
     | dict.fromkeys(["ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"], ("caffe", 32))
     | dict.fromkeys(["ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2"], ("tf", 32))
@@ -118,11 +117,12 @@ class ModelParams(Section):
         if self.backbone not in FAMILIES:
             allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
             raise ValueError(f"backbone {self.backbone!r} is neither {allowed}")
-        pretrained, other = ("package", "imagenet") if self.backbone in LITE else ("imagenet", "package")
+        own = FAMILIES[self.backbone][0]
+        pretrained, other = ("package", "imagenet") if own == "lite" else ("imagenet", "package")
         if self.weights in (None, other):
             allowed = f"{pretrained}, none, or the path of a .weights.h5 file"
             raise ValueError(f"{self.backbone} needs weights: {allowed}; received {self.weights}")
-        if self.preprocess not in (None, own := FAMILIES[self.backbone][0]):
+        if self.preprocess not in (None, own):
             raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")
         return self
 
@@ -402,9 +402,7 @@ class EvaluationParams(Section):
         if self.average_seeds and not self.seeds:
             raise ValueError("average_seeds needs seeds: further ones, whose networks are averaged with the run's own")
         if self.threshold_rule == "binormal" and self.calibration == "isotonic":
-            raise ValueError(
-                "threshold_rule: binormal needs calibration: none, temperature or platt; isotonic has ties"
-            )
+            raise ValueError("threshold_rule: binormal needs calibration: none, temperature or platt (isotonic ties)")
         return self
 
 

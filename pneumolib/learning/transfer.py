@@ -17,7 +17,7 @@ from keras import layers
 from pneumolib.errors import ModelError
 from pneumolib.learning.files import load_model
 from pneumolib.learning.lite import efficientnet_lite, load_package_weights
-from pneumolib.params import FAMILIES, LITE, FineTuningParams, ModelParams
+from pneumolib.params import FAMILIES, FineTuningParams, ModelParams
 from pneumolib.project import in_root
 
 # Red, green, blue on the scale of 0 to 1, as the ImageNet weights of Keras were trained with.
@@ -135,7 +135,7 @@ def prepare(pixels: keras.KerasTensor, preprocess: str) -> keras.KerasTensor:
 def _family(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTensor:
     build = getattr(keras.applications, model.backbone, None)
     if model.weights != "imagenet":
-        if model.backbone in LITE:
+        if FAMILIES[model.backbone][0] == "lite":
             features = efficientnet_lite(model.backbone, prepared)
         else:
             features = build(include_top=False, weights=None, input_tensor=prepared).output
@@ -159,9 +159,7 @@ def _read_weights(base: keras.Model, model: ModelParams) -> None:
     path = in_root(model.weights)
     where = f"model.weights {path}"
     if not path.is_file():
-        raise ModelError(
-            f"{where}: no such file. Allowed: imagenet or package, none, or the path of a .weights.h5 file"
-        )
+        raise ModelError(f"{where}: no such file. Allowed: imagenet, package, none, or the path of a .weights.h5 file")
     try:
         base.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as cause:
