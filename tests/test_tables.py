@@ -35,7 +35,7 @@ def rows_of(found) -> list[tuple]:
 
 NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"
 VINDR = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
-# A table as published, where its first image lies, and the images that are read.
+# A table as published, where images of it lie, and the images that are read.
 PUBLISHED = {
     "NIH": (
         [
@@ -44,8 +44,8 @@ PUBLISHED = {
             "2_0.png,Infiltration|Pneumonia,0,2,81,F,AP",
             "3_0.png,Effusion,0,3,1,F,AP",
         ],
-        "images/1_0.png",
-        [("images/1_0.png", 0, "1", "train"), ("images/2_0.png", 1, "2", "train")],
+        ["images_001/images/1_0.png", "images_012/images/2_0.png"],
+        [("images_001/images/1_0.png", 0, "1", "train"), ("images_012/images/2_0.png", 1, "2", "train")],
     ),
     "CheXpert": (
         ["Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Pneumonia"]
@@ -53,12 +53,12 @@ PUBLISHED = {
             f"set/train/patient0000{n}/study1/view1_frontal.jpg,F,68,Frontal,AP,,{v}"
             for n, v in enumerate(("", "1.0", "-1.0"))
         ],
-        "train/patient00000/study1/view1_frontal.jpg",
+        ["train/patient00000/study1/view1_frontal.jpg"],
         [(f"../set/train/patient0000{n}/study1/view1_frontal.jpg", n, f"patient0000{n}", "train") for n in (0, 1)],
     ),
     "RSNA": (
         ["patientId,x,y,width,height,Target", "0004-fd,,,,,0", "0043-0c,264.0,1,2,3,1", "0043-0c,562.0,1,2,3,1"],
-        "stage_2_train_images/0004-fd.dcm",
+        ["stage_2_train_images/0004-fd.dcm"],
         [(f"stage_2_train_images/{n}.dcm", label, n, "train") for label, n in enumerate(("0004-fd", "0043-0c"))],
     ),
     "VinDr-CXR": (
@@ -69,12 +69,12 @@ PUBLISHED = {
             "9b,Lung Opacity,7,R1,1,2,3,4",
             "9b,ILD,5,R2,1,2,3,4",
         ],
-        "train/5a.dicom",
+        ["train/5a.dicom"],
         [("train/5a.dicom", 0, "5a", "train"), ("train/9b.dicom", 1, "9b", "train")],
     ),
     "VinDr, a column": (
         ["image_id,rad_ID,No finding,Bronchitis,Pneumonia", "5a,R1,1,0,0", "9b,R1,0,0,1"],
-        "elsewhere/5a.png",  # found where it is
+        ["elsewhere/5a.png"],  # found where it is
         [("elsewhere/5a.png", 0, "5a", "train"), ("elsewhere/9b.png", 1, "9b", "train")],
     ),
 }
@@ -82,15 +82,20 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_message_for_a_published_table_gives_lines_that_read_it(tmp_path, name):
-    lines, first, expected = PUBLISHED[name]
+    lines, files, expected = PUBLISHED[name]
     folder = tmp_path / "set"
-    save_image(folder / first, RAMP.astype(np.uint8), format="PNG")
+    for file in files:
+        save_image(folder / file, RAMP.astype(np.uint8), format="PNG")
     with pytest.raises(DataError, match=re.escape(f"The heads are those of {name}")) as refused:
         listing(folder, *lines)
     written = yaml.safe_load(str(refused.value).split("study.yaml:\n")[1])
     params = check(written)
     assert params.split.test_fraction == 0.2
     assert rows_of(list_source(params.data)) == expected
+    if "*" in params.data.path_pattern:
+        save_image(folder / files[0].replace("1", "2", 1), RAMP.astype(np.uint8))
+        with pytest.raises(DataError, match=r"path_pattern 'images_\*/images/\{\}' finds 2 files for '1_0.png'"):
+            list_source(params.data)
 
 
 # --- labels, heads, paths

@@ -5,6 +5,7 @@ whatever their paths; they must agree. Rows that `data.label_values` leaves out 
 """
 
 import csv
+import glob
 import io
 import os
 import re
@@ -48,7 +49,7 @@ def list_table(file: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
     table = _our_columns(file, _read_rows(file), params)
     rule = _LABELS | {_label_word(value): meaning for value, meaning in params.label_values.items()}
     read = {value: _meaning(value, rule) for value in table.label.unique()}
-    located = {path: _locate(file.parent, params.path_pattern.replace("{}", path)) for path in table.path.unique()}
+    located = {path: _locate(file.parent, params.path_pattern, path) for path in table.path.unique()}
     table[_ITEM] = table.label.map(lambda value: read[value][1])
     table[_FILE] = table.path.map(lambda path: located[path][1])
     ranks = table.label.map(lambda value: _RANKS.get(read[value][0])).astype(float)
@@ -149,7 +150,10 @@ def _pattern(folder: Path, cell: str) -> dict[str, str]:
     if (folder.parent / cell).is_file():  # CheXpert's paths start with the name of the folder that holds the table
         return {"path_pattern": "../{}"}
     files = (file.relative_to(folder).as_posix() for file in folder.rglob("*"))
-    return next(({"path_pattern": path.replace(cell, "{}")} for path in files if cell and cell in path), {})
+    pattern = next((path.replace(cell, "{}") for path in files if cell and cell in path), "")
+    numbered = re.sub(r"\d+(?=.*/)", "*", pattern)  # the images of NIH come in images_001 to images_012
+    several = len(glob.glob(os.path.dirname(numbered), root_dir=folder)) > 1
+    return {"path_pattern": numbered if several else pattern} if pattern else {}
 
 
 # --- cells to images
@@ -168,8 +172,14 @@ def _meaning(label: str, rule: dict[str, str]) -> tuple[str | None, str]:
     return deciding, found[deciding]
 
 
-def _locate(folder: Path, path: str) -> tuple[str, str]:
+def _locate(folder: Path, pattern: str, cell: str) -> tuple[str, str]:
     """A path under which the file is there, if any, and what is equal for all paths of one file."""
+    path, found = pattern.replace("{}", cell), []
+    if "*" in pattern:
+        found = glob.glob(pattern.replace("{}", glob.escape(cell)), root_dir=folder)
+        path = found[0] if found else path
+    if len(found) > 1:
+        raise DataError(f"data.path_pattern {pattern!r} finds {len(found)} files for {cell!r}: {first_of(found, 3)}")
     plain = path.replace("\\", "/")
     plain = plain if "\0" in plain else os.path.expanduser(plain)
     for form in (path, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)):
