@@ -32,7 +32,7 @@ BIN := .venv/bin
 # `if` on the stripped value: FORCE=0 and FORCE= are no.
 FORCED := $(filter-out 0 no false,$(strip $(FORCE)))
 SMOKED := $(filter-out 0 no false,$(strip $(SMOKE)))
-VERBOSE := $(if $(filter-out 0 no false,$(strip $(V))),--verbose)
+override VERBOSE := $(if $(filter-out 0 no false,$(strip $(V))),--verbose)
 PUSHED := $(filter-out 0 no false,$(strip $(PUSH)))
 SCHEDULED := $(filter-out 0 no false,$(strip $(SCHEDULE)))
 BROWSED := $(filter-out 0 no false,$(strip $(BROWSE)))

@@ -331,11 +331,33 @@ def test_a_pipe_and_a_large_file_are_not_opened(tmp_path):
     assert taken["reason"] == "not a JPEG, PNG or DICOM image"
 
 
-def test_dicom_values_above_the_stored_bits_are_named():
-    above = (RAMP * 100).astype(np.uint16)
-    with pytest.raises(ImageFileError, match="above its BitsStored"):
-        decode(dicom_bytes(above, bits=12))
-    decode(dicom_bytes(above, bits=13))
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("overlay", [None, 0, 15])
+def test_dicom_values_above_the_stored_bits_are_named(signed, packed, overlay):
+    dataset = dcmread(io.BytesIO(dicom_bytes((RAMP * 100).astype(np.uint16), bits=16, PixelRepresentation=signed)))
+    if packed:
+        dataset.compress(RLELossless)
+    if overlay is not None:
+        dataset.add_new(
+            (0x6000, 0x0102), "US", overlay
+        )  # the bit that holds the overlay; 0 where it has data of its own
+    for bits, named in ((12, overlay != 15), (13, False)):
+        dataset.BitsStored, dataset.HighBit, file = bits, bits - 1, io.BytesIO()
+        dataset.save_as(file)
+        with pytest.raises(ImageFileError, match="above its BitsStored") if named else contextlib.nullcontext():
+            decode(file.getvalue())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_jpeg_in_dicom_that_was_cut_and_closed_is_refused(share):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    whole = file.getvalue()
+    assert grey(compressed(whole, JPEGBaseline8Bit)).shape == (48, 64)
+    with pytest.raises(ImageFileError, match="truncated"):
+        decode(compressed(whole[: int(share * len(whole))] + b"\xff\xd9", JPEGBaseline8Bit))
 
 
 @pytest.mark.parametrize("meta", [True, False])
@@ -371,9 +393,14 @@ def rle(*segments: bytes) -> bytes:
     return struct.pack("<16L", len(segments), *places, *[0] * (15 - len(segments))) + b"".join(segments)
 
 
-def compressed(frame: bytes, syntax, rows=48, columns=64, bits=8) -> bytes:
+def compressed(frame: bytes, syntax, rows=48, columns=64, bits=8, second: bytes = b"") -> bytes:
+    """A DICOM file of a compressed frame; its table of offsets leads to a `second` one, if any."""
     dataset, file = dcmread(io.BytesIO(dicom_bytes(np.zeros((rows, columns)), bits=bits))), io.BytesIO()
-    dataset.file_meta.TransferSyntaxUID, dataset.PixelData = syntax, encapsulate([frame])
+    frames = [frame, second] if second else [frame]
+    dataset.file_meta.TransferSyntaxUID, dataset.PixelData = syntax, encapsulate(frames, has_bot=not second)
+    if second:
+        dataset.ExtendedOffsetTable = struct.pack("<Q", 8 + len(frame) + len(frame) % 2)
+        dataset.ExtendedOffsetTableLengths = struct.pack("<Q", len(second))
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(file)
     return file.getvalue()
@@ -385,7 +412,7 @@ def test_compressed_dicom_is_read_and_refused_where_it_holds_more_than_its_heade
     assert grey(compressed(rle(good), RLELossless))[-1].tolist() == [*range(64)]
     jpeg = encoded("JPEG", 3 * RAMP, quality=95)
     assert abs(grey(compressed(jpeg, JPEGBaseline8Bit)) - 3 * RAMP).max() < 9
-    monkeypatch.setattr("pneumolib.data.dicom.pixel_array", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("pneumolib.data.dicom.pixel_array", lambda *_, **__: pytest.fail("decoded"))
     wide = encoded("JPEG", np.zeros((4000, 5000)))
     for frame, syntax, said in (
         (rle(b"\x81\0" * 2_000_000), RLELossless, "more compressed pixels"),
@@ -395,3 +422,5 @@ def test_compressed_dicom_is_read_and_refused_where_it_holds_more_than_its_heade
     ):
         with pytest.raises(ImageFileError, match=f"^DICOM with .*{said}"):
             decode(compressed(frame, syntax))
+    with pytest.raises(ImageFileError, match="more compressed pixels"):
+        decode(compressed(rle(), RLELossless, second=rle(b"\x81\0" * 2_000_000)))

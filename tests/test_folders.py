@@ -99,6 +99,8 @@ def test_splits_in_any_case_and_further_classes(archive, tmp_path):
     assert left_out.problems.reason[0] == "left out by data.classes"
     with pytest.raises(DataError, match=r"data\.classes names 'covd'"):
         read(archive, tmp_path / "cache", classes={"covd": "left_out"})
+    with pytest.raises(DataError, match=r"data\.classes names one folder twice: a b, A_B"):
+        read(archive, tmp_path / "cache", classes={"a b": "left_out", "A_B": "pneumonia"})
     (archive / "train").mkdir()
     with pytest.raises(DataError, match="'Train' and 'train' are both train"):
         read(archive, tmp_path / "cache")
@@ -114,8 +116,15 @@ def test_a_name_that_tells_no_patient_is_left_out_and_a_nested_copy_is_one_entry
     found = read(archive, tmp_path / "cache")
     assert found.table.equals(whole)
     rows = found.problems.set_index("path")
-    assert rows.reason["chest_xray/"] == f"a second copy of the folder it is in, by its {len(whole)} names"
+    assert (
+        rows.reason["chest_xray/"]
+        == f"a second copy of the folder it is in, by names and sizes of its {len(whole)} files"
+    )
     assert (rows.files["chest_xray/"], rows.files.sum()) == (0, 2)
+    with (archive / "chest_xray" / whole.path[0]).open("ab") as other:
+        other.write(b"x")
+    found = read(archive, tmp_path / "cache").problems.set_index("path").loc["chest_xray/"]
+    assert (found.reason, found.files) == ("beside train, val and test", len(whole))
     for name in ("M\\xfcller.jpeg", "scan 17.jpeg"):
         assert "tells no patient; looked for [NORMAL2-]IM-<N>-<k>" in rows.reason[f"train/NORMAL/{name}"]
     assert f"LEFT OUT: 2 file(s), {len(whole)} images remain" in capsys.readouterr().err

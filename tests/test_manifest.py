@@ -42,7 +42,7 @@ def test_leftovers_of_operating_systems_are_ignored_and_nested_copies_are_named(
     shutil.copytree(archive / "train", archive / "chest_xray/train")
     again = read()
     assert again.table.equals(before)
-    copy = "a second copy of the folder it is in, by its 96 names"
+    copy = "a second copy of the folder it is in, by names and sizes of its 96 files"
     assert again.problems.to_numpy().tolist() == [["chest_xray/", copy, 0]]
 
 

@@ -154,7 +154,10 @@ FAULTS = [
         r"1 fault\(s\):\n  lines 3, 11: group_id 'p0-1' is in test and in training",
     ),
     (lambda t: t.assign(kind="virus"), r"lines 2, 4, 6, \.\.\. \(8 rows\): kind 'virus' contradicts the label"),
-    (lambda t: t[(t.split != "test") | (t.label == "1")], "no usable image in test/NORMAL.*No file was left out"),
+    (
+        lambda t: t[(t.split != "test") | (t.label == "1")],
+        r"no usable image in test/NORMAL.*Files left out.*data\.val_folder",
+    ),
     (lambda t: t.drop(columns="group_id"), r"missing column\(s\) group_id; .*group_id is the patient"),
 ]
 

@@ -152,6 +152,16 @@ def test_parameters_of_tables_are_checked(tmp_path):
             check({"data": data})
     with pytest.raises(DataError, match=r"missing column\(s\) Hospital; found path, label, group_id"):
         listing(tmp_path, "path,label,group_id", "a,1,p", columns={"site": "Hospital"})
+    twice = {"Neg": "normal", "1": "normal", "neg": "pneumonia", "1.0": "pneumonia"}
+    with pytest.raises(DataError, match=r"label_values names one label twice: 'Neg', '1', 'neg', '1\.0'"):
+        listing(tmp_path, "path,label,group_id", "a,1,p", label_values=twice)
+
+
+def test_a_validation_set_that_is_left_out_is_listed(tmp_path):
+    rows = ["a,1,p,train", "b,0,q,valid", "c,normal,r,test"]
+    found = listing(tmp_path, "path,label,group_id,split", *rows, val_folder="leave_out")
+    assert [image["path"] for image in found.images] == ["a", "c"]
+    assert found.strangers == [{"path": "b", "reason": "left out by data.val_folder"}]
 
 
 # --- patients
@@ -174,6 +184,7 @@ def test_ids_of_one_patient_have_one_key_and_others_have_others(number, prefix, 
         other = change(other)
     assert patient_key(other) == patient_key(written) == patient_key(patient_key(other))
     assert patient_key(prefix + str(number + 1)) != patient_key(written)
+    assert patient_key(f"ward2/{'0' * zeros}{number}") == patient_key(f"Ward2/{number}")
 
 
 @given(st.lists(IDS, min_size=1, max_size=8), st.randoms())

@@ -13,6 +13,7 @@ import io
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ LIMITS = DataParams()  # where nobody says what a file may hold
 # The first element of a DICOM data set, or of its file meta, where the 128 bytes before `DICM` are missing: a small group,
 # then two letters for the type of a value, or a short length.
 _BARE_DICOM = re.compile(rb"[\2\x08\x10\x18 (]\0..([A-Z]{2}|..\0\0)|\0[\2\x08\x10\x18 (]..[A-Z]{2}", re.DOTALL)
+_MANY_PIXELS, _ONE_AT_A_TIME = 10**7, threading.RLock()
 _OUTER = 2000  # one pixel of so many, and one at least, may lie far out at either end
 
 
@@ -97,7 +99,7 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
     Raises:
         ImageFileError: empty, truncated, animated, too large, or no JPEG, PNG or DICOM at all.
     """
-    with opened(_without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
+    with opened(without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
         if form_of(raw) == "DICOM":
             from pneumolib.data.dicom import decode_dicom
 
@@ -137,14 +139,17 @@ def opened(raw: bytes, limits: DataParams = LIMITS) -> Iterator[Any]:
         # Imported here and above: pydicom takes half a second that JPEG files need not wait for.
         from pneumolib.data.dicom import read_dicom
 
-        yield read_dicom(raw, limits)
+        dataset = read_dicom(raw, limits)
+        with _turn(dataset.Columns * dataset.Rows):
+            yield dataset
         return
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             check_pixels(*image.size, limits)
             if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
                 raise ImageFileError(f"animated ({image.n_frames} frames); a radiograph is one picture")
-            yield image
+            with _turn(image.width * image.height):
+                yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # above any limit that can be set here
         raise ImageFileError(f"too many pixels; data.max_megapixels allows {limits.max_megapixels:g} million") from None
     except Image.UnidentifiedImageError:
@@ -156,7 +161,19 @@ def opened(raw: bytes, limits: DataParams = LIMITS) -> Iterator[Any]:
         raise ImageFileError(f"does not decode: {fault}") from fault
 
 
-def _without_end(raw: bytes) -> bytes:
+def _turn(pixels: int) -> contextlib.AbstractContextManager:
+    """Files of many pixels are decoded one after the other, however many threads there are: each takes hundreds of megabytes."""
+    return _ONE_AT_A_TIME if pixels > _MANY_PIXELS else contextlib.nullcontext()
+
+
+def check_not_blank(image: Image.Image) -> None:
+    """Raise ImageFileError for a picture of one grey value, which shows nothing."""
+    low, high = image.convert("L").getextrema()
+    if low == high:
+        raise ImageFileError("blank: all of its pixels have one grey value")
+
+
+def without_end(raw: bytes) -> bytes:
     """A JPEG with one scan, without its end mark. libjpeg fills what is missing before that mark with grey and says
     nothing; without the mark Pillow finds that the data end too early. Eight bytes are there for libjpeg to look ahead.
     A JPEG of several scans is left as it is: libjpeg needs its mark.

@@ -13,14 +13,21 @@ from PIL import Image, UnidentifiedImageError
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
-from pneumolib.data.decode import by_level, check_pixels, spread, usual_range
+from pneumolib.data.decode import by_level, check_pixels, spread, usual_range, without_end
 from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams
 
 _FAR = 1e9  # beyond any stored value: shows where a window ends
 GREY = ("MONOCHROME1", "MONOCHROME2")
+_OVERLAY_BIT = 0x0102  # the element that says which bit an overlay is kept in; 0 where it has data of its own
 _PADDING = 128  # bytes that some programs add to a segment of RLE; the standard allows one
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian
 # Elements that are there but empty count as absent: removing a patient's name often leaves them so.
@@ -75,13 +82,13 @@ def decode_dicom(dataset: Dataset) -> tuple[np.ndarray, str]:
         photometric = str(dataset.get("PhotometricInterpretation"))
         if "PixelData" not in dataset:
             raise ImageFileError("DICOM without pixels")
-        if int(dataset.get("SamplesPerPixel") or 1) > 3:
+        if (samples := int(dataset.get("SamplesPerPixel") or 1)) > 3:
             raise ImageFileError("DICOM with more than three values a pixel")
+        if samples > 1 and dataset.BitsAllocated != 8:  # before it takes the memory of three such pictures
+            raise ImageFileError(f"DICOM in colour of {dataset.BitsAllocated} bits; 8-bit colour is needed")
         if dataset.file_meta.TransferSyntaxUID.is_compressed:
             _check_codestream(dataset)
-        else:
-            _check_bits(dataset)
-        stored = pixel_array(dataset)
+        stored = _stored(dataset)
         mode = f"DICOM {photometric} {dataset.BitsStored} bit"
         return _show(stored, dataset) if photometric in GREY else _colour(stored, dataset, photometric), mode
     except ImageFileError:
@@ -95,17 +102,23 @@ def decode_dicom(dataset: Dataset) -> tuple[np.ndarray, str]:
 
 
 def _check_codestream(dataset: Dataset) -> None:
-    """Refuse compressed pixels that would unpack to more than the header says."""
+    """Refuse compressed pixels that would unpack to more than the header says, and a JPEG that was cut and closed again."""
+    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # could lead pydicom to another frame than this
+        dataset.pop(table, None)
+    syntax = dataset.file_meta.TransferSyntaxUID
     frame, size = get_frame(dataset.PixelData, 0, number_of_frames=1), (dataset.Columns, dataset.Rows)
-    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+    if syntax == RLELossless:
         count, *places = struct.unpack_from("<16L", frame)
         segments, most = itertools.pairwise([*places[:count], len(frame)]), size[0] * size[1] + _PADDING
-        if any(_unpacked(frame[start:end], most) > most for start, end in segments):
-            raise ImageFileError("DICOM with more compressed pixels than its rows and columns")
+        if not count or any(_unpacked(frame[start:end], most) > most for start, end in segments):
+            raise ImageFileError("DICOM with more compressed pixels than its rows and columns, or with none")
         return
+    frame = without_end(frame) if syntax == JPEGBaseline8Bit else frame
     with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(frame)) as image:
         if image.size != size:
             raise ImageFileError(f"DICOM with {image.size[0]} x {image.size[1]} compressed pixels, unlike its header")
+        if syntax == JPEGBaseline8Bit:
+            image.load()
 
 
 def _unpacked(segment: bytes, enough: int) -> int:
@@ -118,18 +131,15 @@ def _unpacked(segment: bytes, enough: int) -> int:
     return length
 
 
-def _check_bits(dataset: Dataset) -> None:
-    """Refuse bits above those that the header says are used: cut off, they would make bright places dark."""
-    if (
-        not dataset.file_meta.TransferSyntaxUID.is_little_endian
-        or dataset.PixelRepresentation != 0
-        or dataset.BitsAllocated != 16
-    ):
-        return
-    overlays = any(element.tag.group & 0xFF00 == 0x6000 for element in dataset)  # older files keep them in these bits
-    size = len(dataset.PixelData) // 2 * 2
-    if not overlays and (np.frombuffer(dataset.PixelData[:size], "<u2") >> int(dataset.BitsStored)).any():
+def _stored(dataset: Dataset) -> np.ndarray:
+    """The values. Bits above those that the header says are used are refused: cut off, they would make bright places dark."""
+    stored, bits = pixel_array(dataset, correct_unused_bits=False), int(dataset.BitsStored)
+    # Older files keep overlays in these bits.
+    overlay = any(e.tag.group & 0xFF00 == 0x6000 and e.tag.elem == _OVERLAY_BIT and e.value for e in dataset)
+    lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    if not overlay and not lowest <= stored.min() <= stored.max() < 2**bits:
         raise ImageFileError("DICOM with values above its BitsStored; correct that element, or save it again")
+    return pixel_array(dataset) if overlay or lowest else stored  # signed values may lack the bits of their sign
 
 
 def _show(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

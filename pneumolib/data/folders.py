@@ -29,6 +29,9 @@ def list_folder(root: Path, params: DataParams) -> Listing:
         OSError: a folder that cannot be read.
     """
     found, seen = [], set()
+    names = [_plain(name) for name in params.classes]
+    if twice := [name for name in params.classes if names.count(_plain(name)) > 1]:
+        raise DataError(f"{root}: data.classes names one folder twice: {', '.join(twice)}. Keep one of them")
     classes = {_plain(name): known.upper() for name, known in (CLASS_NAMES | params.classes).items()}
     for split, folder in (_splits(root, params, found) if root.is_dir() else {}).items():
         for entry in _entries(folder):
@@ -72,9 +75,13 @@ def _left_out(root: Path, entry: Path, reason: str) -> dict:
     count = len(files)
     if shut:
         reason += f"; {len(shut)} folder(s) of it cannot be read"
-    elif files and all(os.path.isfile(entry.parent / file.relative_to(entry)) for file in files):
-        reason, count = f"a second copy of the folder it is in, by its {count} names", 0
+    elif files and all(_size(entry.parent / file.relative_to(entry)) == _size(file) for file in files):
+        reason, count = f"a second copy of the folder it is in, by names and sizes of its {count} files", 0
     return {"path": f"{path}/", "reason": reason, "files": count}
+
+
+def _size(file: Path) -> int | None:
+    return os.path.getsize(file) if os.path.isfile(file) else None
 
 
 def _splits(root: Path, params: DataParams, found: list[dict]) -> dict[str, Path]:

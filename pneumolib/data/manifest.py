@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pneumolib.data.decode import LIMITS, decode, read_file
+from pneumolib.data.decode import LIMITS, check_not_blank, decode, read_file
 from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, is_drawn
 from pneumolib.data.sources import list_source
 from pneumolib.data.tables import first_of
@@ -148,14 +148,13 @@ def describe_file(path: Path, limits: DataParams = LIMITS) -> dict:
     try:
         raw = read_file(path, limits)
         seen = decode(raw, limits=limits)
+        check_not_blank(seen.image)
     except ImageFileError as fault:
         return {"reason": str(fault)}
     except OSError as fault:
         return {"reason": f"cannot be read: {fault.strerror}"}
     facts = dict(vars(seen))
     grey = np.asarray(facts.pop("image").convert("L"))
-    if grey.min() == grey.max():
-        return {"reason": "blank: all of its pixels have one grey value"}
     shape = f"{seen.width_px} {seen.height_px} ".encode()
     facts["bytes"], facts["sha256"] = len(raw), hashlib.sha256(raw).hexdigest()
     facts["mean_intensity"], facts["sd_intensity"] = round(float(grey.mean()), 3), round(float(grey.std()), 3)

@@ -6,7 +6,9 @@ import unicodedata
 import pandas as pd
 
 # Ids, as `patient_key` gives them, that name nobody.
-NO_PATIENT = {"", "-", "--", "?", "na", "n/a", "<na>", "#n/a", "nan", "nat", "none", "null", "unknown"}
+NO_PATIENT = {"", "-", "--", "?", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "nat", "none", "null", "unknown", "unk", "missing",
+              "notavailable", "anonymous"}  # fmt: skip
+_ZEROS = re.compile(r"(?<![^\W_])(?<!\.)0+(?=\d+(?![^\W_]))")  # before a number that stands alone, as in `a1-01`
 _NUMBERED = re.compile(r"([^0-9]*?)0*([0-9]+)(?:\.0+)?")
 
 
@@ -22,8 +24,10 @@ def plain_text(text: str) -> str:
 
 
 def patient_key(written: str) -> str:
-    """Equal for ids of one patient: `00000007`, `7` and `7.0`; `P 01` and `p1`. Digits before letters are kept, as in a hash."""
-    key = plain_text(written)
+    """Equal for ids of one patient: `00000007`, `7` and `7.0`; `P 01` and `p1`; `a1-01` and `A1-1`. Digits before letters are
+    kept, as in a hash.
+    """
+    key = _ZEROS.sub("", plain_text(written))
     numbered = _NUMBERED.fullmatch(key)
     return numbered[1] + numbered[2] if numbered else key
 

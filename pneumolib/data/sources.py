@@ -22,6 +22,7 @@ from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.params import DataParams
 from pneumolib.project import in_root
 from pneumolib.provenance import text_digest
+from pneumolib.text import printable
 
 UNPACKED = ".cache/unpacked"
 _MOST_TIMES = 100  # its own size, what a .npz file may become; radiographs become twice as large
@@ -69,7 +70,7 @@ def unpack_npz(file: Path, cache_dir: Path) -> Path:
     Raises:
         DataError: no such file, no arrays of this form, or labels other than 0 and 1.
     """
-    if not zipfile.is_zipfile(file):
+    if not file.is_file() or not zipfile.is_zipfile(file):
         raise DataError(f"{file} is no whole .npz file, such as pneumoniamnist.npz; for a table set data.source: csv")
     stat = file.stat()
     key = text_digest(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
@@ -105,7 +106,10 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
 def _write_images(file: Path, folder: Path) -> None:
     """All images and their table, each split once its arrays are checked."""
     arrays = _read_arrays(file)
-    if missing := sorted({f"{split}_{what}" for split in SPLITS for what in ("images", "labels")} - arrays.keys()):
+    wanted = {f"{split}_{what}" for split in SPLITS for what in ("images", "labels")}
+    if extra := sorted(arrays.keys() - wanted):
+        print(f"{file.name}: arrays that are not taken: {', '.join(map(printable, extra))}", file=sys.stderr)
+    if missing := sorted(wanted - arrays.keys()):
         raise DataError(f"{file}: missing {', '.join(missing)}; found {', '.join(arrays) or 'none'}")
     rows, names = [], list(CLASSES)
     for split in SPLITS:

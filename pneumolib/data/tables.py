@@ -47,6 +47,11 @@ def list_table(file: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
         DataError: no such table, or all faults of its rows at once.
     """
     table = _our_columns(file, _read_rows(file), params)
+    words = [_label_word(value) for value in params.label_values]
+    if twice := [value for value in params.label_values if words.count(_label_word(value)) > 1]:
+        raise DataError(
+            f"{file}: data.label_values names one label twice: {', '.join(map(repr, twice))}. Keep one of them"
+        )
     rule = _LABELS | {_label_word(value): meaning for value, meaning in params.label_values.items()}
     read = {value: _meaning(value, rule) for value in table.label.unique()}
     located = {path: _locate(file.parent, params.path_pattern, path) for path in table.path.unique()}
@@ -69,11 +74,14 @@ def list_table(file: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
         told.append(f"{_lines(kept.index[again])}: an image of an earlier line; each image counts once")
     if told:
         print(f"{file}: {first_of(told, 5, '; ')}", file=sys.stderr)
-    images = kept[~again & ((params.val_folder == "join") | (kept.split != "val"))]
+    out = (params.val_folder == "leave_out") & (kept.split == "val")
+    images, val = kept[~again & ~out], kept[~again & out]
     paths = [located[path][0] for path in images.path]
     images = images.assign(path=paths, image_id=paths, label=images.label.astype(int), source_split=images.split)
     reasons = [f"label {item!r} is left_out in data.label_values" for item in left_out[_ITEM]]
-    strangers = [{"path": located[path][0], "reason": why} for path, why in zip(left_out.path, reasons, strict=True)]
+    reasons += ["left out by data.val_folder"] * len(val)
+    unread = zip([*left_out.path, *val.path], reasons, strict=True)
+    strangers = [{"path": located[path][0], "reason": why} for path, why in unread]
     return images[[name for name in images if name[0] != " " and name != "split"]].to_dict("records"), strangers
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumolib.data.decode import form_of, read_file
+from pneumolib.data.decode import check_not_blank, form_of, read_file
 from pneumolib.data.facts import colour_of
 from pneumolib.data.layout import IGNORED, IMAGE_SUFFIXES, LABEL_NAMES, bar
 from pneumolib.data.pixels import decode_for, network_pixels
@@ -86,6 +86,7 @@ def _read(source: Path | bytes, model: TrainedModel) -> tuple[np.ndarray, tuple[
     try:
         raw = source if isinstance(source, bytes) else read_file(source, model.limits)
         decoded = decode_for(raw, model.image, model.limits)
+        check_not_blank(decoded.image)
         pixels = network_pixels(decoded.image, model.image)
         return pixels, (decoded.width_px, decoded.height_px, colour_of(raw, decoded.mode, model.limits))
     except ImageFileError as fault:
@@ -181,10 +182,10 @@ def image_files(named: list[str]) -> Iterator[Item]:
 
 
 def _is_image(file: Path) -> bool:
-    if any(map(IGNORED.fullmatch, file.parts)) or not os.path.isfile(file):  # a named pipe could not be read from
+    if any(map(IGNORED.fullmatch, file.parts)):
         return False
-    if file.suffix.lower() in IMAGE_SUFFIXES:
-        return True
+    if file.suffix.lower() in IMAGE_SUFFIXES or not os.path.isfile(file):  # reading a link to nothing or a pipe says so
+        return file.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(file)
     try:
         with file.open("rb") as opened:
             return form_of(opened.read(132)) == "DICOM"
