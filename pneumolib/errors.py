@@ -24,8 +24,12 @@ def disk_words(fault: Exception | str) -> str:
     Known by the system's words, because HDF5 and a notebook's kernel pass them on in errors without a number.
     """
     said = re.sub(r"\[Errno \d+\] ", "", str(fault)).strip()
-    remedies = [remedy for words, remedy in _REMEDIES.items() if words in said]
-    return f"{said}; {remedies[0]} run the same command again. What was whole is still there" if remedies else ""
+    for words, remedy in _REMEDIES.items():
+        if words in said:
+            if place := re.search(r"filename = '([^']*)'", said):  # of HDF5, with numbers and addresses around it
+                said = f"{words}: {place[1]!r}"
+            return f"{said}; {remedy} run the same command again. What was whole is still there"
+    return ""
 
 
 class PneumolibError(Exception):

@@ -38,6 +38,11 @@ def mounted(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+def test_what_hdf5_says_of_a_full_disk_is_one_sentence():
+    said = "unable to write, filename = '/d/model.keras', errno = 28, error message = 'No space left on device', buf = 0x56, size = 2048"
+    assert disk_words(said).startswith("No space left on device: '/d/model.keras'; make room")
+
+
 def fill(place) -> None:
     with contextlib.suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
         while file.write(b"x" * 4096):
