@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 import zlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -321,6 +322,14 @@ def test_rows_named_again_behind_the_pixels_are_checked():
         decode(again, limits=DataParams(max_megapixels=0.01))
 
 
+def test_a_size_of_another_type_is_a_number_or_refused():
+    raw = dicom_bytes(RAMP)
+    for kind, value in ((b"IS", b"64"), (b"LO", b"64"), (b"OB", b"64")):
+        other = b"(\0\x11\0" + kind + (b"\0\0\x02\0\0\0" if kind == b"OB" else b"\x02\0") + value
+        with contextlib.suppress(ImageFileError):
+            assert decode(raw.replace(b"(\0\x11\0US\x02\0\x40\0", other)).width_px == 64
+
+
 def test_a_pipe_and_a_large_file_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert "not a regular file" in describe_file(tmp_path / "pipe.png")["reason"]
@@ -422,5 +431,10 @@ def test_compressed_dicom_is_read_and_refused_where_it_holds_more_than_its_heade
     ):
         with pytest.raises(ImageFileError, match=f"^DICOM with .*{said}"):
             decode(compressed(frame, syntax))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\n%%EOF\n"
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("pneumolib.data.dicom.pixel_array", mock.Mock(side_effect=RuntimeError("no JPEG")))
+    with pytest.raises(ImageFileError, match="no JPEG"):
+        decode(compressed(script, JPEGBaseline8Bit))
     with pytest.raises(ImageFileError, match="more compressed pixels"):
         decode(compressed(rle(), RLELossless, second=rle(b"\x81\0" * 2_000_000)))

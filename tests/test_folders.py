@@ -125,6 +125,9 @@ def test_a_name_that_tells_no_patient_is_left_out_and_a_nested_copy_is_one_entry
         other.write(b"x")
     found = read(archive, tmp_path / "cache").problems.set_index("path").loc["chest_xray/"]
     assert (found.reason, found.files) == ("beside train, val and test", len(whole))
+    (archive / "more").mkdir()
+    (archive / "more/lost.png").symlink_to("nowhere")
+    assert read(archive, tmp_path / "cache").problems.set_index("path").files["more/"] == 1
     for name in ("M\\xfcller.jpeg", "scan 17.jpeg"):
         assert "tells no patient; looked for [NORMAL2-]IM-<N>-<k>" in rows.reason[f"train/NORMAL/{name}"]
     assert f"LEFT OUT: 2 file(s), {len(whole)} images remain" in capsys.readouterr().err

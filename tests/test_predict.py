@@ -332,6 +332,7 @@ def bombs(folder) -> list[str]:
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     dataset.save_as(file := io.BytesIO(), enforce_file_format=True)
     twice = file.getvalue()
+    (folder / "rle.dcm").write_bytes(twice)
     for element in (0x10, 0x11):
         twice += struct.pack("<HH2sHH", 0x28, element, b"US", 2, 9000)
     (folder / "rows named twice.dcm").write_bytes(twice)

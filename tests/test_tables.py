@@ -157,6 +157,13 @@ def test_parameters_of_tables_are_checked(tmp_path):
         listing(tmp_path, "path,label,group_id", "a,1,p", label_values=twice)
 
 
+@pytest.mark.parametrize("known", ["normal", "pneumonia", "left_out"])
+def test_an_unknown_label_beside_a_known_one_of_the_same_image_is_a_fault(tmp_path, known):
+    values = {"label_values": {"left_out": "left_out"}}
+    with pytest.raises(DataError, match="line 3: label 'foo' is none of"):
+        listing(tmp_path, "path,label,group_id", f"a,{known},p", "a,foo,p", "b,0,q", **values)
+
+
 def test_a_validation_set_that_is_left_out_is_listed(tmp_path):
     rows = ["a,1,p,train", "b,0,q,valid", "c,normal,r,test"]
     found = listing(tmp_path, "path,label,group_id,split", *rows, val_folder="leave_out")

@@ -28,6 +28,7 @@ from pneumolib.params import DataParams
 _FAR = 1e9  # beyond any stored value: shows where a window ends
 GREY = ("MONOCHROME1", "MONOCHROME2")
 _OVERLAY_BIT = 0x0102  # the element that says which bit an overlay is kept in; 0 where it has data of its own
+_FORMATS = ("JPEG", "JPEG2000")  # no other decoder of Pillow is reached, such as that of PostScript
 _PADDING = 128  # bytes that some programs add to a segment of RLE; the standard allows one
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian
 # Elements that are there but empty count as absent: removing a patient's name often leaves them so.
@@ -60,7 +61,8 @@ def read_dicom(raw: bytes, limits: DataParams) -> Dataset:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else uncompressed
     except Exception:  # noqa: BLE001 - as below; no cause, which could hold a patient's name
         raise ImageFileError("DICOM whose header cannot be read") from None
-    if min(width, height, frames) < 1:
+    # Text that reads as a number is none, for all that comes.
+    if min(width, height, frames) < 1 or (dataset.Columns, dataset.Rows) != (width, height):
         raise ImageFileError("DICOM without rows and columns of pixels")
     check_pixels(width, height, limits)
     if frames > 1:
@@ -114,7 +116,7 @@ def _check_codestream(dataset: Dataset) -> None:
             raise ImageFileError("DICOM with more compressed pixels than its rows and columns, or with none")
         return
     frame = without_end(frame) if syntax == JPEGBaseline8Bit else frame
-    with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(frame)) as image:
+    with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(frame), formats=_FORMATS) as image:
         if image.size != size:
             raise ImageFileError(f"DICOM with {image.size[0]} x {image.size[1]} compressed pixels, unlike its header")
         if syntax == JPEGBaseline8Bit:

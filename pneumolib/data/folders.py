@@ -75,13 +75,13 @@ def _left_out(root: Path, entry: Path, reason: str) -> dict:
     count = len(files)
     if shut:
         reason += f"; {len(shut)} folder(s) of it cannot be read"
-    elif files and all(_size(entry.parent / file.relative_to(entry)) == _size(file) for file in files):
+    elif files and all(_same(file, entry.parent / file.relative_to(entry)) for file in files):
         reason, count = f"a second copy of the folder it is in, by names and sizes of its {count} files", 0
     return {"path": f"{path}/", "reason": reason, "files": count}
 
 
-def _size(file: Path) -> int | None:
-    return os.path.getsize(file) if os.path.isfile(file) else None
+def _same(one: Path, other: Path) -> bool:
+    return os.path.isfile(one) and os.path.isfile(other) and os.path.getsize(one) == os.path.getsize(other)
 
 
 def _splits(root: Path, params: DataParams, found: list[dict]) -> dict[str, Path]:

@@ -4,6 +4,7 @@ Contract: a table is read whole or refused with all its faults, grouped by value
 whatever their paths; they must agree. Rows that `data.label_values` leaves out are listed with the reason.
 """
 
+import contextlib
 import csv
 import glob
 import io
@@ -32,7 +33,7 @@ _YAML_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}  # YA
 _RANKS = {"normal": 0, "left_out": 1, "pneumonia": 2}  # of several rows of one image the highest decides
 _WORKBOOKS = (b"PK", b"\xd0\xcf\x11\xe0", b"PAR1")  # how .xlsx, .ods and other zip files, .xls and Parquet start
 # Columns of our own start with a space, which no head does.
-_FILE, _ITEM, _WRITTEN, _SAID, _RANK = " file", " item", " written", " said", " rank"
+_FILE, _ITEM, _WRITTEN, _SAID, _RANK, _UNKNOWN = " file", " item", " written", " said", " rank", " unknown"
 
 
 def list_table(file: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
@@ -59,7 +60,9 @@ def list_table(file: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
     table[_FILE] = table.path.map(lambda path: located[path][1])
     ranks = table.label.map(lambda value: _RANKS.get(read[value][0])).astype(float)
     table[_SAID], table[_RANK] = ranks.where(ranks != 1), ranks.groupby(table[_FILE]).transform("max")
-    kept, left_out = table[table[_RANK] != 1].copy(), table[table[_RANK] == 1].drop_duplicates(_FILE)
+    table[_UNKNOWN] = ranks.isna()
+    is_out = (table[_RANK] == 1) & ~table[_UNKNOWN]
+    kept, left_out = table[~is_out].copy(), table[is_out].drop_duplicates(_FILE)
     if kept.empty:
         raise DataError(f"{file}: data.label_values leaves out every row; labels found: {first_of(list(read), 10)}")
     kept["label"] = kept[_RANK].map({0: 0, 2: 1})
@@ -182,20 +185,18 @@ def _meaning(label: str, rule: dict[str, str]) -> tuple[str | None, str]:
 
 def _locate(folder: Path, pattern: str, cell: str) -> tuple[str, str]:
     """A path under which the file is there, if any, and what is equal for all paths of one file."""
-    path, found = pattern.replace("{}", cell), []
-    if "*" in pattern:
-        found = glob.glob(pattern.replace("{}", glob.escape(cell)), root_dir=folder)
-        path = found[0] if found else path
-    if len(found) > 1:
-        raise DataError(f"data.path_pattern {pattern!r} finds {len(found)} files for {cell!r}: {first_of(found, 3)}")
+    path = pattern.replace("{}", cell)
     plain = path.replace("\\", "/")
     plain = plain if "\0" in plain else os.path.expanduser(plain)
     for form in (path, plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)):
-        try:
-            stat = os.stat(os.path.join(folder, form))
-            return form, f"{stat.st_dev} {stat.st_ino}"
-        except (OSError, ValueError):  # ValueError: a NUL in the path
-            continue
+        found = glob.glob(form, root_dir=folder) if "*" in pattern and "\0" not in form else [form]
+        if len(found) > 1:
+            raise DataError(
+                f"data.path_pattern {pattern!r} finds {len(found)} files for {cell!r}: {first_of(found, 3)}"
+            )
+        with contextlib.suppress(OSError, ValueError, IndexError):  # no such file, a NUL in the path, nothing found
+            stat = os.stat(os.path.join(folder, found[0]))
+            return found[0], f"{stat.st_dev} {stat.st_ino}"
     return plain, os.path.normpath(plain)
 
 
@@ -211,7 +212,7 @@ def _refuse_rows(file: Path, table: pd.DataFrame) -> None:
     faults = [
         (table.path == "", "path", "path", "is empty", "path"),
         (table.path.str.contains(r"[\0-\x1f]"), "path", "path", "holds a control character", "path"),
-        (table.label.isna(), "label", _ITEM, meanings, _ITEM),
+        (table[_UNKNOWN], "label", _ITEM, meanings, _ITEM),
         (~patients, "group_id", _WRITTEN, "names no patient; every image needs its patient", _WRITTEN),
         (patients & (sides > 1), "group_id", _WRITTEN, crosses, "group_id"),
         (~table.split.isin(SPLITS), "split", "split", "is none of train, val, test", "split"),

@@ -71,8 +71,12 @@ class SpreadResult(_Part):
 class CalibrationResult(Calibration):
     """The frozen map from logit to probability; `chosen_on` is a constant."""
 
-    probabilities: tuple[Fraction, ...] = ()
-    chosen_on: Literal["validation"] = field(kw_only=True)  # needed in every file
+    # Needed in every file.
+    slope: float = field(kw_only=True)
+    intercept: float = field(kw_only=True)
+    logits: tuple[float, ...] = field(kw_only=True)
+    probabilities: tuple[Fraction, ...] = field(kw_only=True)
+    chosen_on: Literal["validation"] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
