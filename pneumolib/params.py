@@ -8,6 +8,7 @@ preprocessing of its ImageNet weights and the smallest side in pixels.
 
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -52,6 +53,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if fault := next(self._faults(), None):
+            raise ValueError(fault)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """What does not go together in values that are right by themselves. Each is looked for after those before it."""
+        yield from ()
+
 
 class DeviceParams(Section):
     """Where a run happens, see `learning.devices`. What cannot be had stops the run; `auto` takes what there is and says so.
@@ -65,11 +76,9 @@ class DeviceParams(Section):
     count: Annotated[int, Field(ge=1)] | None = None
     virtual_cpus: Annotated[int, Field(ge=2, le=64)] | None = None
 
-    @model_validator(mode="after")
-    def _virtual_is_cpu(self):
+    def _faults(self) -> Iterator[str]:
         if self.virtual_cpus and self.require in ("gpu", "tpu"):
-            raise ValueError(f"virtual_cpus asks for CPUs, and require: {self.require} for another kind")
-        return self
+            yield f"virtual_cpus asks for CPUs, and require: {self.require} for another kind"
 
 
 OF_ALL_NETWORKS = ("name", "batchnorm_momentum")  # of `model`; its other keys are for `name: transfer`
@@ -98,33 +107,30 @@ class ModelParams(Section):
         """Whether the backbone is a `.keras` file."""
         return self.backbone is not None and self.backbone.endswith(".keras")
 
-    @model_validator(mode="after")
-    def _backbone_fits(self):
+    def _faults(self) -> Iterator[str]:
         defaults = {key: field.default for key, field in type(self).model_fields.items() if key not in OF_ALL_NETWORKS}
         named = [key for key, default in defaults.items() if getattr(self, key) != default]
         if self.name != "transfer" and named:
-            raise ValueError(f"{named[0]} is for name: transfer, received name: {self.name}")
+            yield f"{named[0]} is for name: transfer, received name: {self.name}"
         if self.name == "transfer" and self.backbone is None:
-            raise ValueError("name: transfer needs a backbone, such as EfficientNetV2B0 or the path of a .keras file")
+            yield "name: transfer needs a backbone, such as EfficientNetV2B0 or the path of a .keras file"
         if self.head != "pooled" and (self.head_units or self.head_dropout):
-            raise ValueError(f"head_units and head_dropout are for head: pooled; {self.head} has its own")
+            yield f"head_units and head_dropout are for head: pooled; {self.head} has its own"
         if self.from_file and self.weights is not None:
-            raise ValueError(f"weights {self.weights!r}: {self.backbone} brings its own; delete the line")
+            yield f"weights {self.weights!r}: {self.backbone} brings its own; delete the line"
         if self.from_file and self.preprocess is None:
-            raise ValueError(f"{self.backbone} needs preprocess: {', '.join(get_args(Preprocess))}")
+            yield f"{self.backbone} needs preprocess: {', '.join(get_args(Preprocess))}"
         if self.backbone is None or self.from_file:
-            return self
+            return
         if self.backbone not in FAMILIES:
-            allowed = f"a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
-            raise ValueError(f"backbone {self.backbone!r} is neither {allowed}")
+            yield f"backbone {self.backbone!r} is neither a path that ends in .keras nor one of: {', '.join(FAMILIES)}"
         own = FAMILIES[self.backbone][0]
         pretrained, other = ("package", "imagenet") if own == "lite" else ("imagenet", "package")
         if self.weights in (None, other):
             allowed = f"{pretrained}, none, or the path of a .weights.h5 file"
-            raise ValueError(f"{self.backbone} needs weights: {allowed}; received {self.weights}")
+            yield f"{self.backbone} needs weights: {allowed}; received {self.weights}"
         if self.preprocess not in (None, own):
-            raise ValueError(f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line")
-        return self
+            yield f"preprocess {self.preprocess!r}: {self.backbone} wants {own!r}; delete the line"
 
 
 class FeatureParams(Section):
@@ -188,25 +194,23 @@ class TrainingParams(Section):
     patience_epochs: Annotated[int, Field(ge=1)] | None = 10
     tensorboard: bool = False
 
-    @model_validator(mode="after")
-    def _fits_together(self):
+    def _faults(self) -> Iterator[str]:
         if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(f"weight_decay {self.weight_decay} needs optimizer: adamw, received {self.optimizer}")
+            yield f"weight_decay {self.weight_decay} needs optimizer: adamw, received {self.optimizer}"
         decays = self.schedule not in ("constant", "cosine")
         for key in ("decay_rate", "decay_every"):
             if decays != (getattr(self, key) is not None):
-                raise ValueError(f"schedule: {self.schedule} " + (f"needs {key}" if decays else f"has no {key}"))
+                yield f"schedule: {self.schedule} {'needs' if decays else 'has no'} {key}"
         if (self.schedule == "plateau") != (self.plateau_metric is not None):
-            raise ValueError("plateau_metric and schedule: plateau go together; one stands without the other")
+            yield "plateau_metric and schedule: plateau go together; one stands without the other"
         if self.warmup_epochs and self.schedule != "cosine":
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} needs schedule: cosine, received {self.schedule}")
+            yield f"warmup_epochs {self.warmup_epochs} needs schedule: cosine, received {self.schedule}"
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs ({self.epochs})")
+            yield f"warmup_epochs {self.warmup_epochs} must be fewer than epochs ({self.epochs})"
         if self.lowest_rate and self.schedule == "constant":
-            raise ValueError(f"lowest_rate {self.lowest_rate} has no effect with schedule: constant")
+            yield f"lowest_rate {self.lowest_rate} has no effect with schedule: constant"
         if self.lowest_rate >= self.learning_rate:
-            raise ValueError(f"lowest_rate {self.lowest_rate} must lie below learning_rate {self.learning_rate}")
-        return self
+            yield f"lowest_rate {self.lowest_rate} must lie below learning_rate {self.learning_rate}"
 
 
 class DataParams(Section):
@@ -242,18 +246,16 @@ class DataParams(Section):
     def __hash__(self) -> int:  # dictionaries have none
         return hash(self.model_dump_json())
 
-    @model_validator(mode="after")
-    def _fits_the_source(self):
+    def _faults(self) -> Iterator[str]:
         mapped = self.columns or self.label_values or self.group_pattern or self.path_pattern != "{}"
         if self.source != "csv" and mapped:
-            raise ValueError(f"columns, label_values and patterns are for source: csv, received source: {self.source}")
+            yield f"columns, label_values and patterns are for source: csv, received source: {self.source}"
         if self.source != "kaggle_folder" and self.classes:
-            raise ValueError(f"classes is for source: kaggle_folder, received source: {self.source}")
+            yield f"classes is for source: kaggle_folder, received source: {self.source}"
         try:
             re.compile(self.group_pattern)
         except re.error as fault:
-            raise ValueError(f"group_pattern {self.group_pattern!r} is no regular expression: {fault}") from None
-        return self
+            yield f"group_pattern {self.group_pattern!r} is no regular expression: {fault}"
 
 
 class ExternalParams(Section):
@@ -302,15 +304,13 @@ class ImageParams(Section):
     clahe_clip_limit: ClipLimit = 0.02
     clahe_tiles: Tiles = 8  # along each side
 
-    @model_validator(mode="after")
-    def _clip_limit_of_a_pixel(self):
+    def _faults(self) -> Iterator[str]:
         tile_px = (self.size_px // self.clahe_tiles) ** 2
         if self.equalize == "clahe" and self.clahe_clip_limit * tile_px < 1:
-            raise ValueError(
+            yield (
                 f"clahe_clip_limit {self.clahe_clip_limit} is less than one pixel of a tile: {self.clahe_tiles} tiles "
                 f"along {self.size_px} px have {tile_px} pixels each. Use fewer tiles, or at least {1 / tile_px:.3f}"
             )
-        return self
 
 
 class AugmentParams(Section):
@@ -340,14 +340,12 @@ class AugmentParams(Section):
     sharpness: Annotated[float, Field(ge=0, le=1)] = 0.0
     noise_sd: Annotated[float, Field(ge=0, le=64)] = 0.0
 
-    @model_validator(mode="after")
-    def _crop_fits(self):
+    def _faults(self) -> Iterator[str]:
         (low, high), (narrow, wide) = self.crop_area, self.crop_aspect
         if low > high or not narrow <= 1 <= wide:
-            raise ValueError(f"crop_area {self.crop_area} must rise, and crop_aspect {self.crop_aspect} hold 1 between")
+            yield f"crop_area {self.crop_area} must rise, and crop_aspect {self.crop_aspect} hold 1 between"
         if self.crop_area != [1, 1] and (self.zoom_fraction or self.stretch_factor > 1):
-            raise ValueError("crop_area takes the place of zoom_fraction and stretch_factor: delete those lines")
-        return self
+            yield "crop_area takes the place of zoom_fraction and stretch_factor: delete those lines"
 
 
 class EqualisationParams(Section):
@@ -397,13 +395,11 @@ class EvaluationParams(Section):
     resamples: Annotated[int, Field(ge=20, le=20_000)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
-    @model_validator(mode="after")
-    def _rises(self):
+    def _faults(self) -> Iterator[str]:
         if self.average_seeds and not self.seeds:
-            raise ValueError("average_seeds needs seeds: further ones, whose networks are averaged with the run's own")
+            yield "average_seeds needs seeds: further ones, whose networks are averaged with the run's own"
         if self.threshold_rule == "binormal" and self.calibration == "isotonic":
-            raise ValueError("threshold_rule: binormal needs calibration: none, temperature or platt (isotonic ties)")
-        return self
+            yield "threshold_rule: binormal needs calibration: none, temperature or platt (isotonic ties)"
 
 
 class RobustnessParams(Section):
@@ -447,12 +443,10 @@ class RunParams(Section):
     external: ExternalParams = ExternalParams()
     evaluates: str = ""  # the training run that `06_evaluation` tests; set by the study, never in a file
 
-    @model_validator(mode="after")
-    def _other_seeds(self):
+    def _faults(self) -> Iterator[str]:
         seeds = [self.seed, *self.evaluation.seeds]
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"evaluation.seeds are further ones: each once, and not the run's own seed {self.seed}")
-        return self
+            yield f"evaluation.seeds are further ones: each once, and not the run's own seed {self.seed}"
 
 
 def check(values: dict[str, Any], origin: dict[str, str] | str = "parameters cell") -> RunParams:

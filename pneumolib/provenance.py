@@ -36,14 +36,12 @@ def provenance_of_checkout() -> tuple[str | None, bool | None]:
     By git in a checkout; else by `COMMIT_VARIABLE`, which a bundle sets; else by what pip wrote down when it installed the
     library from a repository.
     """
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository
         commit, changes = (
             subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=True).stdout
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
         return commit.strip(), bool(changes.strip())
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, or no repository
     if commit := os.environ.get(COMMIT_VARIABLE):
         return commit.removesuffix(CHANGED), commit.endswith(CHANGED)
     with contextlib.suppress(PackageNotFoundError, KeyError):

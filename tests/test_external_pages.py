@@ -145,7 +145,7 @@ def test_it_has_a_headline_and_an_item_and_no_place_among_the_trained():
     )
     assert re.fullmatch(expected, headline(outside)[0])
     assert list(leaderboard([trained, outside]).run) == ["03_baseline_cnn"]
-    rows = {row.key: row.answer for row in checklist("x", [trained, outside])}
+    rows = {row["key"]: row["answer"] for row in checklist("x", [trained, outside])}
     assert (rows["external"].status, rows["external"].runs) == ("answered", ["08_external_validation"])
     assert "240 images of 120 groups from another source, nothing chosen anew: AUROC" in rows["external"].lines[0]
-    assert {r.key: r.answer.status for r in checklist("x", [trained])}["external"] == "not available"
+    assert {r["key"]: r["answer"].status for r in checklist("x", [trained])}["external"] == "not available"

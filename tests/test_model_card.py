@@ -64,7 +64,7 @@ def section(card: str, name: str) -> str:
 
 
 def rows(results, study="x"):
-    return {row.key: row.answer for row in checklist(study, results)}
+    return {row["key"]: row["answer"] for row in checklist(study, results)}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_is_known_of_the_archive_is_said_of_no_other_images():
     assert "Guangzhou" in model_card(trained())
     for other in (trained(synthetic=True), trained(parameters=own)):
         assert not re.search("Guangzhou|Kermany|physicians graded", model_card(other))
-        said = " ".join(line for row in checklist("x", [other]) for line in row.answer.lines)
+        said = " ".join(line for row in checklist("x", [other]) for line in row["answer"].lines)
         assert not re.search("Guangzhou|Kermany|physicians graded", said)
 
 
@@ -163,7 +163,7 @@ def test_runs_that_differ_are_told_apart_and_a_silent_one_leaves_a_gap():
     assert "Best of 2: b, validation AUROC 0.900." in told["selection"].lines
     assert told["calibration"].status == "in part"
     assert told["calibration"].lines[1] == "b: not available."
-    assert {row.answer.status for row in checklist("x", [])} == {"not available", "for the author"}
+    assert {row["answer"].status for row in checklist("x", [])} == {"not available", "for the author"}
 
 
 @pytest.fixture
@@ -193,8 +193,8 @@ def test_the_page_is_written_with_the_index(root):
         assert said in text
     assert text.count('class="chip ') == len(checklist("x", []))
     for row in checklist("x", [explored(), trained()]):
-        assert f'id="{row.key}"' in text
-        assert all(line in unescape(text) for line in row.answer.lines), row.key
+        assert f'id="{row["key"]}"' in text
+        assert all(line in unescape(text) for line in row["answer"].lines), row["key"]
     pages.write_index("x")
     assert "Out of date" not in page.read_text()
 

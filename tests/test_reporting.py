@@ -406,7 +406,7 @@ def test_a_kept_template_of_other_escaping_is_compiled_anew(tmp_path, monkeypatc
     """Another version of this library may have left compiled templates, whose values nothing escaped."""
 
     def shown(escaping: str, finalize) -> str:
-        monkeypatch.setattr(prose, "_escaping", lambda: escaping)
+        monkeypatch.setattr(prose, "_ESCAPING", escaping)
         kept = prose.CompiledTemplates(tmp_path)
         return (
             jinja2.Environment(loader=loader, bytecode_cache=kept, finalize=finalize)

@@ -22,7 +22,7 @@ from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.errors import InputError
 from pneumolib.evaluation.intervals import interval_columns, resample
 from pneumolib.evaluation.metrics import check_predictions, compute_metrics
-from pneumolib.params import EvaluationParams
+from pneumolib.params import EvaluationParams, Fraction
 
 METHODS = ("none", "temperature", "platt", "isotonic")
 REFER = "refer"  # the predicted class of an image that a person has to look at
@@ -53,7 +53,7 @@ class Calibration:
     slope: float = 1.0
     intercept: float = 0.0
     logits: tuple[float, ...] = ()
-    probabilities: tuple[float, ...] = ()
+    probabilities: tuple[Fraction, ...] = ()
     chosen_on: Literal["validation", "recalibration"] = "validation"
     asked: str = "none"
     log_loss: float | None = None
@@ -347,13 +347,13 @@ class Threshold:
         refer_low, refer_high: probabilities between them, both included, are referred to a person; None where none are.
     """
 
-    value: float
+    value: Fraction
     rule: str
-    sensitivity: float
-    specificity: float
+    sensitivity: Fraction
+    specificity: Fraction
     chosen_on: Literal["validation", "recalibration"] = "validation"
-    refer_low: float | None = None
-    refer_high: float | None = None
+    refer_low: Fraction | None = None
+    refer_high: Fraction | None = None
 
     def classes(self, probability: np.ndarray) -> np.ndarray:
         """`pneumonia`, `normal` or `refer` for each probability. Raises ValueError for one that is not between 0 and 1."""

@@ -117,10 +117,8 @@ def classification_report(labels: np.ndarray, scores: np.ndarray, threshold: flo
     called = np.asarray(scores) >= threshold
     *ratios, images = precision_recall_fscore_support(labels, called, labels=[0, 1], zero_division=np.nan)
     rows = [[*r, r.mean(), (r * (images / images.sum())).sum()] for r in ratios]
-    table = dict(zip(("precision", "recall", "f1"), rows, strict=True))
-    return pd.DataFrame(
-        {"label": [0, 1, "mean", "weighted mean"], **table, "images": [*map(int, images), *[int(images.sum())] * 2]}
-    )
+    table = {"label": [0, 1, "mean", "weighted mean"]} | dict(zip(("precision", "recall", "f1"), rows, strict=True))
+    return pd.DataFrame(table | {"images": [*map(int, images), *[int(images.sum())] * 2]})
 
 
 def threshold_sweep(predictions: pd.DataFrame, split: str) -> pd.DataFrame:

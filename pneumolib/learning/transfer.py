@@ -203,9 +203,7 @@ def _from_file(model: ModelParams, prepared: keras.KerasTensor) -> keras.KerasTe
 
     try:
         # The clone's layers start from our tensor; the clone itself begins at an input of its own.
-        clone = keras.models.clone_model(
-            base, input_tensors=prepared, clone_function=_rebuilt, call_function=call, recursive=True
-        )
+        clone = keras.models.clone_model(base, prepared, _rebuilt, call, recursive=True)
     except ValueError as cause:
         raise ValueError(f"{where} takes no image.size_px {prepared.shape[1]}: {cause}") from cause
     clone.set_weights(base.get_weights())

@@ -13,7 +13,6 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import yaml
@@ -47,16 +46,6 @@ class Answer:
     runs: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One question with its numbers in both checklists, and its answer."""
-
-    section: str
-    key: str
-    item: dict[str, Any]
-    answer: Answer
-
-
 @functools.cache
 def sections() -> dict[str, dict[str, dict[str, Any]]]:
     """Section to key to item, as `checklist.yaml` holds them."""
@@ -72,7 +61,7 @@ class Evidence:
     study: str
     results: list[Result]
 
-    @cached_property
+    @functools.cached_property
     def trained(self) -> list[Result]:
         """Runs with figures on test."""
         return [r for r in self.results if r.metrics.get("test")]
@@ -115,16 +104,18 @@ class Evidence:
         return Answer("in part" if NOT in told.values() else "answered", lines, self.pages(["trained"]))
 
 
-def checklist(study: str, results: list[Result]) -> list[Row]:
+def checklist(study: str, results: list[Result]) -> list[dict[str, Any]]:
     """Every item of both checklists, in the order of a paper.
 
     Args:
         study: its name.
         results: of its finished runs; without any, what would be read from them is not available.
+    Returns:
+        a row an item: what `checklist.yaml` holds of it, its `section` and `key`, and its `answer`, an `Answer`.
     """
     evidence = Evidence(study, results)
-    asked = [(section, key, item) for section, items in sections().items() for key, item in items.items()]
-    return [Row(section, key, item, _answer(item, evidence)) for section, key, item in asked]
+    asked = [item | {"section": name, "key": key} for name, items in sections().items() for key, item in items.items()]
+    return [item | {"answer": _answer(item, evidence)} for item in asked]
 
 
 def _answer(item: dict[str, Any], e: Evidence) -> Answer:
@@ -168,7 +159,7 @@ def checklist_page(study: str, results: list[Result], waiting: Sequence[str] = (
         "study": study,
         "rows": rows,
         "classes": STATUSES,
-        "counts": Counter(row.answer.status for row in rows),
+        "counts": Counter(row["answer"].status for row in rows),
         "trained": Evidence(study, results).pages(["trained"]),
         "command": report_command(study),
         "late": [r.run for r in results if r.run in waiting],

@@ -88,7 +88,7 @@ class Comparison:
         reference: the run that is best on validation; None without a finished run.
         differences: `evaluation.paired_differences` from it; empty with fewer than two runs.
         tests: `evaluation.secondary_tests` against it; empty likewise.
-        bands: run to `evaluation.curve_bands`.
+        bands: run to `evaluation.curve_bands` of test.
     """
 
     reference: str | None
@@ -119,7 +119,7 @@ def compare_runs(results: list[Result]) -> Comparison:
     options = {"params": EvaluationParams(**shared["evaluation"]), "seed": shared["split"]["seed"]}
     study = trained[reference].study
     predictions = {run: read_prediction_table(run_folder(study, run) / PREDICTIONS_FILE) for run in board.run}
-    bands = {run: curve_bands(table, **options) for run, table in predictions.items()}
+    bands = {run: curve_bands(table, **options, splits=("test",)) for run, table in predictions.items()}
     thresholds = {run: result.threshold.value for run, result in trained.items()}
     differences = paired_differences(predictions, "test", thresholds, reference, **options)
     return Comparison(reference, differences, secondary_tests(predictions, "test", thresholds, reference), bands)

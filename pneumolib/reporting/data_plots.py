@@ -127,6 +127,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
     features[logarithms] = 2 ** features[logarithms]
     titles = {name: FACTS[fact].title if (fact := name.removeprefix("log2_")) in FACTS else fact for name in features}
     rows = features.join(split.set_index("image_id")[["split", "label"]])
+    shares = [name for name in titles if rows[name].isin([0, 1]).all()]
     figure, axes = figures.new_axes(len(titles), 1.6, 2)
     shape = {"data": rows, "y": "split", "order": list(PARTS), "hue": rows.label.map(figures.NAMES),
              "palette": {figures.NAMES[label]: colour for label, colour in figures.COLOURS.items()}}  # fmt: skip
@@ -134,7 +135,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
     bar = {"errorbar": ("pi", 50), "err_kws": {"lw": 6, "alpha": 0.6}}
     line = {"errorbar": ("pi", 90), "err_kws": {"lw": 1.2}}
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        if rows[name].isin([0, 1]).all():
+        if name in shares:
             sns.barplot(**shape, x=name, errorbar=None, saturation=1, legend=False, ax=ax)
         else:
             sns.pointplot(**shape, x=name, **dots, **bar, legend=False, ax=ax)
@@ -144,9 +145,7 @@ def file_features(table: pd.DataFrame, split: pd.DataFrame) -> Plot:
             ax.set_xscale("log")
             figures.rounded_ticks(ax)
     axes[0].get_legend().remove()
-    middle = rows.groupby("label")[list(titles)].agg(
-        lambda fact: fact.mean() if fact.isin([0, 1]).all() else fact.median()
-    )
+    middle = rows.groupby("label").agg({name: "mean" if name in shares else "median" for name in titles})
     words = "; ".join(f"{title}: {figures.by_class(middle[name], '.3g')}" for name, title in titles.items())
     caption = "Facts of the files by split and class. Dot: median; bar: quartiles; line: 5th to 95th percentile."
     caption += " Of formats and modes: the share of files."

@@ -29,6 +29,8 @@ from pneumolib.reporting.results import NOT_COMPUTABLE, Result, figure_words, in
 from pneumolib.text import markdown_text, visible
 
 PROSE = Path(__file__).with_name("template") / "prose"
+# The code that says how values are escaped.
+_ESCAPING = Path(__file__).read_text("utf-8") + Path(__file__).parents[1].joinpath("text.py").read_text("utf-8")
 NOT = "not available"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 FACT_NAMES = {name: FACTS[name].title for name in KINDS}
@@ -111,19 +113,13 @@ class CompiledTemplates(FileSystemBytecodeCache):
     """
 
     def get_source_checksum(self, source: str) -> str:
-        """Of the template, and of the code that says how its values are escaped."""
-        return super().get_source_checksum(source + _escaping())
+        """Of the template, and of that code."""
+        return super().get_source_checksum(source + _ESCAPING)
 
     def dump_bytecode(self, bucket: Any) -> None:
         """Keep a template, unless nothing can be written."""
         with contextlib.suppress(OSError):
             super().dump_bytecode(bucket)
-
-
-@functools.cache
-def _escaping() -> str:
-    own = Path(__file__)
-    return own.read_text("utf-8") + own.parents[1].joinpath("text.py").read_text("utf-8")
 
 
 @functools.cache

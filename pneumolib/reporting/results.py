@@ -18,6 +18,7 @@ from pneumolib.data.facts import TrainingReference
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.evaluation.metrics import METRICS
+from pneumolib.params import Fraction
 from pneumolib.project import in_root, params_folder, write_whole
 
 RESULT_FILE, MODEL_FILE, PREDICTIONS_FILE = "result.json", "model.keras", "predictions.csv"
@@ -25,7 +26,6 @@ NOT_COMPUTABLE = "not computable"
 VERSION = 4  # of the schema
 MOST_BYTES = 64 * 2**20  # of a result.json; those of real studies have less than one megabyte
 _INSTEAD = "Run the run again (make report), or read it with the pneumolib that wrote it"
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
@@ -83,12 +83,7 @@ class CalibrationResult(Calibration):
 class ThresholdResult(Threshold):
     """The frozen threshold on the calibrated probability; `chosen_on` is a constant, one chosen on test cannot be written."""
 
-    value: Fraction
-    sensitivity: Fraction
-    specificity: Fraction
     chosen_on: Literal["validation"] = field(kw_only=True)  # needed in every file
-    refer_low: Fraction | None = None
-    refer_high: Fraction | None = None
 
 
 class SourceResult(_Part):

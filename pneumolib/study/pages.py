@@ -213,9 +213,8 @@ def write_index(study: str, waiting: Sequence[str] = ()) -> None:
     # With what the study's audit found in the very same images.
     audits = {r.data.fingerprint: r.checks["audit"] for r in reversed(results) if "audit" in r.checks}
     for result in (r for r in results if r.metrics.get("test")):
-        project.write_whole(
-            project.run_folder(study, result.run) / CARD_FILE, model_card(result, audits.get(result.data.fingerprint))
-        )
+        card = model_card(result, audits.get(result.data.fingerprint))
+        project.write_whole(project.run_folder(study, result.run) / CARD_FILE, card)
     studies = sorted(p.parent.name for p in project.in_root("reports").glob("*/index.html"))
     rows = sorted((_study_row(name, waiting if name == study else ()) for name in studies), key=_urgency)
     _write(project.in_root("reports/index.html"), "index.html.j2", rows=rows, unlike=None, synthetic=False)
@@ -239,12 +238,10 @@ def _run_row(study: str, run: str, waiting: Sequence[str]) -> dict[str, Any]:
     runs = [run, project.evaluation_of(run)] if project.notebook_of(run) in project.TRAINING else [run]
     states, cells, results = zip(*(_state(study, name, waiting) for name in runs), strict=True)
     state = min(states, key=STATES.index)
-    made = [result for result in results if result]
+    made, folder = [result for result in results if result], project.in_root(f"reports/{study}")
     return {
         "name": run,
-        "links": [
-            f"{name}.html" if project.in_root(f"reports/{study}/{name}.html").is_file() else None for name in runs
-        ],
+        "links": [f"{name}.html" if (folder / f"{name}.html").is_file() else None for name in runs],
         "chips": [(state, state)],
         # What a failed evaluation said comes before the result of its training.
         "cells": [cells[0] if results[-1] else cells[-1] or cells[0], *_made_of(made)],
@@ -301,10 +298,8 @@ def _made_of(results: list[Result]) -> list[dict[str, Any]]:
 
 def study_headline(study: str) -> str:
     """What each run has to show, a line each, with the run's name."""
-    return (
-        "\n".join(f"{run}: {found}" for run, found, *_ in summaries(study) if found != DONE)
-        or "no run has finished that has a result to show"
-    )
+    lines = [f"{run}: {found}" for run, found, *_ in summaries(study) if found != DONE]
+    return "\n".join(lines) or "no run has finished that has a result to show"
 
 
 def summaries(study: str) -> list[tuple[str, str, str, str]]:

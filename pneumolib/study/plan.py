@@ -2,6 +2,7 @@
 
 import functools
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -114,11 +115,9 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
 
 def of_run(run: str, params: RunParams) -> RunParams:
     """A file's parameters as a run of the study takes them: an evaluation is told which training it tests."""
-    return (
-        params.model_copy(update={"evaluates": project.evaluated(run)})
-        if project.notebook_of(run) == project.EVALUATION
-        else params
-    )
+    if project.notebook_of(run) != project.EVALUATION:
+        return params
+    return params.model_copy(update={"evaluates": project.evaluated(run)})
 
 
 def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
@@ -183,18 +182,14 @@ def _reasons(step: Step) -> list[str]:
     restore_previous(step)
     try:
         result = read_result(step.folder)
+        gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
+        found = differences(result.inputs, step.inputs) + gone
+        # It, or the training that it tested, may have been brought back.
+        if not found and project.notebook_of(step.run) == project.EVALUATION:
+            complete(project.run_folder(step.study, project.evaluated(step.run)), step.folder)
+        return found
     except ResultError as fault:
         return [str(fault).splitlines()[0] if (step.folder / RESULT_FILE).exists() else "has not finished yet"]
-    gone = [f"{name} is gone" for name in result.artefacts if not (step.folder / name).is_file()]
-    found = differences(result.inputs, step.inputs) + gone
-    if (
-        not found and project.notebook_of(step.run) == project.EVALUATION
-    ):  # one that was brought back, or its training was
-        try:
-            complete(project.run_folder(step.study, project.evaluated(step.run)), step.folder)
-        except ResultError as fault:
-            return [str(fault)]
-    return found
 
 
 def still_due(steps: list[Step], executed: list[Step]) -> list[str]:
@@ -209,12 +204,10 @@ def upstream_digests(study: str, runs: list[str]) -> dict[str, str]:
     Not of all of `result.json`: an evaluation completes that of its training, which concerns no run that continues the
     training.
     """
-    found = {}
+    found = dict.fromkeys(runs, "none")
     for run in runs:
-        try:
+        with suppress(ResultError):
             found[run] = text_digest(read_result(project.run_folder(study, run)).provenance.model_dump_json())
-        except ResultError:
-            found[run] = "none"
     return found
 
 
@@ -222,9 +215,7 @@ def restore_previous(step: Step) -> None:
     """Bring back a result that was set aside, when a change that failed has been taken back: it is whole and right."""
     if step.folder.exists() or not (step.previous / RESULT_FILE).is_file():
         return
-    try:
-        with step.lock().acquire(timeout=0):
-            if not differences(read_result(step.previous).inputs, step.inputs) and not step.folder.exists():
-                os.replace(step.previous, step.folder)
-    except (ResultError, Timeout):
-        return  # not readable, or a process is at work on this run and will put its own result there
+    # Not readable, or a process is at work on this run and will put its own result there.
+    with suppress(ResultError, Timeout), step.lock().acquire(timeout=0):
+        if not differences(read_result(step.previous).inputs, step.inputs) and not step.folder.exists():
+            os.replace(step.previous, step.folder)

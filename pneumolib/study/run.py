@@ -197,9 +197,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
             raise PneumolibError(f"{step.study}/{step.run} failed: {words}\n  page: {page}\n  log:  {log}") from fault
     os.replace(work, step.folder)
     shutil.rmtree(step.previous, ignore_errors=True)
-    for run in dict.fromkeys(
-        [step.run, project.evaluated(step.run)]
-    ):  # the page of a training shows what its evaluation found
+    for run in dict.fromkeys([step.run, trained.run]):  # the page of a training shows what its evaluation found
         pages.write_run_page(replace(step, run=run))
     pages.write_index(step.study, waiting)
 
