@@ -21,7 +21,7 @@ from PIL import Image
 from pneumolib.data.decode import LIMITS, decode, read_file
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.pixels import ImageSet
+from pneumolib.data.pixels import ImageSet, picture_of
 from pneumolib.params import DataParams
 
 
@@ -164,7 +164,7 @@ def image_facts(pixels: np.ndarray, files: pd.DataFrame) -> pd.DataFrame:
         pixels: (n, height, width, channels).
         files: columns `width_px, height_px, colour`, n rows, see `colour_of`.
     """
-    counts = np.stack([np.array(_grey(one).histogram(), float) for one in pixels])
+    counts = np.stack([np.array(picture_of(one).convert("L").histogram(), float) for one in pixels])
     levels, n = np.arange(256), counts[0].sum()
     mean, below = counts @ levels / n, counts.cumsum(axis=1) / n
     files = files[["width_px", "height_px", "colour"]].astype(float).reset_index(drop=True)
@@ -200,11 +200,7 @@ def _roughness(cells: np.ndarray) -> np.ndarray:
 
 def _cells_of(image: np.ndarray) -> np.ndarray:
     """Grey values of an image in 32 x 32 cells, uint8."""
-    return np.asarray(_grey(image).resize((_SIDE, _SIDE), Image.Resampling.BOX))
-
-
-def _grey(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0]) if pixels.shape[2] == 1 else Image.fromarray(pixels).convert("L")
+    return np.asarray(picture_of(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
 
 
 # --- out-of-distribution warnings
