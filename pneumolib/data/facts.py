@@ -228,15 +228,12 @@ class TrainingReference:
     precision: tuple[float, ...]
     validation_warnings: dict[str, float | None]
 
-    def distances(self, features: np.ndarray) -> np.ndarray:
-        """Mahalanobis distance from the centre of the training images, float (n,), of features (n, k)."""
-        lower = np.zeros((len(self.centre), len(self.centre)))
-        lower[np.tril_indices_from(lower)] = self.precision
-        return mahalanobis(features, np.asarray(self.centre), lower + np.tril(lower, -1).T)
-
     def facts(self, pixels: np.ndarray, files: pd.DataFrame) -> pd.DataFrame:
         """All facts in `KINDS` of some images, one row each; arguments are those of `image_facts`."""
-        return image_facts(pixels, files).assign(distance=self.distances(content_features(pixels)))
+        lower = np.zeros((len(self.centre), len(self.centre)))
+        lower[np.tril_indices_from(lower)] = self.precision
+        distances = mahalanobis(content_features(pixels), np.asarray(self.centre), lower + np.tril(lower, -1).T)
+        return image_facts(pixels, files).assign(distance=distances)
 
     def unusual(self, facts: pd.DataFrame) -> pd.DataFrame:
         """Which facts lie outside their limits, bool, columns `KINDS`."""
