@@ -273,14 +273,13 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
     seen = [(image_facts(*both), content_features(both[0])) for both in _portions(manifest, train, rows)]
     facts, features = pd.concat([one for one, _ in seen], ignore_index=True), np.concatenate([two for _, two in seen])
     facts["distance"] = _held_out_distances(features, train.table.group_id.iloc[rows])
-    limits = {name: np.quantile(facts[name], _RANGE) for name in facts}
-    limits |= {"colour": (0.0, COLOURED), "distance": (0.0, np.quantile(facts.distance, _DISTANCE))}
+    limits = {name: tuple(np.quantile(facts[name], _RANGE).tolist()) for name in facts}
+    limits |= {"colour": (0.0, COLOURED), "distance": (0.0, float(np.quantile(facts.distance, _DISTANCE)))}
     centre, precision = _centre_and_precision(features)
     # Not rounded: where all images are of one size, a rounded end would leave all of them out.
     quantiles = {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts}
-    ends = {name: tuple(map(float, pair)) for name, pair in limits.items()}
     lower = _rounded(precision[np.tril_indices_from(precision)])
-    reference = TrainingReference(len(rows), len(val_rows), quantiles, ends, _rounded(centre), lower, {})
+    reference = TrainingReference(len(rows), len(val_rows), quantiles, limits, _rounded(centre), lower, {})
     warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
     return replace(reference, validation_warnings=warned.mean().to_dict())
 
