@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pneumolib.data import augment
 from pneumolib.data.augment import MARGINS, N_DRAWS, NOISE, augment_batch
-from pneumolib.data.batches import eval_dataset, feature_dataset, steps_per_epoch, train_dataset, view_dataset
+from pneumolib.data.batches import eval_dataset, steps_per_epoch, train_dataset, view_dataset
 from pneumolib.data.pixels import ImageSet
 from pneumolib.params import AugmentParams
 
@@ -108,7 +108,7 @@ def test_evaluation_keeps_every_image_once_in_order_and_pads(coded, batch_size):
 
 def test_each_epoch_takes_one_view_of_each_image_s_features(coded):
     features = np.stack([np.arange(37) + 100 * n for n in range(3)], axis=1)[..., None].astype(np.float32)
-    batches = list(feature_dataset(features, coded.table.label.to_numpy(), 8, seed=1, epochs=2))
+    batches = list(train_dataset(ImageSet(coded.table, features), None, 8, seed=1, epochs=2))
     for found, wanted, _ in batches:
         np.testing.assert_array_equal(found.numpy()[:, 0] % 100 % 2, wanted.numpy()[:, 0])
     epochs = np.concatenate([x.numpy()[:, 0] for x, *_ in batches]).reshape(2, 32)

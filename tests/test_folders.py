@@ -70,14 +70,15 @@ def test_every_file_below_the_root_is_taken_or_named(tree, join, classes):
         if listing is None:
             return
         there = sum(file != ".DS_Store" for _, file in tree)
-        copies = [s["path"] for s in listing.strangers if "second copy" in s["reason"]]
+        images, strangers = listing
+        copies = [s["path"] for s in strangers if "second copy" in s["reason"]]
         again = sum(file != ".DS_Store" and any(_within(folders, path) for path in copies) for folders, file in tree)
-        assert len(listing.images) + sum(s.get("files", 1) for s in listing.strangers) + again == there
+        assert len(images) + sum(s.get("files", 1) for s in strangers) + again == there
         for folders, file in tree:
             if file != ".DS_Store" and any(_within(folders, path) for path in copies):  # it is there without one folder
                 assert {((*folders[:n], *folders[n + 1 :]), file) for n in range(len(folders))} & tree.keys()
-        assert all(stranger["path"].isprintable() for stranger in listing.strangers)
-        assert all((root / image["path"]).is_file() for image in listing.images)
+        assert all(stranger["path"].isprintable() for stranger in strangers)
+        assert all((root / image["path"]).is_file() for image in images)
 
 
 def _within(folders, path):

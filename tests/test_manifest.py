@@ -135,12 +135,12 @@ def test_real_radiographs():
     root = REPO.parent / "shared/data/chest_xray"
     if not root.is_dir():
         pytest.skip("the real radiographs beside the repository are not on this machine")
-    listing = list_source(DataParams(root=str(root)))
-    images = pd.DataFrame(listing.images)
+    folder, images, strangers = list_source(DataParams(root=str(root)))
+    images = pd.DataFrame(images)
     assert images.groupby(["label", "source_split"]).size().tolist() == [146, 1187, 8, 189, 3678, 8]
-    assert listing.strangers == []
+    assert strangers == []
     test = images.source_split == "test"
     assert not set(images.group_id[test]) & set(images.group_id[~test])
-    facts = pd.DataFrame([describe_file(listing.root / path) for path in images.path[::20]])
+    facts = pd.DataFrame([describe_file(folder / path) for path in images.path[::20]])
     assert "reason" not in facts
     assert facts.width_px.min() > 200

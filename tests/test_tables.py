@@ -27,8 +27,8 @@ def listing(folder: Path, *lines: str, **data):
     return list_source(check({"data": {"source": "csv", "root": str(file)} | data}).data)
 
 
-def rows_of(found) -> list[tuple]:
-    return [(i["path"], i["label"], i["group_id"], i["source_split"]) for i in found.images]
+def rows_of(images) -> list[tuple]:
+    return [(i["path"], i["label"], i["group_id"], i["source_split"]) for i in images]
 
 
 # --- published tables
@@ -91,7 +91,7 @@ def test_the_message_for_a_published_table_gives_lines_that_read_it(tmp_path, na
     written = yaml.safe_load(str(refused.value).split("study.yaml:\n")[1])
     params = check(written)
     assert params.split.test_fraction == 0.2
-    assert rows_of(list_source(params.data)) == expected
+    assert rows_of(list_source(params.data)[1]) == expected
     if "*" in params.data.path_pattern:
         save_image(folder / files[0].replace("1", "2", 1), RAMP.astype(np.uint8))
         with pytest.raises(DataError, match=r"path_pattern 'images_\*/images/\{\}' finds 2 files for '1_0.png'"):
@@ -105,11 +105,11 @@ def test_labels_are_compared_as_text_whatever_yaml_made_of_the_keys(tmp_path):
     lines = "data: {label_values: {1.0: pneumonia, -1: left_out, ~: normal, yes: pneumonia, NO: normal, a b: left_out}}"
     values = yaml.safe_load(lines)["data"]
     labels = ["1", "1.00", "-1.0", "", "Yes", "true", "no", "False", "A  B", "A b|1"]
-    found = listing(tmp_path, "path,label,group_id", *(f"{n},{label},p{n}" for n, label in enumerate(labels)), **values)
-    assert [(i["path"], i["label"]) for i in found.images] == list(
-        zip("01345679", [1, 1, 0, 1, 1, 0, 0, 1], strict=True)
+    _, images, strangers = listing(
+        tmp_path, "path,label,group_id", *(f"{n},{label},p{n}" for n, label in enumerate(labels)), **values
     )
-    assert {(s["path"], s["reason"]) for s in found.strangers} == {
+    assert [(i["path"], i["label"]) for i in images] == list(zip("01345679", [1, 1, 0, 1, 1, 0, 0, 1], strict=True))
+    assert {(s["path"], s["reason"]) for s in strangers} == {
         ("2", "label '-1.0' is left_out in data.label_values"), ("8", "label 'A  B' is left_out in data.label_values"),
     }  # fmt: skip
 
@@ -133,8 +133,8 @@ def test_one_file_by_several_paths_is_one_image(tmp_path):
     paths = [f"images/{name}", f"images\\{unicodedata.normalize('NFD', name)}", "link.png", "hard.png"]
     paths += [str(tmp_path / "images" / name), f"./images/../images/{name}"]
     head = " PATH ,Label,Group\u200b_ID,Split"
-    found = listing(tmp_path, head, *(f"{path},normal,7,Validation" for path in paths))
-    assert rows_of(found) == [(f"images/{name}", 0, "7", "val")]
+    _, images, _ = listing(tmp_path, head, *(f"{path},normal,7,Validation" for path in paths))
+    assert rows_of(images) == [(f"images/{name}", 0, "7", "val")]
     for path in paths[1:]:
         words = rf"lines 2, 3: path 'images/{name}' \(line 2\) and .* \(line 3\) is one file, but its rows differ"
         with pytest.raises(DataError, match=words):
@@ -166,9 +166,9 @@ def test_an_unknown_label_beside_a_known_one_of_the_same_image_is_a_fault(tmp_pa
 
 def test_a_validation_set_that_is_left_out_is_listed(tmp_path):
     rows = ["a,1,p,train", "b,0,q,valid", "c,normal,r,test"]
-    found = listing(tmp_path, "path,label,group_id,split", *rows, val_folder="leave_out")
-    assert [image["path"] for image in found.images] == ["a", "c"]
-    assert found.strangers == [{"path": "b", "reason": "left out by data.val_folder"}]
+    _, images, strangers = listing(tmp_path, "path,label,group_id,split", *rows, val_folder="leave_out")
+    assert [image["path"] for image in images] == ["a", "c"]
+    assert strangers == [{"path": "b", "reason": "left out by data.val_folder"}]
 
 
 # --- patients
@@ -204,8 +204,8 @@ def test_one_spelling_a_patient_whatever_the_order(ids, random):
 
 def test_two_spellings_of_one_patient_are_one_or_refused(tmp_path, capsys):
     head = "path,label,group_id,split"
-    found = listing(tmp_path, head, "a.png,1,00000007,train", "b.png,0,7.0,train", "c.png,0,8,test")
-    assert [image["group_id"] for image in found.images] == ["7.0", "7.0", "8"]
+    _, images, _ = listing(tmp_path, head, "a.png,1,00000007,train", "b.png,0,7.0,train", "c.png,0,8,test")
+    assert [image["group_id"] for image in images] == ["7.0", "7.0", "8"]
     assert "lines 2, 3: group_id '00000007' (line 2) and '7.0' (line 3) is one patient" in capsys.readouterr().err
     words = r"lines 2, 3: group_id '00000007' \(line 2\) and '7' \(line 3\) is in test and in training"
     with pytest.raises(DataError, match=words):
@@ -244,14 +244,14 @@ def test_any_table_is_listed_as_it_is_or_refused(tmp_path, table, separator):
         file, index=False, sep=separator
     )
     try:
-        found = list_source(DataParams(source="csv", root=str(file), label_values=label_values))
+        _, images, strangers = list_source(DataParams(source="csv", root=str(file), label_values=label_values))
     except DataError:
         return
     named = {row[[h.strip(" \ufeff").lower() for h in heads].index("path")].strip() for row in rows}
-    assert len(found.images) + len(found.strangers) <= len(named)
-    assert {os.path.normpath(i["path"]) for i in found.images + found.strangers} == {
+    assert len(images) + len(strangers) <= len(named)
+    assert {os.path.normpath(i["path"]) for i in images + strangers} == {
         os.path.normpath(os.path.expanduser(name.replace("\\", "/"))) for name in named
     }
-    assert all(image["label"] in (0, 1) and patient_key(image["group_id"]) for image in found.images)
-    sides = pd.DataFrame(found.images, columns=["group_id", "source_split"])
+    assert all(image["label"] in (0, 1) and patient_key(image["group_id"]) for image in images)
+    sides = pd.DataFrame(images, columns=["group_id", "source_split"])
     assert (sides.source_split == "test").groupby(sides.group_id.map(patient_key)).nunique().le(1).all()

@@ -52,10 +52,6 @@ class Score(NamedTuple):
     high: float = np.nan
     reason: str = ""
 
-    def __str__(self) -> str:
-        """`0.871 (0.823 to 0.912)`."""
-        return f"{self.value:.3f}" + ("" if np.isnan(self.low) else f" ({self.low:.3f} to {self.high:.3f})")
-
 
 @dataclass(frozen=True)
 class Shortcut:

@@ -26,7 +26,7 @@ _BATCHES_AHEAD = 8  # a fixed number: AUTOTUNE takes what memory there is
 
 def train_dataset(
     images: ImageSet,
-    augment: AugmentParams,
+    augment: AugmentParams | None,
     batch_size: int,
     seed: int,
     epochs: int,
@@ -35,13 +35,15 @@ def train_dataset(
     process: tuple[int, int] = (0, 1),
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
-    """Batches of `(pixels, label, weight)` for epochs `start_epoch` to `epochs - 1`, one after the other.
+    """Full batches of `(pixels, label, weight)` for epochs `start_epoch` to `epochs - 1`, one after the other.
 
     The order of an epoch is a function of (seed, epoch), and what augmentation does to an image one of (seed, epoch,
     the image's place in the table): no hidden state, so that a training taken up at epoch k sees what an
     uninterrupted one sees. Images that do not fill a batch are left out, other ones each epoch.
 
     Args:
+        augment: None for what a frozen backbone made of the images, `learning.predicting.frozen_features`: float32 (n, views, ...)
+            in place of pixels, of which each epoch takes one view of each image.
         batch_size: of all processes together.
         weights: label to sample weight, from `learning.class_weights`; 1 for all when None.
         process: p of P; it gets the p-th of P equal slices of each batch, so that the batches are those of one process.
@@ -53,20 +55,30 @@ def train_dataset(
     """
     if change is not None:
         _check_change(change, images.pixels[:4])
+    (number, processes), n = process, len(images)
+    if batch_size > n:
+        raise ValueError(f"training.batch_size {batch_size} is larger than the training split ({n} images); lower it")
+    if batch_size % processes:
+        raise ValueError(f"training.batch_size {batch_size} is no multiple of the {processes} processes; make it one")
+    mine = slice(number * batch_size // processes, (number + 1) * batch_size // processes)
+    labels, per_label = images.table.label.to_numpy(), weights or {0: 1.0, 1: 1.0}
+    with tf.device("CPU"):  # batches go to the accelerator one by one
+        targets = tf.constant(labels[:, None], tf.float32)
+        sample_weights = tf.constant(np.where(labels == 1, per_label[1], per_label[0])[:, None], tf.float32)
 
-    def inputs_of_epoch(key: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        # Whole batches are read and changed at once: per-image ops would cost more than the network's input.
-        draws = tf.random.stateless_uniform([len(images), N_DRAWS], seed=key + _AUGMENT_STREAM)
-        seeds = tf.random.stateless_uniform([len(images), 2], key + _CHANGE_STREAM, None, None, tf.int32)
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        inputs = _views(images.pixels, key) if augment is None else _augmented(images.pixels, key, augment, change)
 
-        def read(rows: tf.Tensor) -> tf.Tensor:
-            changed = augment_batch(_read(images.pixels, rows), tf.gather(draws, rows), augment)
-            return changed if change is None else change(changed, tf.gather(seeds, rows))
+        def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            rows = rows[mine]
+            return inputs(rows), tf.gather(targets, rows), tf.gather(sample_weights, rows)
 
-        return read
+        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=key)
+        rows = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
+        return rows.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    labels = images.table.label.to_numpy()
-    return _epochs(inputs_of_epoch, labels, batch_size, seed, epochs, weights, start_epoch, process)
+    return tf.data.Dataset.range(start_epoch, epochs).flat_map(one_epoch).prefetch(_BATCHES_AHEAD)
 
 
 def _check_change(change: Callable, pixels: np.ndarray) -> None:
@@ -80,62 +92,27 @@ def _check_change(change: Callable, pixels: np.ndarray) -> None:
         )
 
 
-def feature_dataset(features: np.ndarray, labels: np.ndarray, *order, **options) -> tf.data.Dataset:
-    """As `train_dataset`, for what a frozen backbone made of the images: each epoch takes one view of each image.
+def _augmented(
+    pixels: np.ndarray, key: tf.Tensor, augment: AugmentParams, change: Callable | None
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From rows of the table to their images, changed as the epoch's key decides."""
+    # Whole batches are read and changed at once: per-image ops would cost more than the network's input.
+    draws = tf.random.stateless_uniform([len(pixels), N_DRAWS], seed=key + _AUGMENT_STREAM)
+    seeds = tf.random.stateless_uniform([len(pixels), 2], key + _CHANGE_STREAM, None, None, tf.int32)
 
-    Args:
-        features: float32 (n, views, ...), from `learning.predicting.frozen_features`.
-        labels: 0 and 1, (n,).
-        order, options: `batch_size, seed, epochs, weights, start_epoch, process` of `train_dataset`.
-    """
+    def read(rows: tf.Tensor) -> tf.Tensor:
+        changed = augment_batch(_read(pixels, rows), tf.gather(draws, rows), augment)
+        return changed if change is None else change(changed, tf.gather(seeds, rows))
+
+    return read
+
+
+def _views(features: np.ndarray, key: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From rows of the table to a view of each, which the epoch's key chooses."""
     n, views = features.shape[:2]
     views_in_a_row = features.reshape(n * views, *features.shape[2:])
-
-    def inputs_of_epoch(key: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        chosen = tf.random.stateless_uniform([n], seed=key + _VIEW_STREAM, maxval=views, dtype=tf.int32)
-        return lambda rows: _read(views_in_a_row, rows * views + tf.gather(chosen, rows))
-
-    return _epochs(inputs_of_epoch, labels, *order, **options)
-
-
-def _epochs(
-    inputs_of_epoch: Callable[[tf.Tensor], Callable[[tf.Tensor], tf.Tensor]],
-    labels: np.ndarray,
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    weights: dict[int, float] | None = None,
-    start_epoch: int = 0,
-    process: tuple[int, int] = (0, 1),
-) -> tf.data.Dataset:
-    """Full batches of `(inputs, label, weight)`, in an order that (seed, epoch) decides.
-
-    `inputs_of_epoch` makes of the key of an epoch a function from rows of the table to their inputs.
-    """
-    (number, processes), n = process, len(labels)
-    if batch_size > n:
-        raise ValueError(f"training.batch_size {batch_size} is larger than the training split ({n} images); lower it")
-    if batch_size % processes:
-        raise ValueError(f"training.batch_size {batch_size} is no multiple of the {processes} processes; make it one")
-    mine = slice(number * batch_size // processes, (number + 1) * batch_size // processes)
-    per_label = weights or {0: 1.0, 1: 1.0}
-    with tf.device("CPU"):  # batches go to the accelerator one by one
-        targets = tf.constant(labels[:, None], tf.float32)
-        sample_weights = tf.constant(np.where(labels == 1, per_label[1], per_label[0])[:, None], tf.float32)
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        inputs = inputs_of_epoch(key)
-
-        def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            rows = rows[mine]
-            return inputs(rows), tf.gather(targets, rows), tf.gather(sample_weights, rows)
-
-        order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=key)
-        rows = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
-        return rows.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-    return tf.data.Dataset.range(start_epoch, epochs).flat_map(one_epoch).prefetch(_BATCHES_AHEAD)
+    chosen = tf.random.stateless_uniform([n], seed=key + _VIEW_STREAM, maxval=views, dtype=tf.int32)
+    return lambda rows: _read(views_in_a_row, rows * views + tf.gather(chosen, rows))
 
 
 def _read(values: np.ndarray, rows: tf.Tensor) -> tf.Tensor:

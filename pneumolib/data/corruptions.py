@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pneumolib.data.pixels import as_jpeg
+from pneumolib.data.pixels import as_jpeg, picture_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -80,17 +80,17 @@ def _blur(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.nd
 
 def _jpeg(image: np.ndarray, quality: float, rng: np.random.Generator) -> Image.Image:
     """Saved as JPEG at the size the network sees, where its blocks of 8 px are coarser than in the file's own size."""
-    return Image.open(io.BytesIO(as_jpeg(_picture(image), int(quality))))
+    return Image.open(io.BytesIO(as_jpeg(picture_of(image), int(quality))))
 
 
 def _rotation(image: np.ndarray, degrees: float, rng: np.random.Generator) -> Image.Image:
     """Turned about the middle, to either side; outside is black."""
-    return _picture(image).rotate(degrees if rng.random() < 0.5 else -degrees, Image.Resampling.BILINEAR)
+    return picture_of(image).rotate(degrees if rng.random() < 0.5 else -degrees, Image.Resampling.BILINEAR)
 
 
 def _downsampling(image: np.ndarray, kept: float, rng: np.random.Generator) -> Image.Image:
     """Made smaller and large again: a coarse detector, a picture of a picture."""
-    whole = _picture(image)
+    whole = picture_of(image)
     small = whole.resize([max(1, round(side * kept)) for side in whole.size], Image.Resampling.BOX)
     return small.resize(whole.size, Image.Resampling.BILINEAR)
 
@@ -119,15 +119,11 @@ def _window(image: np.ndarray, part_y: float, part_x: float) -> Image.Image:
     height, width = image.shape[:2]
     left, top = width * (1 - part_x) / 2, height * (1 - part_y) / 2
     matrix = (part_x, 0, left, 0, part_y, top)  # from a place in the result to one in the image
-    return _picture(image).transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return picture_of(image).transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 def _either_way(factor: float, rng: np.random.Generator) -> float:
     return factor if rng.random() < 0.5 else 1 / factor
-
-
-def _picture(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
 
 
 # Framing differs by a few per cent from day to day, a child lies some degrees aslant, and exposure differs by about a third;

@@ -168,7 +168,10 @@ def _window(values: np.ndarray, counts: np.ndarray, dataset: Dataset) -> tuple[n
     if "VOILUTSequence" in dataset:
         bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
         return np.asarray(apply_voi_lut(values.astype(np.int64), dataset), np.float64), 0, 2.0**bits - 1
-    if _has_window(dataset):
+    # The first window, if the standard allows it: a linear one is at least 1 wide, the others are wider than 0.
+    width = float(np.ravel(dataset.get("WindowWidth", 0))[0])
+    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    if "WindowCenter" in dataset and (width >= 1 if linear else width > 0):
         with np.errstate(over="ignore"):  # a sigmoid window at its far ends
             # With a slope below 0, what pydicom gives for the lowest value is the larger number.
             low, high = apply_voi_lut(np.array([[-_FAR, _FAR]]), dataset)[0]
@@ -178,13 +181,6 @@ def _window(values: np.ndarray, counts: np.ndarray, dataset: Dataset) -> tuple[n
         white = (2**dataset.BitsStored - 1) * float(dataset.RescaleSlope) + black
         return values, min(black, white), max(black, white)
     return values, *usual_range(values, counts)
-
-
-def _has_window(dataset: Dataset) -> bool:
-    """A first window that the standard allows: a linear one is at least 1 wide, the others are wider than 0."""
-    width = float(np.ravel(dataset.get("WindowWidth", 0))[0])
-    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
-    return "WindowCenter" in dataset and (width >= 1 if linear else width > 0)
 
 
 def _colour(stored: np.ndarray, dataset: Dataset, photometric: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from PIL import Image
 from pneumolib.data.decode import LIMITS, decode, read_file
 from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import Manifest
-from pneumolib.data.pixels import ImageSet
+from pneumolib.data.pixels import ImageSet, picture_of
 from pneumolib.params import DataParams
 
 
@@ -164,7 +164,7 @@ def image_facts(pixels: np.ndarray, files: pd.DataFrame) -> pd.DataFrame:
         pixels: (n, height, width, channels).
         files: columns `width_px, height_px, colour`, n rows, see `colour_of`.
     """
-    counts = np.stack([np.array(_grey(one).histogram(), float) for one in pixels])
+    counts = np.stack([np.array(picture_of(one).convert("L").histogram(), float) for one in pixels])
     levels, n = np.arange(256), counts[0].sum()
     mean, below = counts @ levels / n, counts.cumsum(axis=1) / n
     files = files[["width_px", "height_px", "colour"]].astype(float).reset_index(drop=True)
@@ -200,11 +200,7 @@ def _roughness(cells: np.ndarray) -> np.ndarray:
 
 def _cells_of(image: np.ndarray) -> np.ndarray:
     """Grey values of an image in 32 x 32 cells, uint8."""
-    return np.asarray(_grey(image).resize((_SIDE, _SIDE), Image.Resampling.BOX))
-
-
-def _grey(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0]) if pixels.shape[2] == 1 else Image.fromarray(pixels).convert("L")
+    return np.asarray(picture_of(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
 
 
 # --- out-of-distribution warnings
@@ -232,15 +228,12 @@ class TrainingReference:
     precision: tuple[float, ...]
     validation_warnings: dict[str, float | None]
 
-    def distances(self, features: np.ndarray) -> np.ndarray:
-        """Mahalanobis distance from the centre of the training images, float (n,), of features (n, k)."""
-        lower = np.zeros((len(self.centre), len(self.centre)))
-        lower[np.tril_indices_from(lower)] = self.precision
-        return mahalanobis(features, np.asarray(self.centre), lower + np.tril(lower, -1).T)
-
     def facts(self, pixels: np.ndarray, files: pd.DataFrame) -> pd.DataFrame:
         """All facts in `KINDS` of some images, one row each; arguments are those of `image_facts`."""
-        return image_facts(pixels, files).assign(distance=self.distances(content_features(pixels)))
+        lower = np.zeros((len(self.centre), len(self.centre)))
+        lower[np.tril_indices_from(lower)] = self.precision
+        distances = mahalanobis(content_features(pixels), np.asarray(self.centre), lower + np.tril(lower, -1).T)
+        return image_facts(pixels, files).assign(distance=distances)
 
     def unusual(self, facts: pd.DataFrame) -> pd.DataFrame:
         """Which facts lie outside their limits, bool, columns `KINDS`."""
@@ -280,14 +273,13 @@ def fit_ood(manifest: Manifest, train: ImageSet, val: ImageSet) -> TrainingRefer
     seen = [(image_facts(*both), content_features(both[0])) for both in _portions(manifest, train, rows)]
     facts, features = pd.concat([one for one, _ in seen], ignore_index=True), np.concatenate([two for _, two in seen])
     facts["distance"] = _held_out_distances(features, train.table.group_id.iloc[rows])
-    limits = {name: np.quantile(facts[name], _RANGE) for name in facts}
-    limits |= {"colour": (0.0, COLOURED), "distance": (0.0, np.quantile(facts.distance, _DISTANCE))}
+    limits = {name: tuple(np.quantile(facts[name], _RANGE).tolist()) for name in facts}
+    limits |= {"colour": (0.0, COLOURED), "distance": (0.0, float(np.quantile(facts.distance, _DISTANCE)))}
     centre, precision = _centre_and_precision(features)
     # Not rounded: where all images are of one size, a rounded end would leave all of them out.
     quantiles = {name: tuple(np.quantile(facts[name], QUANTILES).tolist()) for name in facts}
-    ends = {name: tuple(map(float, pair)) for name, pair in limits.items()}
     lower = _rounded(precision[np.tril_indices_from(precision)])
-    reference = TrainingReference(len(rows), len(val_rows), quantiles, ends, _rounded(centre), lower, {})
+    reference = TrainingReference(len(rows), len(val_rows), quantiles, limits, _rounded(centre), lower, {})
     warned = reference.flagged(describe_images(reference, manifest, val, val_rows))
     return replace(reference, validation_warnings=warned.mean().to_dict())
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, MARKER, SPLIT_NAMES, Listing, identify, is_image
+from pneumolib.data.layout import CLASS_NAMES, CLASSES, IGNORED, MARKER, SPLIT_NAMES, identify, is_image
 from pneumolib.data.patients import plain_text
 from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError
@@ -16,10 +16,10 @@ LEFT_OUT = "left_out"
 _NAMES = {"NORMAL": "[NORMAL2-]IM-<N>-<k>[-<j>].jpeg", "PNEUMONIA": "person<N>_<bacteria|virus>_<M>.jpeg"}
 
 
-def list_folder(root: Path, params: DataParams) -> Listing:
-    """List `<split>/<class>/<file>`; nothing deeper, so links that lead in circles lead nowhere.
+def list_folder(root: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
+    """The images at `<split>/<class>/<file>` and what was not taken, as `sources.list_source` gives them.
 
-    A val folder may be missing, as in the TFRecord edition, which counts its images among train.
+    Nothing deeper is listed, so links that lead in circles lead nowhere. A val folder may be missing, as in the TFRecord edition, which counts its images among train.
 
     Args:
         root: the folder that holds the splits.
@@ -52,7 +52,7 @@ def list_folder(root: Path, params: DataParams) -> Listing:
     images = [item for item in found if "label" in item]
     if twins := [name for name, n in Counter(image["image_id"] for image in images).items() if n > 1]:
         raise DataError(f"{root}: files that differ in their ending only: {first_of(twins, 10)}. Keep one each.")
-    return Listing(root, images, [item for item in found if "reason" in item])
+    return images, [item for item in found if "reason" in item]
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,6 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -41,21 +40,6 @@ MARKER = "pneumolib-data.json"
 MADE_BY = "pneumolib.data.archive"  # stays as the first version wrote it, so that its folders are still known
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks other methods without a bound on memory
 DRAWN = "drawn"  # the recipe's key for drawn images
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source names, before any file is opened.
-
-    Attributes:
-        root: the folder that paths are relative to.
-        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
-        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder; 0 for a second copy.
-    """
-
-    root: Path
-    images: list[dict]
-    strangers: list[dict]
 
 
 def identify(class_name: str, stem: str) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from pneumolib.data.decode import LIMITS, check_not_blank, decode, read_file
-from pneumolib.data.layout import CLASSES, SPLITS, Listing, bar, is_drawn
+from pneumolib.data.layout import CLASSES, SPLITS, bar, is_drawn
 from pneumolib.data.sources import list_source
 from pneumolib.data.tables import first_of
 from pneumolib.errors import DataError, ImageFileError
@@ -87,28 +87,28 @@ def read_manifest(params: DataParams, cache_dir: Path | None = None) -> Manifest
         DataError: data that is not there or not of the source's form, a split without usable images, or images whose
             patient cannot be told.
     """
-    listing = list_source(params)
-    described = _describe_all(listing, cache_dir or in_root(".cache/manifest"), params)
+    root, images, strangers = list_source(params)
+    described = _describe_all(root, images, cache_dir or in_root(".cache/manifest"), params)
     # Sources of one hospital name none.
     table = pd.DataFrame([{"site": ""} | item | fact for item, fact in described if "reason" not in fact])
     table = table.reindex(columns=[*COLUMNS, *further_columns(table)])
     broken = [{"path": item["path"]} | fact for item, fact in described if "reason" in fact]
-    problems = pd.DataFrame(listing.strangers + broken, columns=["path", "reason", "files"])
+    problems = pd.DataFrame(strangers + broken, columns=["path", "reason", "files"])
     problems = problems.assign(path=problems.path.map(printable), files=problems.files.fillna(1).astype(int))
     problems = problems.sort_values("path", ignore_index=True)
     lines = _by_reason(problems)
     have = set(zip(table.source_split, table.label, strict=True))
-    splits = sorted({image["source_split"] for image in listing.images}) or SPLITS
+    splits = sorted({image["source_split"] for image in images}) or SPLITS
     if empty := [f"{s}/{name}" for s in splits for name, label in CLASSES.items() if (s, label) not in have]:
         raise DataError(
-            f"{listing.root}: no usable image in {', '.join(empty)} (JPEG, PNG and DICOM can be read). "
+            f"{root}: no usable image in {', '.join(empty)} (JPEG, PNG and DICOM can be read). "
             + "\n".join(["Files left out:", *lines[:5]] if lines else ["No file was left out."])
         )
     if lines:  # on stderr, so that it shows in the terminal, in the notebook and in the log
         head = f"LEFT OUT: {problems.files.sum()} file(s), {len(table)} images remain:"
         print(head, *lines, sep="\n", file=sys.stderr)
     table = table.sort_values("image_id", ignore_index=True)
-    return Manifest(table, problems, listing.root, is_drawn(listing.root), params)
+    return Manifest(table, problems, root, is_drawn(root), params)
 
 
 def _by_reason(problems: pd.DataFrame) -> list[str]:
@@ -120,27 +120,27 @@ def _by_reason(problems: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _describe_all(listing: Listing, cache_dir: Path, limits: DataParams) -> list[tuple[dict, dict]]:
-    """The listed images and what `describe_file` says of each, from the cache where size and time are unchanged."""
-    key = f"{_CACHE_VERSION} {limits.max_megapixels} {limits.max_file_mb} {listing.root.resolve()}"
+def _describe_all(root: Path, images: list[dict], cache_dir: Path, limits: DataParams) -> list[tuple[dict, dict]]:
+    """The images and what `describe_file` says of each, from the cache where size and time are unchanged."""
+    key = f"{_CACHE_VERSION} {limits.max_megapixels} {limits.max_file_mb} {root.resolve()}"
     file = cache_dir / f"{text_digest(key)}.json"
     cached = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     # Size and time; nothing for a dangling link, which is never taken from the cache.
-    stamps = dict.fromkeys(item["path"] for item in listing.images)
+    stamps = dict.fromkeys(item["path"] for item in images)
     for path in stamps:
         with contextlib.suppress(OSError):
-            stat = os.stat(listing.root / path)
+            stat = os.stat(root / path)
             stamps[path] = [stat.st_size, stat.st_mtime_ns]
     known = {p: cached[p]["fact"] for p, stamp in stamps.items() if stamp and cached.get(p, {}).get("stamp") == stamp}
     todo = [path for path in stamps if path not in known]
     # Reading, hashing and decoding all release the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        facts = pool.map(lambda path: describe_file(listing.root / path, limits), todo)
+        facts = pool.map(lambda path: describe_file(root / path, limits), todo)
         known |= zip(todo, bar(facts, len(todo), "reading images"), strict=True)
     if todo:  # faults are not kept: permissions change, and a decoder is installed, while the file stays as it is
         kept = {path: {"stamp": stamps[path], "fact": fact} for path, fact in known.items() if "reason" not in fact}
         write_whole(file, json.dumps(kept))
-    return [(item, known[item["path"]]) for item in listing.images]
+    return [(item, known[item["path"]]) for item in images]
 
 
 def describe_file(path: Path, limits: DataParams = LIMITS) -> dict:

@@ -137,6 +137,11 @@ def prepare(image: Image.Image, params: ImageParams) -> Image.Image:
     return image
 
 
+def picture_of(pixels: np.ndarray) -> Image.Image:
+    """Pillow's image, of mode L or RGB, of pixels (height, width, channels)."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
 def as_jpeg(image: Image.Image, quality: int) -> bytes:
     """The image saved as JPEG, with Pillow's tables for `quality` (1 to 95)."""
     file = io.BytesIO()
@@ -152,7 +157,7 @@ def equalize(pixels: np.ndarray, params: ImageParams) -> np.ndarray:
     """
     if params.equalize == "none":
         return pixels
-    grey = pixels[..., 0] if pixels.shape[2] == 1 else np.asarray(Image.fromarray(pixels).convert("L"))
+    grey = np.asarray(picture_of(pixels).convert("L"))
     if params.equalize == "hist":
         spread = exposure.equalize_hist(grey)
     else:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pneumolib.data.decode import MEGABYTE
 from pneumolib.data.folders import list_folder
-from pneumolib.data.layout import BOUNDED, CLASSES, SPLITS, Listing, bar, build
+from pneumolib.data.layout import BOUNDED, CLASSES, SPLITS, bar, build
 from pneumolib.data.tables import list_table
 from pneumolib.errors import DataError, PneumolibError, disk_words
 from pneumolib.params import DataParams
@@ -28,8 +28,17 @@ UNPACKED = ".cache/unpacked"
 _MOST_TIMES = 100  # its own size, what a .npz file may become; radiographs become twice as large
 
 
-def list_source(params: DataParams) -> Listing:
-    """List the images that `params` names. Raises DataError for data that cannot be used."""
+def list_source(params: DataParams) -> tuple[Path, list[dict], list[dict]]:
+    """What `params` names, before any file is opened.
+
+    Returns:
+        root: the folder that paths are relative to.
+        images: dicts of `image_id, path, label, kind, group_id, source_split`, and `site` where the source names hospitals.
+        strangers: dicts of `path, reason`: what was not taken; `files`, how many files it stands for, where it is a folder;
+            0 for a second copy.
+    Raises:
+        DataError: data that cannot be used.
+    """
     root = in_root(params.root)
     try:
         # Imported where it is used, here and below: what draws or downloads need not be waited for by the other sources.
@@ -47,8 +56,8 @@ def list_source(params: DataParams) -> Listing:
             root = unpack_npz(root, in_root(UNPACKED))
         if params.source in ("csv", "npz") or (params.source == "synthetic" and params.hospital == 2):
             file = root / "manifest.csv" if root.is_dir() else root
-            return Listing(file.parent, *list_table(file, params))
-        return list_folder(root, params)
+            return file.parent, *list_table(file, params)
+        return root, *list_folder(root, params)
     except (PneumolibError, OSError) as fault:
         if isinstance(fault, OSError) and (words := disk_words(fault)):  # no fault of the data
             raise PneumolibError(f"data.root: {words}") from None

@@ -37,7 +37,7 @@ _FILE, _ITEM, _WRITTEN, _SAID, _RANK, _UNKNOWN = " file", " item", " written", "
 
 
 def list_table(file: Path, params: DataParams) -> tuple[list[dict], list[dict]]:
-    """The images of a table and the rows left out, as `sources.Listing` wants them; paths are relative to its folder.
+    """The images of a table and the rows left out, as `sources.list_source` gives them; paths are relative to its folder.
 
     Further columns are kept as text. One that is named like a fact of the file, such as `mode`, gives way to that fact.
 

@@ -14,7 +14,7 @@ import pandas as pd
 from keras import optimizers
 from scipy.special import expit
 
-from pneumolib.data.batches import feature_dataset, steps_per_epoch, train_dataset
+from pneumolib.data.batches import steps_per_epoch, train_dataset
 from pneumolib.data.manifest import Manifest
 from pneumolib.data.pixels import ImageSet, read_images
 from pneumolib.errors import InputError
@@ -163,7 +163,7 @@ def _inputs(network, model, train, val, params, folder, change) -> tuple[Callabl
     backbone = split_at_head(network)[0]
     seen, seconds = frozen_features(backbone, train, params, params.features.views, folder)
     val_seen, val_seconds = frozen_features(backbone, val, params, 0, folder)
-    batches = partial(feature_dataset, seen, train.table.label.to_numpy())
+    batches = partial(train_dataset, ImageSet(train.table, seen), None)
     return batches, ImageSet(val.table, val_seen[:, 0]), seconds + val_seconds
 
 

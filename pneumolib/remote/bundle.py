@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template
-
 from pneumolib.errors import PneumolibError
 from pneumolib.hosts import Prepared, prepare
 from pneumolib.params import DataParams
@@ -103,8 +101,10 @@ def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> B
 
 def rendered(template: str, **values: Any) -> str:
     """The text of `<template>.j2` beside this module, with all `values` that it asks for."""
-    text = Path(__file__).with_name(f"{template}.j2").read_text(encoding="utf-8")
-    return Template(text, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).render(values)
+    # Imported here: a borrowed machine may lack what that needs until it is prepared.
+    from pneumolib.reporting.prose import templates
+
+    return templates("plain", Path(__file__).parent).get_template(f"{template}.j2").render(values)
 
 
 def _study_data(study: str, smoke: bool = False) -> DataParams:

@@ -1,7 +1,6 @@
 """Errors: radiographs with their Grad-CAM maps as cards, and what such maps do not prove."""
 
 import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from IPython.display import HTML, Markdown
 from PIL import Image
 
 from pneumolib.data.layout import LABEL_NAMES
-from pneumolib.data.pixels import ImageSet
+from pneumolib.data.pixels import ImageSet, as_jpeg
 from pneumolib.evaluation.calibration import uncertainty
 from pneumolib.evaluation.intervals import interval_columns, share_limits
 from pneumolib.evaluation.metrics import compute_metrics
@@ -84,9 +83,7 @@ def gallery(images: ImageSet, rows: pd.DataFrame, maps: np.ndarray) -> HTML:
 
 def jpeg_source(pixels: np.ndarray, quality: int = QUALITY) -> str:
     """A picture (uint8) as the address of an image whose data are inside the page's text."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(as_jpeg(Image.fromarray(pixels), quality)).decode()}"
 
 
 def _save(pictures: list[np.ndarray], rows: pd.DataFrame, file: Path) -> None:

@@ -4,7 +4,6 @@
 network that computes in float32.
 """
 
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pneumolib.data.drawing import KINDS, draw_radiograph
-from pneumolib.data.pixels import load_image
+from pneumolib.data.pixels import network_pixels
 from pneumolib.errors import ModelError
 from pneumolib.evaluation.calibration import Calibration
 from pneumolib.learning.transfer import leaves
@@ -63,13 +62,9 @@ def check_pixels(image: ImageParams) -> np.ndarray:
     Returns:
         uint8 (20, size_px, size_px, channels).
     """
-    seen = []
-    for number in range(IMAGES):
-        kind, shift = KINDS[number % len(KINDS)], number / (IMAGES - 1)
-        file = io.BytesIO()
-        Image.fromarray(draw_radiograph(kind, number, seed=_DRAWING_SEED, shift=shift)).save(file, "PNG")
-        seen.append(load_image(file.getvalue(), image))
-    return np.stack(seen)
+    shifts = [n / (IMAGES - 1) for n in range(IMAGES)]
+    drawn = [draw_radiograph(KINDS[n % len(KINDS)], n, seed=_DRAWING_SEED, shift=shifts[n]) for n in range(IMAGES)]
+    return np.stack([network_pixels(Image.fromarray(one), image) for one in drawn])
 
 
 def logits(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
