@@ -22,7 +22,9 @@ from pneumolib.provenance import file_sha256
 from pneumolib.reporting.results import CalibrationResult, ThresholdResult, write_result
 from test_reporting import result
 
-CALIBRATION = CalibrationResult(method="none", slope=1, intercept=0, chosen_on="validation")
+CALIBRATION = CalibrationResult(
+    method="none", slope=1, intercept=0, logits=(), probabilities=(), chosen_on="validation"
+)
 
 
 def write_runs(root: Path, image: ImageParams) -> None:

@@ -177,7 +177,8 @@ def test_an_export_that_does_not_fit_is_a_sentence_and_the_earlier_one_stays(mou
     def export(units: int, *words: str) -> subprocess.CompletedProcess:
         save_model(network(units), folder / "model.keras")
         values = {"parameters": {"image": {"size_px": 32}}, "facts": {"weights_sha256": "ab"}}
-        values["calibration"] = CalibrationResult(method="none", chosen_on="validation")
+        own = {"slope": 1.0, "intercept": 0.0, "logits": (), "probabilities": ()}
+        values["calibration"] = CalibrationResult(method="none", **own, chosen_on="validation")
         write_result(result(model_sha256=file_sha256(folder / "model.keras"), **values), folder)
         command = [
             sys.executable,

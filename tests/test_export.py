@@ -32,7 +32,9 @@ from test_reporting import result
 
 IMAGE = ImageParams(size_px=32, channels=1)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
-PLATT = CalibrationResult(method="platt", slope=0.8, intercept=-0.1, chosen_on="validation")
+PLATT = CalibrationResult(
+    method="platt", slope=0.8, intercept=-0.1, logits=(), probabilities=(), chosen_on="validation"
+)
 
 
 def tiny_network(policy: str = "float32", own: bool = False) -> keras.Model:

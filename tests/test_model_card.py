@@ -48,7 +48,9 @@ def result(run="03_baseline_cnn", auroc=0.9, **changes):
 
 def trained(run="03_baseline_cnn", **changes):
     """A training run with all its checks, on the archive's images."""
-    platt = CalibrationResult(method="platt", slope=0.812, intercept=-0.104, chosen_on="validation")
+    platt = CalibrationResult(
+        method="platt", slope=0.812, intercept=-0.104, logits=(), probabilities=(), chosen_on="validation"
+    )
     parameters = check({"study": "x", **PARAMETERS}).model_dump()
     values = {"parameters": parameters, "facts": FACTS, "checks": EVERYTHING, "calibration": platt}
     return result(run, **(values | changes))

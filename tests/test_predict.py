@@ -39,6 +39,7 @@ from test_decode import dicom_bytes, write_dicom
 from test_reporting import result
 
 IMAGE = ImageParams(size_px=32, fit="pad", equalize="clahe", clahe_tiles=2)
+NO_CORNERS = {"logits": (), "probabilities": (), "chosen_on": "validation"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def root(tmp_path_factory):
         result(
             study="tiny", parameters={"image": IMAGE.model_dump()}, synthetic=True, model_sha256=file_sha256(folder / "model.keras"),
             threshold=results.ThresholdResult(value=middle, rule="r", sensitivity=1.0, specificity=1.0, chosen_on="validation"),
-            calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, chosen_on="validation"),
+            calibration=results.CalibrationResult(method="platt", slope=2.0, intercept=0.5, **NO_CORNERS),
             ood=ood,
         ),
         folder,
