@@ -220,6 +220,9 @@ class TrainingReference:
             validation images.
     """
 
+    # For results, which hold it: pydantic refuses what is not named here, in every version.
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
+
     training_images: int
     validation_images: int
     quantiles: dict[str, tuple[float, ...]]

@@ -28,8 +28,11 @@ MOST_BYTES = 64 * 2**20  # of a result.json; those of real studies have less tha
 _INSTEAD = "Run the run again (make report), or read it with the pneumolib that wrote it"
 
 
+_CONFIG = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = _CONFIG
 
 
 Bounds = TypeVar("Bounds")
@@ -77,6 +80,7 @@ class CalibrationResult(Calibration):
     logits: tuple[float, ...] = field(kw_only=True)
     probabilities: tuple[Fraction, ...] = field(kw_only=True)
     chosen_on: Literal["validation"] = field(kw_only=True)
+    __pydantic_config__ = _CONFIG
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class ThresholdResult(Threshold):
     """The frozen threshold on the calibrated probability; `chosen_on` is a constant, one chosen on test cannot be written."""
 
     chosen_on: Literal["validation"] = field(kw_only=True)  # needed in every file
+    __pydantic_config__ = _CONFIG
 
 
 class SourceResult(_Part):
