@@ -322,12 +322,15 @@ def test_rows_named_again_behind_the_pixels_are_checked():
         decode(again, limits=DataParams(max_megapixels=0.01))
 
 
-def test_a_size_of_another_type_is_a_number_or_refused():
-    raw = dicom_bytes(RAMP)
-    for kind, value in ((b"IS", b"64"), (b"LO", b"64"), (b"OB", b"64")):
-        other = b"(\0\x11\0" + kind + (b"\0\0\x02\0\0\0" if kind == b"OB" else b"\x02\0") + value
-        with contextlib.suppress(ImageFileError):
-            assert decode(raw.replace(b"(\0\x11\0US\x02\0\x40\0", other)).width_px == 64
+@pytest.mark.parametrize(
+    ("kind", "said"), [(b"IS", ""), (b"LO", "without rows and columns"), (b"OB", "without rows and")]
+)
+def test_a_size_that_is_text_is_refused(kind, said):
+    raw, own = dicom_bytes(RAMP), b"(\0\x11\0US\x02\0\x40\0"
+    length = b"\0\0\x02\0\0\0" if kind == b"OB" else b"\x02\0"
+    assert raw.count(own) == 1
+    with pytest.raises(ImageFileError, match=said) if said else contextlib.nullcontext():
+        decode(raw.replace(own, b"(\0\x11\0" + kind + length + b"64"))
 
 
 def test_a_pipe_and_a_large_file_are_not_opened(tmp_path):
