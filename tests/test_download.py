@@ -51,6 +51,7 @@ class Remote(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.headers, self.cuts, self.statuses, self.seen, self.asked = {}, {"ETag": '"one"'}, [], [], [], 0
         self.pause_s = 0  # between bytes
+        self.drips = False  # a head that never ends, byte by byte
         self.stall_at, self.released = None, threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -82,6 +83,8 @@ class _Answer(BaseHTTPRequestHandler):
     def answer(self, status, body, headers):
         remote, whole = self.server, len(body)
         remote.asked += 1
+        while remote.drips and not remote.released.wait(0.05):
+            self.wfile.write(b"H")
         if self.command == "GET":
             cut = remote.cuts.pop(0) if remote.cuts and status in (200, 206) else None
             body = body[:cut]
@@ -177,6 +180,13 @@ def test_a_server_slower_than_a_kilobyte_a_second_is_given_up_and_its_bytes_are_
     assert get(remote, tmp_path) == BODY
     assert remote.seen[-1][0] == f"bytes={came}-"
     assert came > 5
+
+
+def test_a_server_whose_headers_never_end_is_given_up(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_S", (0.2, 0.3))
+    remote.drips = True
+    with pytest.raises(PneumolibError, match=r"no whole answer came in 0\.5 s; tried 4 times"):
+        get(remote, tmp_path)
 
 
 @pytest.mark.parametrize(

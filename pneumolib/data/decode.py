@@ -31,6 +31,8 @@ LIMITS = DataParams()  # where nobody says what a file may hold
 # The first element of a DICOM data set, or of its file meta, where the 128 bytes before `DICM` are missing: a small group,
 # then two letters for the type of a value, or a short length.
 _BARE_DICOM = re.compile(rb"[\2\x08\x10\x18 (]\0..([A-Z]{2}|..\0\0)|\0[\2\x08\x10\x18 (]..[A-Z]{2}", re.DOTALL)
+_MARK = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # begins a part of a JPEG; within the data of a scan these may follow FF
+_MORE_DATA = np.random.default_rng(0).integers(0, 255, 4096, np.uint8).tobytes()  # of a scan, without a mark
 _MANY_PIXELS, _ONE_AT_A_TIME = 10**7, threading.RLock()
 _OUTER = 2000  # one pixel of so many, and one at least, may lie far out at either end
 
@@ -106,6 +108,8 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
             pixels, mode = decode_dicom(image)
             image = Image.fromarray(pixels)
             return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
+        if image.format == "JPEG":
+            _check_last_scan(raw)
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
@@ -178,13 +182,29 @@ def without_end(raw: bytes) -> bytes:
     nothing; without the mark Pillow finds that the data end too early. Eight bytes are there for libjpeg to look ahead.
     A JPEG of several scans is left as it is: libjpeg needs its mark.
     """
-    place = 2
-    while raw[place : place + 1] == b"\xff" and raw[place + 1 : place + 2] not in (b"", b"\xda"):
-        if raw[place + 1] == 0xC2:  # progressive
-            return raw
-        place += 1 if raw[place + 1] == 0xFF else 2 + int.from_bytes(raw[place + 2 : place + 4], "big")
-    end = raw.find(b"\xff\xd9", place)
-    return raw if end < 0 or b"\xff\xda" in raw[place + 2 : end] else raw[:end] + bytes(8)
+    end, scans = _scans(raw)
+    return raw[:end] + bytes(8) if scans == 1 else raw
+
+
+def _check_last_scan(raw: bytes) -> None:
+    """Refuse a JPEG of several scans that was cut and closed again: bytes before its end mark are read if its last scan
+    is not whole, and change the picture. After a whole scan libjpeg skips them.
+    """
+    end, scans = _scans(raw)
+    if scans > 1:
+        files = (raw[:end] + more + raw[end:] for more in (b"", _MORE_DATA))
+        plain, filled = (Image.open(io.BytesIO(file), formats=["JPEG"]).tobytes() for file in files)
+        if plain != filled:
+            raise ImageFileError("truncated: its last scan ends too early")
+
+
+def _scans(raw: bytes) -> tuple[int, int]:
+    """Where a JPEG's end mark is, its whole length without one, and the number of its scans; progressive ones count as two or more."""
+    place, scans = 2, 0
+    while (mark := _MARK.search(raw, place)) and mark[0] != b"\xff\xd9":
+        scans += mark[0] in (b"\xff\xda", b"\xff\xc2")
+        place = mark.end() + int.from_bytes(raw[mark.end() : mark.end() + 2], "big")
+    return mark.start() if mark else len(raw), scans
 
 
 def _to_8_bit(image: Image.Image, grey: bool) -> Image.Image:

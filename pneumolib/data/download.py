@@ -6,6 +6,7 @@ its name. Names and sizes found in archives are never trusted.
 """
 
 import itertools
+import multiprocessing
 import re
 import shutil
 import sys
@@ -13,8 +14,9 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import requests
@@ -155,8 +157,18 @@ def fetch(url: str, folder: Path) -> Path:
     raise PneumolibError(f"{url}: {reason}; tried {len(PAUSES_S) + 1} times. {_GOES_ON}")
 
 
+def _ask(method: str, url: str, **options: Any) -> requests.Response:
+    """The answer of a server, its headers read. `requests` limits the pause between two bytes and not how long all take."""
+    options["timeout"], limit_s = TIMEOUT_S, sum(TIMEOUT_S)
+    try:
+        with ThreadPool(1) as pool:  # its thread, a daemon, is left behind where the time is up
+            return pool.apply_async(requests.request, (method, url), options).get(limit_s)
+    except multiprocessing.TimeoutError:
+        raise requests.Timeout(f"no whole answer came in {limit_s} s") from None
+
+
 def _try_once(url: str, folder: Path) -> Path:
-    with requests.head(url, headers=AS_IS, allow_redirects=True, timeout=TIMEOUT_S) as answer:
+    with _ask("HEAD", url, headers=AS_IS, allow_redirects=True) as answer:
         answer.raise_for_status()
         etag, length = answer.headers.get("ETag", "W/"), answer.headers.get("Content-Length", "")
     if not length.isdigit():
@@ -169,7 +181,7 @@ def _try_once(url: str, folder: Path) -> Path:
     have = file.stat().st_size if validator and file.is_file() else 0
     if have != size:
         resume = {"Range": f"bytes={have}-", "If-Range": validator} if 0 < have < size else {}
-        with requests.get(url, headers=AS_IS | resume, stream=True, timeout=TIMEOUT_S) as answer:
+        with _ask("GET", url, headers=AS_IS | resume, stream=True) as answer:
             answer.raise_for_status()
             goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             n_chunks = -(-(size - have * goes_on) // CHUNK_BYTES)
