@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.special import expit, logit
 
 from pneumolib.data.facts import KINDS, QUANTILES, TrainingReference
-from pneumolib.evaluation.calibration import NONE, Calibration, choose_threshold
+from pneumolib.evaluation.calibration import NONE, Calibration, Threshold, choose_threshold
 from pneumolib.evaluation.external import (
     CALIBRATIONS,
     drift_table,
@@ -207,14 +207,14 @@ def test_thresholds_by_site_mend_sites_that_are_shifted_apart():
     rows["site"] = np.repeat(["south", "north"], 400)
     rows["image_id"], rows["group_id"] = rows.site + rows.image_id, rows.site + rows.group_id
     rows["part"] = np.where((np.arange(800) // 2) % 3 == 0, "recalibration", "evaluation")
-    found, kept = recalibrate_sites(rows, 0.5, NONE, PARAMS, 1)
+    found, kept = recalibrate_sites(rows, Threshold(0.5, "half", 1, 1), NONE, PARAMS, 1)
     found = found.set_index(["name", "metric"]).loc["by site"]
     assert kept == {}
     assert found.difference_low["auroc"] > 0.02
     assert found.difference_high["brier"] < 0
     assert found.value["sensitivity"] > 0.9
     lone = rows.assign(label=rows.label.where(rows.part == "evaluation", 1))  # no second class to choose on
-    assert recalibrate_sites(lone, 0.5, NONE, PARAMS, 1)[0].empty
+    assert recalibrate_sites(lone, Threshold(0.5, "half", 1, 1), NONE, PARAMS, 1)[0].empty
 
 
 @pytest.mark.parametrize("rule", ["binormal", "sensitivity"])
@@ -228,7 +228,7 @@ def test_where_a_rule_cannot_be_applied_the_frozen_one_is_kept_and_named(interna
     )
     rows["image_id"], rows["group_id"] = rows.site + rows.image_id, rows.site + rows.group_id
     one_turned = rows.assign(label=np.where(rows.site == "south", 1 - rows.label, rows.label))
-    table, kept = recalibrate_sites(one_turned, frozen.value, NONE, params, 1)
+    table, kept = recalibrate_sites(one_turned, frozen, NONE, params, 1)
     assert len(table) == 8
     assert list(kept) == (["south"] if rule == "binormal" else [])
     turned = rows.assign(label=1 - rows.label)
@@ -239,7 +239,7 @@ def test_where_a_rule_cannot_be_applied_the_frozen_one_is_kept_and_named(interna
         assert kept["south"].startswith("threshold_rule binormal: the mean logit of pneumonia does not lie above")
         assert (local.value, local.chosen_on, local.rule) == (frozen.value, "validation", kept["south"])
         # Where all sites keep what was frozen, the table says that nothing moves.
-        table, kept = recalibrate_sites(turned, frozen.value, NONE, params, 1)
+        table, kept = recalibrate_sites(turned, frozen, NONE, params, 1)
         assert sorted(kept) == sorted(halves)
         assert (table.difference.dropna() == 0).all()
     lone = rows.assign(label=1)

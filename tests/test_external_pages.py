@@ -63,7 +63,7 @@ def found_of(rows: pd.DataFrame, grey: float = 150, shown: bool = False, rule: s
     calibrations = evaluation.external_calibration_table(calibrated, **OPTIONS)
     both = pd.concat([internal[internal.split == "test"], rows], ignore_index=True)
     named = rows.assign(site=np.where(np.arange(len(rows)) % 4 < 2, "north", "south"))
-    by_site, kept = evaluation.recalibrate_sites(named, threshold, calibration, params, 1)
+    by_site, kept = evaluation.recalibrate_sites(named, frozen, calibration, params, 1)
     bands = evaluation.curve_bands(both, **OPTIONS, splits=("test", "external"))
     bins = {method: evaluation.reliability(calibrated, calibrated[method]) for method in calibrations.method}
     plots = [

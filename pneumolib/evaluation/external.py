@@ -207,7 +207,7 @@ def errors_by_warning(
 
 
 def recalibrate_sites(
-    predictions: pd.DataFrame, threshold: float, frozen: Calibration, params: EvaluationParams, seed: int
+    predictions: pd.DataFrame, threshold: Threshold, frozen: Calibration, params: EvaluationParams, seed: int
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Threshold and calibration chosen for each site on its recalibration part, against the frozen ones, on the evaluation part.
 
@@ -219,22 +219,19 @@ def recalibrate_sites(
         specificity at each site's threshold. Empty with fewer than two such sites. And each site where the rule cannot be
         applied, with the reason.
     """
-    rows = part_of(predictions, EVALUATION).assign(reached=lambda t: t.probability >= threshold)
+    rows = part_of(predictions, EVALUATION).assign(reached=lambda t: t.probability >= threshold.value)
     changed, kept, large = rows.copy(), {}, 0
     for site, own in predictions[predictions.site != ""].groupby("site"):
         if own.groupby(["part", "label"]).size().reindex(_CELLS, fill_value=0).min() < _FEWEST:
             continue
         large += 1
-        local = part_of(own, RECALIBRATION).assign(split="val")
-        calibration = _refitted(local, frozen, params)
-        try:
-            value = choose_threshold(local, params, calibration=calibration).value
-        except InputError as fault:  # such as `binormal` where scores are turned round
-            kept[site] = str(fault)
+        local, calibration = recalibrate(own, threshold, frozen, params)
+        if local.chosen_on != RECALIBRATION:
+            kept[site] = local.rule
             continue
         here = changed.site == site
+        changed.loc[here, "reached"] = changed.probability[here] >= local.value
         changed.loc[here, "probability"] = calibration.apply(changed.logit[here])
-        changed.loc[here, "reached"] = changed.probability[here] >= value
     if large < 2:
         return pd.DataFrame(), kept
     found = []
