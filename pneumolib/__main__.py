@@ -234,7 +234,7 @@ def on_kaggle(study, accelerator, hours, smoke, push, resume, dataset) -> int:
     hours = hours or kaggle.HOURS[accelerator]
     bundle = build(study, "kaggle", smoke, hours)
     metadata = kaggle.write_metadata(bundle, accelerator, resume, dataset, os.environ.get("KAGGLE_USERNAME", ""))
-    print(f"Built {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB) and {metadata.name}, commit {bundle.commit}")
+    print(f"Built {os.path.relpath(bundle.notebook)} and {metadata.name}, commit {bundle.commit}")
     if push:
         return 0 if kaggle.push(bundle, hours)["code"] == 0 else 1
     print(f"Run it: make kaggle STUDY={study} PUSH=1, or upload the notebook on kaggle.com")
@@ -254,7 +254,7 @@ def on_colab(study, accelerator, hours, smoke, schedule) -> None:
 
     hours = hours or COLAB_HOURS
     bundle = build(study, "colab", smoke, hours)
-    print(f"# {os.path.relpath(bundle.notebook)} ({bundle.size_kb} kB), commit {bundle.commit}")
+    print(f"# {os.path.relpath(bundle.notebook)}, commit {bundle.commit}")
     print(colab_commands(bundle, accelerator, hours, schedule))
 
 

@@ -159,12 +159,13 @@ def fetch(url: str, folder: Path) -> Path:
 
 def _ask(method: str, url: str, **options: Any) -> requests.Response:
     """The answer of a server, its headers read. `requests` limits the pause between two bytes and not how long all take."""
-    options["timeout"], limit_s = TIMEOUT_S, sum(TIMEOUT_S)
     try:
         with ThreadPool(1) as pool:  # its thread, a daemon, is left behind where the time is up
-            return pool.apply_async(requests.request, (method, url), options).get(limit_s)
+            return pool.apply_async(requests.request, (method, url), options | {"timeout": TIMEOUT_S}).get(
+                sum(TIMEOUT_S)
+            )
     except multiprocessing.TimeoutError:
-        raise requests.Timeout(f"no whole answer came in {limit_s} s") from None
+        raise requests.Timeout(f"no whole answer came in {sum(TIMEOUT_S)} s") from None
 
 
 def _try_once(url: str, folder: Path) -> Path:

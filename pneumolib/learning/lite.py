@@ -46,15 +46,9 @@ def efficientnet_lite(name: str, prepared: keras.KerasTensor) -> keras.KerasTens
         repeats = repeats if stage in (0, len(_STAGES) - 1) else math.ceil(depth * repeats)
         for block in range(repeats):
             strides = stride if block == 0 else 1
-            x = _block(x, f"block{stage + 1}{chr(97 + block)}", kernel, strides, _widened(filters, width), expansion)
+            widened = 8 * round(filters * width / 8)
+            x = _block(x, f"block{stage + 1}{chr(97 + block)}", kernel, strides, widened, expansion)
     return _conv(x, "top", 1280, 1)
-
-
-def _widened(filters: int, width: float) -> int:
-    """To the nearest multiple of 8, and never below nine tenths."""
-    wanted = filters * width
-    nearest = max(8, int(wanted + 4) // 8 * 8)
-    return nearest + 8 * (nearest < 0.9 * wanted)
 
 
 def _block(x: keras.KerasTensor, name: str, kernel: int, strides: int, filters: int, expansion: int):

@@ -55,11 +55,6 @@ class Bundle:
     stamp: str
     needs_radiographs: bool
 
-    @property
-    def size_kb(self) -> int:
-        """One megabyte is said to be the most that Kaggle takes; no source of its own was found."""
-        return round(self.notebook.stat().st_size / 1000)
-
 
 def build(study: str, target: str, smoke: bool = False, hours: float = 8.5) -> Bundle:
     """Write `build/<target>/<study>/pneumolib-<study>.ipynb`.
