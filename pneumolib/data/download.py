@@ -161,15 +161,13 @@ def _ask(method: str, url: str, **options: Any) -> requests.Response:
     """The answer of a server, its headers read. `requests` limits the pause between two bytes and not how long all take."""
     try:
         with ThreadPool(1) as pool:  # its thread, a daemon, is left behind where the time is up
-            return pool.apply_async(requests.request, (method, url), options | {"timeout": TIMEOUT_S}).get(
-                sum(TIMEOUT_S)
-            )
+            return pool.apply_async(requests.request, (method, url), options).get(sum(TIMEOUT_S))
     except multiprocessing.TimeoutError:
         raise requests.Timeout(f"no whole answer came in {sum(TIMEOUT_S)} s") from None
 
 
 def _try_once(url: str, folder: Path) -> Path:
-    with _ask("HEAD", url, headers=AS_IS, allow_redirects=True) as answer:
+    with _ask("HEAD", url, headers=AS_IS, allow_redirects=True, timeout=TIMEOUT_S) as answer:
         answer.raise_for_status()
         etag, length = answer.headers.get("ETag", "W/"), answer.headers.get("Content-Length", "")
     if not length.isdigit():
@@ -182,7 +180,7 @@ def _try_once(url: str, folder: Path) -> Path:
     have = file.stat().st_size if validator and file.is_file() else 0
     if have != size:
         resume = {"Range": f"bytes={have}-", "If-Range": validator} if 0 < have < size else {}
-        with _ask("GET", url, headers=AS_IS | resume, stream=True) as answer:
+        with _ask("GET", url, headers=AS_IS | resume, stream=True, timeout=TIMEOUT_S) as answer:
             answer.raise_for_status()
             goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             n_chunks = -(-(size - have * goes_on) // CHUNK_BYTES)
