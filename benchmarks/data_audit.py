@@ -56,7 +56,7 @@ def audit_times(manifest: Manifest, params: RunParams, scratch: Path) -> dict[st
     timed(times, "groups", lambda: (audit.group_findings(table, split), audit.sensitivity_list(table, split)))
     timed(times, "duplicates", lambda: audit.find_duplicates(table, split))
     features = metadata_features(table)
-    timed(times, "each file fact alone", lambda: audit.feature_table(features, split, params.evaluation, seed))
+    timed(times, "each file fact alone", lambda: audit.fact_table(features, split, params.evaluation, seed))
     timed(times, "file facts together", lambda: audit.judge_shortcut(features, split, params.evaluation, seed))
     sets = timed(
         times, "decoding for the border",

@@ -143,7 +143,8 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
 
     Args:
         path: the run's file; `study.yaml` must lie beside it.
-        data_root: replaces `data.root` (`make report DATA=...`).
+        data_root: replaces `data.root` (`make report DATA=...`); where the study names TFRecord files, a folder of images
+            replaces `data.source` too.
         smoke: make it small, and a run of study `<study>-smoke` (`make report SMOKE=1`).
     Returns:
         the checked parameters, and the top-level keys that the run's own file set.
@@ -161,11 +162,14 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys(own, str(path))
     values = {"study": path.parent.name} | shared | own
     if values["study"] != path.parent.name:
-        where, name = origin["study"], path.parent.name
-        raise ParamsError(f"{where}: study: received {values['study']!r}, but its folder says {name!r}")
+        folder = path.parent.name
+        raise ParamsError(f"{origin['study']}: study: received {values['study']!r}, but its folder says {folder!r}")
     params = check(values, origin)
     if data_root is not None:
-        params = check(values | {"data": {**values.get("data", {}), "root": data_root}}, origin)
+        data = {**values.get("data", {}), "root": data_root}
+        if params.data.source == "tfrecord" and any(in_root(data_root).glob("*/*/")):  # images in class folders
+            data["source"] = "kaggle_folder"
+        params = check(values | {"data": data}, origin)
     return smoke_params(params) if smoke else params, set(own)
 
 

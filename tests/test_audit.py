@@ -11,7 +11,7 @@ from pneumolib.audit.groups import duplicate_findings, find_duplicates, group_fi
 from pneumolib.audit.shortcuts import (
     ALL,
     BEFORE,
-    feature_table,
+    fact_table,
     judge_shortcut,
     mitigation_findings,
     mitigation_table,
@@ -58,7 +58,7 @@ def said(finding) -> str:
 
 
 def alone(table) -> pd.DataFrame:
-    return feature_table(metadata_features(table), split_of(table), PARAMS, seed=1).set_index("feature")
+    return fact_table(metadata_features(table), split_of(table), PARAMS, seed=1).set_index("feature")
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_constant_features_are_listed_and_images_without_features_refused(table)
     shortcut = judge_shortcut(features * 0 + 10.5, split, PARAMS, 1)
     assert shortcut.cv.reason == "all 9 features are constant on the training pool"
     with pytest.raises(KeyError, match="i003"):
-        feature_table(features.drop("i003"), split, PARAMS, 1)
+        fact_table(features.drop("i003"), split, PARAMS, 1)
 
 
 IDS = pd.DataFrame({"image_id": list("abc")})

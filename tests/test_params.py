@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pneumolib.errors import InputError, ParamsError
-from pneumolib.params import check
+from pneumolib.params import DataParams, check
 from pneumolib.project import in_root, load_run, study_runs
 
 
@@ -196,3 +196,13 @@ def test_a_root_that_is_no_folder_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PNEUMOLIB_ROOT", "~")
     assert (in_root("x"), in_root("~/y")) == (tmp_path / "x", tmp_path / "y")
+
+
+def test_a_folder_of_images_stands_in_for_tfrecord_files(study, tmp_path):
+    path = study("")
+    (path.parent / "study.yaml").write_text("data: {source: tfrecord, root: gs://bucket/folder}\n")
+    for made, source in (("records/train", "tfrecord"), ("images/train/NORMAL", "kaggle_folder")):
+        (tmp_path / made).mkdir(parents=True)
+        root = str(tmp_path / made.split("/")[0])
+        assert load_run(path, root)[0].data == DataParams(source=source, root=root)
+    assert load_run(path)[0].data.root == "gs://bucket/folder"

@@ -6,12 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "groups": ["duplicate_findings", "find_duplicates", "group_findings", "sensitivity_list", "shared_groups"],
-        "shortcuts": [
-            "feature_table",
-            "judge_shortcut",
-            "mitigation_findings",
-            "mitigation_table",
-            "shortcut_findings",
-        ],
+        "shortcuts": ["fact_table", "judge_shortcut", "mitigation_findings", "mitigation_table", "shortcut_findings"],
     },
 )

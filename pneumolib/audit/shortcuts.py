@@ -159,7 +159,7 @@ def _coefficient_table(constant: pd.Series, coefficients: np.ndarray | float) ->
     return table.loc[order].reset_index(drop=True)
 
 
-def feature_table(features: pd.DataFrame, split: pd.DataFrame, params: EvaluationParams, seed: int) -> pd.DataFrame:
+def fact_table(features: pd.DataFrame, split: pd.DataFrame, params: EvaluationParams, seed: int) -> pd.DataFrame:
     """What each feature tells alone, nothing fitted: AUROC on the training pool and on test, with intervals.
 
     The direction is the one with an AUROC of 0.5 or more on the pool, and the same on test: a value below 0.5 there is a
