@@ -42,6 +42,9 @@ from pneumolib.text import printable
 
 # What a notebook can fail with: a cell's exception, a kernel that never came, one that died, no usable result, a full disk.
 _FAULTS = (PapermillExecutionError, NoSuchKernel, RuntimeError, ResultError, OSError)
+# Of glibc on Linux: the memory of tensors stays with the process, in large pages. Else each step of a training gives it back to
+# the system and gets it again page by page, which costs time (benchmarks/README.md).
+KEPT_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1"
 # Escape sequences (colours, cursor, window titles) and what else is not text; carriage returns are dealt with apart.
 _CONTROL = re.compile(r"\x1b\[[\d;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|(?![\t\n\r])[\x00-\x1f\x7f]")
 # Lines that say how far a cell is: an epoch of `ValidationWatch`, with the time left, or of Keras, or a progress bar.
@@ -218,6 +221,7 @@ def _run_notebook(step: Step, work: Path, progress: Progress) -> None:
 
     notebook = notebook_path(step.run)
     os.environ |= {RUN_VARIABLE: step.run, FOLDER_VARIABLE: str(work)}  # the kernel inherits it
+    os.environ.setdefault("GLIBC_TUNABLES", KEPT_MEMORY)
     with tempfile.TemporaryDirectory(prefix="pneumolib-") as sockets:
         papermill.execute_notebook(
             notebook,
