@@ -359,11 +359,9 @@ def test_dicom_values_above_the_stored_bits_are_named(signed, packed, overlay):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_jpeg_in_dicom_that_was_cut_and_closed_is_refused(share):
-    noise = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, "JPEG")
-    whole = file.getvalue()
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_in_dicom_that_was_cut_and_closed_is_refused(share, progressive):
+    whole = encoded("JPEG", np.random.default_rng(0).integers(0, 256, (48, 64)), progressive=progressive)
     assert grey(compressed(whole, JPEGBaseline8Bit)).shape == (48, 64)
     with pytest.raises(ImageFileError, match="truncated"):
         decode(compressed(whole[: int(share * len(whole))] + b"\xff\xd9", JPEGBaseline8Bit))

@@ -109,7 +109,7 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
             image = Image.fromarray(pixels)
             return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
         if image.format == "JPEG":
-            _check_last_scan(raw)
+            check_last_scan(raw)
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
@@ -186,7 +186,7 @@ def without_end(raw: bytes) -> bytes:
     return raw[:end] + bytes(8) if scans == 1 else raw
 
 
-def _check_last_scan(raw: bytes) -> None:
+def check_last_scan(raw: bytes) -> None:
     """Refuse a JPEG of several scans that was cut and closed again: bytes before its end mark are read if its last scan
     is not whole, and change the picture. After a whole scan libjpeg skips them.
     """

@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumolib.data.decode import by_level, check_pixels, spread, usual_range, without_end
+from pneumolib.data.decode import by_level, check_last_scan, check_pixels, spread, usual_range, without_end
 from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams
 
@@ -121,6 +121,7 @@ def _check_codestream(dataset: Dataset) -> None:
             raise ImageFileError(f"DICOM with {image.size[0]} x {image.size[1]} compressed pixels, unlike its header")
         if syntax == JPEGBaseline8Bit:
             image.load()
+            check_last_scan(frame)
 
 
 def _unpacked(segment: bytes, enough: int) -> int:
