@@ -162,8 +162,7 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys(own, str(path))
     values = {"study": path.parent.name} | shared | own
     if values["study"] != path.parent.name:
-        folder = path.parent.name
-        raise ParamsError(f"{origin['study']}: study: received {values['study']!r}, but its folder says {folder!r}")
+        raise ParamsError(f"{origin['study']}: study: received {values['study']!r}, its folder is {path.parent.name!r}")
     params = check(values, origin)
     if data_root is not None:
         data = {**values.get("data", {}), "root": data_root}

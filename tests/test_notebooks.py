@@ -161,3 +161,9 @@ def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
         assert "Figure without a description" not in text
         assert not [word for word in ('src="http', 'href="http', "src='http", "@import", "url(http") if word in text]
         assert len(text) < 3_000_000
+    # A parameter that decides no training: the run is due, and its training is kept.
+    seconds = pd.read_csv(study.root / "runs/tiny/05_fine_tuning/history.csv").seconds.tolist()
+    study.write("params/tiny/05_fine_tuning.yaml", TINY_FINE_TUNING.replace("resamples: 50", "resamples: 60"))
+    study.run("run", "params/tiny/05_fine_tuning.yaml")
+    assert study.result("05_fine_tuning")["parameters"]["evaluation"]["resamples"] == 60
+    assert pd.read_csv(study.root / "runs/tiny/05_fine_tuning/history.csv").seconds.tolist() == seconds
