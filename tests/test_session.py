@@ -8,7 +8,6 @@ import pytest
 
 from pneumolib import provenance
 from pneumolib.errors import ResultError
-from pneumolib.learning import devices
 from pneumolib.params import check
 from pneumolib.reporting.results import write_result
 from pneumolib.reporting.session import FOLDER_VARIABLE, RUN_VARIABLE, start, table_fingerprint
@@ -21,7 +20,6 @@ SPLIT = pd.DataFrame({"image_id": ["a", "b"], "split": ["train", "val"]})
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
     monkeypatch.delenv(RUN_VARIABLE, raising=False)
-    monkeypatch.setattr(devices, "describe", lambda: DEVICE)
     return tmp_path
 
 
@@ -50,19 +48,19 @@ def session(root, monkeypatch, run: str | None = None, **values):
 def test_the_run_of_the_same_variant_is_continued(root, monkeypatch):
     finished(root, "04_transfer_learning-a")
     finished(root, "04_transfer_learning-b")
-    before = session(root, monkeypatch, "05_fine_tuning-b").continued(SPLIT)
+    before = session(root, monkeypatch, "05_fine_tuning-b").continued(SPLIT, DEVICE)
     assert before.result.run == "04_transfer_learning-b"
     assert before.model_file == root / "runs/demo/04_transfer_learning-b/model.keras"
     with pytest.raises(ResultError, match=r"04_transfer_learning-c has not finished: looked for .*-c/result\.json"):
-        session(root, monkeypatch, "05_fine_tuning-c").continued(SPLIT)
+        session(root, monkeypatch, "05_fine_tuning-c").continued(SPLIT, DEVICE)
 
 
 def test_by_hand_no_variant_is_guessed(root, monkeypatch):
     finished(root, "04_transfer_learning-a")
     with pytest.raises(ResultError, match="Run notebook 04_transfer_learning first, or `make report STUDY=demo`"):
-        session(root, monkeypatch).continued(SPLIT)
+        session(root, monkeypatch).continued(SPLIT, DEVICE)
     finished(root, "04_transfer_learning", "runs/interactive")
-    assert session(root, monkeypatch).continued(SPLIT).folder == root / "runs/interactive/04_transfer_learning"
+    assert session(root, monkeypatch).continued(SPLIT, DEVICE).folder == root / "runs/interactive/04_transfer_learning"
 
 
 @pytest.mark.parametrize(
@@ -75,9 +73,8 @@ def test_by_hand_no_variant_is_guessed(root, monkeypatch):
 )
 def test_other_images_another_split_or_precision_are_refused(root, monkeypatch, values, split, device, said):
     finished(root, "04_transfer_learning")
-    monkeypatch.setattr(devices, "describe", lambda: device)
     with pytest.raises(ResultError, match=said):
-        session(root, monkeypatch, "05_fine_tuning", **values).continued(split)
+        session(root, monkeypatch, "05_fine_tuning", **values).continued(split, device)
 
 
 def test_each_opening_of_test_is_written_down_and_counted(root, capsys):

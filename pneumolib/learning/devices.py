@@ -193,7 +193,11 @@ def _start_jax(asked: DeviceParams, batch_size: int) -> None:
     keras.distribution.set_distribution(several)
 
 
-def describe() -> dict:
+class Device(dict):
+    """What `describe` tells. A type of this library, so that a training's key does not depend on the cell that asked for it."""
+
+
+def describe() -> Device:
     """What numbers depend on besides code and data.
 
     Returns:
@@ -217,7 +221,7 @@ def describe() -> dict:
         name = jax.devices()[0].device_kind
     if kind == "cpu":
         name = "CPU" if devices == processes()[1] else "virtual CPU"
-    return {
+    return Device({
         "backend": f"{backend} {sys.modules[backend].__version__}, keras {keras.__version__}",
         "kind": kind,
         "device": name,
@@ -225,7 +229,7 @@ def describe() -> dict:
         "processes": processes()[1],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "precision": keras.config.dtype_policy().name,
-    }
+    })  # fmt: skip
 
 
 def replicated(facts: dict) -> bool:

@@ -77,11 +77,12 @@ class Session:
         """Where a training keeps its state from epoch to epoch; it outlives the run's own folder."""
         return self.folder.parent / "trainings" / self.run
 
-    def continued(self, split: pd.DataFrame) -> "Continued":
+    def continued(self, split: pd.DataFrame, device: dict) -> "Continued":
         """The run that `fine_tuning.continues` names, of the same variant; by hand, the one that was run by hand, if any.
 
         Args:
             split: of this run; the other one must have used the same, or its training images could be validated on.
+            device: from `learning.start`; a network keeps the precision that it was trained in.
         Raises:
             ResultError: no such run has finished, or it saw other images or another split, or has another precision.
         """
@@ -94,13 +95,11 @@ class Session:
                 f"{folder}: was trained on images prepared otherwise: {seen}. Give this run the same `image` section; it "
                 f"has {asked}"
             )
-        from pneumolib.learning.devices import describe  # here: who reads results waits for no Keras
-
-        here, was = describe(), result.provenance.device
-        if here["precision"] != was.get("precision"):
+        here, was = device["precision"], result.provenance.device.get("precision")
+        if here != was:
             raise ResultError(
-                f"{folder}: was trained in {was.get('precision')} on {was.get('device')}, and this run computes in {here['precision']} on "
-                f"{here['device']}: a network's layers keep their precision. Write training.precision in both, received "
+                f"{folder}: was trained in {was} on {result.provenance.device.get('device')}, and this run computes in {here} on "
+                f"{device['device']}: a network's layers keep their precision. Write training.precision in both, received "
                 f"{self.params.training.precision} here"
             )
         return found
