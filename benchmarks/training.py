@@ -1,9 +1,9 @@
 """What training costs: `make bench`. Ratios from one run on one machine, on the radiographs of ../shared.
 
 Part one: an epoch of the baseline with and without deterministic operations, each in a process of its own; without them
-Keras also compiles with XLA unless told not to; and without `study.run.KEPT_MEMORY`. Part two: the head of the recommended recipe on kept features, and the same
-head through the frozen backbone. Part three: the time to a validation AUROC of 0.97, for the recommended recipe and for
-`tpu-cnn` as published, which is given up after `--published-epochs`, each of minutes on two cores.
+Keras also compiles with XLA unless told not to. Also without `study.run.KEPT_MEMORY`. Part two: the head of the recommended
+recipe on kept features, and the same head through the frozen backbone. Part three: the time to a validation AUROC of 0.97, for
+the recommended recipe and for `tpu-cnn` as published, which is given up after `--published-epochs`, each of minutes on two cores.
 """
 
 import argparse

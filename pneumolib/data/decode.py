@@ -101,15 +101,16 @@ def decode(raw: bytes, at_least_px: int | None = None, grey: bool = False, limit
     Raises:
         ImageFileError: empty, truncated, animated, too large, or no JPEG, PNG or DICOM at all.
     """
-    with opened(without_end(raw) if form_of(raw) == "JPEG" else raw, limits) as image:
+    end, scans = scans_of(raw) if form_of(raw) == "JPEG" else (0, 0)
+    with opened(without_end(raw, end) if scans == 1 else raw, limits) as image:
         if form_of(raw) == "DICOM":
             from pneumolib.data.dicom import decode_dicom
 
             pixels, mode = decode_dicom(image)
             image = Image.fromarray(pixels)
             return Decoded(image.convert("L") if grey else image, image.width, image.height, mode, 0)
-        if image.format == "JPEG":
-            check_last_scan(raw)
+        if scans > 1:
+            check_last_scan(raw, end)
         # Pillow would keep the top byte, and in many such files that holds next to nothing.
         if image.format == "PNG" and raw[24] == 16 and raw[25] != 0:
             raise ImageFileError("PNG of 16 bits in colour or with transparency; save it as 16-bit grey or with 8 bits")
@@ -177,28 +178,25 @@ def check_not_blank(image: Image.Image) -> None:
         raise ImageFileError("blank: all of its pixels have one grey value")
 
 
-def without_end(raw: bytes) -> bytes:
+def without_end(raw: bytes, end: int) -> bytes:
     """A JPEG with one scan, without its end mark. libjpeg fills what is missing before that mark with grey and says
     nothing; without the mark Pillow finds that the data end too early. Eight bytes are there for libjpeg to look ahead.
-    A JPEG of several scans is left as it is: libjpeg needs its mark.
+    A JPEG of several scans cannot be read so: libjpeg needs its mark.
     """
-    end, scans = _scans(raw)
-    return raw[:end] + bytes(8) if scans == 1 else raw
+    return raw[:end] + bytes(8)
 
 
-def check_last_scan(raw: bytes) -> None:
+def check_last_scan(raw: bytes, end: int) -> None:
     """Refuse a JPEG of several scans that was cut and closed again: bytes before its end mark are read if its last scan
     is not whole, and change the picture. After a whole scan libjpeg skips them.
     """
-    end, scans = _scans(raw)
-    if scans > 1:
-        files = (raw[:end] + more + raw[end:] for more in (b"", _MORE_DATA))
-        plain, filled = (Image.open(io.BytesIO(file), formats=["JPEG"]).tobytes() for file in files)
-        if plain != filled:
-            raise ImageFileError("truncated: its last scan ends too early")
+    files = (raw[:end] + more + raw[end:] for more in (b"", _MORE_DATA))
+    plain, filled = (Image.open(io.BytesIO(file), formats=["JPEG"]).tobytes() for file in files)
+    if plain != filled:
+        raise ImageFileError("truncated: its last scan ends too early")
 
 
-def _scans(raw: bytes) -> tuple[int, int]:
+def scans_of(raw: bytes) -> tuple[int, int]:
     """Where a JPEG's end mark is, its whole length without one, and the number of its scans; progressive ones count as two or more."""
     place, scans = 2, 0
     while (mark := _MARK.search(raw, place)) and mark[0] != b"\xff\xd9":

@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumolib.data.decode import by_level, check_last_scan, check_pixels, spread, usual_range, without_end
+from pneumolib.data.decode import by_level, check_last_scan, check_pixels, scans_of, spread, usual_range, without_end
 from pneumolib.errors import ImageFileError
 from pneumolib.params import DataParams
 
@@ -115,13 +115,15 @@ def _check_codestream(dataset: Dataset) -> None:
         if not count or any(_unpacked(frame[start:end], most) > most for start, end in segments):
             raise ImageFileError("DICOM with more compressed pixels than its rows and columns, or with none")
         return
-    frame = without_end(frame) if syntax == JPEGBaseline8Bit else frame
+    end, scans = scans_of(frame) if syntax == JPEGBaseline8Bit else (0, 0)
+    frame = without_end(frame, end) if scans == 1 else frame
     with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(frame), formats=_FORMATS) as image:
         if image.size != size:
             raise ImageFileError(f"DICOM with {image.size[0]} x {image.size[1]} compressed pixels, unlike its header")
         if syntax == JPEGBaseline8Bit:
             image.load()
-            check_last_scan(frame)
+        if scans > 1:
+            check_last_scan(frame, end)
 
 
 def _unpacked(segment: bytes, enough: int) -> int:
