@@ -104,7 +104,10 @@ class Visitor:
     def upload(self, *files) -> None:
         """Paths, or pairs of name and bytes."""
         payload = [{"name": f[0], "mimeType": "", "buffer": f[1]} if isinstance(f, tuple) else f for f in files]
-        self.page.locator("input[type=file]").set_input_files(payload)
+        self.rest()
+        field = self.page.locator("input[type=file]")
+        expect(field).to_have_count(1)  # after an upload, the next field is shown beside the last one for a moment
+        field.set_input_files(payload)
 
     def rows(self, number: int) -> list[str]:
         """The table of images that were read, once it has so many: name, probability and class, as a screen reader has them."""
