@@ -145,11 +145,13 @@ class FeatureParams(Section):
 class FineTuningParams(Section):
     """Which run is continued, and which layers move.
 
+    `continues` names a notebook, whose run of the same variant is meant, or a whole run, such as one of a sweep.
+
     `unfreeze` is `all`, the number of a backbone's last layers, or the name of the layer to start from. The backbone's
     rate is the training's rate times `backbone_rate_factor` (discriminative rates; Howard and Ruder, ACL 2018).
     """
 
-    continues: Literal["03_baseline_cnn", "04_transfer_learning"] = "04_transfer_learning"
+    continues: Annotated[str, Field(pattern=r"^0[34]_\w+(-[\w.-]+)?$")] = "04_transfer_learning"
     unfreeze: Annotated[int, Field(ge=1)] | Annotated[str, Field(min_length=1)] = "all"
     freeze_batchnorm: bool = True
     backbone_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -1,10 +1,12 @@
 """Where is what? The project's folders, the names of its runs, and the parameter files of its studies.
 
 A study is a folder `params/<study>/`: `study.yaml` holds what all runs share (data, split, image, seed), and each
-`NN_<notebook>[-<variant>].yaml` adds what one run needs. Numbers are read as in YAML 1.2: `1e-4` is a number; `010` and
-`1:30` are text, where YAML 1.1 reads 8 and 90.
+`NN_<notebook>[-<variant>].yaml` adds what one run needs. A `sweep` in such a file makes one run of each combination of values.
+Numbers are read as in YAML 1.2: `1e-4` is a number; `010` and `1:30` are text, where YAML 1.1 reads 8 and 90.
 """
 
+import itertools
+import math
 import os
 import re
 import unicodedata
@@ -23,6 +25,9 @@ SMOKE = "-smoke"  # ends the name of a study that is run small, see `smoke_param
 TRAINING = ("03_baseline_cnn", "04_transfer_learning", "05_fine_tuning")
 FINE_TUNING, EVALUATION = "05_fine_tuning", "06_evaluation"
 COMPARISON, EXTERNAL = "07_comparison", "08_external_validation"
+MOST_SWEPT = 200  # runs of one sweep
+# Sections in which all runs of a study must agree, or they cannot be compared.
+_NOT_SWEPT = ("study", "data", "split", "evaluation", "published", "external")
 
 
 def project_root() -> Path:
@@ -114,11 +119,19 @@ def evaluated(run: str) -> str:
     return run.removeprefix(f"{EVALUATION}-")
 
 
+def continued_run(run: str, continues: str) -> str:
+    """The run that a fine-tuning continues: a whole name, or a notebook's, of which it is the run of the same variant.
+
+    `05_fine_tuning-vgg19` with `04_transfer_learning` continues `04_transfer_learning-vgg19`.
+    """
+    return continues if "-" in continues else continues + run.removeprefix(FINE_TUNING)
+
+
 def study_runs(study_dir: Path) -> dict[str, Path]:
     """Each run of a study and its parameter file, in the order in which they are executed.
 
-    A training run is followed by its evaluation, which shares its parameter file. Raises ParamsError for a study without
-    files, and for a file that has the name of an evaluation.
+    A training run is followed by its evaluation, which shares its parameter file, as all runs of a `sweep` do. Raises
+    ParamsError for a study without files, and for a file that has the name of an evaluation.
     """
     files = sorted(p for p in study_dir.glob("*.yaml") if p.name != "study.yaml")
     if not files:
@@ -130,15 +143,59 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
         notebook = file.stem.partition("-")[0]
         if notebook == EVALUATION:
             faults.append(f"{file}: {EVALUATION} runs after every training run, with its parameters; delete this file")
-        runs[file.stem] = file
-        if notebook in TRAINING:
-            runs[evaluation_of(file.stem)] = file
+        for run in swept(file):
+            runs[run] = file
+            if notebook in TRAINING:
+                runs[evaluation_of(run)] = file
     if faults:
         raise ParamsError("\n".join(faults))
     return runs
 
 
-def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> tuple[RunParams, set[str]]:
+def swept(path: Path) -> dict[str, dict[str, Any]]:
+    """Each run of a parameter file, and what its `sweep` sets there, dotted key to value: one run, and nothing, without.
+
+    `sweep: {training.learning_rate: [3.0e-4, 1.0e-3], seed: [1, 2]}` in `03_baseline_cnn.yaml` makes four runs, the first of
+    them `03_baseline_cnn-learning_rate-0.0003-seed-1`. A file that cannot be read counts as one run: `load_run` says why.
+
+    Raises:
+        ParamsError: a sweep of another notebook, of keys in which runs must agree, of more than `MOST_SWEPT` runs, without
+            values, or with the same value twice.
+    """
+    try:
+        sweep = _read_yaml(path).get("sweep")
+    except ParamsError:
+        return {path.stem: {}}
+    if sweep is None:
+        return {path.stem: {}}
+    place = f"{path}: sweep: received {str(sweep)[:500]}"
+    if notebook_of(path.stem) not in TRAINING or notebook_of(path.stem) == FINE_TUNING:
+        raise ParamsError(f"{place}; only {' and '.join(n for n in TRAINING if n != FINE_TUNING)} are swept")
+    if not isinstance(sweep, dict) or not all(
+        isinstance(k, str) and isinstance(v, list) and v for k, v in sweep.items()
+    ):
+        raise ParamsError(
+            f"{place}; write keys with lists of values: sweep: {{training.learning_rate: [3.0e-4, 1.0e-3]}}"
+        )
+    if agreed := [key for key in sweep if str(key).partition(".")[0] in _NOT_SWEPT]:
+        raise ParamsError(f"{place}; {agreed[0]} must be the same in all runs of a study, or they cannot be compared")
+    if (count := math.prod(map(len, sweep.values()))) > MOST_SWEPT:
+        raise ParamsError(f"{place}; that makes {count} runs, and at most {MOST_SWEPT} are allowed. Take out values")
+    last = [key.rpartition(".")[2] for key in sweep]
+    names = [name if last.count(name) == 1 else key for key, name in zip(sweep, last, strict=True)]
+    runs = {}
+    for values in itertools.product(*sweep.values()):
+        words = "-".join(f"{name}-{value}" for name, value in zip(names, values, strict=True))
+        run = f"{path.stem}-{re.sub('[^A-Za-z0-9_.]+', '-', words).strip('-')}"  # [0.2, 1.0] becomes 0.2-1.0
+        runs[run] = dict(zip(sweep, values, strict=True))
+    if len(runs) < count:
+        raise ParamsError(f"{place}; the same value stands there twice")
+    return runs
+
+
+def load_run(
+    path: Path, data_root: str | None = None, smoke: bool = False, run: str = ""
+) -> tuple[RunParams, set[str]]:
     """Read `params/<study>/<run>.yaml` over its `study.yaml`.
 
     Args:
@@ -146,6 +203,7 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
         data_root: replaces `data.root` (`make report DATA=...`); where the study names TFRecord files, a folder of images
             replaces `data.source` too.
         smoke: make it small, and a run of study `<study>-smoke` (`make report SMOKE=1`).
+        run: which of the file's runs, where it has a `sweep`; by default that of the file's name.
     Returns:
         the checked parameters, and the top-level keys that the run's own file set.
     Raises:
@@ -159,8 +217,20 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
     shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
     if twice := sorted(shared.keys() & own.keys()):
         raise ParamsError(f"{path}: {twice[0]}: set in study.yaml already, which decides it for all runs; delete one")
-    origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys(own, str(path))
+    combination, run = {}, run or path.stem
+    if own.pop("sweep", None) is not None and (combination := swept(path).get(run)) is None:
+        raise ParamsError(f"{path}: sweep: received run {run}, which is none of its runs: {', '.join(swept(path))}")
+    changed = [key.partition(".")[0] for key in combination]
+    origin = dict.fromkeys(changed, str(path)) | dict.fromkeys(shared, str(path.parent / "study.yaml"))
+    origin |= dict.fromkeys(own, str(path))
     values = {"study": path.parent.name} | shared | own
+    for key, value in combination.items():
+        *sections, name = key.split(".")
+        inner = values
+        for section in sections:
+            inner[section] = dict(inner[section]) if isinstance(inner.get(section), dict) else {}
+            inner = inner[section]
+        inner[name] = value
     if values["study"] != path.parent.name:
         raise ParamsError(f"{origin['study']}: study: received {values['study']!r}, its folder is {path.parent.name!r}")
     params = check(values, origin)
@@ -169,7 +239,7 @@ def load_run(path: Path, data_root: str | None = None, smoke: bool = False) -> t
         if params.data.source == "tfrecord" and any(in_root(data_root).glob("*/*/")):  # images in class folders
             data["source"] = "kaggle_folder"
         params = check(values | {"data": data}, origin)
-    return smoke_params(params) if smoke else params, set(own)
+    return smoke_params(params) if smoke else params, {*own, *changed}
 
 
 _MOST_ALIASES, _MOST_BYTES = 10, 100_000  # of a parameter file; the longest of ours has 40 lines and no alias

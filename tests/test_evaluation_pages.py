@@ -11,6 +11,7 @@ from scipy.special import expit
 from pneumolib import evaluation
 from pneumolib.evaluation import compare
 from pneumolib.params import EvaluationParams
+from pneumolib.project import swept
 from pneumolib.reporting import comparing, evaluation_plots, words
 from pneumolib.reporting.comparing import leaderboard
 from pneumolib.reporting.results import by_metric, write_result
@@ -202,3 +203,33 @@ def test_nothing_one_run_or_one_class_to_compare_is_no_crash(tmp_path, monkeypat
     shown += comparison_alts(board, compared)
     assert not re.search(r"\bnan\b", "\n".join(shown).lower())
     assert ("no two runs" in shown[0]) == (len(tables) < 2)
+
+
+def test_a_sweep_is_drawn_by_parameter_and_many_runs_are_told_from_all(tmp_path, monkeypatch):
+    """A panel a parameter, other values by colour; seeds alone on an axis of their own. Of 30 runs 20 are drawn, and it is said."""
+    monkeypatch.setenv("PNEUMOLIB_ROOT", str(tmp_path))
+    (tmp_path / "params/x").mkdir(parents=True)
+    for run, sweep in {
+        "03_baseline_cnn": "{training.learning_rate: [1.0e-4, 1.0e-2], augment.flip: [true, false], seed: [1, 2]}",
+        "04_transfer_learning": "{seed: [5, 6, 7]}",
+    }.items():
+        (tmp_path / f"params/x/{run}.yaml").write_text(f"sweep: {sweep}\n", encoding="utf-8")
+    runs = [run for file in sorted(tmp_path.glob("params/x/*")) for run in swept(file)]
+    results = [result(run, 0.7 + 0.01 * n) for n, run in enumerate(runs[1:])]  # the first has not finished
+    tables = comparing.sweeps("x", results)
+    assert [table.columns.tolist()[2:] for table in tables.values()] == [
+        ["training.learning_rate", "augment.flip", "seed"], ["seed"]
+    ]  # fmt: skip
+    assert [len(table) for table in tables.values()] == [7, 3]
+    plot = evaluation_plots.sweep(tables)
+    panels = {ax.get_xlabel(): ax for ax in plot.figure.axes}
+    assert list(panels) == ["training.learning_rate", "augment.flip", "seed"]
+    assert panels["training.learning_rate"].get_xscale() == "log"
+    dots = [line for line in panels["seed"].lines if line.get_marker() == "o"]
+    assert [*zip(*dots[0].get_data(), strict=True)] == [*zip(tables["04_transfer_learning"].seed, tables["04_transfer_learning"].validation_auroc, strict=True)]  # fmt: skip
+    assert f"03_baseline_cnn: {runs[7]}; 04_transfer_learning: {runs[10]}" in plot.alt
+    assert evaluation_plots.sweep(comparing.sweeps("x", [])) is None
+    board = leaderboard([result(f"03_baseline_cnn-{n}", 0.5 + 0.01 * n) for n in range(30)])
+    for plot in (evaluation_plots.forest(board), evaluation_plots.cost_against_quality(board)):
+        assert "the 20 of 30 that are best on validation" in plot.caption
+    assert len(evaluation_plots.forest(board).figure.axes[0].get_yticklabels()) == 20

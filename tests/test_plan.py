@@ -89,6 +89,65 @@ def test_a_run_that_builds_on_none_of_the_study_is_refused_before_anything_is_dr
     assert not (root / "data").exists()
 
 
+SWEEP = "sweep: {training.learning_rate: [3.0e-4, 1.0e-3], seed: [1, 2]}\ntraining: {epochs: 1}\n"
+
+
+def test_a_sweep_is_a_run_for_each_combination(root, project):
+    """Each is evaluated, stands in the comparison, and can be continued or tried elsewhere by its name."""
+    project.write("params/tiny/03_baseline_cnn-wide.yaml", SWEEP)
+    project.write(
+        "params/tiny/05_fine_tuning-wide.yaml",
+        "fine_tuning: {continues: 03_baseline_cnn-wide-learning_rate-0.001-seed-2}\n",
+    )
+    steps = {step.run: step for step in plan(root / "params/tiny")}
+    swept = {run: step.params for run, step in steps.items() if run.startswith("03_baseline_cnn-wide-")}
+    assert {run: (p.training.learning_rate, p.seed, p.training.epochs) for run, p in swept.items()} == {
+        "03_baseline_cnn-wide-learning_rate-0.0003-seed-1": (3e-4, 1, 1),
+        "03_baseline_cnn-wide-learning_rate-0.0003-seed-2": (3e-4, 2, 1),
+        "03_baseline_cnn-wide-learning_rate-0.001-seed-1": (1e-3, 1, 1),
+        "03_baseline_cnn-wide-learning_rate-0.001-seed-2": (1e-3, 2, 1),
+    }
+    best = [*swept][-1]
+    assert all(steps[f"06_evaluation-{run}"].params.seed == params.seed for run, params in swept.items())
+    assert {f"06_evaluation-{run}" for run in swept} < set(steps["07_comparison"].upstream)
+    assert steps["05_fine_tuning-wide"].upstream == [best]
+    # One run of it, opened and run by its own name.
+    said = project.run("run", "params/tiny/03_baseline_cnn-wide-none.yaml", code=2)
+    assert best in said
+    assert "seed = 2" in opened_copy(project, best)
+    project.write("params/tiny/05_fine_tuning-wide.yaml", "fine_tuning: {continues: 03_baseline_cnn}\n")
+    with pytest.raises(ParamsError, match=rf"no training run of that name\..*Training runs: .*{best}"):
+        plan(root / "params/tiny")
+
+
+def opened_copy(project, run: str) -> str:
+    project.run("open", f"tiny/{run}", "--no-browser")
+    return (project.root / f"runs/interactive/tiny-{run}.ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("run", "sweep", "said"),
+    [
+        ("05_fine_tuning-wide", "{seed: [1, 2]}", "only 03_baseline_cnn and 04_transfer_learning are swept"),
+        ("03_baseline_cnn-wide", "{seed: 1}", "write keys with lists of values"),
+        ("03_baseline_cnn-wide", "{seed: []}", "write keys with lists of values"),
+        ("03_baseline_cnn-wide", "[seed]", "write keys with lists of values"),
+        ("03_baseline_cnn-wide", "{split.seed: [1, 2]}", "split.seed must be the same in all runs of a study"),
+        ("03_baseline_cnn-wide", f"{{seed: {[*range(201)]}}}", "that makes 201 runs, and at most 200 are allowed"),
+        ("03_baseline_cnn-wide", "{seed: [1, 2, 1]}", "the same value stands there twice"),
+        ("03_baseline_cnn-wide", "{training.rate: [0.1]}", "training.rate: unknown key (received 0.1)"),
+        ("03_baseline_cnn-wide", "{seed.x: [1]}", "seed: Input should be a valid integer (received {'x': 1})"),
+        ("03_baseline_cnn-wide", "{features.views: [1]}", "features: notebook 03_baseline_cnn does not use it"),
+    ],
+)  # fmt: skip
+def test_a_sweep_that_cannot_be_is_refused_by_file_and_key(root, project, run, sweep, said):
+    project.write(f"params/tiny/{run}.yaml", f"sweep: {sweep}\n")
+    with pytest.raises(ParamsError) as caught:
+        plan(root / "params/tiny")
+    assert f"params/tiny/{run}.yaml: " in str(caught.value)
+    assert said in str(caught.value)
+
+
 def test_faults_of_all_files_are_said_at_once(root, project):
     project.write("params/tiny/07_comparison.yaml", "model: {name: separable_cnn}\n")
     project.write("params/tiny/03_baseline_cnn-wide.yaml", "training: {epoch: 1}\n")

@@ -27,7 +27,7 @@ from typing import Any
 from pneumolib.errors import PneumolibError
 from pneumolib.hosts import Prepared, prepare
 from pneumolib.params import DataParams
-from pneumolib.project import SMOKE, in_root, load_run, project_root, study_runs, write_whole
+from pneumolib.project import SMOKE, evaluated, in_root, load_run, project_root, study_runs, write_whole
 from pneumolib.provenance import CHANGED, COMMIT_VARIABLE, provenance_of_checkout
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -104,8 +104,8 @@ def rendered(template: str, **values: Any) -> str:
 
 def _study_data(study: str, smoke: bool = False) -> DataParams:
     """Where the study's images come from. All of its files are checked: at home, and not in a queue of hours."""
-    files = dict.fromkeys(study_runs(in_root(f"params/{study}")).values())
-    loaded = [load_run(file, smoke=smoke)[0] for file in files]
+    runs = study_runs(in_root(f"params/{study}"))
+    loaded = [load_run(file, smoke=smoke, run=evaluated(run))[0] for run, file in runs.items()]
     return loaded[0].data
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
-from pneumolib.project import run_folder
+from pneumolib.project import params_folder, run_folder, study_runs, swept
 from pneumolib.reporting.prose import has_random_backbone, say, table
 from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
 
@@ -123,6 +123,20 @@ def compare_runs(results: list[Result]) -> Comparison:
     thresholds = {run: result.threshold.value for run, result in trained.items()}
     differences = paired_differences(predictions, "test", thresholds, reference, **options)
     return Comparison(reference, differences, secondary_tests(predictions, "test", thresholds, reference), bands)
+
+
+def sweeps(study: str, results: list[Result]) -> dict[str, pd.DataFrame]:
+    """Each `sweep` of the study's parameter files, by the file's name: one row a finished run.
+
+    Columns: `run`, `validation_auroc` (a choice of parameters by test would make test too good), and one for each swept key.
+    """
+    found = {r.run: r.metric("auroc", "validation") for r in results}
+    tables = {}
+    for file in dict.fromkeys(study_runs(params_folder(study)).values()):
+        rows = [{"run": run, "validation_auroc": found[run].value} | values
+                for run, values in swept(file).items() if values and found.get(run)]  # fmt: skip
+        tables |= {file.stem: pd.DataFrame(rows)} if rows else {}
+    return tables
 
 
 def own_metrics_table(results: list[Result]) -> pd.DataFrame:

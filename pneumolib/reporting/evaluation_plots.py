@@ -1,6 +1,7 @@
 """Figures of the evaluation of one run, of several, and of a frozen model on another source, from tables of `evaluation`."""
 
 import itertools
+from collections.abc import Sized
 
 import numpy as np
 import pandas as pd
@@ -178,30 +179,40 @@ def robustness(table: pd.DataFrame) -> Plot:
 
 
 _COLOURS = (figures.NORMAL, figures.PNEUMONIA, *figures.OTHERS)
+_MOST_DRAWN = 20  # runs in one figure: those best on validation
 _COSTS = {"parameters": "weights", "minutes": "training, minutes", "milliseconds_per_image": "prediction, ms an image"}
 
 
 def forest(board: pd.DataFrame) -> Plot:
     """AUROC, sensitivity and specificity on test with intervals, one row a run, from `comparing.leaderboard`."""
+    caption, board = f"Test metrics with intervals by run, as in the table{_drawn(board)}.", board.head(_MOST_DRAWN)
     figure, axes = figures.new_axes(len(CHANGED), 0.6 + 0.34 * len(board))
     for ax, metric in zip(axes, CHANGED, strict=True):
         figures.dots(ax, board, board.run, {metric: ("", figures.NORMAL)})
         ax.set(xlabel=METRIC_NAMES[metric], xlim=(None, 1.01))
-    return Plot(figure, "forest", "Test metrics with intervals by run, as in the table.")
+    return Plot(figure, "forest", caption)
+
+
+def _drawn(runs: Sized) -> str:
+    """What a caption adds where not all runs are drawn."""
+    return f": the {_MOST_DRAWN} of {len(runs)} that are best on validation" if len(runs) > _MOST_DRAWN else ""
 
 
 def roc_overlay(bands: dict[str, pd.DataFrame]) -> Plot:
-    """ROC curves on test of several runs, from `evaluation.curve_bands` of each."""
+    """ROC curves on test of several runs, from `evaluation.curve_bands` of each, the best on validation first."""
+    caption, bands = f"ROC curves on test by run{_drawn(bands)}.", dict(itertools.islice(bands.items(), _MOST_DRAWN))
     figure, (ax,) = figures.new_axes(height=4.4 + 0.2 * -(-len(bands) // 2))
     tests = {run: band[band.split == "test"] for run, band in bands.items()}
     # Runs apart by colour and, beyond so many, by line.
     styles = itertools.cycle((colour, line) for line in ("-", "--", ":") for colour in _COLOURS)
     figures.curve_panel(ax, "roc", tests, styles, alpha=0)
-    return Plot(figure, "roc-by-run", "ROC curves on test by run.", f"{len(bands)} runs: {', '.join(bands)}.")
+    return Plot(figure, "roc-by-run", caption, f"{len(bands)} runs: {', '.join(bands)}.")
 
 
 def cost_against_quality(board: pd.DataFrame) -> Plot:
     """Test AUROC with its interval against what a run costs, from `results.leaderboard`; costs on logarithmic scales."""
+    caption = f"Test AUROC with its interval against weights, training time and prediction time{_drawn(board)}."
+    board = board.head(_MOST_DRAWN)
     figure, axes = figures.new_axes(3, 2.2 + 0.07 * -(-len(board) // 2))
     for ax, (name, title) in zip(axes, _COSTS.items(), strict=True):
         for colour, (run, one) in zip(itertools.cycle(_COLOURS), board.groupby("run", sort=False), strict=False):
@@ -209,7 +220,40 @@ def cost_against_quality(board: pd.DataFrame) -> Plot:
             ax.errorbar(cost, one.auroc, yerr=arms, fmt="o", color=colour, capsize=3, label=run)
         ax.set(xlabel=title, ylabel="AUROC on test", xscale="log", xmargin=0.2)
         figures.rounded_ticks(ax)
-    return Plot(figure, "cost", "Test AUROC with its interval against weights, training time and prediction time.")
+    return Plot(figure, "cost", caption)
+
+
+def sweep(tables: dict[str, pd.DataFrame]) -> Plot | None:
+    """Validation AUROC against each swept parameter, from `comparing.sweeps`: a dot a run, a line through their means.
+
+    A second swept parameter is told by colour. Seeds have no order, so they get no panel beside another parameter. None without
+    a sweep.
+    """
+    keys = {file: [k for k in table.columns[2:] if k != "seed"] or ["seed"] for file, table in tables.items()}
+    panels = [(file, key, [k for k in keys[file] if k != key][:1]) for file in tables for key in keys[file]]
+    if not panels:
+        return None
+    figure, axes = figures.new_axes(len(panels), 2.6)
+    for ax, (file, key, others) in zip(axes, panels, strict=True):
+        table = tables[file].astype(dict.fromkeys(others, str)).sort_values(key)
+        ticks = table[key].unique() if pd.api.types.is_numeric_dtype(table[key]) else []
+        table = table if len(ticks) else table.astype({key: str})
+        for colour, (value, rows) in zip(
+            itertools.cycle(_COLOURS), table.groupby(others or table.index * 0), strict=False
+        ):
+            means = rows.groupby(key, sort=False).validation_auroc.mean()
+            ax.plot(means.index, means, color=colour, label=value[0] if others else None)
+            ax.plot(rows[key], rows.validation_auroc, "o", color=colour)
+        ax.set(title=file, xlabel=key, ylabel="AUROC on validation", xmargin=0.1)
+        if len(ticks):
+            ax.set_xscale("log" if 0 < 10 * ticks[0] <= ticks[-1] else "linear")
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.set_xticks([], minor=True)
+        if others:
+            ax.legend(title=others[0], fontsize=figures.SMALL, title_fontsize=figures.SMALL)
+    caption = "AUROC on validation by swept parameter: a dot is a run, the line goes through their means."
+    best = "; ".join(f"{file}: {table.run[table.validation_auroc.idxmax()]}" for file, table in tables.items())
+    return Plot(figure, "sweep", caption, f"Best on validation: {best}.")
 
 
 def side_by_side(own: ImageSet, others: ImageSet) -> Plot:

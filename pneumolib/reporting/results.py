@@ -19,7 +19,7 @@ from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.evaluation.metrics import METRICS
 from pneumolib.params import Fraction
-from pneumolib.project import in_root, params_folder, write_whole
+from pneumolib.project import in_root, params_folder, swept, write_whole
 
 RESULT_FILE, MODEL_FILE, PREDICTIONS_FILE = "result.json", "model.keras", "predictions.csv"
 NOT_COMPUTABLE = "not computable"
@@ -302,6 +302,6 @@ def read_results(study: str) -> list[Result]:
 
     Evaluations have none: what they found is in the results of their trainings.
     """
-    named = {file.stem for file in params_folder(study).glob("*.yaml")}
+    named = {run for file in params_folder(study).glob("*.yaml") for run in swept(file)}
     folders = sorted(file.parent for file in in_root(f"runs/{study}").glob(f"*/{RESULT_FILE}"))
     return [read_result(f) for f in folders if f.name in named]

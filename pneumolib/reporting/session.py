@@ -18,7 +18,7 @@ from pneumolib.data.manifest import Manifest, further_columns
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.params import RunParams, check
-from pneumolib.project import in_root, notebook_of, project_root
+from pneumolib.project import continued_run, in_root, notebook_of, project_root
 from pneumolib.provenance import file_sha256, package_versions, provenance_of_checkout, text_digest
 from pneumolib.reporting import results
 from pneumolib.reporting.comparing import read_prediction_table
@@ -86,7 +86,7 @@ class Session:
         Raises:
             ResultError: no such run has finished, or it saw other images or another split, or has another precision.
         """
-        name = self.params.fine_tuning.continues + self.run.removeprefix(self.notebook)
+        name = continued_run(self.run, self.params.fine_tuning.continues)
         found = _finished(self.params.study, name, self.interactive, split)
         folder, result = found.folder, found.result
         seen, asked = result.parameters["image"], self.params.image.model_dump()

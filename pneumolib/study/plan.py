@@ -101,7 +101,7 @@ def plan(study_dir: Path, data_root: str | None = None, force: bool = False, smo
     runs = project.study_runs(study_dir)
     loaded = _load_all(runs, data_root, smoke)
     for run, path in runs.items():
-        params = of_run(run, loaded[path])
+        params = of_run(run, loaded[project.evaluated(run)])
         data = fingerprint(params.data)
         if project.notebook_of(run) == project.EXTERNAL:
             data += "+" + fingerprint(params.external.data, f"{path}: external: ")
@@ -120,21 +120,23 @@ def of_run(run: str, params: RunParams) -> RunParams:
     return params.model_copy(update={"evaluates": project.evaluated(run)})
 
 
-def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict[Path, RunParams]:
-    """Parameters of each file; a training's file may also set what the evaluation after it declares."""
+def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict[str, RunParams]:
+    """Parameters of each run but evaluations; a training's file may also set what the evaluation after it declares."""
     loaded, faults = {}, []
-    for path in dict.fromkeys(runs.values()):
+    for run, path in runs.items():
+        if project.notebook_of(run) == project.EVALUATION:
+            continue
         try:
-            loaded[path], own = project.load_run(path, data_root, smoke)
-            used = [run for run, file in runs.items() if file == path]
-            declared = {name: None for run in used for name in declared_parameters(notebook_path(run))}
+            loaded[run], own = project.load_run(path, data_root, smoke, run)
+            used = [other for other in runs if project.evaluated(other) == run]
+            declared = {name: None for other in used for name in declared_parameters(notebook_path(other))}
             declared.pop("evaluates", None)
             if unused := sorted(own - declared.keys()):
                 raise ParamsError(
-                    f"{path}: {unused[0]}: notebook {project.notebook_of(path.stem)} does not use it, so it would have no "
+                    f"{path}: {unused[0]}: notebook {project.notebook_of(run)} does not use it, so it would have no "
                     f"effect. It uses: {', '.join(declared)}"
                 )
-            _check_upstream(path, loaded[path], list(runs))
+            _check_upstream(run, path, loaded[run], list(runs))
         except ParamsError as fault:
             faults += str(fault).replace(f"{project.project_root()}{os.sep}", "").splitlines()
     if faults:
@@ -142,22 +144,17 @@ def _load_all(runs: dict[str, Path], data_root: str | None, smoke: bool) -> dict
     return loaded
 
 
-def _check_upstream(path: Path, params: RunParams, runs: list[str]) -> None:
+def _check_upstream(run: str, path: Path, params: RunParams, runs: list[str]) -> None:
     """Raise ParamsError where a fine-tuning or an external validation names no training run of the study."""
     keys = {project.FINE_TUNING: "fine_tuning.continues", project.EXTERNAL: "external.run"}
-    key = keys.get(project.notebook_of(path.stem))
+    key = keys.get(project.notebook_of(run))
     trained = [run for run in runs if run.startswith(project.TRAINING)]
-    if key and (needed := project.evaluated(upstream_of(path.stem, params, runs)[0])) not in trained:
+    if key and (needed := project.evaluated(upstream_of(run, params, runs)[0])) not in trained:
         raise ParamsError(
             f"{path}: {key}: received {attrgetter(key)(params)!r}, so it builds on {needed}: the study has no training run "
             f"of that name. Add {needed}.yaml, or name another run and the same variant. Training runs: "
             f"{', '.join(trained) or 'none'}"
         )
-
-
-def continued_run(run: str, params: RunParams) -> str:
-    """The run that a fine-tuning continues: `05_fine_tuning-vgg19` continues `04_transfer_learning-vgg19`."""
-    return params.fine_tuning.continues + run.removeprefix(project.FINE_TUNING)
 
 
 def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
@@ -170,9 +167,16 @@ def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
         return [other for other in runs if project.notebook_of(other) == project.EVALUATION]
     if notebook == project.EVALUATION:
         fine_tuned = project.notebook_of(trained) == project.FINE_TUNING
-        return [trained, *([project.evaluation_of(continued_run(trained, params))] if fine_tuned else [])]
+        return [
+            trained,
+            *(
+                [project.evaluation_of(project.continued_run(trained, params.fine_tuning.continues))]
+                if fine_tuned
+                else []
+            ),
+        ]
     return {
-        project.FINE_TUNING: [continued_run(run, params)],
+        project.FINE_TUNING: [project.continued_run(run, params.fine_tuning.continues)],
         project.EXTERNAL: [project.evaluation_of(params.external.run)],
     }.get(notebook, [])
 

@@ -269,7 +269,8 @@ def open_copy(path: Path, data_root: str | None = None, browse: bool = True, smo
     The copy `runs/interactive/<study>-<run>.ipynb` has that run's parameters in place of the demo's. A copy that a person
     has worked in is kept: the new one gets a number.
     """
-    params, _ = project.load_run(project.study_runs(path.parent).get(path.stem, path), data_root, smoke)
+    file, run = project.study_runs(path.parent).get(path.stem, path), project.evaluated(path.stem)
+    params, _ = project.load_run(file, data_root, smoke, run)
     params, notebook = of_run(path.stem, params), notebook_path(path.stem)
     first = project.in_root(f"runs/interactive/{params.study}-{path.stem}.ipynb")
     more = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
