@@ -11,6 +11,7 @@ import tomllib
 
 import nbformat
 import pytest
+import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
@@ -101,6 +102,16 @@ def test_links_between_guides_resolve(path):
         assert target.is_file(), file
         headings = re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), re.MULTILINE) if heading else [""]
         assert heading in [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings], heading
+
+
+def test_the_citation_has_version_licence_and_address_of_pyproject():
+    text, project = (REPO / "CITATION.cff").read_text(encoding="utf-8"), PYPROJECT["project"]
+    citation = yaml.safe_load(text)
+    assert (citation["title"], citation["version"]) == (project["name"], project["version"])
+    assert citation["license"] == project["license"]
+    assert all((REPO / file).is_file() for file in project["license-files"])
+    assert with_links(text, address(PYPROJECT)) == text
+    assert citation["repository-code"] == address(PYPROJECT)
 
 
 def test_the_readme_is_short_and_its_results_are_those_of_the_docs():

@@ -1,4 +1,4 @@
-"""Writes the repository's address, and the commit to install, into notebooks, README and docs: `python tools/address.py [REF]`.
+"""Writes the repository's address, and the commit to install, into notebooks, guides and CITATION.cff: `python tools/address.py [REF]`.
 
 The address is `Repository` under `[project.urls]` of pyproject.toml: a fork changes it there and runs this. REF is the branch
 or tag that a notebook installs on Colab and Kaggle, `main` by default; write a release's tag before it is tagged.
@@ -53,15 +53,16 @@ def links(repository: str, ref: str = "main") -> str:
 
 
 def guides() -> list[Path]:
-    """The files for readers: README and docs."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """The files for readers: README, CONTRIBUTING, CHANGELOG and docs."""
+    own = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    return own + sorted((ROOT / "docs").glob("*.md"))
 
 
 def with_links(text: str, repository: str, ref: str = "main") -> str:
-    """A guide with the repository's address in `git clone` and in its table of notebooks, where it has them."""
+    """A text with the repository's address in `git clone`, `repository-code` and the table of notebooks, where it has them."""
     table = f"{BEGIN}\n{links(repository, ref)}\n{END}"
     text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, text, flags=re.DOTALL)
-    return re.sub(r"(?<=git clone )\S+", lambda _: repository, text)
+    return re.sub(r"((?:git clone|repository-code:) )\S+", lambda found: found[1] + repository, text)
 
 
 def bootstrap_cell(repository: str, ref: str) -> dict:
@@ -85,7 +86,7 @@ def main(ref: str = "main") -> None:
         file = ROOT / f"notebooks/{name}.ipynb"
         notebook = with_bootstrap(json.loads(file.read_text(encoding="utf-8")), repository, ref)
         file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file in guides():
+    for file in [*guides(), ROOT / "CITATION.cff"]:
         file.write_text(with_links(file.read_text(encoding="utf-8"), repository, ref), encoding="utf-8")
 
 
