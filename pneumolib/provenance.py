@@ -16,7 +16,7 @@ from pneumolib.project import project_root
 COMMIT_VARIABLE, CHANGED = "PNEUMOLIB_COMMIT", "+changes"
 PACKAGES = [
     "tensorflow-cpu", "tensorflow", "keras", "jax", "numpy", "pandas", "pillow", "scikit-learn", "scikit-image",
-    "scipy", "papermill", "nbconvert",
+    "scipy", "papermill",
 ]  # fmt: skip
 
 

@@ -2,7 +2,10 @@
 what a session reached, taken up by the next one.
 """
 
+import os
+import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -10,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from conftest import REPO
 from pneumolib import hosts
 from pneumolib.data import synthetic
 from pneumolib.errors import PneumolibError
-from pneumolib.hosts import HOST_ROOT, MARKER, add_missing, missing, take_up, tpu_hint
+from pneumolib.hosts import HOST_ROOT, MARKER, PAGES, add_missing, add_pages, missing, take_up, tpu_hint
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261101", "COLAB_TPU_1VM": ""}
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
@@ -115,15 +119,15 @@ def test_a_tpu_chooses_the_backend_before_a_cell_imports_keras(own, backend, tmp
     assert variables["KERAS_BACKEND"] == backend
 
 
-def wheel(folder: Path, name: str, *needs: str) -> None:
+def wheel(folder: Path, name: str, *needs: str, version: str = "1.0") -> None:
     """A package of one empty module."""
     needed = "".join(f"Requires-Dist: {need}\n" for need in needs)
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
         for file, text in {
             f"{name}.py": "",
-            f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needed}",
-            f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{name}-1.0.dist-info/RECORD": "",
+            f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}",
+            f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{name}-{version}.dist-info/RECORD": "",
         }.items():
             archive.writestr(file, text)
 
@@ -169,15 +173,46 @@ def test_a_machine_without_network_works_without_pretrained_weights(pip, monkeyp
 
 
 def test_what_is_too_old_counts_as_missing(monkeypatch):
-    """Kaggle's GPU image pinned nbconvert 6: pip is asked, and refuses."""
-    # Colab and Kaggle bring TensorFlow, each its own.
-    assert not [line for line in hosts.requirements() if line.startswith(("tensorflow", "jax", "jupyter"))]
-    there = {"nbconvert": "6.4.5", "pydicom": "3.0.2rc1", "keras": "3.10.0", "tqdm": "4"}
+    # Colab and Kaggle bring TensorFlow, each its own. Kaggle's image without a TPU has an nbconvert that is too old for pages.
+    assert not [line for line in hosts.requirements() if line.startswith(("tensorflow", "jax", "jupyter", "nbconvert"))]
+    assert PAGES in tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    there = {"pillow": "9.4", "pydicom": "3.0.2rc1", "keras": "3.10.0", "tqdm": "4"}
     monkeypatch.setattr(hosts, "installed", lambda: there)
-    monkeypatch.setattr(hosts, "requirements", lambda: ["nbconvert>=7", "pydicom>=3", "keras>=3.9", "tqdm"])
-    assert missing() == ["nbconvert"]
+    monkeypatch.setattr(hosts, "requirements", lambda: ["pillow>=10", "pydicom>=3", "keras>=3.9", "tqdm"])
+    assert missing() == ["pillow"]
     monkeypatch.setattr(hosts, "find_spec", lambda name: None)  # a host without TensorFlow gets the one for CPUs
-    assert missing() == ["nbconvert", "tensorflow-cpu"]
+    assert missing() == ["pillow", "tensorflow-cpu"]
+
+
+@pytest.mark.hosts
+def test_pages_get_an_nbconvert_of_their_own_beside_the_one_of_kaggles_gpu_image(pip, monkeypatch, tmp_path):
+    """A stand-in of that image: it pins nbconvert 6.4.5, whose parser is too old for ours. A notebook by hand needs neither."""
+    monkeypatch.delenv("PIP_PREFIX")
+    image, project = tmp_path / "image", tmp_path / "project"
+    shared = f"traitlets=={metadata.version('traitlets')}"
+    for name, *needs, version in (("nbconvert", "mistune<2", "6.4.5"), ("mistune", "0.8.4")):
+        wheel(pip, name, *needs, version=version)
+        with zipfile.ZipFile(pip / f"{name}-{version}-py3-none-any.whl") as archive:
+            archive.extractall(image)
+    monkeypatch.setattr(sys, "path", [str(image), *sys.path])
+    assert "nbconvert" not in missing()
+    with pytest.raises(PneumolibError, match=r"(?s)nbconvert>=7 writes the pages, here is 6\.4\.5.*internet.*pip said"):
+        add_pages(project)
+    assert not (project / ".cache/pages").exists()
+    wheel(pip, "nbconvert", "mistune>=2", "traitlets>=5", version="7.17")
+    wheel(pip, "mistune", version="3.1")
+    for version in (shared.split("==")[1], "99.0"):  # what both need keeps the machine's version
+        wheel(pip, "traitlets", version=version)
+    before = {file: file.read_bytes() for file in image.rglob("*") if file.is_file()}
+    for _ in range(2):  # made once
+        add_pages(project)
+        versions = [metadata.version(name) for name in ("nbconvert", "mistune", "traitlets")]
+        assert versions == ["7.17", "3.1", shared.split("==")[1]]
+    assert sys.path.count(str(project / ".cache/pages")) == 1
+    assert before == {file: file.read_bytes() for file in image.rglob("*") if file.is_file()}
+    seen = subprocess.run([sys.executable, "-c", "from importlib.metadata import version; print(version('nbconvert'))"],
+                          env=os.environ | {"PYTHONPATH": str(image)}, capture_output=True, text=True, check=True)  # fmt: skip
+    assert seen.stdout == "6.4.5\n"  # as a kernel sees it
 
 
 def files(root: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumolib.errors import PneumolibError
-from pneumolib.hosts import Prepared, prepare
+from pneumolib.hosts import Prepared, add_pages, prepare
 from pneumolib.params import DataParams
 from pneumolib.project import SMOKE, evaluated, in_root, load_run, project_root, study_runs, write_whole
 from pneumolib.provenance import CHANGED, COMMIT_VARIABLE, provenance_of_checkout
@@ -147,6 +147,7 @@ def settle(code: str, commit: str) -> Prepared:
         commit: what the bundle carries.
     """
     here = prepare(local_project=Path.cwd() / "pneumolib")
+    add_pages(here.project)  # now, and not after the first training
     os.environ[COMMIT_VARIABLE] = commit
     # For the processes to come; this one has it on its path.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))

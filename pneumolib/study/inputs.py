@@ -20,7 +20,7 @@ from pneumolib.project import in_root, notebook_of, write_whole
 from pneumolib.provenance import package_versions, text_digest, without_docstrings
 
 PACKAGE = Path(__file__).resolve().parents[1]
-DECIDE_NO_NUMBER = {"papermill", "nbconvert"}  # named in `result.json`, but a new version of them reruns nothing
+DECIDE_NO_NUMBER = {"papermill"}  # named in `result.json`, but a new version of it reruns nothing
 # They say where images are and how large they may be; which images are read, the data's content shows.
 NOT_COUNTED = {f"{of}.{key}" for of in ("data", "external.data") for key in ("root", "max_megapixels", "max_file_mb")}
 # How images are listed, drawn or downloaded concerns a run only through the images, and the data's fingerprint covers

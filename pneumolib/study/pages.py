@@ -22,6 +22,7 @@ from markupsafe import Markup
 from pneumolib import project
 from pneumolib.data.layout import is_drawn
 from pneumolib.errors import ParamsError, ResultError
+from pneumolib.hosts import add_pages
 from pneumolib.params import RunParams
 from pneumolib.provenance import device_words, several_words
 from pneumolib.reporting import prose
@@ -103,6 +104,7 @@ def _write_notebook(step: Step, folder: Path, synthetic: bool, summary: str = ""
     Without cells where the run failed before the notebook was written.
     """
     # Imported here: nbconvert takes as long to load as the whole up-to-date check.
+    add_pages(project.project_root())
     import nbformat
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
