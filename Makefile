@@ -105,13 +105,10 @@ bench: $(VENV)  ## measure speed, as ratios in one run; FULL=1: all cells of the
 	@$(BIN)/python benchmarks/prediction.py
 	@$(BIN)/python benchmarks/scaling.py
 
-lock: $(VENV)  ## resolve the two locks anew and bring environment.yml in step
-	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra app --extra export --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
-		--upgrade --output-file requirements.lock
-	@sed -n 's/^kaggle = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(BIN)/uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
-		--upgrade --output-file requirements.kaggle.lock
+lock: $(VENV)  ## resolve the three locks anew and bring environment.yml in step
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra app --extra export --extra dev $(LOCKED) --output-file requirements.lock
+	@for extra in kaggle snakemake; do sed -n "s/^$$extra = \[\"\(.*\)\"\]$$/\1/p" pyproject.toml | \
+		$(BIN)/uv pip compile - --constraint requirements.lock $(LOCKED) --output-file requirements.$$extra.lock || exit; done
 	@$(BIN)/python tools/environment.py
 
 clean:  ## delete .venv, caches, drawn images and pages; results in runs/ are kept
@@ -121,6 +118,7 @@ clean:  ## delete .venv, caches, drawn images and pages; results in runs/ are ke
 clean-runs:  ## delete every result in runs/, hours of training among them
 	rm -rf runs
 
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet --upgrade
 NBSTRIPOUT_KEYS := metadata.papermill metadata.widgets metadata.kaggle metadata.colab cell.metadata.papermill
 
 # uv fetches and compiles on all cores, in half of pip's time; pip itself installs it, by the lock's own hashes. It is asked for

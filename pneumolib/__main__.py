@@ -80,11 +80,35 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 
     if processes()[1] > 1:
         raise ParamsError("several processes train one network: pneumolib run params/<study>/<run>.yaml on each")
-    steps = plan(Path(study).resolve() if "/" in study else in_root(f"params/{study}"), data, force, smoke)
+    steps = _say_what_is_due(plan(_study_folder(study), data, force, smoke))
+    return _execute([step for step in steps if step.reasons], steps, verbose)
+
+
+@cli.command("plan")
+@click.argument("study")
+@_data
+@_smoke
+@click.option("--snakefile", is_flag=True, help="Write what is due for Snakemake: jobs here, of SLURM, or of a cloud.")
+def show_plan(study: str, data: str | None, smoke: bool, snakefile: bool) -> None:
+    """Say which runs of STUDY are due, and why."""
+    from pneumolib.remote.snakefile import write_snakefile
+    from pneumolib.study.plan import plan
+
+    steps = _say_what_is_due(plan(_study_folder(study), data, smoke=smoke))
+    if snakefile:
+        file = write_snakefile(steps, [*(["--data", data] if data else []), *(["--smoke"] if smoke else [])])
+        print(f"\nRun it: snakemake --cores 2 --snakefile {os.path.relpath(file)}")
+
+
+def _study_folder(study: str) -> Path:
+    return Path(study).resolve() if "/" in study else in_root(f"params/{study}")
+
+
+def _say_what_is_due(steps: list) -> list:
     for step in steps:
         state = "due, " + "; ".join(step.reasons) if step.reasons else "up to date"
         print(printable(f"{step.run}: {state}"), flush=True)
-    return _execute([step for step in steps if step.reasons], steps, verbose)
+    return steps
 
 
 @cli.command()
@@ -92,15 +116,18 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 @_data
 @_smoke
 @click.option("--force", is_flag=True, help="Train anew, whatever is kept of an earlier training.")
+@click.option("--alone", is_flag=True, help="Of a training, do not run its evaluation.")
 @_verbose
-def run(file: Path, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
+def run(file: Path, data: str | None, smoke: bool, force: bool, alone: bool, verbose: bool) -> int:
     """Run one parameter FILE, params/<study>/<run>.yaml, due or not; after a training its evaluation."""
     from pneumolib.study.plan import plan
 
     steps = plan(file.resolve().parent, data, smoke=smoke)
     # An evaluation shares the file. Where several processes train, `report` evaluates in one of them afterwards.
     last = 1 if processes()[1] > 1 else None
-    chosen = [replace(step, forced=force) for step in steps if file.stem in (step.path.stem, step.run)][:last]
+    named = [step for step in steps if file.stem in (step.path.stem, step.run, evaluated(step.run))]
+    named = [step for step in named if step.run == file.stem or not alone]
+    chosen = [replace(step, forced=force) for step in named][:last]
     if not chosen:
         raise ParamsError(f"{file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
     late = {step.run: step.reasons[0] for step in steps if step.reasons and step.run not in [c.run for c in chosen]}

@@ -235,12 +235,13 @@ def test_make_takes_every_value_as_text(made, target, value, from_environment):
     assert said.count(whole) == len(wanted)
 
 
-def test_the_lock_of_kaggles_client_agrees_with_the_lock():
-    text = (REPO / "requirements.kaggle.lock").read_text(encoding="utf-8")
-    (wanted,) = map(Requirement, PYPROJECT["project"]["optional-dependencies"]["kaggle"])
+@pytest.mark.parametrize("extra", ["kaggle", "snakemake"])
+def test_the_lock_of_an_extra_agrees_with_the_lock(extra):
+    text = (REPO / f"requirements.{extra}.lock").read_text(encoding="utf-8")
+    (wanted,) = map(Requirement, PYPROJECT["project"]["optional-dependencies"][extra])
     pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in locked(text)}
     ours = {canonicalize_name(pin.name): str(pin.specifier) for pin in locked(LOCK) if not pin.marker}
-    assert wanted.specifier.contains(pins["kaggle"].removeprefix("=="))
+    assert wanted.specifier.contains(pins[extra].removeprefix("=="))
     assert {name for name in pins.keys() & ours.keys() if pins[name] != ours[name]} == set()
     assert not re.search("://|--index|--find-links", text)
     assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:])

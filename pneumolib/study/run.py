@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,10 +139,17 @@ def execute(step: Step, position: str = "", waiting: Sequence[str] = (), verbose
             cell, what it said, and where page and log are.
     """
     if processes()[0]:
-        return _execute_beside(step, verbose)
+        _execute_beside(step, verbose)
+        return
+    with _locked(step):
+        _execute_locked(step, position, waiting, verbose)
+
+
+@contextmanager
+def _locked(step: Step) -> Iterator[None]:
     try:
         with step.lock().acquire(timeout=0):
-            _execute_locked(step, position, waiting, verbose)
+            yield
     except Timeout:
         said = "another process is at work on it; wait for it, or end it"
         raise PneumolibError(f"{step.study}/{step.run}: {said}") from None
@@ -166,8 +173,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     work, failed = (step.folder.parent / name for name in (f".work-{step.run}", f".failed/{step.run}"))
     trained = replace(step, run=project.evaluated(step.run))
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
-    if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
-        os.replace(step.folder, _emptied(step.previous))
+    _set_aside(step)
     if project.notebook_of(step.run) == project.EVALUATION:  # until the new findings are there, the training shows none
         complete(trained.folder)
         pages.write_run_page(trained)
@@ -203,6 +209,17 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     for run in dict.fromkeys([step.run, trained.run]):  # the page of a training shows what its evaluation found
         pages.write_run_page(replace(step, run=run))
     pages.write_index(step.study, waiting)
+
+
+def set_aside(step: Step) -> None:
+    """Put an older result where `plan` finds it when the change is taken back, and no one takes it for the one that is due."""
+    with _locked(step):
+        _set_aside(step)
+
+
+def _set_aside(step: Step) -> None:
+    if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
+        os.replace(step.folder, _emptied(step.previous))
 
 
 def _emptied(folder: Path) -> Path:
