@@ -1,9 +1,9 @@
 """Does the library fit to what Colab and Kaggle bring? `make test-hosts`; two minutes for each Python that is at hand.
 
-For each list in tests/hosts: can our packages be added without replacing one of it? For `kaggle-tpu` (Python 3.12) and `colab`
-(3.13), where such a Python can be found, it is done in an environment of its own (build/hosts, made once): what the library needs of
-the list is installed as the host's own, the library beside it under constraints, nothing may have changed, and the core of the tests
-runs on those versions. HOST=kaggle takes that list instead.
+For each list in tests/hosts: can our packages be added without replacing one of it? `kaggle-tpu` (Python 3.12) and `colab` (3.13)
+are also tried out, where such a Python can be found, each in an environment of its own (build/hosts, made once). What the library
+needs of the list is installed as the host's own, then the library beside it under constraints. Nothing may have changed, and the
+core of the tests runs on those versions. HOST=kaggle takes that list instead.
 """
 
 import os
