@@ -108,6 +108,7 @@ def test_uncommitted_changes_and_what_the_command_was_told_are_carried_and_said(
     project.write("params/tiny/07_comparison.yaml", "")
     assert f"commit {project.head}+changes" in said
     assert "client is not installed" in said
+    assert "KAGGLE_API_TOKEN" in said
     assert "and uncommitted changes" in cells(project.kaggle)["# Study `tiny` of pneumolib"].source
     assert metadata(project.kaggle)["kernel_sources"] == ["me/earlier"]
 
@@ -231,6 +232,11 @@ def test_the_weekly_workflow_may_read_and_nothing_else_ends_by_itself_and_hides_
     # Inputs of a person and secrets reach the shell as variables, never as text of the command.
     assert not re.search(r"\$\{\{|secrets\.", commands)
     assert "--require-hashes -r requirements.kaggle.lock" in commands
+    push = next(step for step in job["steps"] if "KAGGLE_API_TOKEN" in step.get("env", {}))
+    for names, code in (("API_TOKEN USERNAME", 0), ("KEY USERNAME", 0), ("API_TOKEN", 1), ("USERNAME", 1), ("", 1)):
+        secrets = {f"KAGGLE_{name}": "x" for name in names.split()}
+        command = push["run"].replace("make kaggle", "true")
+        assert subprocess.run(["bash", "-ec", command], env=secrets, check=False).returncode == code, names
     first, last = job["steps"][0], job["steps"][-1]
     assert f"steps.{first['id']}.outcome == 'success'" in last["if"]
     for name, code in {

@@ -1,9 +1,9 @@
-"""Does the library fit to what Colab and Kaggle bring? `make test-hosts`; two minutes where Python 3.12 is at hand.
+"""Does the library fit to what Colab and Kaggle bring? `make test-hosts`; two minutes for each Python that is at hand.
 
-For each list in tests/hosts: can our packages be added without replacing one of it? For `kaggle-tpu`, where a Python 3.12 can
-be found, it is done in an environment of its own (build/hosts, made once): what the library needs of the list is installed as the
-host's own, the library beside it under constraints, nothing may have changed, and the core of the tests runs on those versions.
-HOST=colab takes that list instead.
+For each list in tests/hosts: can our packages be added without replacing one of it? `kaggle-tpu` (Python 3.12) and `colab` (3.13)
+are also tried out, where such a Python can be found, each in an environment of its own (build/hosts, made once). What the library
+needs of the list is installed as the host's own, then the library beside it under constraints. Nothing may have changed, and the
+core of the tests runs on those versions. HOST=kaggle takes that list instead.
 """
 
 import os
@@ -14,8 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
+from pneumolib import hosts
+
 ROOT = Path(__file__).resolve().parents[1]
-LISTS = ("kaggle-tpu", "colab", "colab-tpu")
+LISTS = ("kaggle-tpu", "kaggle", "colab", "colab-tpu")
+TRIED_OUT = "kaggle-tpu colab"  # one for each version of Python
 # What decides numbers and pages, without what takes minutes or a browser.
 CORE = [
     "params",
@@ -51,14 +56,19 @@ def main() -> int:
     beside = Path(sys.executable).parent
     uv = shutil.which("uv", path=os.pathsep.join([str(beside), os.environ.get("PATH", "")]))
     chosen = {name: resolve(uv, name) for name in LISTS}
-    host = os.environ.get("HOST", LISTS[0])
-    python = python_312(uv)
+    return max(try_out(uv, host, chosen[host]) for host in os.environ.get("HOST", TRIED_OUT).split())
+
+
+def try_out(uv: str, host: str, chosen: set[str]) -> int:
+    """Install as the host has it, add the library, run the core; returns pytest's code, and 0 without such a Python."""
+    version = python_version(host)
+    python = python_of(uv, version)
     if python is None:
-        print(f"{host}: not tried out, there is no Python 3.12 here; that its packages fit together was resolved above")
+        print(f"{host}: not tried out, no Python {version} is here; that its packages fit together was resolved above")
         return 0
     folder = ROOT / f"build/hosts/{host}"
     began = time.monotonic()
-    environment(uv, python, folder, listed(host, chosen[host]))
+    environment(uv, python, folder, listed(host, chosen))
     add_library(uv, folder)
     print(f"{host}: installed, nothing replaced ({time.monotonic() - began:.0f} s)", flush=True)
     return core(folder)
@@ -67,10 +77,12 @@ def main() -> int:
 def resolve(uv: str, name: str) -> set[str]:
     """What our packages need, chosen with every package of the list at its version; stops where that cannot be."""
     file = ROOT / f"tests/hosts/{name}.txt"
-    command = [uv, "pip", "compile", "-q", "--no-annotate", "--no-header", "--python-version", "3.12", "-c", file]
+    wanted = [*hosts.requirements(), "nbconvert"]  # an old one does, see hosts.PAGES
     if "\ntensorflow" not in file.read_text(encoding="utf-8"):
-        command += ["--extra", "cpu"]  # added there, see hosts.TENSORFLOW
-    done = subprocess.run([*command, ROOT / "pyproject.toml"], capture_output=True, text=True, check=False)
+        wanted.append(hosts.TENSORFLOW)
+    options = ["-q", "--no-annotate", "--no-header", "--python-version", python_version(name), "-c", file]
+    command = [uv, "pip", "compile", *options, "-"]
+    done = subprocess.run(command, input="\n".join(wanted), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name}: our packages do not fit to what that host brings:\n{done.stderr}")
     chosen = set(re.findall(r"^[\w.-]+", done.stdout, re.MULTILINE))
@@ -83,15 +95,20 @@ def listed(host: str, chosen: set[str]) -> str:
     text = (ROOT / f"tests/hosts/{host}.txt").read_text(encoding="utf-8")
     text = text.replace("\ntensorflow==", "\ntensorflow-cpu==")  # the same library without gigabytes for GPUs
     wanted = chosen | {"tensorflow-cpu", "jax", "jaxlib", "setuptools", "wheel"}
-    return "".join(f"{line}\n" for line in text.splitlines() if line.split("==")[0] in wanted)
+    return "".join(f"{line}\n" for line in text.splitlines() if canonicalize_name(line.split("==")[0]) in wanted)
 
 
-def python_312(uv: str) -> str | None:
-    """A Python 3.12 of this machine; none is downloaded."""
-    command = [uv, "python", "find", "--no-python-downloads", "3.12"]
+def python_version(host: str) -> str:
+    """Of the host, as the head of its list says it."""
+    return re.search(r"Python (3\.\d+)", (ROOT / f"tests/hosts/{host}.txt").read_text(encoding="utf-8"))[1]
+
+
+def python_of(uv: str, version: str) -> str | None:
+    """A Python of this version on this machine; none is downloaded."""
+    command = [uv, "python", "find", "--no-python-downloads", version]
     places = [subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()]
-    places += map(str, Path.home().glob(".pyenv/versions/3.12.*/bin/python"))
-    return next((place for place in places if place), None)
+    places += map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    return next(filter(None, places), None)
 
 
 def environment(uv: str, python: str, folder: Path, packages: str) -> None:

@@ -1,6 +1,6 @@
 """A bundle on Kaggle: its metadata, and by the official client the push, the wait and the results. On Colab: the commands to type.
 
-Kaggle's client is called as a program and reads the credentials itself (`KAGGLE_USERNAME` and `KAGGLE_KEY`, `KAGGLE_API_TOKEN`,
+Kaggle's client is called as a program and reads the credentials itself (`KAGGLE_API_TOKEN`, `KAGGLE_USERNAME` and `KAGGLE_KEY`,
 or the files in `~/.kaggle`); nothing of them is read or printed here. Options and words are those of its version 2.2.4. A push
 that Kaggle refuses ends with code 0, so its words are looked at, not its code.
 
@@ -60,7 +60,7 @@ def push(bundle: Bundle, hours: float, pause_s: float = 60.0) -> dict:
     folder = bundle.notebook.parent
     name = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))["id"]
     if name.startswith(NOBODY):
-        raise PneumolibError("KAGGLE_USERNAME is not set: it names the account that the notebook is pushed to")
+        raise PneumolibError("KAGGLE_USERNAME is not set: the notebook's address begins with it, even with a token")
     said = _client("kernels", "push", "-p", str(folder))
     print(said.strip(), flush=True)
     # Unknown sources are left out and the session starts all the same. Of runs to go on from there may be none yet.
@@ -122,15 +122,15 @@ def _client(*words: str) -> str:
     program = shutil.which("kaggle") or shutil.which(Path(sys.executable).with_name("kaggle"))
     if program is None:
         raise PneumolibError(
-            "Kaggle's client is not installed: .venv/bin/pip install -r requirements.kaggle.lock, and credentials as "
-            "https://github.com/Kaggle/kaggle-cli describes"
+            "Kaggle's client is not installed: .venv/bin/pip install -r requirements.kaggle.lock, and KAGGLE_API_TOKEN with a "
+            "token that kaggle.com/settings/api makes"
         )
     done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     if done.returncode:
         raise PneumolibError(
-            f"kaggle {' '.join(words[:2])} failed; are KAGGLE_USERNAME and KAGGLE_KEY set, or has `kaggle auth login` been done? "
-            f"It said:\n{said.strip()[-2000:]}"
+            f"kaggle {' '.join(words[:2])} failed; is KAGGLE_API_TOKEN set (or the older KAGGLE_KEY), or has `kaggle auth login` "
+            f"been done? It said:\n{said.strip()[-2000:]}"
         )
     return said
 
