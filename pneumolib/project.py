@@ -162,28 +162,24 @@ def swept(path: Path) -> dict[str, dict[str, Any]]:
         ParamsError: a sweep of another notebook, of keys in which runs must agree, of more than `MOST_SWEPT` runs, without
             values, or with the same value twice.
     """
-    try:
+    sweep = None
+    with suppress(ParamsError):
         sweep = _read_yaml(path).get("sweep")
-    except ParamsError:
-        return {path.stem: {}}
     if sweep is None:
         return {path.stem: {}}
     place = f"{path}: sweep: received {str(sweep)[:500]}"
     if notebook_of(path.stem) not in TRAINING or notebook_of(path.stem) == FINE_TUNING:
         raise ParamsError(f"{place}; only {' and '.join(n for n in TRAINING if n != FINE_TUNING)} are swept")
-    if not isinstance(sweep, dict) or not all(
-        isinstance(k, str) and isinstance(v, list) and v for k, v in sweep.items()
+    lists = sweep.items() if isinstance(sweep, dict) else [("", sweep)]
+    if not lists or not all(
+        key and isinstance(key, str) and isinstance(values, list) and values for key, values in lists
     ):
-        raise ParamsError(
-            f"{place}; write keys with lists of values: sweep: {{training.learning_rate: [3.0e-4, 1.0e-3]}}"
-        )
+        raise ParamsError(f"{place}; write keys with lists of values: {{training.learning_rate: [3.0e-4, 1.0e-3]}}")
     if agreed := [key for key in sweep if str(key).partition(".")[0] in _NOT_SWEPT]:
         raise ParamsError(f"{place}; {agreed[0]} must be the same in all runs of a study, or they cannot be compared")
     if (count := math.prod(map(len, sweep.values()))) > MOST_SWEPT:
         raise ParamsError(f"{place}; that makes {count} runs, and at most {MOST_SWEPT} are allowed. Take out values")
-    last = [key.rpartition(".")[2] for key in sweep]
-    names = [name if last.count(name) == 1 else key for key, name in zip(sweep, last, strict=True)]
-    runs = {}
+    names, runs = [key.rpartition(".")[2] for key in sweep], {}
     for values in itertools.product(*sweep.values()):
         words = "-".join(f"{name}-{value}" for name, value in zip(names, values, strict=True))
         run = f"{path.stem}-{re.sub('[^A-Za-z0-9_.]+', '-', words).strip('-')}"  # [0.2, 1.0] becomes 0.2-1.0
@@ -221,16 +217,13 @@ def load_run(
     if own.pop("sweep", None) is not None and (combination := swept(path).get(run)) is None:
         raise ParamsError(f"{path}: sweep: received run {run}, which is none of its runs: {', '.join(swept(path))}")
     changed = [key.partition(".")[0] for key in combination]
-    origin = dict.fromkeys(changed, str(path)) | dict.fromkeys(shared, str(path.parent / "study.yaml"))
-    origin |= dict.fromkeys(own, str(path))
+    origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys([*own, *changed], str(path))
     values = {"study": path.parent.name} | shared | own
     for key, value in combination.items():
-        *sections, name = key.split(".")
-        inner = values
-        for section in sections:
-            inner[section] = dict(inner[section]) if isinstance(inner.get(section), dict) else {}
-            inner = inner[section]
-        inner[name] = value
+        section, _, name = key.rpartition(".")
+        inner = values.get(section)
+        within = {section: {**(inner if isinstance(inner, dict) else {}), name: value}}
+        values |= within if section else {key: value}
     if values["study"] != path.parent.name:
         raise ParamsError(f"{origin['study']}: study: received {values['study']!r}, its folder is {path.parent.name!r}")
     params = check(values, origin)

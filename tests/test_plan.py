@@ -131,7 +131,7 @@ def opened_copy(project, run: str) -> str:
         ("05_fine_tuning-wide", "{seed: [1, 2]}", "only 03_baseline_cnn and 04_transfer_learning are swept"),
         ("03_baseline_cnn-wide", "{seed: 1}", "write keys with lists of values"),
         ("03_baseline_cnn-wide", "{seed: []}", "write keys with lists of values"),
-        ("03_baseline_cnn-wide", "[seed]", "write keys with lists of values"),
+        *(("03_baseline_cnn-wide", sweep, "write keys with lists of values") for sweep in ("[seed]", "{}", "[]", "0", "{1: [2]}")),
         ("03_baseline_cnn-wide", "{split.seed: [1, 2]}", "split.seed must be the same in all runs of a study"),
         ("03_baseline_cnn-wide", f"{{seed: {[*range(201)]}}}", "that makes 201 runs, and at most 200 are allowed"),
         ("03_baseline_cnn-wide", "{seed: [1, 2, 1]}", "the same value stands there twice"),

@@ -23,8 +23,6 @@ def write_snakefile(steps: list[Step], options: list[str]) -> Path:
     Args:
         steps: of one study, from `plan.plan`.
         options: `--data` and `--smoke` as that plan had them, for the command of each job.
-    Raises:
-        PneumolibError: another process is at work on one of the runs.
     """
     due = [step for step in steps if step.reasons]
     for step in due:
@@ -34,15 +32,8 @@ def write_snakefile(steps: list[Step], options: list[str]) -> Path:
         text = shlex.join(["-m", "pneumolib", *words, *options])
         return "{PYTHON:q} " + text.replace("{", "{{").replace("}", "}}")
 
-    def place(path: Path) -> str:
-        return os.path.relpath(path, project_root())
-
-    rules = [
-        {"run": step.run, "folder": place(step.folder), "needs": [place(step.folder.with_name(run)) for run in step.upstream],
-         "command": command("run", "--alone", place(step.path.with_name(f"{step.run}.yaml")))} for step in due
-    ]  # fmt: skip
-    file = in_root(f"build/snakemake/{steps[0].study}/Snakefile")
-    values = {"study": steps[0].path.parent.name, "root": str(project_root()), "python": sys.executable, "due": rules}
-    values["all"] = command("report", place(steps[0].path.parent))
-    write_whole(file, rendered("snakefile", **values) + "\n")
+    study, params = steps[0].study, os.path.relpath(steps[0].path.parent, project_root())
+    file = in_root(f"build/snakemake/{study}/Snakefile")
+    values = {"study": study, "params": params, "root": str(project_root()), "python": sys.executable}
+    write_whole(file, rendered("snakefile", **values, due=due, command=command) + "\n")
     return file

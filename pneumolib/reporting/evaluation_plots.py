@@ -224,10 +224,9 @@ def cost_against_quality(board: pd.DataFrame) -> Plot:
 
 
 def sweep(tables: dict[str, pd.DataFrame]) -> Plot | None:
-    """Validation AUROC against each swept parameter, from `comparing.sweeps`: a dot a run, a line through their means.
+    """Validation AUROC against each swept parameter, from `comparing.sweeps`: means, with bars from the lowest to the highest run.
 
-    A second swept parameter is told by colour. Seeds have no order, so they get no panel beside another parameter. None without
-    a sweep.
+    A second swept parameter is told by colour. Seeds get no panel beside another parameter. None without a sweep.
     """
     keys = {file: [k for k in table.columns[2:] if k != "seed"] or ["seed"] for file, table in tables.items()}
     panels = [(file, key, [k for k in keys[file] if k != key][:1]) for file in tables for key in keys[file]]
@@ -235,23 +234,18 @@ def sweep(tables: dict[str, pd.DataFrame]) -> Plot | None:
         return None
     figure, axes = figures.new_axes(len(panels), 2.6)
     for ax, (file, key, others) in zip(axes, panels, strict=True):
-        table = tables[file].astype(dict.fromkeys(others, str)).sort_values(key)
-        ticks = table[key].unique() if pd.api.types.is_numeric_dtype(table[key]) else []
-        table = table if len(ticks) else table.astype({key: str})
-        for colour, (value, rows) in zip(
-            itertools.cycle(_COLOURS), table.groupby(others or table.index * 0), strict=False
-        ):
-            means = rows.groupby(key, sort=False).validation_auroc.mean()
-            ax.plot(means.index, means, color=colour, label=value[0] if others else None)
-            ax.plot(rows[key], rows.validation_auroc, "o", color=colour)
+        numeric = pd.api.types.is_numeric_dtype(tables[file][key])
+        table = tables[file].sort_values(key).astype(dict.fromkeys(others if numeric else [key, *others], str))
+        colours = {"hue": others[0], "palette": "colorblind"} if others else {"color": figures.NORMAL}
+        look = {"marker": "o", "err_style": "bars", "errorbar": ("pi", 100)}
+        sns.lineplot(table, x=key, y="validation_auroc", ax=ax, **look, **colours)
         ax.set(title=file, xlabel=key, ylabel="AUROC on validation", xmargin=0.1)
-        if len(ticks):
+        if numeric:
+            ticks = table[key].unique()
             ax.set_xscale("log" if 0 < 10 * ticks[0] <= ticks[-1] else "linear")
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.set_xticks([], minor=True)
-        if others:
-            ax.legend(title=others[0], fontsize=figures.SMALL, title_fontsize=figures.SMALL)
-    caption = "AUROC on validation by swept parameter: a dot is a run, the line goes through their means."
+    caption = "AUROC on validation by swept parameter: means over the runs, with bars from the lowest to the highest."
     best = "; ".join(f"{file}: {table.run[table.validation_auroc.idxmax()]}" for file, table in tables.items())
     return Plot(figure, "sweep", caption, f"Best on validation: {best}.")
 

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,17 +139,10 @@ def execute(step: Step, position: str = "", waiting: Sequence[str] = (), verbose
             cell, what it said, and where page and log are.
     """
     if processes()[0]:
-        _execute_beside(step, verbose)
-        return
-    with _locked(step):
-        _execute_locked(step, position, waiting, verbose)
-
-
-@contextmanager
-def _locked(step: Step) -> Iterator[None]:
+        return _execute_beside(step, verbose)
     try:
         with step.lock().acquire(timeout=0):
-            yield
+            _execute_locked(step, position, waiting, verbose)
     except Timeout:
         said = "another process is at work on it; wait for it, or end it"
         raise PneumolibError(f"{step.study}/{step.run}: {said}") from None
@@ -173,7 +166,7 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
     work, failed = (step.folder.parent / name for name in (f".work-{step.run}", f".failed/{step.run}"))
     trained = replace(step, run=project.evaluated(step.run))
     pages.write_unfinished_page(step, datetime.now(UTC))  # first: from here on no page may look finished
-    _set_aside(step)
+    set_aside(step)
     if project.notebook_of(step.run) == project.EVALUATION:  # until the new findings are there, the training shows none
         complete(trained.folder)
         pages.write_run_page(trained)
@@ -212,13 +205,8 @@ def _execute_locked(step: Step, position: str, waiting: Sequence[str], verbose: 
 
 
 def set_aside(step: Step) -> None:
-    """Put an older result where `plan` finds it when the change is taken back, and no one takes it for the one that is due."""
-    with _locked(step):
-        _set_aside(step)
-
-
-def _set_aside(step: Step) -> None:
-    if step.folder.exists():  # it must not look like the one asked for, nor be lost before that one is there
+    """Put an older result where `plan` finds it again. It must not look like the one asked for, nor be lost before that is there."""
+    if step.folder.exists():
         os.replace(step.folder, _emptied(step.previous))
 
 
