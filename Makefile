@@ -96,14 +96,14 @@ format: $(VENV)  ## put code and notebooks into shape, strip outputs
 	@$(BIN)/ruff format .
 	@$(BIN)/nbstripout --extra-keys "$(NBSTRIPOUT_KEYS)" notebooks/*.ipynb
 
-bench: $(VENV)  ## measure speed, as ratios in one run; FULL=1: all cells of the coverage
-	@$(BIN)/python benchmarks/input_pipeline.py
+bench: $(VENV)  ## measure speed, as ratios in one run of ten minutes; FULL=1: all parts and cells, in an hour
+	@$(BIN)/python benchmarks/input_pipeline.py $(if $(FULL),,--rounds 2 --images 192)
 	@$(BIN)/python benchmarks/data_audit.py
-	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/training.py $(if $(FULL),,--parts 1)
 	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/coverage.py $(if $(FULL),--full)
 	@$(BIN)/python benchmarks/prediction.py
-	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/scaling.py $(if $(FULL),,--rounds 2)
 
 lock: $(VENV)  ## resolve the three locks anew and bring environment.yml in step
 	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra lab --extra app --extra export --extra dev $(LOCKED) --output-file requirements.lock

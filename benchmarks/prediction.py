@@ -22,7 +22,7 @@ from pneumolib.data.layout import LABEL_NAMES
 from pneumolib.data.manifest import read_manifest
 from pneumolib.data.pixels import read_images
 from pneumolib.data.split import split_manifest
-from pneumolib.evaluation.calibration import Calibration
+from pneumolib.evaluation.calibration import Calibration, Threshold
 from pneumolib.learning.devices import import_keras
 from pneumolib.params import DataParams, ImageParams, ModelParams, SplitParams
 from pneumolib.provenance import file_sha256
@@ -91,7 +91,7 @@ def _model(data: DataParams, folder: Path) -> tuple:
 
     network = build_model(ModelParams(), IMAGE)
     ood = fit_ood(manifest, parts["train"], parts["val"])
-    model = TrainedModel(folder, None, network, IMAGE, LIMITS, 0.5, Calibration("none"), ood)
+    model = TrainedModel(folder, None, network, IMAGE, LIMITS, Threshold(0.5, "none", 0, 0), Calibration("none"), ood)
     paths = manifest.table.set_index("image_id").path[parts["train"].table.image_id]
     return model, parts["train"].pixels[:], [manifest.root / path for path in paths]
 
@@ -143,7 +143,7 @@ def _write_run(model: TrainedModel) -> None:
             schema_version=VERSION, study="bench", run="03_baseline_cnn", notebook="03_baseline_cnn", synthetic=True,
             parameters={"image": IMAGE.model_dump()}, data=DataResult(fingerprint="", images=0, groups=0, left_out=0),
             threshold=ThresholdResult(value=0.5, rule="none", sensitivity=0, specificity=0, chosen_on="validation"),
-            calibration=CalibrationResult(**plain(asdict(model.calibration))),
+            calibration=CalibrationResult(**asdict(model.calibration)),
             ood=model.ood,
             model_sha256=file_sha256(model.folder / MODEL_FILE),
             provenance=Provenance(commit=None, dirty=None, started=now, finished=now, seconds=0, python="", platform="",

@@ -229,6 +229,7 @@ def test_uploads_are_kept_once_and_what_is_removed_is_gone(visit, server):
     assert stored(server) == 0
 
 
+@pytest.mark.slow
 def test_two_visitors_at_once_see_their_own_files_and_the_same_classes(visit, browser, server):
     """The other one came by the address's number."""
     other = Visitor(browser, server.replace("localhost", "127.0.0.1"))

@@ -109,6 +109,7 @@ def quick(tmp_path):
     return project
 
 
+@pytest.mark.slow
 def test_a_cell_that_fills_the_disk_says_so_in_terminal_and_page_and_costs_no_earlier_result(mounted, quick):
     place, mount = mounted
     assert mount("remount,size=20m").returncode == 0

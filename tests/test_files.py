@@ -232,6 +232,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_weights_are_compared_with_the_file_before_room_is_made_for_them(tmp_path):
     files = [write(tmp_path / f"{n}.keras", dense(n, n)) for n in (10_000_000, 20_000)]
     nested = dense(20_000, 20_000)

@@ -47,6 +47,7 @@ def test_equalisation_is_measured_and_said_in_words(study):
     assert found["equalisation"]["test"]["clahe"]["auroc"] == pytest.approx(auroc, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_audit_is_in_the_result_and_on_the_page(study):
     study.run("run", "params/tiny/01_exploration.yaml")
     audit = study.result("01_exploration")["checks"]["audit"]
@@ -106,6 +107,7 @@ def test_what_a_training_leaves(transferred):
     assert {"keras", "numpy", "papermill"} <= result["provenance"]["versions"].keys()
 
 
+@pytest.mark.slow
 def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
     """Nothing is written where what was frozen stands, and nothing is ranked; then it is up to date."""
     study = transferred

@@ -142,6 +142,7 @@ NAMES = [b"M\xfcller.png", b"new\nline 0.0001 normal.png", b" =1+1.png", b"\x1b[
          b"<b>|*.png", b"x" * 250 + b".png"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_no_name_of_a_file_ends_a_batch_or_writes_a_row(at_root, tmp_path, encoding):
     """In a process of its own, whose terminal has the encoding; three ways to write, a row a file in each."""

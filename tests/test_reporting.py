@@ -220,6 +220,7 @@ VERDICTS = {"a_cv": "warning", "a_test": "warning", "b": "error", "c": "ok", "d"
         ({"audit": {n: {"verdict": v, "sentence": f"Of {n}."} for n, v in VERDICTS.items()}},
          "The audit found 1 error and 4 warnings in 9 images."),
         ({"audit": {}}, "The audit found no errors and no warnings in 9 images."),
+        ({"comparison": {}}, "No training run of this study has finished yet."),
         ({"comparison": LEADING}, "a leads 2 runs on validation, with an AUROC of 0.900. Its AUROC on test images is "
          f"{interval(0.8, 0.7, 0.9)}. b, second on validation, differs on test by -0.100 (-0.200 to +0.100): no significant difference. Random backbone weights: "
          "b. This order says nothing about transfer learning."),

@@ -33,6 +33,7 @@ def rules(project: Project) -> list[str]:
     return re.findall(r'^    name: "(.*)"', text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_snakefile_holds_what_is_due_and_sets_older_results_aside(tmp_path):
     project = tiny(tmp_path)
     (tmp_path / "params/tiny/05_fine_tuning.yaml").unlink()

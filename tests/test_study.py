@@ -209,6 +209,7 @@ def test_time_stamps_and_outputs_rerun_nothing_and_asking_needs_no_tensorflow(st
     assert stamps() == []
 
 
+@pytest.mark.slow
 def test_an_edited_evaluation_repeats_no_training(study, stamps):
     """And it brings its training's result up to date, which nothing that continues the training is due for."""
 
@@ -246,6 +247,7 @@ def test_a_failure_is_shown_and_a_change_taken_back_costs_no_run(study, stamps):
     assert stamps() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
     set_cell(study, "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(120)")
@@ -270,6 +272,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(study, how):
     assert "This run has not finished" not in page(study, "01_quick")
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_a_failure_and_the_next_run_clears_it(study, stamps):
     set_cell(study, "import os\nos.write(2, b'last words')\nos._exit(9)")
     assert "tiny/01_quick failed: DeadKernelError" in study.run("report", "tiny", code=1)

@@ -196,6 +196,7 @@ def test_divergence_says_where_and_what_to_do():
         watch.on_epoch_end(0, {"loss": 0.5})
 
 
+@pytest.mark.slow
 def test_a_full_memory_names_what_to_lower():
     """A real one: a layer that asks for more than any machine has."""
     pixels = keras.Input((32, 32, 1), dtype="uint8")
@@ -304,6 +305,7 @@ def head_fitted(params: RunParams, folder) -> keras.Model:
     return network
 
 
+@pytest.mark.slow
 def test_kept_features_and_states_are_taken_up_or_made_anew(tmp_path, capsys, monkeypatch):
     kept = tmp_path / "kept"
     first = head_fitted(transfer_params(tmp_path), kept)

@@ -191,7 +191,7 @@ def headline(result: Result) -> list[str]:
 
     The first is for the index and the terminal too. Empty for a run that judges nothing.
     """
-    kinds = [kind for kind in ("equalisation", "external", "audit", "comparison") if result.checks.get(kind)]
+    kinds = [kind for kind in ("equalisation", "external", "audit", "comparison") if kind in result.checks]
     trained = "training" if result.metrics.get("test") else "trained"
     kind = trained if result.metrics else next(iter(kinds), None)
     if kind is None:
