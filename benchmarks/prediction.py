@@ -34,7 +34,6 @@ from pneumolib.reporting.results import (
     Provenance,
     Result,
     ThresholdResult,
-    plain,
     write_result,
 )
 from pneumolib.serve.predict import BATCH, score_images
