@@ -87,7 +87,7 @@ def report(study: str, data: str | None, smoke: bool, force: bool, verbose: bool
 @click.argument("study")
 @_data
 @_smoke
-@click.option("--snakefile", is_flag=True, help="Write what is due for Snakemake: jobs here, of SLURM, or of a cloud.")
+@click.option("--snakefile", is_flag=True, help="Write them for Snakemake, and set their older results aside.")
 def show_plan(study: str, data: str | None, smoke: bool, snakefile: bool) -> None:
     """Say which runs of STUDY are due, and why."""
     from pneumolib.remote.snakefile import write_snakefile
@@ -95,7 +95,7 @@ def show_plan(study: str, data: str | None, smoke: bool, snakefile: bool) -> Non
     steps = _planned(study, data, smoke)
     if snakefile:
         file = write_snakefile(steps, [*(["--data", data] if data else []), *(["--smoke"] if smoke else [])])
-        print(f"\nRun it: snakemake --cores 2 --snakefile {os.path.relpath(file)}")
+        print(f"\nOlder results: runs/{steps[0].study}/.previous. Run: snakemake --cores 2 -s {os.path.relpath(file)}")
 
 
 def _planned(study: str, data: str | None, smoke: bool, force: bool = False) -> list:
@@ -104,8 +104,8 @@ def _planned(study: str, data: str | None, smoke: bool, force: bool = False) -> 
 
     steps = plan(Path(study).resolve() if "/" in study else in_root(f"params/{study}"), data, force, smoke)
     for step in steps:
-        state = "due, " + "; ".join(step.reasons) if step.reasons else "up to date"
-        print(printable(f"{step.run}: {state}"), flush=True)
+        most = "; ".join(step.reasons[:3]) + "; ..." * (len(step.reasons) > 3)
+        print(printable(f"{step.run}: {'due, ' + most if most else 'up to date'}"), flush=True)
     return steps
 
 
@@ -127,7 +127,7 @@ def run(file: Path, data: str | None, smoke: bool, force: bool, alone: bool, ver
     named = [step for step in named if step.run == file.stem or not alone]
     chosen = [replace(step, forced=force) for step in named][:last]
     if not chosen:
-        raise ParamsError(f"{file}: no such file. Runs of the study: {', '.join(s.run for s in steps)}")
+        raise ParamsError(f"{file}: no such run. Runs of the study: {', '.join(s.run for s in steps)}")
     late = {step.run: step.reasons[0] for step in steps if step.reasons and step.run not in [c.run for c in chosen]}
     for step in chosen:
         for run in [run for run in step.upstream if run in late]:

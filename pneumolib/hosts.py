@@ -247,6 +247,7 @@ def add_pages(project: Path) -> None:
         _pip("--target", str(fresh), PAGES, fixed=fixed, fault=fault)
         fresh.rename(folder)
     sys.path.insert(0, str(folder))
+    os.environ["JUPYTER_PATH"] = str(folder / "share/jupyter")  # of its templates, on which ours are built
     importlib.invalidate_caches()
 
 

@@ -476,7 +476,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _explain(error: dict, origin: dict[str, str]) -> str:
     """One line: file: key: what was wrong, received, allowed."""
     location = [str(part) for part in error["loc"]]
-    place = origin.get(location[0] if location else "", "parameters")  # some rules are of several sections
+    place = origin.get(location[0] if location else "seed", "parameters")  # one rule is of several sections
     key, received = ".".join(location), error["input"]
     if error["type"] == "extra_forbidden":
         return f"{place}: {key}: {_unknown(key, location, received)}"

@@ -144,6 +144,8 @@ def study_runs(study_dir: Path) -> dict[str, Path]:
         if notebook == EVALUATION:
             faults.append(f"{file}: {EVALUATION} runs after every training run, with its parameters; delete this file")
         for run in swept(file):
+            if run in runs:
+                faults.append(f"{file}: {run} is a run of {runs[run].name}, too; rename one")
             runs[run] = file
             if notebook in TRAINING:
                 runs[evaluation_of(run)] = file
@@ -156,26 +158,24 @@ def swept(path: Path) -> dict[str, dict[str, Any]]:
     """Each run of a parameter file, and what its `sweep` sets there, dotted key to value: one run, and nothing, without.
 
     `sweep: {training.learning_rate: [3.0e-4, 1.0e-3], seed: [1, 2]}` in `03_baseline_cnn.yaml` makes four runs, the first of
-    them `03_baseline_cnn-learning_rate-0.0003-seed-1`. A file that cannot be read counts as one run: `load_run` says why.
-
-    Raises:
-        ParamsError: a sweep of another notebook, of keys in which runs must agree, of more than `MOST_SWEPT` runs, without
-            values, or with the same value twice.
+    them `03_baseline_cnn-learning_rate-0.0003-seed-1`. A file that cannot be used counts as one run: `load_run` says why.
     """
-    sweep = None
     with suppress(ParamsError):
-        sweep = _read_yaml(path).get("sweep")
+        return _combinations(path, _read_yaml(path).get("sweep"))
+    return {path.stem: {}}
+
+
+def _combinations(path: Path, sweep: Any) -> dict[str, dict[str, Any]]:
     if sweep is None:
         return {path.stem: {}}
     place = f"{path}: sweep: received {str(sweep)[:500]}"
     if notebook_of(path.stem) not in TRAINING or notebook_of(path.stem) == FINE_TUNING:
         raise ParamsError(f"{place}; only {' and '.join(n for n in TRAINING if n != FINE_TUNING)} are swept")
-    lists = sweep.items() if isinstance(sweep, dict) else [("", sweep)]
-    if not lists or not all(
-        key and isinstance(key, str) and isinstance(values, list) and values for key, values in lists
-    ):
+    lists = sweep if isinstance(sweep, dict) else {0: []}
+    fit = [isinstance(k, str) and isinstance(v, list) and v and dict not in map(type, v) for k, v in lists.items()]
+    if not fit or not all(fit):
         raise ParamsError(f"{place}; write keys with lists of values: {{training.learning_rate: [3.0e-4, 1.0e-3]}}")
-    if agreed := [key for key in sweep if str(key).partition(".")[0] in _NOT_SWEPT]:
+    if agreed := [key for key in sweep if key.partition(".")[0] in _NOT_SWEPT]:
         raise ParamsError(f"{place}; {agreed[0]} must be the same in all runs of a study, or they cannot be compared")
     if (count := math.prod(map(len, sweep.values()))) > MOST_SWEPT:
         raise ParamsError(f"{place}; that makes {count} runs, and at most {MOST_SWEPT} are allowed. Take out values")
@@ -184,8 +184,8 @@ def swept(path: Path) -> dict[str, dict[str, Any]]:
         words = "-".join(f"{name}-{value}" for name, value in zip(names, values, strict=True))
         run = f"{path.stem}-{re.sub('[^A-Za-z0-9_.]+', '-', words).strip('-')}"  # [0.2, 1.0] becomes 0.2-1.0
         runs[run] = dict(zip(sweep, values, strict=True))
-    if len(runs) < count:
-        raise ParamsError(f"{place}; the same value stands there twice")
+    if len(runs) < count or len(max(runs, key=len)) > 190:  # files have 255 bytes, with what stands before and after
+        raise ParamsError(f"{place}; two runs get one name, or one of more than 190 characters")
     return runs
 
 
@@ -213,15 +213,17 @@ def load_run(
     shared, own = _read_yaml(path.parent / "study.yaml"), _read_yaml(path)
     if twice := sorted(shared.keys() & own.keys()):
         raise ParamsError(f"{path}: {twice[0]}: set in study.yaml already, which decides it for all runs; delete one")
-    combination, run = {}, run or path.stem
-    if own.pop("sweep", None) is not None and (combination := swept(path).get(run)) is None:
-        raise ParamsError(f"{path}: sweep: received run {run}, which is none of its runs: {', '.join(swept(path))}")
+    runs = _combinations(path, own.pop("sweep", None))
+    if (combination := runs.get(run or path.stem)) is None:
+        raise ParamsError(f"{path}: sweep: {run or path.stem} is none of its runs: {', '.join(runs)}")
     changed = [key.partition(".")[0] for key in combination]
     origin = dict.fromkeys(shared, str(path.parent / "study.yaml")) | dict.fromkeys([*own, *changed], str(path))
     values = {"study": path.parent.name} | shared | own
     for key, value in combination.items():
         section, _, name = key.rpartition(".")
-        inner = values.get(section)
+        beside, inner = own.get(section) if section else own, values.get(section)
+        if isinstance(beside, dict) and name in beside:
+            raise ParamsError(f"{path}: {key}: set beside the sweep, too; delete one")
         within = {section: {**(inner if isinstance(inner, dict) else {}), name: value}}
         values |= within if section else {key: value}
     if values["study"] != path.parent.name:

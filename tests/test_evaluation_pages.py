@@ -212,23 +212,36 @@ def test_a_sweep_is_drawn_by_parameter_and_many_runs_are_told_from_all(tmp_path,
     for run, sweep in {
         "03_baseline_cnn": "{training.learning_rate: [1.0e-4, 1.0e-2], augment.flip: [true, false], seed: [1, 2]}",
         "04_transfer_learning": "{seed: [5, 6, 7]}",
+        "04_transfer_learning-kinds": "{image.reencode_quality: [null, 75], augment.crop_area: [[0.2, 1.0], [1.0, 1.0]]}",
     }.items():
         (tmp_path / f"params/x/{run}.yaml").write_text(f"sweep: {sweep}\n", encoding="utf-8")
     runs = [run for file in sorted(tmp_path.glob("params/x/*")) for run in swept(file)]
     results = [result(run, 0.7 + 0.01 * n) for n, run in enumerate(runs[1:])]  # the first has not finished
     tables = comparing.sweeps("x", results)
     assert [table.columns.tolist()[2:] for table in tables.values()] == [
-        ["training.learning_rate", "augment.flip", "seed"], ["seed"]
+        ["training.learning_rate", "augment.flip", "seed"], ["image.reencode_quality", "augment.crop_area"], ["seed"]
     ]  # fmt: skip
-    assert [len(table) for table in tables.values()] == [7, 3]
+    assert [len(table) for table in tables.values()] == [7, 4, 3]
     plot = evaluation_plots.sweep(tables)
     panels = {ax.get_xlabel(): ax for ax in plot.figure.axes}
-    assert list(panels) == ["training.learning_rate", "augment.flip", "seed"]
+    assert list(panels) == [
+        "training.learning_rate",
+        "augment.flip",
+        "image.reencode_quality",
+        "augment.crop_area",
+        "seed",
+    ]
+    shown = [sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "o") for ax in plot.figure.axes]
+    assert shown == [4, 4, 4, 4, 3]  # null is a value, too
     assert panels["training.learning_rate"].get_xscale() == "log"
     dots = [line for line in panels["seed"].lines if len(line.get_xdata())]
     assert [*zip(*dots[0].get_data(), strict=True)] == [*zip(tables["04_transfer_learning"].seed, tables["04_transfer_learning"].validation_auroc, strict=True)]  # fmt: skip
-    assert f"03_baseline_cnn: {runs[7]}; 04_transfer_learning: {runs[10]}" in plot.alt
+    assert (
+        f"03_baseline_cnn: {runs[7]}; 04_transfer_learning-kinds: {runs[11]}; 04_transfer_learning: {runs[14]}"
+        in plot.alt
+    )
     assert evaluation_plots.sweep(comparing.sweeps("x", [])) is None
+    assert comparing.sweeps("no folder of params", results) == {}  # a notebook opened on Colab
     board = leaderboard([result(f"03_baseline_cnn-{n}", 0.5 + 0.01 * n) for n in range(30)])
     for plot in (evaluation_plots.forest(board), evaluation_plots.cost_against_quality(board)):
         assert "the 20 of 30 that are best on validation" in plot.caption

@@ -115,6 +115,10 @@ def test_a_sweep_is_a_run_for_each_combination(root, project):
     said = project.run("run", "params/tiny/03_baseline_cnn-wide-none.yaml", code=2)
     assert best in said
     assert "seed = 2" in opened_copy(project, best)
+    project.write(f"params/tiny/{best}.yaml", "training: {epochs: 77}\n")
+    with pytest.raises(ParamsError, match=rf"{best} is a run of .*, too; rename one"):
+        plan(root / "params/tiny")
+    (root / f"params/tiny/{best}.yaml").unlink()
     project.write("params/tiny/05_fine_tuning-wide.yaml", "fine_tuning: {continues: 03_baseline_cnn}\n")
     with pytest.raises(ParamsError, match=rf"no training run of that name\..*Training runs: .*{best}"):
         plan(root / "params/tiny")
@@ -134,7 +138,11 @@ def opened_copy(project, run: str) -> str:
         *(("03_baseline_cnn-wide", sweep, "write keys with lists of values") for sweep in ("[seed]", "{}", "[]", "0", "{1: [2]}")),
         ("03_baseline_cnn-wide", "{split.seed: [1, 2]}", "split.seed must be the same in all runs of a study"),
         ("03_baseline_cnn-wide", f"{{seed: {[*range(201)]}}}", "that makes 201 runs, and at most 200 are allowed"),
-        ("03_baseline_cnn-wide", "{seed: [1, 2, 1]}", "the same value stands there twice"),
+        ("03_baseline_cnn-wide", "{seed: [1, 2, 1]}", "two runs get one name"),
+        ("03_baseline_cnn-wide", "{training.floors: [{}, {auroc: 0.9}]}", "write keys with lists of values"),
+        ("03_baseline_cnn-wide", f"{{model.weights: [{'w' * 200}]}}", "more than 190 characters"),
+        ("03_baseline_cnn-wide", "{training.epochs: [3]}\ntraining: {epochs: 9}", "training.epochs: set beside the sweep, too"),
+        ("03_baseline_cnn-wide", "{seed: [3]}\nseed: 9", "seed: set beside the sweep, too; delete one"),
         ("03_baseline_cnn-wide", "{training.rate: [0.1]}", "training.rate: unknown key (received 0.1)"),
         ("03_baseline_cnn-wide", "{seed.x: [1]}", "seed: Input should be a valid integer (received {'x': 1})"),
         ("03_baseline_cnn-wide", "{features.views: [1]}", "features: notebook 03_baseline_cnn does not use it"),

@@ -49,7 +49,9 @@ def test_the_snakefile_holds_what_is_due_and_sets_older_results_aside(tmp_path):
     assert "01_quick: due, parameter image.size_px: 32 -> 48" in said
     assert (tmp_path / "runs/tiny/01_quick/result.json").is_file()  # to ask changes nothing
     said = project.run("plan", "tiny", "--snakefile")
-    assert said.endswith("Run it: snakemake --cores 2 --snakefile build/snakemake/tiny/Snakefile\n")
+    assert said.endswith(
+        "Older results: runs/tiny/.previous. Run: snakemake --cores 2 -s build/snakemake/tiny/Snakefile\n"
+    )
     assert rules(project) == ["01_quick"]
     assert not (tmp_path / "runs/tiny/01_quick").exists()
     project.write(

@@ -281,7 +281,7 @@ def test_a_kernel_that_dies_is_a_failure_and_the_next_run_clears_it(study, stamp
     assert "01_quick  started: asked for" in study.run("run", "params/tiny/01_quick.yaml")
     assert stamps() == ["01_quick"]
     assert not (study.root / "runs/tiny/.failed/01_quick").exists()
-    assert "no such file. Runs of the study: 01_quick" in study.run("run", "params/tiny/99_x.yaml", code=2)
+    assert "no such run. Runs of the study: 01_quick" in study.run("run", "params/tiny/99_x.yaml", code=2)
 
 
 def test_an_unreadable_result_or_a_lost_file_is_a_reason(study, monkeypatch):

@@ -1,6 +1,6 @@
 """A study on several machines: what is due as a Snakefile, of which Snakemake makes jobs here, of SLURM, or of a cloud.
 
-Options are those of Snakemake 9. What is due is still decided by content, when the file is written and once more in each job.
+Options are those of Snakemake 9. What is due is still decided by content, when the file is written.
 """
 
 import os

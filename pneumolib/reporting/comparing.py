@@ -9,7 +9,7 @@ import pandas as pd
 from pneumolib.errors import ResultError
 from pneumolib.evaluation.metrics import METRIC_NAMES, METRICS
 from pneumolib.params import EvaluationParams, PublishedParams
-from pneumolib.project import params_folder, run_folder, study_runs, swept
+from pneumolib.project import params_folder, run_folder, swept
 from pneumolib.reporting.prose import has_random_backbone, say, table
 from pneumolib.reporting.results import PREDICTIONS_FILE, Result, in_words, plain
 
@@ -132,7 +132,7 @@ def sweeps(study: str, results: list[Result]) -> dict[str, pd.DataFrame]:
     """
     found = {r.run: r.metric("auroc", "validation") for r in results}
     tables = {}
-    for file in dict.fromkeys(study_runs(params_folder(study)).values()):
+    for file in sorted(params_folder(study).glob("*.yaml")):
         rows = [{"run": run, "validation_auroc": found[run].value} | values
                 for run, values in swept(file).items() if values and found.get(run)]  # fmt: skip
         tables |= {file.stem: pd.DataFrame(rows)} if rows else {}

@@ -234,14 +234,14 @@ def sweep(tables: dict[str, pd.DataFrame]) -> Plot | None:
         return None
     figure, axes = figures.new_axes(len(panels), 2.6)
     for ax, (file, key, others) in zip(axes, panels, strict=True):
-        numeric = pd.api.types.is_numeric_dtype(tables[file][key])
-        table = tables[file].sort_values(key).astype(dict.fromkeys(others if numeric else [key, *others], str))
+        table = tables[file].apply(lambda c: c if c.dtype.kind in "if" and c.notna().all() else c.map(str))
+        table, numeric = table.astype(dict.fromkeys(others, str)).sort_values(key), table[key].dtype.kind in "if"
         colours = {"hue": others[0], "palette": "colorblind"} if others else {"color": figures.NORMAL}
-        look = {"marker": "o", "err_style": "bars", "errorbar": ("pi", 100)}
+        look = {"marker": "o", "err_style": "bars", "errorbar": ("pi", 100), "linestyle": "-" if numeric else ""}
         sns.lineplot(table, x=key, y="validation_auroc", ax=ax, **look, **colours)
         ax.set(title=file, xlabel=key, ylabel="AUROC on validation", xmargin=0.1)
-        if numeric:
-            ticks = table[key].unique()
+        ticks = table[key].unique() if numeric else []
+        if 0 < len(ticks) < 9:
             ax.set_xscale("log" if 0 < 10 * ticks[0] <= ticks[-1] else "linear")
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.set_xticks([], minor=True)

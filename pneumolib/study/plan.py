@@ -152,7 +152,7 @@ def _check_upstream(run: str, path: Path, params: RunParams, runs: list[str]) ->
     if key and (needed := project.evaluated(upstream_of(run, params, runs)[0])) not in trained:
         raise ParamsError(
             f"{path}: {key}: received {attrgetter(key)(params)!r}, so it builds on {needed}: the study has no training run "
-            f"of that name. Add {needed}.yaml, or name another run and the same variant. Training runs: "
+            f"of that name. Name another run, or add {needed}.yaml without a sweep. Training runs: "
             f"{', '.join(trained) or 'none'}"
         )
 
@@ -166,15 +166,9 @@ def upstream_of(run: str, params: RunParams, runs: list[str]) -> list[str]:
     if notebook == project.COMPARISON:
         return [other for other in runs if project.notebook_of(other) == project.EVALUATION]
     if notebook == project.EVALUATION:
-        fine_tuned = project.notebook_of(trained) == project.FINE_TUNING
-        return [
-            trained,
-            *(
-                [project.evaluation_of(project.continued_run(trained, params.fine_tuning.continues))]
-                if fine_tuned
-                else []
-            ),
-        ]
+        if project.notebook_of(trained) != project.FINE_TUNING:
+            return [trained]
+        return [trained, project.evaluation_of(project.continued_run(trained, params.fine_tuning.continues))]
     return {
         project.FINE_TUNING: [project.continued_run(run, params.fine_tuning.continues)],
         project.EXTERNAL: [project.evaluation_of(params.external.run)],
