@@ -24,7 +24,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 # Files that take longer than ten seconds each, the longest first: whole notebooks, trainings, large networks.
-LONG = ("test_notebooks", "test_bundle", "test_own", "test_devices_study", "test_devices", "test_study", "test_training",
+LONG = ("test_notebooks", "test_snakefile", "test_bundle", "test_own", "test_devices_study", "test_devices", "test_study", "test_export", "test_training",
         "test_models", "test_by_hand", "test_resume", "test_explain", "test_evaluation_pages", "test_synthetic", "test_app",
         "test_browser")  # fmt: skip
 

@@ -17,6 +17,8 @@ from pneumolib.evaluation.metrics import METRICS, PREDICTION_COLUMNS
 from pneumolib.learning.callbacks import HISTORY_COLUMNS
 from pneumolib.study.plan import plan
 
+pytestmark = pytest.mark.slow  # trainings of whole notebooks
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Project:
@@ -35,7 +37,6 @@ def page(study: Project, name: str) -> str:
     return (study.root / f"reports/tiny/{name}.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_equalisation_is_measured_and_said_in_words(study):
     study.run("run", "params/tiny/02_histogram_equalisation.yaml")
     found = study.result("02_histogram_equalisation")["checks"]
@@ -47,7 +48,6 @@ def test_equalisation_is_measured_and_said_in_words(study):
     assert found["equalisation"]["test"]["clahe"]["auroc"] == pytest.approx(auroc, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_the_audit_is_in_the_result_and_on_the_page(study):
     study.run("run", "params/tiny/01_exploration.yaml")
     audit = study.result("01_exploration")["checks"]["audit"]
@@ -107,7 +107,6 @@ def test_what_a_training_leaves(transferred):
     assert {"keras", "numpy", "papermill"} <= result["provenance"]["versions"].keys()
 
 
-@pytest.mark.slow
 def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
     """Nothing is written where what was frozen stands, and nothing is ranked; then it is up to date."""
     study = transferred
@@ -131,7 +130,6 @@ def test_a_frozen_model_in_another_hospital(transferred, monkeypatch):
     (study.root / "params/tiny/08_external_validation.yaml").unlink()
 
 
-@pytest.mark.slow
 def test_transfer_then_fine_tuning_which_is_killed_and_goes_on(transferred):
     """A real `report`, killed in the middle of a training; the next one takes it up."""
     study = transferred
