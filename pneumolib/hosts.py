@@ -247,7 +247,8 @@ def add_pages(project: Path) -> None:
         _pip("--target", str(fresh), PAGES, fixed=fixed, fault=fault)
         fresh.rename(folder)
     sys.path.insert(0, str(folder))
-    os.environ["JUPYTER_PATH"] = str(folder / "share/jupyter")  # of its templates, on which ours are built
+    more = os.environ.get("JUPYTER_PATH")  # where nbconvert looks for its templates, on which ours are built
+    os.environ["JUPYTER_PATH"] = f"{folder}/share/jupyter" + (os.pathsep + more if more else "")
     importlib.invalidate_caches()
 
 

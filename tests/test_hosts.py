@@ -195,6 +195,7 @@ def test_pages_get_an_nbconvert_of_their_own_beside_the_one_of_kaggles_gpu_image
         with zipfile.ZipFile(pip / f"{name}-{version}-py3-none-any.whl") as archive:
             archive.extractall(image)
     monkeypatch.setattr(sys, "path", [str(image), *sys.path])
+    monkeypatch.setenv("JUPYTER_PATH", "/a/persons/own")
     assert "nbconvert" not in missing()
     with pytest.raises(PneumolibError, match=r"(?s)nbconvert>=7 writes the pages, here is 6\.4\.5.*internet.*pip said"):
         add_pages(project)
@@ -209,6 +210,7 @@ def test_pages_get_an_nbconvert_of_their_own_beside_the_one_of_kaggles_gpu_image
         versions = [metadata.version(name) for name in ("nbconvert", "mistune", "traitlets")]
         assert versions == ["7.17", "3.1", shared.split("==")[1]]
     assert sys.path.count(str(project / ".cache/pages")) == 1
+    assert os.environ["JUPYTER_PATH"] == f"{project}/.cache/pages/share/jupyter{os.pathsep}/a/persons/own"
     assert before == {file: file.read_bytes() for file in image.rglob("*") if file.is_file()}
     seen = subprocess.run([sys.executable, "-c", "from importlib.metadata import version; print(version('nbconvert'))"],
                           env=os.environ | {"PYTHONPATH": str(image)}, capture_output=True, text=True, check=True)  # fmt: skip
