@@ -234,7 +234,7 @@ def learning_curves(history: pd.DataFrame) -> Plot:
         ax.axvline(best.epoch, color=PNEUMONIA, lw=1, label=label)
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-        ax.set_xlabel("epoch")
+        ax.set_xlabel("epoch" if ax in axes[2:] else "")
     caption = "Loss, AUROC, precision (PPV) and recall (sensitivity) by epoch, in training and validation."
     kept = f"The weights of epoch {best.epoch:.0f} stay, with a validation AUROC of {best.val_auroc:.3f}."
     return Plot(figure, "learning-curves", caption, kept)
