@@ -249,7 +249,6 @@ def add_pages(project: Path) -> None:
     sys.path.insert(0, str(folder))
     more = os.environ.get("JUPYTER_PATH")  # where nbconvert looks for its templates, on which ours are built
     os.environ["JUPYTER_PATH"] = f"{folder}/share/jupyter" + (os.pathsep + more if more else "")
-    importlib.invalidate_caches()
 
 
 def missing() -> list[str]:
